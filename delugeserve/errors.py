@@ -1,0 +1,128 @@
+"""The errors a user can meet, as one tree.
+
+::
+
+    DelugeServeError            the base: what is wrong, and what to do about it
+    ├── UsageError              exit 2: the user can mend it
+    │   ├── UnknownNameError    a name no registry knows; suggests the nearest
+    │   ├── MissingExtraError   an optional dependency is not installed
+    │   ├── DatasetError        images or labels cannot be read
+    │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
+    │   ├── RepositoryError     the model repository cannot be read or written
+    │   └── PortError           a port is taken
+    └── Failure                 exit 1: the work was understood and did not succeed
+        ├── TrainingError       training cannot go on
+        ├── ParityError         an exported artefact does not compute what the network computes
+        └── ServerError         the inference server did not start, or died
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class DelugeServeError(Exception):
+    """What is wrong in one sentence, and in another what to do about it.
+
+    Args:
+        problem: one sentence, with its full stop.
+        remedy: one sentence that says what to do, likewise.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.remedy}"
+
+
+class UsageError(DelugeServeError):
+    """The user asked for something that cannot be; exit status 2."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that no registry knows.
+
+    Args:
+        kind: what the name should have named, such as ``"model"``.
+        name: what was given.
+        known: the names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        super().__init__(
+            f"There is no {kind} '{name}'.",
+            f"Did you mean '{nearest[0]}'?" if nearest else f"Choose one of: {', '.join(known)}.",
+        )
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"This needs '{module}', which is not installed.",
+            f"Install it with: pip install 'delugeserve[{extra}]'",
+        )
+
+
+class DatasetError(UsageError):
+    """Images or labels cannot be read."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint is missing, damaged, or belongs to another model."""
+
+
+class RepositoryError(UsageError):
+    """The model repository cannot be read or written."""
+
+
+class PortError(UsageError):
+    """A port is taken."""
+
+
+class Failure(DelugeServeError):
+    """The request was sound, and the work failed; exit status 1."""
+
+
+class TrainingError(Failure):
+    """Training cannot go on."""
+
+
+class ParityError(Failure):
+    """An exported artefact does not compute what the network computes."""
+
+
+class ServerError(Failure):
+    """The inference server did not start, or died."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: the module's full name.
+        extra: the extra of this project that installs it.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or module, extra) from error

@@ -1,0 +1,193 @@
+"""The registry of models: every DelugeNet by name, as numbers, without torch.
+
+Sources: Kuen et al., "DelugeNets", arXiv 1611.05552, section 4 (architectures) and tables 1 to 3
+(published figures); normalisation constants are the data sets' usual ones.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from delugeserve.errors import UnknownNameError
+
+Stem = Literal["cifar", "imagenet"]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a network must know of the images it classifies.
+
+    Attributes:
+        name: ``cifar10``, ``cifar100`` or ``imagenet``.
+        title: the name to print.
+        num_classes: the number of classes.
+        image_size: height and width of the network's input, in pixels.
+        resize_size: length that an image's shorter side is brought to before the centre crop.
+        mean: per-channel mean of RGB in [0, 1].
+        std: per-channel standard deviation of RGB in [0, 1].
+    """
+
+    name: str
+    title: str
+    num_classes: int
+    image_size: int
+    resize_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes' names, in the order of their indices."""
+        text = importlib.resources.files("delugeserve.data").joinpath(f"classes/{self.name}.txt")
+        return tuple(text.read_text(encoding="utf-8").splitlines())
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper reports of a model (its parameters in millions, its errors in percent)."""
+
+    params_m: float
+    gflops: float
+    top1_error: float
+    top5_error: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One DelugeNet, as numbers.
+
+    Attributes:
+        name: the registry's name.
+        stem: which layers come before the first block.
+        widths: base width of each block; a block's outputs have twice as many channels.
+        layers: number of composite layers of each block.
+        dataset: what it classifies.
+        published: the paper's figures, if the model is the paper's.
+    """
+
+    name: str
+    stem: Stem
+    widths: tuple[int, ...]
+    layers: tuple[int, ...]
+    dataset: DatasetSpec
+    published: Published | None = None
+
+    @property
+    def depth(self) -> int:
+        """Layers on the path from image to logits: three a composite layer, stem and classifier."""
+        return 3 * sum(self.layers) + 2
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one image as the network sees it: ``(3, H, W)``."""
+        return (3, self.dataset.image_size, self.dataset.image_size)
+
+    @property
+    def weights(self) -> Path | None:
+        """The trained checkpoint that ships with the package, if there is one."""
+        path = Path(__file__).parent / "weights" / f"{self.name}.safetensors"
+        return path if path.is_file() else None
+
+
+CIFAR10 = DatasetSpec(
+    "cifar10", "CIFAR-10", 10, 32, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+)
+CIFAR100 = DatasetSpec(
+    "cifar100", "CIFAR-100", 100, 32, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+)
+IMAGENET = DatasetSpec(
+    "imagenet", "ImageNet", 1000, 224, 256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+)
+
+DATASETS: Mapping[str, DatasetSpec] = MappingProxyType(
+    {dataset.name: dataset for dataset in (CIFAR10, CIFAR100, IMAGENET)}
+)
+
+_IMAGENET_WIDTHS = (64, 128, 256, 512)
+_CIFAR_WIDTHS = (32, 64, 128)
+_WIDE_CIFAR_WIDTHS = (56, 112, 224)
+
+_MODELS = (
+    ModelSpec("delugenet38", "cifar", (16, 32, 64), (2, 4, 6), CIFAR10),
+    ModelSpec(
+        "delugenet146", "cifar", _CIFAR_WIDTHS, (8, 16, 24), CIFAR10, Published(6.69, 1.43, 3.98)
+    ),
+    ModelSpec(
+        "delugenet146_cifar100",
+        "cifar",
+        _CIFAR_WIDTHS,
+        (8, 16, 24),
+        CIFAR100,
+        Published(6.69, 1.43, 19.72),
+    ),
+    ModelSpec(
+        "delugenet218", "cifar", _CIFAR_WIDTHS, (12, 24, 36), CIFAR10, Published(10.00, 2.13, 3.88)
+    ),
+    ModelSpec(
+        "delugenet218_cifar100",
+        "cifar",
+        _CIFAR_WIDTHS,
+        (12, 24, 36),
+        CIFAR100,
+        Published(10.00, 2.13, 19.31),
+    ),
+    ModelSpec(
+        "wide_delugenet146",
+        "cifar",
+        _WIDE_CIFAR_WIDTHS,
+        (8, 16, 24),
+        CIFAR10,
+        Published(20.19, 4.31, 3.76),
+    ),
+    ModelSpec(
+        "wide_delugenet146_cifar100",
+        "cifar",
+        _WIDE_CIFAR_WIDTHS,
+        (8, 16, 24),
+        CIFAR100,
+        Published(20.19, 4.31, 19.02),
+    ),
+    ModelSpec(
+        "delugenet92",
+        "imagenet",
+        _IMAGENET_WIDTHS,
+        (7, 7, 8, 8),
+        IMAGENET,
+        Published(43.4, 11.8, 22.05, 6.03),
+    ),
+    ModelSpec(
+        "delugenet104",
+        "imagenet",
+        _IMAGENET_WIDTHS,
+        (7, 8, 9, 10),
+        IMAGENET,
+        Published(51.4, 13.2, 21.86, 5.98),
+    ),
+    ModelSpec(
+        "delugenet122",
+        "imagenet",
+        _IMAGENET_WIDTHS,
+        (7, 9, 11, 13),
+        IMAGENET,
+        Published(63.6, 15.2, 21.53, 5.86),
+    ),
+)
+
+MODELS: Mapping[str, ModelSpec] = MappingProxyType({model.name: model for model in _MODELS})
+
+
+def find_model(name: str) -> ModelSpec:
+    """Look a model up by name.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    try:
+        return MODELS[name]
+    except KeyError:
+        raise UnknownNameError("model", name, MODELS) from None

@@ -1,0 +1,81 @@
+"""What the tests of every package share."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from delugeserve.zoo import CIFAR10
+
+WriteTinyCifar = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir() -> Path:
+    """The folder of the real CIFAR-10 images; without them the test is skipped, or fails in CI."""
+    named = os.environ.get("DELUGESERVE_DATA")
+    if named and Path(named).exists():
+        return Path(named).resolve()
+    lack = "needs the CIFAR-10 images: set DELUGESERVE_DATA to a folder that load_images reads"
+    if os.environ.get("DELUGESERVE_REQUIRE_DATA") == "1":
+        pytest.fail(lack)
+    pytest.skip(lack)
+
+
+@pytest.fixture(scope="session")
+def write_tiny_cifar() -> WriteTinyCifar:
+    """The function behind ``tiny_cifar``, for tests that want it larger or more than once."""
+    return _write_tiny_cifar
+
+
+@pytest.fixture
+def tiny_cifar(tmp_path: Path) -> Path:
+    """A folder with 200 training and 100 test images that a small network learns in seconds."""
+    return _write_tiny_cifar(tmp_path / "tiny-cifar")
+
+
+def _write_tiny_cifar(folder: Path, *, train: int = 200, test: int = 100, seed: int = 0) -> Path:
+    """Write ``train.parquet`` and ``test.parquet`` in the layout of the real data set.
+
+    Each class has a colour of its own, on which noise lies; all classes are equally frequent.
+    """
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    names = CIFAR10.class_names
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(names)}}
+    image_type = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    schema = pyarrow.schema(
+        [("image", image_type), ("label", pyarrow.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("test", test)):
+        labels = rng.permutation(np.arange(count) % len(names))
+        encoded = [_encode(_colour_image(label, rng)) for label in labels]
+        paths = [f"{split}/{names[label]}/{row:04d}.png" for row, label in enumerate(labels)]
+        images = [{"bytes": data, "path": path} for data, path in zip(encoded, paths, strict=True)]
+        table = pyarrow.table({"image": images, "label": labels}, schema=schema)
+        parquet.write_table(table, folder / f"{split}.parquet")
+    return folder
+
+
+def _colour_image(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    colour = 255 * np.array(colorsys.hsv_to_rgb(label / 10, 0.7, 0.8))
+    noisy = colour + rng.normal(0, 30, (32, 32, 3))
+    return noisy.clip(0, 255).astype(np.uint8)
+
+
+def _encode(image: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
