@@ -1,0 +1,165 @@
+"""The building blocks of a DelugeNet: cross-layer sum, composite layer, block and transition.
+
+Equations and figures are those of Kuen et al., arXiv 1611.05552. The convolutions carry no bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def module_list(modules: Iterable[M]) -> Sequence[M]:
+    """Make an ``nn.ModuleList`` that type checkers see as the sequence it is."""
+    return cast("Sequence[M]", nn.ModuleList(modules))
+
+
+class CrossLayerSum(nn.Module):
+    """Cross-layer depthwise convolution (Eq. 1): a per-channel weighted sum of earlier outputs.
+
+    ``x[c] = sum_i w[i, c] * h_i[c] + b[i, c]``
+
+    The inputs are expected normalised. The authors batch-normalise every input anew for every
+    reader, with an affine weight and bias each; the statistics of an output are the same for all
+    its readers, so :class:`Block` normalises it once, and only weight and bias stay here. That is
+    the same function with the same gradients and parameters, in O(L) normalisations, not O(L^2).
+
+    Args:
+        num_inputs: L, how many earlier outputs are summed.
+        channels: C, the channels of each.
+    """
+
+    def __init__(self, num_inputs: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((num_inputs, channels), 1.0 / num_inputs))
+        self.bias = nn.Parameter(torch.zeros(num_inputs, channels))
+
+    def forward(self, normalised: Sequence[Tensor]) -> Tensor:
+        """Sum L tensors ``[N, C, H, W]`` into one of the same shape."""
+        dtype = normalised[0].dtype
+        weight = self.weight.to(dtype)[:, :, None, None]
+        total = self.bias.sum(dim=0).to(dtype)[:, None, None]
+        for h, w in zip(normalised, weight, strict=True):
+            # addcmul keeps only h and w for the backward pass, and h is shared by all readers.
+            total = torch.addcmul(total, h, w)
+        return total
+
+
+class CompositeLayer(nn.Module):
+    """BN-ReLU-Conv1x1, BN-ReLU-Conv3x3, BN-ReLU-Conv1x1 (figure 1): the bottleneck of a block.
+
+    Args:
+        in_channels: channels of the input.
+        width: channels inside; the output ``[N, 2 * width, H, W]`` has twice as many.
+    """
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 2 * width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[N, in_channels, H, W]`` to ``[N, 2 * width, H, W]``."""
+        x = self.conv1(torch.relu(self.norm1(x)))
+        x = self.conv2(torch.relu(self.norm2(x)))
+        x = self.conv3(torch.relu(self.norm3(x)))
+        return x
+
+
+class Block(nn.Module):
+    """Composite layers, each reading a :class:`CrossLayerSum` of all outputs before it.
+
+    A layer that has a single output before it reads that output as it is.
+
+    Args:
+        in_channels: channels of the block's input.
+        width: base width; every output has ``2 * width`` channels.
+        num_layers: number of composite layers.
+        input_is_output: whether the input counts among the outputs. False only for the first block
+            of a CIFAR network, whose stem has fewer channels than the block's outputs.
+    """
+
+    def __init__(
+        self, in_channels: int, width: int, num_layers: int, *, input_is_output: bool
+    ) -> None:
+        super().__init__()
+        channels = 2 * width
+        self.input_is_output: bool = input_is_output
+        self.num_outputs: int = num_layers + input_is_output
+        self.norms = module_list(
+            nn.BatchNorm2d(channels, affine=False) for _ in range(self.num_outputs)
+        )
+        self.layers = module_list(
+            CompositeLayer(in_channels if index == 0 else channels, width)
+            for index in range(num_layers)
+        )
+        # One sum for each layer but those with a single output to read, in the layers' order.
+        self.sums = module_list(
+            CrossLayerSum(num_inputs, channels) for num_inputs in range(2, self.num_outputs)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map ``[N, in_channels, H, W]`` to normalised outputs, each ``[N, 2 * width, H, W]``."""
+        outputs: list[Tensor] = []
+        sums = iter(self.sums)
+        norms = iter(self.norms)
+        if self.input_is_output:
+            outputs.append(next(norms)(x))
+        for layer in self.layers:
+            if len(outputs) > 1:
+                x = next(sums)(outputs)
+            x = layer(x)
+            outputs.append(next(norms)(x))
+        return outputs
+
+
+class Transition(nn.Module):
+    """Block transition (figure 2): cross-layer sum of all outputs, BN, Conv3x3 of stride 2.
+
+    Args:
+        num_inputs: number of outputs of the block before.
+        in_channels: channels of each.
+        out_channels: channels of the next block.
+    """
+
+    def __init__(self, num_inputs: int, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.sum = CrossLayerSum(num_inputs, in_channels)
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False)
+
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Map normalised outputs ``[N, C, H, W]`` to ``[N, out_channels, H / 2, W / 2]``."""
+        out: Tensor = self.conv(self.norm(self.sum(outputs)))
+        return out
+
+
+class Head(nn.Module):
+    """Cross-layer sum of the last block, BN, ReLU, global average pooling, Linear.
+
+    Args:
+        num_inputs: number of outputs of the last block.
+        channels: channels of each.
+        num_classes: length of the logits.
+    """
+
+    def __init__(self, num_inputs: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.sum = CrossLayerSum(num_inputs, channels)
+        self.norm = nn.BatchNorm2d(channels)
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Map normalised outputs ``[N, C, H, W]`` to logits ``[N, num_classes]``."""
+        features = torch.relu(self.norm(self.sum(outputs))).mean(dim=(2, 3))
+        logits: Tensor = self.linear(features)
+        return logits

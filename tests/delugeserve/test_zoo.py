@@ -1,0 +1,34 @@
+import pytest
+
+from delugeserve.errors import UnknownNameError
+from delugeserve.networks.flops import count
+from delugeserve.zoo import DATASETS, MODELS, find_model
+
+PUBLISHED = [spec for spec in MODELS.values() if spec.published]
+
+
+@pytest.mark.parametrize("spec", PUBLISHED, ids=lambda spec: spec.name)
+def test_size_and_cost_are_the_papers(spec):
+    complexity = count(spec)
+    assert complexity.params / 1e6 == pytest.approx(spec.published.params_m, rel=0.005)
+    assert complexity.flops / 1e9 == pytest.approx(spec.published.gflops, rel=0.02)
+
+
+def test_names_carry_the_depth():
+    for spec in MODELS.values():
+        assert str(spec.depth) in spec.name
+
+
+def test_every_data_set_names_its_classes():
+    for dataset in DATASETS.values():
+        assert len(set(dataset.class_names)) == dataset.num_classes
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(UnknownNameError, match="Did you mean 'delugenet38'"):
+        find_model("delugnet38")
+
+
+def test_a_hopeless_name_lists_all():
+    with pytest.raises(UnknownNameError, match="Choose one of: delugenet104"):
+        find_model("zzz")
