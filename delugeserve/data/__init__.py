@@ -1,0 +1,1 @@
+"""Reading labelled images, and augmenting them."""

@@ -1,0 +1,161 @@
+"""Reading labelled images, whole, into memory.
+
+The source may be
+
+- a folder of parquet files, or one such file (``parquet.py``);
+- the original CIFAR archives, packed or unpacked (``cifar_archives.py``);
+- an image folder, ``train/<class>/*.png`` (``folders.py``);
+- the name of a public data set, which is downloaded (``hub.py``).
+
+Whatever it is, labels come out in the order of the data set's classes in ``zoo.py``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delugeserve.data import cifar_archives, folders, hub, parquet
+from delugeserve.data.splits import Split, SplitName, order_in
+from delugeserve.errors import DatasetError
+from delugeserve.zoo import DatasetSpec
+
+__all__ = ["LabelledImages", "SplitName", "load_images"]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with their classes.
+
+    Attributes:
+        images: uint8 ``[N, H, W, 3]``, RGB.
+        labels: int64 ``[N]``, indices into ``class_names``.
+        class_names: one for each class of the data set.
+        fingerprint: hexadecimal SHA-256 of the labelled pixels; neither the file format nor the
+            order of the images changes it.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_images(
+    source: str | Path, split: SplitName, dataset: DatasetSpec, *, limit: int | None = None
+) -> LabelledImages:
+    """Read one split of a data set.
+
+    Args:
+        source: a folder, a file, or a public data set's name, as the module's docstring says; what
+            is on the disk goes before a name.
+        split: ``train`` or ``test``.
+        dataset: how large the images are and how many classes there are.
+        limit: at most so many images, the first ones; of an image folder, equally many of each
+            class. None for all.
+
+    Returns:
+        All of them, in the order in which the source has them.
+
+    Raises:
+        DatasetError: there is no such source, or it does not hold what it should.
+        MissingExtraError: the extra ``train`` is not installed.
+    """
+    if limit is not None and limit < 1:
+        raise DatasetError(f"A limit of {limit} images leaves none to read.", "Give 1 or more.")
+    try:
+        found = _read(source, split, dataset, limit)
+    except PermissionError as error:
+        raise DatasetError(
+            f"{error.filename or source} may not be read.", "Check its permissions."
+        ) from error
+    if not len(found.labels):
+        raise DatasetError(f"{found.source} holds no images.", "Give a data set that has some.")
+    labels, class_names = _align(found, dataset)
+    return LabelledImages(found.images, labels, class_names, fingerprint(found.images, labels))
+
+
+def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """Name a set of labelled images by its content, whatever their order.
+
+    Args:
+        images: uint8 ``[N, H, W, 3]``.
+        labels: int64 ``[N]``.
+
+    Returns:
+        Hexadecimal SHA-256 over the images' shape and the sorted SHA-256 digests of each label
+        (int64, little-endian) with its pixels.
+    """
+    pixels = np.ascontiguousarray(images).reshape(len(images), -1)
+    little_endian = labels.astype("<i8")
+    digests = sorted(
+        hashlib.sha256(label.tobytes() + image.tobytes()).digest()
+        for label, image in zip(little_endian, pixels, strict=True)
+    )
+    whole = hashlib.sha256(repr(images.shape[1:]).encode())
+    whole.update(b"".join(digests))
+    return whole.hexdigest()
+
+
+def _read(source: str | Path, split: SplitName, dataset: DatasetSpec, limit: int | None) -> Split:
+    path = Path(source).expanduser()
+    if not path.exists():
+        name = os.fspath(source)
+        if name not in hub.REPOSITORIES:
+            raise _no_such_source(name)
+        path = hub.download(name, split)
+    for read in (parquet.read, cifar_archives.read, folders.read):
+        found = read(path, split, dataset, limit)
+        if found is not None:
+            return found
+    raise DatasetError(
+        f"{path} holds no images that can be read as a data set.",
+        "Give a folder with train.parquet and test.parquet, one of the original CIFAR archives, or"
+        " a folder with train/<class>/*.png and test/<class>/*.png.",
+    )
+
+
+def _no_such_source(name: str) -> DatasetError:
+    nearest = difflib.get_close_matches(name.lower(), hub.REPOSITORIES, n=1, cutoff=0.6)
+    if nearest and "/" not in name:
+        remedy = f"Did you mean '{nearest[0]}', which is downloaded?"
+    else:
+        names = " or ".join(f"'{known}'" for known in hub.REPOSITORIES)
+        remedy = f"Check the path, or give {names} to download that data set."
+    return DatasetError(f"There is no file or folder '{name}'.", remedy)
+
+
+def _align(found: Split, dataset: DatasetSpec) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Bring labels and class names into the data set's own order."""
+    labels, names = found.labels, found.class_names
+    wanted = dataset.num_classes
+    order = None
+    if names is None:
+        names = dataset.class_names
+    else:
+        order = order_in(names, dataset)
+        if order is None and len(names) != wanted:
+            raise DatasetError(
+                f"{found.source} has {len(names)} classes, and {dataset.title} has {wanted}.",
+                f"Give a data set of {wanted} classes, or choose another model.",
+            )
+    outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
+    if len(outside):
+        row = int(outside[0])
+        raise DatasetError(
+            f"Image {row} of {found.source} (counted from 0) has the label {labels[row]}, and the"
+            f" labels of {dataset.title} go from 0 to {len(names) - 1}.",
+            "Check the labels, or choose a model for this data set.",
+        )
+    if order is None:
+        return labels, names
+    return order[labels], dataset.class_names

@@ -1,0 +1,127 @@
+"""Reading image folders: ``<source>/train/<class>/*.png``."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from delugeserve.data.splits import SPLIT_NAMES, Split, SplitName, allocate
+from delugeserve.errors import DatasetError
+from delugeserve.hardware import usable_cores
+from delugeserve.zoo import DatasetSpec
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+
+# ImageNet's folders are called after WordNet's numbers, whose order is that of its classes.
+_WORDNET_NUMBER = re.compile(r"n\d{8}")
+
+
+def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) -> Split | None:
+    """Read a split of an image folder.
+
+    Images of another size than the data set's are scaled and cropped as the client does it before
+    it asks a server, so that what is trained on looks like what is classified later.
+
+    Args:
+        path: the folder that holds those of the splits.
+        split: which split.
+        dataset: gives the size that images are brought to.
+        limit: at most so many images, taken from the classes in turn.
+
+    Returns:
+        None if there is no split of either name.
+
+    Raises:
+        DatasetError: the split is missing or empty, or an image cannot be read.
+    """
+    folders = {name: _find(path, name) for name in SPLIT_NAMES}
+    if not any(folders.values()):
+        return None
+    folder = folders[split]
+    if folder is None:
+        names = " or ".join(f"{name}/<class>/" for name in SPLIT_NAMES[split][:2])
+        raise DatasetError(f"{path} has no images of the {split} split.", f"Put them into {names}.")
+    # A class without test images must not shift the numbers of those after it.
+    classes = _class_folders(folders["train"] or folder)
+    unknown = [name for name in _class_folders(folder) if name not in classes]
+    if unknown:
+        raise DatasetError(
+            f"{folder} has the class '{unknown[0]}', which {folders['train']} has not.",
+            "Give the splits the same classes.",
+        )
+    by_class = [
+        [(file, label) for file in _images(folder / name)] for label, name in enumerate(classes)
+    ]
+    in_turn = chain.from_iterable(zip_longest(*by_class))
+    files = [pair for pair in in_turn if pair is not None][:limit]
+    images = allocate(len(files), dataset, str(folder))
+
+    def place(row: int) -> None:
+        images[row] = _decode(files[row][0], dataset)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for _ in pool.map(place, range(len(files))):
+            pass
+    labels = np.array([label for _, label in files], np.int64)
+    return Split(str(folder), images, labels, _class_names(classes, dataset))
+
+
+def _find(path: Path, split: SplitName) -> Path | None:
+    """The first folder that goes by one of the split's names and has images in it."""
+    for name in SPLIT_NAMES[split]:
+        folder = path / name
+        if folder.is_dir() and any(_images(folder / entry) for entry in _class_folders(folder)):
+            return folder
+    return None
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+    )
+
+
+def _class_names(classes: list[str], dataset: DatasetSpec) -> tuple[str, ...]:
+    numbered = all(_WORDNET_NUMBER.fullmatch(name) for name in classes)
+    if numbered and dataset.name == "imagenet" and len(classes) == dataset.num_classes:
+        return dataset.class_names
+    return tuple(classes)
+
+
+def _decode(file: Path, dataset: DatasetSpec) -> NDArray[np.uint8]:
+    # Imported here because the client's package brings its network libraries.
+    from delugeserve_client.errors import ImageError
+    from delugeserve_client.preprocessing import Preprocessing
+
+    size = dataset.image_size
+    resize_size = size if _has_size(file, size) else dataset.resize_size
+    try:
+        return Preprocessing(size, size, resize_size)(file)
+    except ImageError as error:
+        raise DatasetError(error.problem, error.remedy) from error
+
+
+def _has_size(file: Path, size: int) -> bool:
+    try:
+        with Image.open(file) as image:
+            return image.size == (size, size)
+    except Exception:  # what is wrong with it, its decoding will say
+        return False

@@ -1,0 +1,62 @@
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from delugeserve.data.augmentation import normalise, random_flip_crop
+
+FILL = torch.tensor([7, 8, 9], dtype=torch.uint8)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 5),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    padding=st.integers(0, 4),
+    seed=st.integers(0, 2**31),
+)
+def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(n, height, width, padding, seed):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(10, 256, (n, height, width, 3), dtype=np.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    crops = random_flip_crop(torch.from_numpy(images), padding, FILL, generator).numpy()
+    assert crops.shape == images.shape
+    for image, crop in zip(images, crops, strict=True):
+        padded = np.empty((height + 2 * padding, width + 2 * padding, 3), np.uint8)
+        padded[:] = FILL.numpy()
+        padded[padding : padding + height, padding : padding + width] = image
+        windows = [
+            padded[y : y + height, x : x + width]
+            for y in range(2 * padding + 1)
+            for x in range(2 * padding + 1)
+        ]
+        assert any(
+            np.array_equal(crop, window) or np.array_equal(crop, window[:, ::-1])
+            for window in windows
+        )
+
+
+def test_flips_and_offsets_are_spread():
+    image = torch.arange(25, dtype=torch.uint8).reshape(1, 5, 5, 1).expand(1000, 5, 5, 3)
+    crops = random_flip_crop(image.contiguous(), 1, FILL, torch.Generator().manual_seed(0))
+    kinds, counts = np.unique(crops[..., 0].numpy().reshape(1000, -1), axis=0, return_counts=True)
+    assert len(kinds) == 18
+    assert counts.min() > 25
+
+
+def test_the_same_generator_repeats_the_batch():
+    images = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
+    one, other = (
+        random_flip_crop(images, 4, FILL, torch.Generator().manual_seed(3)) for _ in range(2)
+    )
+    assert torch.equal(one, other)
+
+
+def test_normalise_is_the_textbook_formula():
+    images = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
+    mean, std = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.3, 0.4])
+    expected = ((images.double() / 255 - mean) / std).permute(0, 3, 1, 2)
+    got = normalise(images, mean, std)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
