@@ -1,0 +1,1 @@
+"""Training: recipes as data, one Lightning module, one function that runs it."""
