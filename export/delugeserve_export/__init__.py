@@ -1,0 +1,1 @@
+"""The exporter: checkpoint -> ONNX -> engine -> Triton model repository."""

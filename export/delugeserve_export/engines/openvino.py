@@ -1,0 +1,53 @@
+"""OpenVINO: the artefact is its own format, ``model.xml`` with ``model.bin``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delugeserve import hardware
+from delugeserve.errors import require
+from delugeserve_export.engines.base import Backend, Infer, Outputs, Precision
+from delugeserve_export.graph import INPUT, LOGITS, PROBABILITIES
+
+
+class OpenVino(Backend):
+    """OpenVINO on the CPU, in fp32 or bf16. The weights are stored in fp32 either way."""
+
+    name = "openvino"
+    title = "OpenVINO"
+    module = "openvino"
+    sum_form = "mul"
+    precisions = ("bf16", "fp32")
+
+    def best_precision(self) -> Precision:
+        """bf16 where the processor computes it natively, else fp32."""
+        return "bf16" if hardware.has_native_bf16() else "fp32"
+
+    def build(self, model: bytes, folder: Path) -> Path:
+        """Write ``model.xml`` and ``model.bin``."""
+        runtime = require(self.module, "export")
+        path = folder / "model.xml"
+        converted = runtime.Core().read_model(model)
+        # Compression would round the weights to fp16 behind the user's back.
+        runtime.save_model(converted, path, compress_to_fp16=False)
+        return path
+
+    def load(self, artefact: Path, precision: Precision) -> Infer:
+        """Load ``model.xml``."""
+        runtime = require(self.module, "export")
+        hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+        compiled = runtime.compile_model(artefact, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+
+        def infer(images: NDArray[np.uint8]) -> Outputs:
+            outputs = compiled({INPUT: images})
+            return outputs[LOGITS], outputs[PROBABILITIES]
+
+        return infer
+
+    def triton_parameters(self, precision: Precision) -> Mapping[str, str]:
+        """Triton's OpenVINO backend's own names."""
+        return {"HINT_BF16": "YES" if precision == "bf16" else "NO"}

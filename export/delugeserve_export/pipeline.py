@@ -1,0 +1,233 @@
+"""The one path from a checkpoint to a published, proven model; read it from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from delugeserve import __version__, hardware
+from delugeserve.errors import RepositoryError, UnknownNameError, UsageError
+from delugeserve.evaluation import network_classifier
+from delugeserve.networks.flops import count
+from delugeserve.networks.inference import fold
+from delugeserve.zoo import ModelSpec
+from delugeserve_export import parity
+from delugeserve_export.engines import choose_backend
+from delugeserve_export.engines.base import Backend, Precision
+from delugeserve_export.graph import build_graph
+from delugeserve_export.manifest import Manifest, describe_files
+from delugeserve_export.samples import default_source, sample_images
+from delugeserve_export.source import describe_network, load_source, untrained_source
+from delugeserve_export.triton_repository import publish, staging
+
+_REFERENCE_FLOPS = 250e9
+"""Work spent on the network's own answers: a few seconds of two cores, whatever the model."""
+
+_MOST_IMAGES = 256
+_SINGLE_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be exported.
+
+    Attributes:
+        model: the model; None takes the checkpoint's.
+        checkpoint: its weights; None takes the shipped ones, or else an untrained network.
+        repository: the Triton model repository to publish into.
+        backend: name of the backend, or ``auto``.
+        precision: ``fp32``, ``bf16``, or ``auto`` for the fastest this machine computes natively.
+        max_batch_size: the most images of one batch.
+        data: a data set with a test split to verify on; None takes crops of photographs.
+        seed: of an untrained network.
+    """
+
+    model: ModelSpec | None
+    checkpoint: Path | None = None
+    repository: Path = Path("model_repository")
+    backend: str = "auto"
+    precision: str = "auto"
+    max_batch_size: int = 64
+    data: str | None = None
+    seed: int = 0
+
+
+@dataclass
+class Progress:
+    """Tells what is being done, and keeps how long it took."""
+
+    on_stage: Callable[[str], None] = lambda _: None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        self.on_stage(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True)
+class Export:
+    """A published export.
+
+    Attributes:
+        folder: the version's folder in the repository.
+        manifest: what was published.
+        reason: why this backend was taken.
+    """
+
+    folder: Path
+    manifest: Manifest
+    reason: str
+
+
+def export(request: Request, progress: Progress | None = None) -> Export:
+    """Export a model: load, fold, write the graph, build the artefact, prove it, publish it.
+
+    Raises:
+        UsageError: the request cannot be met; see the tree in :mod:`delugeserve.errors`.
+        ParityError: the artefact does not compute what the network computes; nothing is published.
+    """
+    progress = progress or Progress()
+    backend, reason = choose_backend(request.backend)
+    precision = _choose_precision(request.precision, backend)
+    if request.max_batch_size < 1:
+        raise UsageError("The maximum batch size is at least 1.", "Say --max-batch-size 64.")
+    _check_model_folder(request.repository)
+
+    with progress.stage("load"):
+        source = load_source(request.model, request.checkpoint)
+        spec = source.spec if source else request.model
+        if spec is None:
+            raise UsageError("There is nothing to export.", "Say --model or --checkpoint.")
+        images, verified_on = _verification_images(spec, request)
+        source = source or untrained_source(spec, images, seed=request.seed)
+
+    with progress.stage("fold"):
+        folded = fold(source.network)
+
+    with progress.stage("graph"):
+        metadata = {"model": spec.name, "trained": str(source.trained).lower()}
+        graph = build_graph(folded, spec.dataset, sum_form=backend.sum_form, metadata=metadata)
+
+    with staging(request.repository) as workspace:
+        staged = workspace / "version"
+        staged.mkdir()
+        with progress.stage("build"):
+            artefact = backend.build(graph, staged)
+            files = describe_files(sorted(staged.iterdir()))
+
+        with progress.stage("reference"):
+            reference = network_classifier(source.network, spec.dataset)(images)
+
+        with progress.stage("verify"):
+            comparisons = _verify(
+                backend, artefact, precision, images, reference, request.max_batch_size
+            )
+            for comparison in comparisons:
+                parity.require_within_budget(comparison, trained=source.trained)
+
+        manifest = Manifest(
+            model=spec.name,
+            trained=source.trained,
+            checkpoint=source.provenance,
+            network=describe_network(spec),
+            backend=backend.name,
+            precision=precision,
+            max_batch_size=request.max_batch_size,
+            verified_on=f"{len(images)} {verified_on}",
+            parity=tuple(dataclasses.asdict(comparison) for comparison in comparisons),
+            files=files,
+            environment=_environment(backend),
+            seconds=dict(progress.seconds),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        with progress.stage("publish"):
+            manifest.write(staged)
+            folder = publish(
+                staged,
+                request.repository,
+                spec.name,
+                labels=source.class_names,
+                backend=backend.name,
+                artefact=artefact.name,
+                max_batch_size=request.max_batch_size,
+                image_size=spec.dataset.image_size,
+                num_classes=spec.dataset.num_classes,
+                parameters={
+                    **backend.triton_parameters(precision),
+                    "resize_size": str(spec.dataset.resize_size),
+                    "interpolation": "bicubic",
+                },
+            )
+    return Export(folder, manifest, reason)
+
+
+def _verify(
+    backend: Backend,
+    artefact: Path,
+    precision: Precision,
+    images: NDArray[np.uint8],
+    reference: NDArray[np.float32],
+    max_batch_size: int,
+) -> list[parity.Comparison]:
+    """Compare at batch 1 and at the maximum, and in fp32 first if that is not what is served."""
+    singles = slice(0, _SINGLE_IMAGES)
+    comparisons = []
+    if precision != "fp32":
+        infer = backend.load(artefact, "fp32")
+        comparisons.append(
+            parity.compare(infer, images[singles], reference[singles], _SINGLE_IMAGES, "fp32")
+        )
+    infer = backend.load(artefact, precision)
+    comparisons.append(parity.compare(infer, images[singles], reference[singles], 1, precision))
+    if max_batch_size > 1:
+        comparisons.append(parity.compare(infer, images, reference, max_batch_size, precision))
+    return comparisons
+
+
+def _verification_images(spec: ModelSpec, request: Request) -> tuple[NDArray[np.uint8], str]:
+    affordable = int(_REFERENCE_FLOPS / count(spec).flops)
+    number = min(max(affordable, _SINGLE_IMAGES), _MOST_IMAGES)
+    return sample_images(spec.dataset, number, request.data or default_source(spec.dataset))
+
+
+def _choose_precision(precision: str, backend: Backend) -> Precision:
+    if precision == "auto":
+        return backend.best_precision()
+    for known in backend.precisions:
+        if precision == known:
+            return known
+    raise UnknownNameError(
+        f"precision of {backend.title}", precision, [*backend.precisions, "auto"]
+    )
+
+
+def _check_model_folder(repository: Path) -> None:
+    if repository.exists() and not repository.is_dir():
+        raise RepositoryError(
+            f"{repository} is a file, not a model repository.", "Choose another --repository."
+        )
+
+
+def _environment(backend: Backend) -> dict[str, str]:
+    runtime = __import__(backend.module)
+    return {
+        "delugeserve": __version__,
+        "torch": torch.__version__,
+        backend.module: runtime.__version__,
+        "python": platform.python_version(),
+        "machine": hardware.describe(),
+    }

@@ -1,0 +1,87 @@
+"""Where the network to export comes from: a checkpoint, the shipped weights, or a seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from delugeserve.checkpoint import load_checkpoint
+from delugeserve.data.augmentation import normalise
+from delugeserve.networks.delugenet import DelugeNet, build_network
+from delugeserve.zoo import ModelSpec
+from delugeserve_export.manifest import sha256
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network and its provenance.
+
+    Attributes:
+        network: in evaluation mode.
+        spec: its numbers.
+        class_names: one for each logit.
+        trained: False for an untrained, seeded network.
+        provenance: what the manifest says of it.
+    """
+
+    network: DelugeNet
+    spec: ModelSpec
+    class_names: tuple[str, ...]
+    trained: bool
+    provenance: Mapping[str, Any]
+
+
+def load_source(spec: ModelSpec | None, checkpoint: Path | None) -> Source | None:
+    """Load a checkpoint, or the shipped weights of a model; None if there are neither.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or is of another model.
+    """
+    path = checkpoint or (spec.weights if spec else None)
+    if path is None:
+        return None
+    loaded = load_checkpoint(path, spec)
+    provenance = {
+        "file": path.name,
+        "sha256": sha256(path),
+        "recipe": loaded.recipe,
+        "data": loaded.data,
+        "metrics": loaded.metrics,
+    }
+    return Source(loaded.build(), loaded.spec, loaded.class_names, True, provenance)
+
+
+def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 0) -> Source:
+    """Make an untrained network from a seed: right in size and speed, wrong in its answers.
+
+    Its BatchNorm statistics are taken from one pass over the images, without which its signals
+    would vanish layer by layer and there would be nothing to compare.
+
+    Args:
+        spec: the network.
+        images: uint8 ``[N, H, W, 3]``; eight at most are used.
+        seed: of the weights.
+    """
+    network = build_network(spec, seed=seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # cumulative average, here of one batch
+    mean, std = torch.tensor(spec.dataset.mean), torch.tensor(spec.dataset.std)
+    with torch.no_grad():
+        network.train()(normalise(torch.from_numpy(images[:8]), mean, std))
+    return Source(
+        network.eval(), spec, spec.dataset.class_names, False, {"untrained": True, "seed": seed}
+    )
+
+
+def describe_network(spec: ModelSpec) -> dict[str, Any]:
+    """A model's numbers, for the manifest."""
+    return dataclasses.asdict(dataclasses.replace(spec, published=None))

@@ -1,0 +1,186 @@
+"""Publishing a version into a Triton model repository, so that it is loadable at every moment.
+
+A version's artefact, labels and manifest lie together in ``<repository>/<model>/<version>/``.
+``config.pbtxt`` names the one version to serve, and renaming it into place is the only step that
+changes what is served: before it the server finds the old version, after it the new one. A kill in
+between leaves an unused folder, nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from delugeserve.errors import RepositoryError, require
+from delugeserve_export.graph import INPUT, LOGITS, PROBABILITIES
+
+CONFIG = "config.pbtxt"
+LABELS = "labels.txt"
+
+
+def model_config(
+    *,
+    model: str,
+    backend: str,
+    artefact: str,
+    version: int,
+    max_batch_size: int,
+    image_size: int,
+    num_classes: int,
+    parameters: Mapping[str, str],
+) -> str:
+    """Write ``config.pbtxt``, from Triton's own protobuf so that a misspelt field fails here.
+
+    Args:
+        model: name in the repository.
+        backend: Triton's name of the backend.
+        artefact: file name of the artefact.
+        version: the version to serve.
+        max_batch_size: the most images of one batch.
+        image_size: height and width of the input.
+        num_classes: length of the outputs.
+        parameters: strings for the backend and for clients.
+    """
+    pb = require("tritonclient.grpc.model_config_pb2", "export")
+    text_format = require("google.protobuf.text_format", "export")
+    config = pb.ModelConfig(
+        name=model,
+        backend=backend,
+        default_model_filename=artefact,
+        max_batch_size=max_batch_size,
+        version_policy=pb.ModelVersionPolicy(
+            specific=pb.ModelVersionPolicy.Specific(versions=[version])
+        ),
+        input=[
+            pb.ModelInput(name=INPUT, data_type=pb.TYPE_UINT8, dims=[image_size, image_size, 3])
+        ],
+        output=[
+            pb.ModelOutput(
+                name=name,
+                data_type=pb.TYPE_FP32,
+                dims=[num_classes],
+                label_filename=f"{version}/{LABELS}",
+            )
+            for name in (LOGITS, PROBABILITIES)
+        ],
+        # One instance with all cores; no kind, so that a GPU is used where the server has one.
+        instance_group=[pb.ModelInstanceGroup(count=1)],
+        dynamic_batching=pb.ModelDynamicBatching(),
+        model_warmup=[
+            pb.ModelWarmup(
+                name=f"batch of {size}",
+                batch_size=size,
+                inputs={
+                    INPUT: pb.ModelWarmup.Input(
+                        data_type=pb.TYPE_UINT8, dims=[image_size, image_size, 3], zero_data=True
+                    )
+                },
+            )
+            for size in sorted({1, max_batch_size})
+        ],
+        parameters={
+            key: pb.ModelParameter(string_value=value) for key, value in parameters.items()
+        },
+    )
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+@contextmanager
+def staging(repository: Path) -> Iterator[Path]:
+    """A private folder on the repository's file system, removed at the end.
+
+    Raises:
+        RepositoryError: the repository cannot be written, or its disk is full.
+    """
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        # Beside the repository, not in it: a server takes every folder inside for a model.
+        home = repository.resolve().parent
+        prefix = f".{repository.resolve().name}-staging-"
+        _sweep(home, prefix)
+        with tempfile.TemporaryDirectory(
+            prefix=f"{prefix}{os.getpid()}-", dir=home, ignore_cleanup_errors=True
+        ) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise RepositoryError(
+            f"The model repository {repository} cannot be written: {error.strerror or error}.",
+            "Nothing was published; free some space or choose another --repository.",
+        ) from error
+
+
+def publish(
+    staged: Path, repository: Path, model: str, *, labels: Sequence[str], **config: object
+) -> Path:
+    """Move a staged version into the repository and make it the one that is served.
+
+    Args:
+        staged: folder with the artefact and its manifest, on the repository's file system.
+        repository: the model repository.
+        model: name in the repository.
+        labels: the classes' names.
+        config: arguments of :func:`model_config` but ``model`` and ``version``.
+
+    Returns:
+        The published version's folder.
+    """
+    filelock = require("filelock", "export")
+    (staged / LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
+    with filelock.FileLock(repository / ".lock"):
+        folder = repository / model
+        version = next_version(folder)
+        text = model_config(model=model, version=version, **config)  # type: ignore[arg-type]
+        config_file = staged.parent / CONFIG
+        config_file.write_text(text, encoding="utf-8")
+        _flush(staged, config_file)
+        if (folder / CONFIG).is_file():
+            staged.replace(folder / str(version))
+            config_file.replace(folder / CONFIG)
+        else:
+            # A new model appears whole, or not at all.
+            whole = staged.parent / model
+            whole.mkdir()
+            staged.replace(whole / str(version))
+            config_file.replace(whole / CONFIG)
+            whole.replace(folder)
+    return folder / str(version)
+
+
+def next_version(folder: Path) -> int:
+    """The version after the highest in a model's folder; 1 if there is none."""
+    taken = [int(child.name) for child in _children(folder) if child.name.isdecimal()]
+    return max(taken, default=0) + 1
+
+
+def _sweep(home: Path, prefix: str) -> None:
+    """Remove the staging folders of exports that were killed."""
+    for folder in home.glob(f"{prefix}*"):
+        owner = folder.name.removeprefix(prefix).partition("-")[0]
+        if owner.isdecimal() and not _is_running(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _children(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _flush(staged: Path, config_file: Path) -> None:
+    """Bring the files to the disk before the rename that makes them count."""
+    for path in (*staged.iterdir(), config_file):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,133 @@
+"""The whole path on a tiny trained network, and every way it can end."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from delugeserve.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.errors import CheckpointError, ParityError, UnknownNameError, UsageError
+from delugeserve.networks.delugenet import build_network
+from delugeserve.zoo import CIFAR10, ModelSpec, find_model
+from delugeserve_export import engines, pipeline
+from delugeserve_export.engines import BACKENDS, choose_backend
+from delugeserve_export.engines.onnxruntime import OnnxRuntime
+from delugeserve_export.pipeline import Progress, Request, export
+
+TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    network = build_network(TINY, seed=0)
+    with torch.no_grad():  # signals of a trained network's size
+        for _ in range(5):
+            network(torch.randn(32, 3, 32, 32))
+        network.head.linear.weight.mul_(10)
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(Checkpoint(TINY, CIFAR10.class_names, network.state_dict()), path)
+    return path
+
+
+@pytest.fixture
+def request_for(checkpoint, tmp_path):
+    request = Request(TINY, checkpoint, tmp_path / "repository", max_batch_size=16)
+    return lambda **changes: dataclasses.replace(request, **changes)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_publishes_a_proven_version(request_for, backend):
+    progress = Progress()
+    done = export(request_for(backend=backend, precision="fp32"), progress)
+    assert done.folder.name == "1"
+    manifest = json.loads((done.folder / "manifest.json").read_text())
+    assert manifest["backend"] == backend
+    assert manifest["trained"] is True
+    assert [row["batch_size"] for row in manifest["parity"]] == [1, 16]
+    assert all(row["agreement"] == 1 for row in manifest["parity"])
+    for name, file in manifest["files"].items():
+        assert (done.folder / name).stat().st_size == file["bytes"]
+    assert (done.folder / "labels.txt").read_text().splitlines() == list(CIFAR10.class_names)
+    assert list(progress.seconds) == [
+        "load", "fold", "graph", "build", "reference", "verify", "publish",
+    ]  # fmt: skip
+
+
+def test_bf16_is_proved_twice(request_for):
+    done = export(request_for(backend="openvino", precision="bf16"))
+    assert [(row["precision"], row["batch_size"]) for row in done.manifest.parity] == [
+        ("fp32", 8),
+        ("bf16", 1),
+        ("bf16", 16),
+    ]
+
+
+def test_an_untrained_network_is_stamped(tmp_path):
+    spec = dataclasses.replace(TINY, name="untrained")
+    done = export(Request(spec, None, tmp_path / "repository", backend="onnxruntime"))
+    assert done.manifest.trained is False
+    assert done.manifest.checkpoint == {"untrained": True, "seed": 0}
+
+
+def test_a_broken_artefact_is_not_published(request_for, monkeypatch, tmp_path):
+    honest = OnnxRuntime.load
+
+    def broken(self, artefact, precision):
+        infer = honest(self, artefact, precision)
+        return lambda images: infer(np.ascontiguousarray(images[..., ::-1]))
+
+    monkeypatch.setattr(OnnxRuntime, "load", broken)
+    with pytest.raises(ParityError, match="stray"):
+        export(request_for(backend="onnxruntime"))
+    assert not (tmp_path / "repository" / "tiny").exists()
+    assert not list(tmp_path.glob(".repository-*"))
+
+
+def test_a_checkpoint_of_another_model_is_refused(request_for):
+    with pytest.raises(CheckpointError, match="holds 'tiny'"):
+        export(request_for(model=find_model("delugenet146")))
+
+
+def test_the_model_may_be_left_to_the_checkpoint(request_for):
+    assert export(request_for(model=None, backend="onnxruntime")).manifest.model == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backend": "onnxruntim"}, "Did you mean 'onnxruntime'"),
+        ({"backend": "onnxruntime", "precision": "bf16"}, "precision of ONNX Runtime 'bf16'"),
+        ({"precision": "fp23"}, "fp32"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(request_for, changes, message):
+    with pytest.raises(UnknownNameError, match=message):
+        export(request_for(**changes))
+
+
+def test_an_empty_batch_is_refused(request_for):
+    with pytest.raises(UsageError, match="at least 1"):
+        export(request_for(max_batch_size=0))
+
+
+def test_auto_follows_the_processor_and_says_why(monkeypatch):
+    for native, name in ((True, "openvino"), (False, "onnxruntime")):
+        monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda native=native: native)
+        backend, reason = choose_backend("auto")
+        assert backend.name == name
+        assert "bf16" in reason
+
+
+def test_auto_takes_what_is_installed(monkeypatch):
+    monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda: True)
+    monkeypatch.setattr(engines, "_installed", lambda backend: backend.name == "onnxruntime")
+    backend, reason = choose_backend("auto")
+    assert backend.name == "onnxruntime"
+    assert "not installed" in reason
+
+
+def test_verification_stays_affordable():
+    images, _ = pipeline._verification_images(find_model("delugenet122"), Request(None, data=None))
+    assert 8 <= len(images) <= 24

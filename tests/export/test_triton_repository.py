@@ -1,0 +1,151 @@
+"""Publishing: loadable at every moment."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from delugeserve.errors import RepositoryError
+from delugeserve_export import triton_repository
+from delugeserve_export.triton_repository import model_config, next_version, publish, staging
+
+CONFIG = {
+    "backend": "onnxruntime",
+    "artefact": "model.onnx",
+    "max_batch_size": 8,
+    "image_size": 32,
+    "num_classes": 2,
+    "parameters": {"resize_size": "32"},
+}
+
+
+def publish_one(repository, content="weights"):
+    with staging(repository) as workspace:
+        staged = workspace / "version"
+        staged.mkdir()
+        (staged / "model.onnx").write_text(content)
+        return publish(staged, repository, "net", labels=["cat", "dog"], **CONFIG)
+
+
+def served_version(repository):
+    """The version a server would load, checked to be whole."""
+    config = text_format.Parse((repository / "net/config.pbtxt").read_text(), pb.ModelConfig())
+    (version,) = config.version_policy.specific.versions
+    folder = repository / "net" / str(version)
+    assert (folder / config.default_model_filename).is_file()
+    for output in config.output:
+        assert (repository / "net" / output.label_filename).read_text() == "cat\ndog\n"
+    return version
+
+
+def leftovers(repository):
+    return [path.name for path in repository.parent.iterdir() if path != repository]
+
+
+def test_the_config_says_what_was_asked():
+    config = text_format.Parse(model_config(model="net", version=3, **CONFIG), pb.ModelConfig())
+    assert config.name == "net"
+    assert config.max_batch_size == 8
+    assert list(config.input[0].dims) == [32, 32, 3]
+    assert config.input[0].data_type == pb.TYPE_UINT8
+    assert [output.name for output in config.output] == ["logits", "probabilities"]
+    assert {warmup.batch_size for warmup in config.model_warmup} == {1, 8}
+    assert config.parameters["resize_size"].string_value == "32"
+    assert list(config.version_policy.specific.versions) == [3]
+
+
+def test_versions_count_up_and_the_newest_is_served(tmp_path):
+    repository = tmp_path / "repository"
+    assert publish_one(repository, "one") == repository / "net/1"
+    assert served_version(repository) == 1
+    assert publish_one(repository, "two") == repository / "net/2"
+    assert served_version(repository) == 2
+    assert (repository / "net/1/model.onnx").read_text() == "one", "the old version stays"
+    assert leftovers(repository) == []
+
+
+def test_the_next_version_passes_over_gaps_and_strangers(tmp_path):
+    for name in ("1", "7", "notes", ".hidden"):
+        (tmp_path / name).mkdir()
+    assert next_version(tmp_path) == 8
+    assert next_version(tmp_path / "none") == 1
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of ordinary errors may catch it."""
+
+
+@pytest.mark.parametrize("fatal", range(1, 6))
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "existing"])
+def test_a_kill_at_any_rename_leaves_a_loadable_repository(tmp_path, monkeypatch, existing, fatal):
+    repository = tmp_path / "repository"
+    if existing:
+        publish_one(repository, "old")
+    renames = 0
+    original = Path.replace
+
+    def replace(self, target):
+        nonlocal renames
+        renames += 1
+        if renames == fatal:
+            raise Killed
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    killed = False
+    try:
+        publish_one(repository, "new")
+    except Killed:
+        killed = True
+    monkeypatch.undo()
+    if existing or not killed:
+        assert served_version(repository) in (1, 2)
+    else:
+        assert not (repository / "net").exists(), "a new model appears whole or not at all"
+    assert publish_one(repository).parent == repository / "net"
+    served_version(repository)
+
+
+def test_a_full_disk_publishes_nothing(tmp_path, monkeypatch):
+    repository = tmp_path / "repository"
+    publish_one(repository)
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(triton_repository, "_flush", full)
+    with pytest.raises(RepositoryError, match="No space left on device"):
+        publish_one(repository)
+    monkeypatch.undo()
+    assert served_version(repository) == 1
+    assert not (repository / "net/2").exists()
+    assert leftovers(repository) == []
+
+
+def test_a_repository_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RepositoryError, match="cannot be written"):
+        publish_one(tmp_path / "file" / "repository")
+
+
+def test_what_a_killed_export_left_is_swept_and_what_a_running_one_uses_is_not(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    process.join()
+    dead = tmp_path / f".repository-staging-{process.pid}-x"
+    alive = tmp_path / ".repository-staging-1-x"
+    for folder in (dead, alive):
+        folder.mkdir()
+    publish_one(tmp_path / "repository")
+    assert not dead.exists()
+    assert alive.exists()
+
+
+def test_exports_at_once_get_versions_of_their_own(tmp_path):
+    repository = tmp_path / "repository"
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        folders = pool.map(publish_one, [repository] * 8)
+    assert sorted(int(folder.name) for folder in folders) == list(range(1, 9))
+    assert served_version(repository) == 8
