@@ -1,0 +1,194 @@
+"""The classifier for programs that run on asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delugeserve_client.batching import (
+    IN_FLIGHT,
+    Chunk,
+    OnError,
+    check_arguments,
+    check_batch,
+    chunks,
+    slices,
+)
+from delugeserve_client.errors import ClientError, ModelUnavailable, ServerUnavailable
+from delugeserve_client.preprocessing import ImageLike, Pixels
+from delugeserve_client.results import Classification
+from delugeserve_client.served import PROBABILITIES, ServedModel, read_model
+from delugeserve_client.transport import (
+    CHANNEL_ARGUMENTS,
+    Outputs,
+    Reply,
+    diagnose,
+    explain,
+    not_served,
+    parse_address,
+    read_reply,
+    request,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class AsyncClassifier:
+    """Classifies images like :class:`~delugeserve_client.Classifier`, over gRPC, without blocking.
+
+    The connection is made at the first use, or on entering ``async with``. Images are decoded in a
+    worker thread, so that the event loop stays free.
+
+    Args:
+        url: ``localhost:8001``, the server's gRPC address.
+        model: the model's name on the server.
+        model_version: the version to ask; by default the newest.
+        timeout: seconds that the server has for any one answer.
+
+    Raises:
+        ClientError: the URL asks for HTTP.
+    """
+
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        model: str = "delugenet38",
+        *,
+        model_version: str = "",
+        timeout: float = 30.0,
+    ) -> None:
+        self._address = parse_address(url)
+        if self._address.protocol != "grpc":
+            raise ClientError(
+                f"AsyncClassifier speaks gRPC, and {url} asks for HTTP.",
+                "Use the server's gRPC port, usually localhost:8001, or the class Classifier.",
+            )
+        self._name = model
+        self._version = model_version
+        self._timeout = timeout
+        self._client: Any = None
+        self._model: ServedModel | None = None
+
+    async def connect(self) -> ServedModel:
+        """Read what the server says about the model; later calls return the same.
+
+        Raises:
+            ServerUnavailable: nothing answers at the URL, or it speaks HTTP.
+            ModelUnavailable: the server does not serve the model, or it does not classify images.
+        """
+        if self._model is None:
+            try:
+                metadata = await self._call("get_model_metadata", self._name, self._version)
+                config = await self._call("get_model_config", self._name, self._version)
+            except ServerUnavailable as error:
+                raise await asyncio.to_thread(diagnose, self._address, error) from None
+            except ModelUnavailable:
+                index = (await self._call("get_model_repository_index")).get("models", [])
+                raise not_served(self._address, self._name, self._version, index) from None
+            self._model = read_model(metadata, config["config"], self._version)
+        return self._model
+
+    async def classify(
+        self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"
+    ) -> list[Classification]:
+        """Classify images; see :meth:`delugeserve_client.Classifier.classify`."""
+        return [result async for result in self.stream(images, top_k, on_error=on_error)]
+
+    async def stream(
+        self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"
+    ) -> AsyncIterator[Classification]:
+        """Classify images, and hand the answers out as they come, in order."""
+        check_arguments(images, top_k, on_error)
+        model = await self.connect()
+        outputs = {PROBABILITIES: min(top_k, model.num_classes)}
+        decoded = chunks(images, model, on_error)
+        pending: deque[tuple[Chunk, asyncio.Task[Reply]]] = deque()
+        try:
+            while (chunk := await asyncio.to_thread(next, decoded, None)) is not None:
+                pending.append((chunk, asyncio.create_task(self._infer(chunk.pixels, outputs))))
+                if len(pending) >= IN_FLIGHT:
+                    for result in await _answer(pending):
+                        yield result
+            while pending:
+                for result in await _answer(pending):
+                    yield result
+        finally:
+            for _, task in pending:
+                task.cancel()
+
+    async def infer(self, batch: Pixels, output: str = PROBABILITIES) -> npt.NDArray[np.float32]:
+        """Run the model on prepared images; see :meth:`delugeserve_client.Classifier.infer`."""
+        model = await self.connect()
+        check_batch(batch, model, output)
+        slots = asyncio.Semaphore(IN_FLIGHT)
+
+        async def infer(part: Pixels) -> npt.NDArray[np.float32]:
+            async with slots:
+                return (await self._infer(part, {output: 0}))[output]
+
+        parts = await asyncio.gather(*(infer(part) for part in slices(batch, model)))
+        return np.concatenate([np.empty((0, model.outputs[output]), np.float32), *parts])
+
+    async def close(self) -> None:
+        """Close the connection."""
+        client, self._client, self._model = self._client, None, None
+        if client is not None:
+            await client.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _infer(self, batch: Pixels, outputs: Outputs) -> Reply:
+        import tritonclient.grpc
+
+        if not len(batch):
+            return {}
+        model = await self.connect()
+        arguments = request(tritonclient.grpc, model, batch, outputs)
+        return read_reply(
+            await self._await("infer", client_timeout=self._timeout, **arguments), outputs
+        )
+
+    async def _call(self, method: str, *arguments: str) -> Any:
+        return await self._await(method, *arguments, as_json=True, client_timeout=self._timeout)
+
+    async def _await(self, method: str, *arguments: Any, **options: Any) -> Any:
+        import tritonclient.grpc.aio
+        from tritonclient.utils import InferenceServerException
+
+        if self._client is None:
+            # Made here, because gRPC's asyncio channel belongs to the loop it is made in.
+            self._client = tritonclient.grpc.aio.InferenceServerClient(
+                self._address.host, channel_args=list(CHANNEL_ARGUMENTS)
+            )
+        try:
+            return await getattr(self._client, method)(*arguments, **options)
+        except InferenceServerException as error:
+            raise explain(error, self._address, self._timeout) from error
+
+
+async def _answer(pending: deque[tuple[Chunk, asyncio.Task[Reply]]]) -> list[Classification]:
+    chunk, task = pending[0]
+    reply = await task
+    pending.popleft()
+    return chunk.results(reply.get(PROBABILITIES))

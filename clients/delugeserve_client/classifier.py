@@ -1,0 +1,167 @@
+"""The classifier: images in, predictions out, through a running server."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from delugeserve_client.batching import (
+    IN_FLIGHT,
+    Chunk,
+    OnError,
+    check_arguments,
+    check_batch,
+    chunks,
+    slices,
+)
+from delugeserve_client.preprocessing import ImageLike, Pixels
+from delugeserve_client.results import Classification
+from delugeserve_client.served import PROBABILITIES, ServedModel
+from delugeserve_client.transport import Protocol, Reply, open_transport, parse_address
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_Item = TypeVar("_Item")
+
+
+class Classifier:
+    """Classifies images with a model that a Triton Inference Server serves.
+
+    Args:
+        url: ``localhost:8001`` or ``http://localhost:8000``.
+        model: the model's name on the server.
+        protocol: ``grpc`` or ``http``; by default what the URL says, else gRPC. gRPC is the faster
+            one, and the one of the two that several threads may share.
+        model_version: the version to ask; by default the newest.
+        timeout: seconds that the server has for any one answer.
+
+    Attributes:
+        model: what the server says about the model.
+
+    Raises:
+        ServerUnavailable: nothing answers at the URL, or it speaks the other protocol.
+        ModelUnavailable: the server does not serve the model, or it does not classify raw images.
+    """
+
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        model: str = "delugenet38",
+        *,
+        protocol: Protocol | None = None,
+        model_version: str = "",
+        timeout: float = 30.0,
+    ) -> None:
+        self._transport = open_transport(parse_address(url, protocol), timeout)
+        try:
+            self.model: ServedModel = self._transport.connect(model, model_version)
+        except BaseException:
+            self._transport.close()
+            raise
+
+    def classify(
+        self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"
+    ) -> list[Classification]:
+        """Classify images.
+
+        Args:
+            images: paths, Pillow images, or uint8 arrays ``[H, W]``, ``[H, W, 3]`` (RGB) or
+                ``[H, W, 4]`` (RGBA).
+            top_k: how many classes to name for each, likeliest first; at most all there are.
+            on_error: what becomes of an image that cannot be read: ``raise`` its error, or
+                ``return`` it in its place and answer the others.
+
+        Returns:
+            One answer for each image, in order.
+
+        Raises:
+            ImageError: an image cannot be read and ``on_error`` is ``raise``.
+            ServerUnavailable: the server stopped answering.
+            InferenceFailed: the server refused a request.
+        """
+        return list(self.stream(images, top_k, on_error=on_error))
+
+    def stream(
+        self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"
+    ) -> Iterator[Classification]:
+        """Classify images like :meth:`classify`, and hand the answers out as they come, in order.
+
+        Images are taken one request at a time, so that there may be any number of them.
+        """
+        check_arguments(images, top_k, on_error)
+        return self._stream(images, min(top_k, self.model.num_classes), on_error)
+
+    def infer(self, batch: Pixels, output: str = PROBABILITIES) -> npt.NDArray[np.float32]:
+        """Run the model on prepared images.
+
+        Args:
+            batch: uint8 ``[N, H, W, 3]``, RGB, of the model's own H and W. N may be any number:
+                the batch is cut into requests that the server takes.
+            output: ``probabilities`` or ``logits``.
+
+        Returns:
+            float32 ``[N, classes]``.
+
+        Raises:
+            ValueError: the batch's shape or type is not the model's, or there is no such output.
+            ServerUnavailable: the server stopped answering.
+            InferenceFailed: the server refused a request.
+        """
+        check_batch(batch, self.model, output)
+        replies = in_order(
+            slices(batch, self.model),
+            lambda part: self._transport.submit(self.model, part, {output: 0}),
+        )
+        parts = [reply[output] for _, reply in replies]
+        return np.concatenate([np.empty((0, self.model.outputs[output]), np.float32), *parts])
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _stream(
+        self, images: Iterable[ImageLike], top_k: int, on_error: OnError
+    ) -> Iterator[Classification]:
+        def submit(chunk: Chunk) -> Callable[[], Reply]:
+            if not len(chunk.pixels):
+                return dict
+            return self._transport.submit(self.model, chunk.pixels, {PROBABILITIES: top_k})
+
+        for chunk, reply in in_order(chunks(images, self.model, on_error), submit):
+            yield from chunk.results(reply.get(PROBABILITIES))
+
+
+def in_order(
+    items: Iterable[_Item], submit: Callable[[_Item], Callable[[], Reply]]
+) -> Iterator[tuple[_Item, Reply]]:
+    """Keep several requests in flight, and hand out their replies in the order of the items.
+
+    Args:
+        items: what is asked; the next one is taken (and decoded) while the server works.
+        submit: sends one item and returns a function that waits for its reply.
+    """
+    pending: deque[tuple[_Item, Callable[[], Reply]]] = deque()
+    for item in items:
+        pending.append((item, submit(item)))
+        if len(pending) >= IN_FLIGHT:
+            first, wait = pending.popleft()
+            yield first, wait()
+    for item, wait in pending:
+        yield item, wait()

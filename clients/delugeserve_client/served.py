@@ -1,0 +1,139 @@
+"""What a server says about a model that classifies images, read and checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from delugeserve_client.errors import ModelUnavailable
+from delugeserve_client.preprocessing import INTERPOLATIONS, Preprocessing
+from delugeserve_client.results import Prediction
+
+PROBABILITIES = "probabilities"
+
+# A request larger than this gains nothing, and gRPC copies every message a few times.
+_MAX_REQUEST_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model as its server describes it.
+
+    Attributes:
+        name: the model's name.
+        version: the version that was asked for; empty leaves the choice to the server, which may
+            load a newer one at any time.
+        versions: the versions that the server had ready.
+        input_name: the input tensor's name; uint8 ``[N, H, W, 3]``, RGB.
+        outputs: every float32 output's name and its number of values for an image.
+        max_batch_size: the most images the server takes in a request.
+        preprocessing: how an image becomes an input.
+    """
+
+    name: str
+    version: str
+    versions: tuple[str, ...]
+    input_name: str
+    outputs: Mapping[str, int]
+    max_batch_size: int
+    preprocessing: Preprocessing
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes the model tells apart."""
+        return self.outputs[PROBABILITIES]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one input image: ``(H, W, 3)``."""
+        return (self.preprocessing.height, self.preprocessing.width, 3)
+
+    @property
+    def images_per_request(self) -> int:
+        """How many images to put into a request: the server's maximum, unless images are huge."""
+        height, width, channels = self.image_shape
+        return max(1, min(self.max_batch_size, _MAX_REQUEST_BYTES // (height * width * channels)))
+
+
+def read_model(
+    metadata: Mapping[str, Any], config: Mapping[str, Any], model_version: str = ""
+) -> ServedModel:
+    """Read a model's metadata and configuration, in the JSON form both protocols share.
+
+    Args:
+        metadata: Triton's model metadata. gRPC's JSON spells 64-bit integers as strings.
+        config: Triton's model configuration; gRPC's JSON leaves default values out.
+        model_version: the version asked for, or empty for the server's choice.
+
+    Raises:
+        ModelUnavailable: the model does not classify raw RGB images.
+    """
+    name = str(metadata.get("name", ""))
+    inputs = metadata.get("inputs", [])
+    if len(inputs) != 1:
+        raise _unsuitable(name, f"has {len(inputs)} inputs instead of one")
+    (tensor,) = inputs
+    shape = [int(length) for length in tensor.get("shape", [])]
+    if tensor.get("datatype") != "UINT8" or len(shape) != 4 or shape[-1] != 3 or min(shape[1:]) < 1:
+        raise _unsuitable(
+            name, f"takes {tensor.get('datatype')} {shape} instead of UINT8 [N, H, W, 3]"
+        )
+    max_batch_size = int(config.get("max_batch_size", 0))
+    if max_batch_size < 1:
+        raise _unsuitable(name, "is configured without batches (max_batch_size is 0)")
+    outputs = {
+        str(output["name"]): int(output["shape"][1])
+        for output in metadata.get("outputs", [])
+        if output.get("datatype") == "FP32" and len(output.get("shape", [])) == 2
+    }
+    if outputs.get(PROBABILITIES, 0) < 1:
+        raise _unsuitable(name, f"has no output '{PROBABILITIES}' of type FP32 [N, classes]")
+    return ServedModel(
+        name=name,
+        version=model_version,
+        versions=tuple(str(version) for version in metadata.get("versions") or ()),
+        input_name=str(tensor["name"]),
+        outputs=outputs,
+        max_batch_size=max_batch_size,
+        preprocessing=_read_preprocessing(name, shape[1], shape[2], config.get("parameters") or {}),
+    )
+
+
+def _read_preprocessing(
+    name: str, height: int, width: int, parameters: Mapping[str, Any]
+) -> Preprocessing:
+    values = {key: str(value.get("string_value", "")) for key, value in parameters.items()}
+    resize_size = min(height, width)
+    if "resize_size" in values:
+        text = values["resize_size"]
+        if not text.isdecimal() or int(text) < resize_size:
+            raise _unsuitable(
+                name, f"has resize_size '{text}', not a size of {resize_size} or more"
+            )
+        resize_size = int(text)
+    interpolation = values.get("interpolation", "bicubic")
+    if interpolation not in INTERPOLATIONS:
+        raise _unsuitable(name, f"asks for the unknown interpolation '{interpolation}'")
+    return Preprocessing(height, width, resize_size, interpolation)
+
+
+def _unsuitable(name: str, why: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"The model '{name}' {why}, so this client cannot give it images.",
+        "Ask for a model that delugeserve exported, or export this one again.",
+    )
+
+
+def parse_predictions(strings: Sequence[bytes]) -> tuple[Prediction, ...]:
+    """Parse one image's row of Triton's classification extension.
+
+    Args:
+        strings: ``b"0.93:3:cat"`` each (value, index, label), or ``b"0.93:3"`` without a label.
+            Labels may hold colons.
+    """
+    predictions = []
+    for text in strings:
+        probability, index, label = [*text.decode("utf-8", "replace").split(":", 2), ""][:3]
+        predictions.append(Prediction(label or f"class {index}", int(index), float(probability)))
+    return tuple(predictions)
