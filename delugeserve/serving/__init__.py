@@ -1,0 +1,1 @@
+"""Finding, starting and stopping a Triton Inference Server."""

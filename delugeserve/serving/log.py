@@ -1,0 +1,117 @@
+"""Reading what the server says: keeping its last lines, and finding why it did not start."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from typing import IO, TextIO
+
+_KEPT_LINES = 2000
+
+# The server's own log lines: severity, date, time, thread, source file and line.
+_PREFIX = re.compile(r"^[IWEF]\d{4} [\d:.]+ +\d+ [\w./]+:\d+\] +")
+_BORDER = re.compile(r"^\+[-+]+\+$")
+_REFUSED = re.compile(
+    r"(?:Poll failed for model directory|failed to load model) '([^']+)': (.*?)\"?$"
+)
+# What every start on a machine without a GPU says; no reason for anything.
+_NOISE = re.compile(r"NVML|CudaDriverHelper|DCGM|pinned_memory_manager|chttp2_server")
+
+
+class LogFollower:
+    """Reads a stream to its end in the background, keeping the last lines in memory.
+
+    Args:
+        stream: what to read.
+        file: also write every line to this file, and close it at the end.
+    """
+
+    def __init__(self, stream: IO[bytes], file: TextIO | None = None) -> None:
+        self._stream = stream
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._file = file
+        self._thread = threading.Thread(target=self._read, name="server-log", daemon=True)
+        self._thread.start()
+
+    def lines(self) -> list[str]:
+        """The lines so far, without their ends."""
+        return list(self._lines)
+
+    def finish(self, timeout: float = 5.0) -> list[str]:
+        """Wait for the end of the stream; the lines."""
+        self._thread.join(timeout)
+        return self.lines()
+
+    def _read(self) -> None:
+        with self._stream:
+            for raw in self._stream:
+                line = raw.decode("utf-8", "replace").rstrip()
+                self._lines.append(line)
+                if self._file:
+                    self._file.write(line + "\n")
+        if self._file:
+            self._file.close()
+
+
+def tail(lines: list[str], count: int = 12) -> str:
+    """The last lines that say something: no tables of settings, no talk of absent GPUs."""
+    telling = [
+        line
+        for line in lines
+        if line and not line.startswith(("|", "+")) and not _NOISE.search(line)
+    ]
+    return "\n".join(telling[-count:])
+
+
+def failed_models(lines: list[str]) -> dict[str, str]:
+    """Why models did not load, by model, from the server's own table and log lines."""
+    reasons: dict[str, str] = {}
+    for line in lines:
+        if match := _REFUSED.search(line):
+            reasons[match[1]] = tidy(match[2])
+    for name, status in _table(lines):
+        if status != "READY":
+            reasons[name] = tidy(status)
+    return reasons
+
+
+def startup_error(lines: list[str]) -> str:
+    """The server's last error that is no model's, or an empty string."""
+    for line in reversed(lines):
+        if re.match(r"error: creating server: ", line):
+            return tidy(line.removeprefix("error: creating server: "))
+        if line.startswith("E") and _PREFIX.match(line) and not _NOISE.search(line):
+            return tidy(_PREFIX.sub("", line).strip('"'))
+    return ""
+
+
+def tidy(reason: str) -> str:
+    """A reason of the server's without its status words, source positions and traceback."""
+    reason = re.split(r"\s*\bAt:\s+/", reason, maxsplit=1)[0]
+    reason = re.sub(
+        r"^(?:(?:Not loaded|UNAVAILABLE|Internal|Invalid argument|Unavailable|Not found|Unsupported"
+        r"|TritonModelException|InvalidArg)(?:: | - ))+",
+        "",
+        reason.strip(),
+    )
+    reason = re.sub(r"\s+", " ", reason).strip().strip('"')
+    return reason if not reason or reason.endswith((".", "!", "?")) else f"{reason}."
+
+
+def _table(lines: list[str]) -> list[tuple[str, str]]:
+    """Rows of the last table whose head is ``Model | Version | Status``: name and status."""
+    rows: list[tuple[str, str]] = []
+    inside = False
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip("|").split("|", 2)]
+        if line.startswith("|") and cells == ["Model", "Version", "Status"]:
+            rows, inside = [], True
+        elif inside and line.startswith("|") and len(cells) == 3:
+            if cells[0]:
+                rows.append((cells[0], cells[2]))
+            elif rows:  # a status of several lines goes on below an empty name
+                rows[-1] = (rows[-1][0], f"{rows[-1][1]} {cells[2]}".rstrip())
+        elif inside and line and not _BORDER.match(line):
+            inside = False
+    return rows

@@ -1,0 +1,98 @@
+"""What a model repository holds, read before a server is asked to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from delugeserve.errors import RepositoryError, UnknownNameError
+
+_EXPORT = "Export one with: delugeserve export --model delugenet38"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model folder with a readable ``config.pbtxt``.
+
+    Attributes:
+        name: the folder's name, which is the name it is served under.
+        folder: absolute path.
+        backend: what runs it, such as ``onnxruntime``.
+        complete: the configuration states its inputs and outputs, so no backend has to find out.
+    """
+
+    name: str
+    folder: Path
+    backend: str
+    complete: bool
+
+
+def find_models(repository: Path, names: Sequence[str] | None = None) -> list[StoredModel]:
+    """The models of a repository, in the order of their names.
+
+    Hidden folders, files and folders without a configuration are passed over: an exporter may be
+    at work in the same place.
+
+    Args:
+        repository: the folder that holds one folder for each model.
+        names: only these, all of which must exist; None means every model.
+
+    Raises:
+        RepositoryError: there is no repository, no model in it, or a configuration does not parse.
+        UnknownNameError: a name is not there.
+    """
+    if not repository.is_dir():
+        raise RepositoryError(f"There is no model repository at '{repository}'.", _EXPORT)
+    try:
+        configs = {
+            folder.name: folder / "config.pbtxt"
+            for folder in sorted(repository.iterdir())
+            if not folder.name.startswith(".") and (folder / "config.pbtxt").is_file()
+        }
+    except PermissionError:
+        raise RepositoryError(
+            f"The model repository '{repository}' may not be read.",
+            "Give this user the right to read it and all below it.",
+        ) from None
+    if not configs:
+        raise RepositoryError(f"There is no model in the repository '{repository}'.", _EXPORT)
+    for name in names or ():
+        if name not in configs:
+            raise UnknownNameError(f"model in '{repository}' named", name, configs)
+    chosen = sorted(set(names)) if names else list(configs)
+    return [_read(name, configs[name]) for name in chosen]
+
+
+def _read(name: str, path: Path) -> StoredModel:
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        # A field of a newer Triton is its business, not ours: let it pass.
+        config = text_format.Parse(
+            path.read_text(encoding="utf-8"),
+            model_config_pb2.ModelConfig(),
+            allow_unknown_field=True,
+        )
+    except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        raise RepositoryError(
+            f"The configuration of model '{name}' cannot be read ({path}: {error}).",
+            f"Export the model again, or take it away: {path.parent}",
+        ) from None
+    if any(character.isspace() for character in name):
+        raise RepositoryError(
+            f"The model '{name}' has a space in its name, which the server does not survive.",
+            f"Rename the folder: {path.parent}",
+        )
+    if config.name and config.name != name:
+        raise RepositoryError(
+            f"The folder of model '{config.name}' is called '{name}'.",
+            f"Rename the folder, or correct the name in {path}.",
+        )
+    return StoredModel(
+        name,
+        path.parent.resolve(),
+        config.backend or config.platform.partition("_")[0],
+        bool(config.backend and config.input and config.output),
+    )

@@ -1,0 +1,82 @@
+"""Finding the reason in what the server says."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from delugeserve.serving import log
+
+FAILED = """\
+W1124 03:24:02.966106 4990 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory"
+E1124 03:24:02.966279 4990 server.cc:241] "CudaDriverHelper has not been initialized."
+I1124 03:24:02.967513 4990 model_lifecycle.cc:472] "loading: good:1"
+I1124 03:24:04.361335 4990 server.cc:604]
++------------------+------+
+| Repository Agent | Path |
++------------------+------+
++------------------+------+
+
+I1124 03:24:04.361450 4990 server.cc:674]
++-------+---------+------------------------------------------------------------------+
+| Model | Version | Status                                                           |
++-------+---------+------------------------------------------------------------------+
+| good  | 1       | READY                                                            |
+| bad   | 1       | UNAVAILABLE: Internal: TritonModelException: model.onnx: no good |
+|       |         |                                                                  |
+|       |         | At:                                                              |
+|       |         |   /private/backends/onnxruntime/batching.py(79): initialize      |
+| none  | -       | Not loaded: No model version was found                           |
++-------+---------+------------------------------------------------------------------+
+
+error: creating server: Internal - failed to load all models
+""".splitlines()
+
+
+def test_the_models_that_failed_with_their_reasons():
+    assert log.failed_models(FAILED) == {
+        "bad": "model.onnx: no good.",
+        "none": "No model version was found.",
+    }
+
+
+def test_a_model_that_is_refused_before_it_is_loaded():
+    line = (
+        'E1124 03:25:53.532955 5349 model_repository_manager.cc:1460] "Poll failed for model '
+        "directory 'odd': Invalid model name: Could not determine backend\""
+    )
+    assert log.failed_models([line]) == {"odd": "Invalid model name: Could not determine backend."}
+
+
+def test_a_server_that_gives_no_models_reason():
+    assert log.failed_models(["nothing of the kind"]) == {}
+    assert log.startup_error(FAILED) == "failed to load all models."
+    assert log.startup_error(FAILED[:4]) == ""
+
+
+def test_the_tail_leaves_out_tables_and_absent_gpus():
+    assert log.tail(FAILED, 2).splitlines() == [FAILED[9], FAILED[-1]]
+    assert "Cuda" not in log.tail(FAILED, 100)
+
+
+@pytest.mark.parametrize(
+    ("said", "tidied"),
+    [
+        ("UNAVAILABLE: Invalid argument: no such thing", "no such thing."),
+        ("Internal - failed", "failed."),
+        ("said already.", "said already."),
+        ("two\n  lines", "two lines."),
+        ("", ""),
+    ],
+)
+def test_tidying(said, tidied):
+    assert log.tidy(said) == tidied
+
+
+def test_following_a_stream_into_a_file(tmp_path):
+    path = tmp_path / "server.log"
+    with path.open("w", encoding="utf-8") as file:
+        follower = log.LogFollower(io.BytesIO(b"one\ntw\xffo\n"), file)
+        assert follower.finish() == ["one", "tw\N{REPLACEMENT CHARACTER}o"]
+    assert path.read_text() == "one\ntw\N{REPLACEMENT CHARACTER}o\n"
