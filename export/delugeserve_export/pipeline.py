@@ -162,6 +162,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                 spec.name,
                 labels=source.class_names,
                 backend=backend.name,
+                instance_kind=backend.instance_kind,
                 artefact=artefact.name,
                 max_batch_size=request.max_batch_size,
                 image_size=spec.dataset.image_size,

@@ -26,6 +26,7 @@ def model_config(
     *,
     model: str,
     backend: str,
+    instance_kind: str,
     artefact: str,
     version: int,
     max_batch_size: int,
@@ -38,6 +39,7 @@ def model_config(
     Args:
         model: name in the repository.
         backend: Triton's name of the backend.
+        instance_kind: Triton's kind of its instances.
         artefact: file name of the artefact.
         version: the version to serve.
         max_batch_size: the most images of one batch.
@@ -67,8 +69,10 @@ def model_config(
             )
             for name in (LOGITS, PROBABILITIES)
         ],
-        # One instance with all cores; no kind, so that a GPU is used where the server has one.
-        instance_group=[pb.ModelInstanceGroup(count=1)],
+        # One instance, which takes all cores.
+        instance_group=[
+            pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.Kind.Value(instance_kind))
+        ],
         dynamic_batching=pb.ModelDynamicBatching(),
         model_warmup=[
             pb.ModelWarmup(

@@ -13,6 +13,7 @@ from delugeserve_export.triton_repository import model_config, next_version, pub
 
 CONFIG = {
     "backend": "onnxruntime",
+    "instance_kind": "KIND_AUTO",
     "artefact": "model.onnx",
     "max_batch_size": 8,
     "image_size": 32,

@@ -28,6 +28,7 @@ class Backend(ABC):
         module: the Python module of the runtime.
         sum_form: how it likes weighted sums written best.
         precisions: what it can compute in, the best first.
+        instance_kind: Triton's kind of its instances; ``KIND_AUTO`` takes a GPU where there is one.
     """
 
     name: ClassVar[str]
@@ -35,6 +36,7 @@ class Backend(ABC):
     module: ClassVar[str]
     sum_form: ClassVar[SumForm]
     precisions: ClassVar[tuple[Precision, ...]]
+    instance_kind: ClassVar[str] = "KIND_AUTO"
 
     @abstractmethod
     def best_precision(self) -> Precision:

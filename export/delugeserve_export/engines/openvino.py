@@ -22,6 +22,7 @@ class OpenVino(Backend):
     module = "openvino"
     sum_form = "mul"
     precisions = ("bf16", "fp32")
+    instance_kind = "KIND_CPU"
 
     def best_precision(self) -> Precision:
         """bf16 where the processor computes it natively, else fp32."""
@@ -49,5 +50,11 @@ class OpenVino(Backend):
         return infer
 
     def triton_parameters(self, precision: Precision) -> Mapping[str, str]:
-        """Triton's OpenVINO backend's own names."""
-        return {"HINT_BF16": "YES" if precision == "bf16" else "NO"}
+        """The names and values of NVIDIA's OpenVINO backend, which ours reads too.
+
+        Without padding NVIDIA's refuses every batch but the largest; ours runs each as it comes.
+        """
+        parameters = {"ENABLE_BATCH_PADDING": "YES"}
+        if precision == "bf16":
+            parameters["HINT_BF16"] = "YES"
+        return parameters

@@ -1,0 +1,66 @@
+"""The benchmarks run from end to end; what they measure is not for a test to judge."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the benchmarks need the extra 'export'")
+pytest.importorskip("onnx", reason="the benchmarks need the extra 'export'")
+pytest.importorskip("onnxruntime", reason="the benchmarks need the extra 'export'")
+pytest.importorskip("openvino", reason="the benchmarks need the extra 'export'")
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run_quickly(script: str, folder: Path) -> tuple[str, dict]:
+    """What a benchmark printed, and what it wrote."""
+    report = folder / "report.json"
+    command = [sys.executable, BENCHMARKS / script, "--quick", "--models", "delugenet38"]
+    done = subprocess.run(
+        [*command, "--json", report],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    written = json.loads(report.read_text())
+    assert written["quick"]
+    assert written["machine"] in done.stdout
+    for result in written["results"]:
+        assert result["model"] == "delugenet38"
+        assert {len(figures) for figures in result["samples"].values()} == {1}
+        assert all(figure > 0 for figures in result["samples"].values() for figure in figures)
+    return done.stdout, written
+
+
+def test_runtimes(tmp_path):
+    printed, written = run_quickly("runtimes.py", tmp_path)
+    assert [result["batch"] for result in written["results"]] == [1, 8, 32]
+    assert "OpenVINO bf16, batchnorm" in printed
+
+
+def test_export_time(tmp_path):
+    pytest.importorskip("onnxscript", reason="PyTorch's exporter needs onnxscript")
+    printed, written = run_quickly("export_time.py", tmp_path)
+    (result,) = written["results"]
+    assert len(result["samples"]) == 4
+    assert "verify" in result["stages"][0]
+    assert "torch.onnx.export(dynamo=True)" in printed
+
+
+@pytest.mark.system
+def test_serving_throughput(tmp_path):
+    if shutil.which("tritonserver") is None:
+        pytest.importorskip("pytriton.constants", reason="there is no tritonserver")
+    _, written = run_quickly("serving_throughput.py", tmp_path)
+    (result,) = written["results"]
+    assert result["best"] in result["samples"]
+    loads = result["loads"]["server, batch 1, 32 in flight"]
+    assert loads["executed"][0] > 1, "single images were not put together into batches"

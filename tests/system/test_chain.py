@@ -1,0 +1,101 @@
+"""The whole chain on real parts: shipped weights, real images, a real server."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from delugeserve.data.datasets import load_images
+from delugeserve.evaluation import evaluate, network_classifier
+from delugeserve.zoo import CIFAR10, find_model
+from delugeserve_client import Classifier
+from delugeserve_export.engines import BACKENDS
+from delugeserve_export.pipeline import Request, export
+
+pytestmark = pytest.mark.system
+SPEC = find_model("delugenet38")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    repository = tmp_path_factory.mktemp("chain") / "model_repository"
+    export(Request(SPEC, repository=repository))
+    return repository
+
+
+def test_quickstart_says_the_cat_is_a_cat_and_leaves_nothing(tmp_path):
+    before = {process.pid for process in psutil.process_iter()}
+    done = subprocess.run(
+        [sys.executable, "-m", "delugeserve", "quickstart", "--seconds", "0.5", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    best = result["photographs"]["chelsea.png"][0]
+    assert best["label"] == "cat"
+    assert best["probability"] > 0.5
+    assert [row["batch_size"] for row in result["latency"]] == [1, 16]
+    assert all(row["images_per_s"] > 10 for row in result["latency"])
+    assert list(tmp_path.iterdir()) == []
+    left = [p for p in psutil.process_iter(["pid", "name"]) if p.info["pid"] not in before]
+    assert not [p for p in left if "triton" in (p.info["name"] or "")]
+
+
+@pytest.mark.data
+def test_the_error_is_the_same_through_every_stage(cifar10_dir, repository, tmp_path):
+    """PyTorch, ONNX Runtime, OpenVINO in bf16, and the server: within 0.05 points."""
+    from delugeserve.checkpoint import load_checkpoint
+    from delugeserve.serving.supervisor import serve
+
+    data = load_images(cifar10_dir, "test", CIFAR10)
+    assert len(data.labels) == 10_000
+    network = load_checkpoint(SPEC.weights, SPEC).build()
+    errors = {"pytorch": evaluate(network_classifier(network, CIFAR10), data).top1_error}
+
+    done = export(Request(SPEC, repository=tmp_path / "onnx", backend="onnxruntime"))
+    infer = BACKENDS["onnxruntime"].load(done.folder / "model.onnx", "fp32")
+    errors["onnx"] = evaluate(lambda images: infer(images)[0], data).top1_error
+
+    for name, folder in (("served", repository), ("served onnx", tmp_path / "onnx")):
+        with (
+            serve(folder, grpc_port=0, http_port=None, metrics_port=None) as server,
+            Classifier(server.grpc_url, SPEC.name) as classifier,
+        ):
+            errors[name] = evaluate(classifier.infer, data).top1_error
+    assert errors["pytorch"] <= 15
+    for name in ("onnx", "served onnx"):
+        assert errors[name] == pytest.approx(errors["pytorch"], abs=0.05), errors
+    assert errors["served"] == pytest.approx(errors["pytorch"], abs=0.3), errors
+
+
+@pytest.mark.data
+def test_training_through_the_command_line(cifar10_dir, tmp_path):
+    """A few hundred real images, one epoch, and the checkpoint goes through the rest."""
+    output = tmp_path / "run"
+    environment = os.environ | {"DELUGESERVE_DATA": str(cifar10_dir)}
+
+    def deluge(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "delugeserve", *map(str, arguments)],
+            capture_output=True, text=True, timeout=240, check=False, env=environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    trained = deluge(
+        "train", "--model", "delugenet38", "--limit", 512, "--epochs", 1, "--output", output,
+        "--json",
+    )  # fmt: skip
+    checkpoint = Path(trained["checkpoint"])
+    evaluated = deluge("evaluate", "--checkpoint", checkpoint, "--json")
+    assert evaluated["top1_error"] == trained["top1_error"]
+    exported = deluge(
+        "export", "--checkpoint", checkpoint, "--repository", tmp_path / "repository",
+        "--backend", "onnxruntime", "--json",
+    )  # fmt: skip
+    version = deluge("evaluate", "--version", exported["folder"], "--json")
+    assert version["top1_error"] == pytest.approx(trained["top1_error"], abs=0.05)
