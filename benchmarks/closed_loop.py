@@ -1,0 +1,102 @@
+"""The load on the server: a fixed number of requests in flight, at the least cost to the machine.
+
+Client, server and engine share the cores, so the client's own work is lost to the server. Hence
+one process; requests that are prepared before; answers that are counted and not read; and no
+threads that wait: the callback of an answer, on tritonclient's own thread, sends the next request.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+
+from delugeserve.zoo import find_model
+
+DISTINCT = 16  # different requests, sent in turn
+
+
+class ClosedLoop:
+    """Keeps requests in flight at a served model; every call gives one figure in images/s.
+
+    Args:
+        client: tritonclient's gRPC client.
+        model: the model's name.
+        batch: images in a request.
+        flying: requests in flight.
+        seconds: length of the window; a quarter of it is spent on warming up before.
+
+    Attributes:
+        cores: what this process itself used meanwhile, one figure a call.
+        executed: images in a run of the engine, as the server counts them, one figure a call.
+    """
+
+    def __init__(self, client: Any, model: str, batch: int, flying: int, seconds: float) -> None:
+        self.client, self.model, self.batch, self.flying = client, model, batch, flying
+        self.seconds = seconds
+        self.cores: list[float] = []
+        self.executed: list[float] = []
+        self._inputs = _prepared(batch, find_model(model).dataset.image_size)
+        self._outputs = [triton.InferRequestedOutput("logits")]
+
+    def __call__(self) -> float:
+        """Run the loop once."""
+        self._answers: list[float] = []
+        self._failure: Exception | None = None
+        self._stopping, self._landed = False, threading.Semaphore(0)
+        for _ in range(self.flying):
+            self._send()
+        time.sleep(self.seconds / 4)
+        before = self._statistics()
+        start, used = time.perf_counter(), time.process_time()
+        time.sleep(self.seconds)
+        end, used = time.perf_counter(), time.process_time() - used
+        after = self._statistics()
+        self._stopping = True
+        for _ in range(self.flying):
+            self._landed.acquire()
+        if self._failure:
+            raise self._failure
+        self.cores.append(used / (end - start))
+        images, runs = np.subtract(after, before)
+        self.executed.append(images / max(runs, 1))
+        # A window between two moments that mean nothing to the server is not biased by answers
+        # that come in clumps, as those of one dynamic batch do.
+        answered = sum(start <= moment < end for moment in self._answers)
+        return self.batch * answered / (end - start)
+
+    def _send(self) -> None:
+        self.client.async_infer(
+            self.model, next(self._inputs), callback=self._answered, outputs=self._outputs
+        )
+
+    def _answered(self, result: Any, error: Exception | None) -> None:
+        self._answers.append(time.perf_counter())
+        self._failure = self._failure or error
+        if self._stopping or error:
+            self._landed.release()
+        else:
+            self._send()
+
+    def _statistics(self) -> tuple[int, int]:
+        (counted,) = self.client.get_inference_statistics(self.model).model_stats
+        return counted.inference_count, counted.execution_count
+
+
+def random_images(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """Random pixels, uint8 ``[count, size, size, 3]``."""
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def _prepared(batch: int, size: int) -> Iterator[list[Any]]:
+    requests = []
+    for seed in range(DISTINCT):
+        tensor = triton.InferInput("image", [batch, size, size, 3], "UINT8")
+        tensor.set_data_from_numpy(random_images(batch, size, seed))
+        requests.append([tensor])
+    return cycle(requests)

@@ -1,0 +1,97 @@
+"""ONNX Runtime against OpenVINO, in fp32 and bf16, and the two ways to write a weighted sum.
+
+    python benchmarks/runtimes.py [--models delugenet38,delugenet146,delugenet92] [--rounds 9]
+
+Needs the extra `export`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+
+from delugeserve import hardware
+from delugeserve.networks.inference import fold
+from delugeserve.zoo import ModelSpec, find_model
+from delugeserve_export.engines import BACKENDS
+from delugeserve_export.graph import build_graph
+from delugeserve_export.samples import sample_images
+from delugeserve_export.source import load_source, untrained_source
+
+METHOD = """The folded network is written once with each form of the cross-layer sum ('mul': Mul
+and Add nodes; 'batchnorm': BatchNormalization and Add nodes). Every runtime loads both, as the
+exporter loads them, with all cores. In a round a contestant runs one batch that is not timed, and
+then whole batches until its time is up, two at the least; the figure is the mean of these."""
+
+BASE = "ONNX Runtime fp32, batchnorm"
+ENGINES = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
+FORMS = ("mul", "batchnorm")
+
+
+def milliseconds(infer: Any, images: np.ndarray, seconds: float) -> float:
+    infer(images)  # caches and threads were another's until now
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds or count < 2:
+        infer(images)
+        count += 1
+    return 1e3 * elapsed / count
+
+
+def load_engines(spec: ModelSpec, images: np.ndarray, folder: Path) -> dict[str, Any]:
+    source = load_source(spec, None) or untrained_source(spec, images)
+    folded, engines = fold(source.network), {}
+    for form in FORMS:
+        graph = build_graph(folded, spec.dataset, sum_form=form)
+        for name, precision in ENGINES:
+            backend = BACKENDS[name]
+            place = folder / f"{spec.name}-{form}-{name}-{precision}"
+            place.mkdir()
+            infer = backend.load(backend.build(graph, place), precision)
+            engines[f"{backend.title} {precision}, {form}"] = infer
+    return engines
+
+
+def main() -> None:
+    parser = common.options(
+        __doc__, models=["delugenet38", "delugenet146", "delugenet92"], rounds=9, seconds=0.5
+    )
+    chosen = common.start(parser, METHOD)
+    if not hardware.has_native_bf16():
+        common.out.print("This processor emulates bf16: those figures tell nothing of its worth.")
+    results = []
+    for spec in map(find_model, chosen.models):
+        images, _ = sample_images(spec.dataset, 32)
+        with tempfile.TemporaryDirectory() as folder:
+            engines = load_engines(spec, images, Path(folder))
+            for batch in (1, 8) if spec.stem == "imagenet" else (1, 8, 32):
+                contestants = {
+                    key: partial(milliseconds, infer, images[:batch], chosen.seconds)
+                    for key, infer in engines.items()
+                }
+                title = f"{spec.name}, batch {batch}"
+                samples = common.interleave(title, contestants, chosen.rounds)
+                rows = [
+                    (
+                        key,
+                        common.spread(samples[key]),
+                        f"{1e3 * batch / common.median_of(samples, key):,.0f}",
+                        common.ratio(samples, BASE, key),
+                    )
+                    for key in contestants
+                ]
+                columns = ("", "ms a batch", "images/s", f"speed over {BASE}")
+                common.show(title, columns, rows)
+                results.append(
+                    {"model": spec.name, "batch": batch, "unit": "ms", "samples": samples}
+                )
+    common.finish(chosen, results)
+
+
+if __name__ == "__main__":
+    main()

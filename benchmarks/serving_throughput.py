@@ -1,0 +1,104 @@
+"""What the server costs: images/s through a real Triton server against the same engine in process.
+
+    python benchmarks/serving_throughput.py [--models delugenet38,delugenet146] [--backend auto]
+
+Needs the extras `export` and `server`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import tritonclient.grpc as triton
+from closed_loop import ClosedLoop, random_images
+
+from delugeserve.serving.supervisor import serve
+from delugeserve.zoo import find_model
+from delugeserve_export.engines import BACKENDS
+from delugeserve_export.pipeline import Request, export
+
+METHOD = """One artefact, exported once, runs in this process with all cores, and in the server's
+model process with all cores; whichever is not being timed is idle. In process: one call after the
+other. Server: gRPC on the loopback, a closed loop; a fixed number of requests is in flight, and
+the callback of an answer sends the next request. After a warm-up the answers of a window of fixed
+length are counted. Client, server and engine share the same cores, so what the client takes is
+lost to the server: it is one process whose requests are prepared and whose answers are counted and
+not read. What it takes all the same stands in the table, in cores."""
+
+IN_PROCESS_BATCHES = (1, 8, 16, 32, 64)
+LOADS = ((16, 2), (16, 4), (1, 32), (1, 64))  # images in a request, requests in flight
+
+
+def in_process(infer: Callable[..., Any], images: np.ndarray, seconds: float) -> float:
+    infer(images)  # the last contestant had another batch size
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        infer(images)
+        count += len(images)
+    return count / elapsed
+
+
+def compare(name: str, artefact: Path, infer: Any, client: Any, chosen: Any) -> dict[str, Any]:
+    """Time one model's contestants, print their table, return what goes into the report."""
+    size, seconds = find_model(name).dataset.image_size, chosen.seconds
+    local = {
+        f"in process, batch {batch}": partial(
+            in_process, infer, random_images(batch, size), seconds
+        )
+        for batch in IN_PROCESS_BATCHES
+    }
+    remote = {
+        f"server, batch {batch}, {flying} in flight": ClosedLoop(
+            client, name, batch, flying, seconds
+        )
+        for batch, flying in LOADS
+    }
+    samples = common.interleave(name, {**local, **remote}, chosen.rounds)
+    best = max(local, key=partial(common.median_of, samples))
+    rows = []
+    for key in samples:
+        row = [key, common.spread(samples[key], ",.0f")]
+        if key in remote:
+            load = remote[key]
+            row.append(common.ratio(samples, key, f"in process, batch {load.batch}"))
+            row.append(common.ratio(samples, key, best))
+            row += [f"{np.median(load.executed):.1f}", f"{np.median(load.cores):.2f}"]
+        rows.append(row)
+    columns = ["", "images/s", "to same batch", "to best batch", "run of", "client cores"]
+    common.show(f"{name}: {artefact.name}; best is '{best}'", columns, rows)
+    loads = {key: {"executed": load.executed, "cores": load.cores} for key, load in remote.items()}
+    return {"model": name, "unit": "images/s", "samples": samples, "best": best, "loads": loads}
+
+
+def main() -> None:
+    parser = common.options(__doc__, models=["delugenet38", "delugenet146"], rounds=9, seconds=3.0)
+    parser.add_argument("--backend", default="auto", help="onnxruntime, openvino or auto")
+    chosen = common.start(parser, METHOD)
+    results, engines = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder) / "repository"
+        for name in chosen.models:
+            done = export(Request(find_model(name), None, repository, chosen.backend))
+            backend = BACKENDS[done.manifest.backend]
+            (artefact,) = [*done.folder.glob("model.onnx"), *done.folder.glob("model.xml")]
+            engines[name] = artefact, backend.load(artefact, done.manifest.precision)
+            common.out.print(f"{name}: {backend.title} in {done.manifest.precision}")
+        with (
+            serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server,
+            closing(triton.InferenceServerClient(server.grpc_url)) as client,
+        ):
+            for name, (artefact, infer) in engines.items():
+                results.append(compare(name, artefact, infer, client, chosen))
+    common.finish(chosen, results)
+
+
+if __name__ == "__main__":
+    main()
