@@ -29,7 +29,7 @@ from torch.utils.data import (
 from delugeserve import __version__, hardware
 from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.data.datasets import LabelledImages, load_images
-from delugeserve.errors import TrainingError, UsageError
+from delugeserve.errors import DatasetError, TrainingError, UsageError
 from delugeserve.evaluation import Evaluation, evaluate, network_classifier
 from delugeserve.networks.delugenet import build_network
 from delugeserve.training.log import EpochLog
@@ -103,6 +103,11 @@ def train(
     check_folder(output, config, resume=resume)
     train_data = load_images(config.data, "train", spec.dataset, limit=config.limit)
     test_data = load_images(config.data, "test", spec.dataset)
+    if test_data.fingerprint == train_data.fingerprint:
+        raise DatasetError(
+            f"{config.data} gives the same images for training and for testing.",
+            "Give a folder with a train and a test split.",
+        )
     _start_folder(output, config)
     say(f"{len(train_data.labels):,} training and {len(test_data.labels):,} test images")
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from delugeserve.checkpoint import load_checkpoint
-from delugeserve.errors import TrainingError, UsageError
+from delugeserve.errors import DatasetError, TrainingError, UsageError
 from delugeserve.training.log import read_log
 from delugeserve.training.module import TrainingModule
 from delugeserve.training.recipes import RECIPES, find_recipe
@@ -108,6 +108,14 @@ def test_a_resumed_run_must_be_asked_the_same(config, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(asked | {"seed": 5}))
     with pytest.raises(UsageError, match="with another seed"):
         train(TINY, config, tmp_path, resume=True)
+
+
+def test_training_images_are_no_test_images(config, tiny_cifar, tmp_path):
+    only = tiny_cifar / "mine.parquet"
+    (tiny_cifar / "train.parquet").rename(only)
+    with pytest.raises(DatasetError, match="the same images"):
+        train(TINY, dataclasses.replace(config, data=str(only)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path):
