@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delugeserve.cli.console import out, print_json, talk
+from delugeserve.cli.console import out, print_json, print_table, talk
 from delugeserve.hardware import cpu_model, describe, usable_cores
 
 if TYPE_CHECKING:
@@ -148,30 +148,39 @@ def _machine(server_version: str) -> dict[str, Any]:
 
 
 def _print_table(measurements: list[Measurement], machine: dict[str, Any], title: str) -> None:
-    from rich.table import Table
-
     out.print(
         f"client's machine: {machine['cpu']}, {machine['cores']} cores,"
         f" {machine['memory_gib']} GiB, {machine['platform']}, Python {machine['python']},"
         f" tritonclient {machine['tritonclient']}; server: Triton {machine['triton']}",
         highlight=False,
     )
-    table = Table(title=title, title_justify="left")
-    for heading in ("batch", "in flight", "images/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms"):
-        table.add_column(heading, justify="right")
-    table.add_column("errors", justify="right")
-    for m in measurements:
-        percentiles = (m.p50_ms, m.p90_ms, m.p95_ms, m.p99_ms)
-        errors = f"[red]{m.errors}[/]" if m.errors else "0"
-        table.add_row(*_pair(m), f"{m.images_per_s:.0f}", *_format(percentiles), errors)
-    out.print(table)
-    table = Table(title="of which the server, mean ms a request", title_justify="left")
-    for heading in ("batch", "in flight", "queue", "input", "infer", "output", "executed batch"):
-        table.add_column(heading, justify="right")
-    for m in measurements:
-        parts = (m.queue_ms, m.compute_input_ms, m.compute_infer_ms, m.compute_output_ms)
-        table.add_row(*_pair(m), *_format(parts), f"{m.executed_batch:.1f}")
-    out.print(table)
+    print_table(
+        ("batch", "in flight", "images/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "errors"),
+        (
+            (
+                *_pair(m),
+                f"{m.images_per_s:.0f}",
+                *_format((m.p50_ms, m.p90_ms, m.p95_ms, m.p99_ms)),
+                f"[red]{m.errors}[/]" if m.errors else "0",
+            )
+            for m in measurements
+        ),
+        title=title,
+        texts=0,
+    )
+    print_table(
+        ("batch", "in flight", "queue", "input", "infer", "output", "executed batch"),
+        (
+            (
+                *_pair(m),
+                *_format((m.queue_ms, m.compute_input_ms, m.compute_infer_ms, m.compute_output_ms)),
+                f"{m.executed_batch:.1f}",
+            )
+            for m in measurements
+        ),
+        title="of which the server, mean ms a request",
+        texts=0,
+    )
 
 
 def _pair(measurement: Measurement) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from delugeserve.cli.console import out, print_json, talk
+from delugeserve.cli.console import print_json, print_table, talk
 
 if TYPE_CHECKING:
     from delugeserve_client import Classification, ImageError, Prediction
@@ -75,28 +75,22 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _print_table(results: list[Classification]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table()
-    table.add_column("image", overflow="fold")
-    table.add_column("label", no_wrap=True)
-    table.add_column("probability", no_wrap=True)
-    if any(len(result.predictions) > 1 for result in results):
-        table.add_column("then")
-    for result in results:
-        if not result.predictions:
-            continue
-        first, *others = result.predictions
-        then = ", ".join(f"{other.label} {_percent(other)}" for other in others)
-        cells = [
-            Text(result.source),
-            Text(first.label, "bold"),
-            Text(_bar(first)),
-            Text(then, "dim"),
-        ]
-        table.add_row(*cells[: len(table.columns)])
-    out.print(table)
+    answered = [result for result in results if result.predictions]
+    print_table(
+        ("image", "label", "probability", "then"),
+        (
+            (
+                Text(result.source),
+                Text(result.top.label, "bold"),
+                Text(_bar(result.top)),
+                Text(", ".join(f"{p.label} {_percent(p)}" for p in result.predictions[1:]), "dim"),
+            )
+            for result in answered
+        ),
+        texts=4,
+    )
 
 
 def _bar(prediction: Prediction) -> str:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from delugeserve.cli.console import out, print_json, print_next, talk
+from delugeserve.cli.console import out, print_json, print_next, print_table, talk
 from delugeserve.errors import UsageError, require
 from delugeserve.zoo import find_model
 
@@ -63,23 +62,29 @@ def command(
 def _print_report(done: Export) -> None:
     manifest = done.manifest
     talk.print(escape(done.reason), soft_wrap=True)
-    table = Table("stage", title=f"{manifest.model} -> {done.folder}", title_justify="left")
-    table.add_column("seconds", justify="right")
-    for stage, seconds in manifest.seconds.items():
-        table.add_row(stage, f"{seconds:.2f}")
-    table.add_row("total", f"{sum(manifest.seconds.values()):.2f}", style="bold")
-    out.print(table)
-    table = Table(title=f"parity with the network on {manifest.verified_on}", title_justify="left")
-    for title in ("precision", "batch", "largest logit error", "relative error", "same top-1"):
-        table.add_column(title, justify="right")
-    for row in manifest.parity:
-        table.add_row(
-            row["precision"],
-            str(row["batch_size"]),
-            f"{row['max_error']:.2g}",
-            f"{row['relative_error']:.2g}",
-            f"{row['agreement']:.1%}",
-        )
-    out.print(table)
+    total = sum(manifest.seconds.values())
+    print_table(
+        ("stage", "seconds"),
+        [(stage, f"{seconds:.2f}") for stage, seconds in manifest.seconds.items()]
+        + [("[bold]total[/]", f"[bold]{total:.2f}[/]")],
+    )
+    print_table(
+        ("precision", "batch", "largest logit error", "relative error", "same top-1"),
+        (
+            (
+                row["precision"],
+                str(row["batch_size"]),
+                f"{row['max_error']:.2g}",
+                f"{row['relative_error']:.2g}",
+                f"{row['agreement']:.1%}",
+            )
+            for row in manifest.parity
+        ),
+        title=f"parity with the network on {manifest.verified_on}",
+    )
     size = sum(file["bytes"] for file in manifest.files.values())
-    out.print(f"{', '.join(manifest.files)}: {size / 1e6:.1f} MB, {manifest.precision}")
+    out.print(
+        f"{done.folder}: {', '.join(manifest.files)}, {size / 1e6:.1f} MB, {manifest.precision}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 
-from delugeserve.cli.console import out, print_json, talk
+from delugeserve.cli.console import print_json, print_table, talk
 from delugeserve.networks.flops import count
 from delugeserve.zoo import MODELS, ModelSpec
 
@@ -22,23 +20,22 @@ def command(
         print_json(rows)
         return
     # Narrow enough for a terminal of 80 columns.
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, show_edge=False)
-    for title in ("model", "data set"):
-        table.add_column(title, no_wrap=True)
-    for title in ("depth", "#params", "GFLOPs", "error %"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["dataset"],
-            str(row["depth"]),
-            f"{row['params'] / 1e6:.2f}M",
-            f"{row['gflops']:.2f}",
-            _error(row["published"]),
-            "shipped" if row["weights"] else "-",
-        )
-    out.print(table)
+    print_table(
+        ("model", "data set", "depth", "#params", "GFLOPs", "error %", "weights"),
+        (
+            (
+                row["name"],
+                row["dataset"],
+                str(row["depth"]),
+                f"{row['params'] / 1e6:.2f}M",
+                f"{row['gflops']:.2f}",
+                _error(row["published"]),
+                "shipped" if row["weights"] else "-",
+            )
+            for row in rows
+        ),
+        texts=2,
+    )
     talk.print("error: the paper's, top-1 or top-1/top-5, on the test images")
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from delugeserve.cli.console import out, print_json, talk
+from delugeserve.cli.console import print_json, print_table, talk
 from delugeserve.errors import require
 from delugeserve.zoo import find_model
 
@@ -90,25 +89,30 @@ def command(
 
 
 def _print_answers(answers: list[Classification]) -> None:
-    table = Table("photograph", "shows", "the network says", title="Photographs")
-    for (name, content), answer in zip(_PHOTOS.items(), answers, strict=True):
-        said = ", ".join(f"{p.label} {p.probability:.0%}" for p in answer.predictions)
-        table.add_row(name, content, said)
-    out.print(table)
+    print_table(
+        ("photograph", "shows", "the network says"),
+        (
+            (name, content, ", ".join(f"{p.label} {p.probability:.0%}" for p in answer.predictions))
+            for (name, content), answer in zip(_PHOTOS.items(), answers, strict=True)
+        ),
+        texts=3,
+    )
 
 
 def _print_latency(measured: list[Measurement]) -> None:
-    table = Table(title="Latency over gRPC, client and server on this machine")
-    for title in ("images a request", "p50 ms", "p99 ms", "images/s"):
-        table.add_column(title, justify="right")
-    for row in measured:
-        table.add_row(
-            str(row.batch_size),
-            f"{row.p50_ms:.2f}",
-            f"{row.p99_ms:.2f}",
-            f"{row.images_per_s:,.0f}",
-        )
-    out.print(table)
+    print_table(
+        ("images a request", "p50 ms", "p99 ms", "images/s"),
+        (
+            (
+                str(row.batch_size),
+                f"{row.p50_ms:.2f}",
+                f"{row.p99_ms:.2f}",
+                f"{row.images_per_s:,.0f}",
+            )
+            for row in measured
+        ),
+        title="\nlatency over gRPC, client and server on this machine",
+    )
 
 
 def _print_json(answers: list[Classification], measured: list[Measurement]) -> None:
