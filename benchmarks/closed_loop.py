@@ -19,6 +19,7 @@ import tritonclient.grpc as triton
 from delugeserve.zoo import find_model
 
 DISTINCT = 16  # different requests, sent in turn
+FEWEST = 8  # answers in a window, for each request in flight: fewer would be a matter of luck
 
 
 class ClosedLoop:
@@ -29,7 +30,8 @@ class ClosedLoop:
         model: the model's name.
         batch: images in a request.
         flying: requests in flight.
-        seconds: length of the window; a quarter of it is spent on warming up before.
+        seconds: length of the window; a quarter of it is spent on warming up before. For a slow
+            model both are lengthened to a multiple.
 
     Attributes:
         cores: what this process itself used meanwhile, one figure a call.
@@ -51,10 +53,10 @@ class ClosedLoop:
         self._stopping, self._landed = False, threading.Semaphore(0)
         for _ in range(self.flying):
             self._send()
-        time.sleep(self.seconds / 4)
+        self._sleep(self.seconds / 4, self.flying)
         before = self._statistics()
         start, used = time.perf_counter(), time.process_time()
-        time.sleep(self.seconds)
+        self._sleep(self.seconds, FEWEST * self.flying)
         end, used = time.perf_counter(), time.process_time() - used
         after = self._statistics()
         self._stopping = True
@@ -65,10 +67,18 @@ class ClosedLoop:
         self.cores.append(used / (end - start))
         images, runs = np.subtract(after, before)
         self.executed.append(images / max(runs, 1))
-        # A window between two moments that mean nothing to the server is not biased by answers
-        # that come in clumps, as those of one dynamic batch do.
+        # Answers come in clumps, those of one dynamic batch together. A window that begins and
+        # ends by the clock, not with an answer, is not biased by them.
         answered = sum(start <= moment < end for moment in self._answers)
         return self.batch * answered / (end - start)
+
+    def _sleep(self, seconds: float, answers: int) -> None:
+        """Sleep for so long, and as often again until so many more answers have come."""
+        wanted = len(self._answers) + answers
+        while not self._failure:
+            time.sleep(seconds)
+            if len(self._answers) >= wanted:
+                break
 
     def _send(self) -> None:
         self.client.async_infer(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -42,8 +43,12 @@ def options(
     description: str, *, models: Sequence[str], rounds: int, seconds: float | None = None
 ) -> argparse.ArgumentParser:
     """The options of every benchmark, with this one's defaults."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--models", type=lambda text: text.split(","), default=list(models))
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", type=lambda text: text.split(","), default=list(models), metavar="NAME,NAME"
+    )
     parser.add_argument("--rounds", type=int, help=f"default: {rounds}")
     if seconds is not None:
         parser.add_argument(
@@ -58,6 +63,8 @@ def options(
 def start(parser: argparse.ArgumentParser, method: str) -> argparse.Namespace:
     """Parse the options, and print the machine, the versions and the method."""
     chosen = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a file shows each table when it is ready
     usual = {"rounds": 1, "seconds": 0.2} if chosen.quick else chosen.usual
     for name, value in usual.items():
         if getattr(chosen, name, None) is None:
@@ -112,11 +119,12 @@ def median_of(samples: Samples, name: str) -> float:
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; its first column is text and the others are figures."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
+    out.print(f"\n[bold]{title}[/]", highlight=False)
     out.print(table)
 
 

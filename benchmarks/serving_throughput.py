@@ -27,11 +27,12 @@ from delugeserve_export.pipeline import Request, export
 
 METHOD = """One artefact, exported once, runs in this process with all cores, and in the server's
 model process with all cores; whichever is not being timed is idle. In process: one call after the
-other. Server: gRPC on the loopback, a closed loop; a fixed number of requests is in flight, and
-the callback of an answer sends the next request. After a warm-up the answers of a window of fixed
-length are counted. Client, server and engine share the same cores, so what the client takes is
-lost to the server: it is one process whose requests are prepared and whose answers are counted and
-not read. What it takes all the same stands in the table, in cores."""
+other. Server: gRPC on the loopback, a closed loop; a fixed number of requests is in flight, and the
+callback of an answer sends the next request. After a warm-up the answers of a window of fixed
+length are counted (a multiple of it, for a model so slow that hardly any would come). Client,
+server and engine share the same cores, so what the client takes is lost to the server: it is one
+process whose requests are prepared and whose answers are counted and not read. What it takes all
+the same stands in the table, in cores."""
 
 IN_PROCESS_BATCHES = (1, 8, 16, 32, 64)
 LOADS = ((16, 2), (16, 4), (1, 32), (1, 64))  # images in a request, requests in flight
