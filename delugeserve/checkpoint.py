@@ -77,6 +77,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             safetensors.save_file(
                 state, staged, {key: json.dumps(value) for key, value in metadata.items()}
             )
+            staged.chmod(0o644)  # safetensors leaves it to its owner alone
             staged.replace(path)
     except (OSError, require("safetensors", "train").SafetensorError) as error:
         raise CheckpointError(

@@ -62,10 +62,10 @@ def command(
 def _print_report(done: Export) -> None:
     manifest = done.manifest
     talk.print(escape(done.reason), soft_wrap=True)
-    total = sum(manifest.seconds.values())
+    total = sum(done.seconds.values())
     print_table(
         ("stage", "seconds"),
-        [(stage, f"{seconds:.2f}") for stage, seconds in manifest.seconds.items()]
+        [(stage, f"{seconds:.2f}") for stage, seconds in done.seconds.items()]
         + [("[bold]total[/]", f"[bold]{total:.2f}[/]")],
     )
     print_table(

@@ -52,7 +52,7 @@ def command(
         with talk.status("exporting") as status:
             done = export(Request(spec, repository=repository), Progress(status.update))
         last = done.manifest.parity[-1]
-        took = sum(done.manifest.seconds.values())
+        took = sum(done.seconds.values())
         talk.print(
             f"[green]1[/] exported {spec.name} in {took:.1f} s. {done.reason}.", soft_wrap=True
         )

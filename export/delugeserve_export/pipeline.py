@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -86,11 +86,13 @@ class Export:
         folder: the version's folder in the repository.
         manifest: what was published.
         reason: why this backend was taken.
+        seconds: duration of each stage; the manifest lacks the last, in which it is published.
     """
 
     folder: Path
     manifest: Manifest
     reason: str
+    seconds: Mapping[str, float]
 
 
 def export(request: Request, progress: Progress | None = None) -> Export:
@@ -173,7 +175,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                     "interpolation": "bicubic",
                 },
             )
-    return Export(folder, manifest, reason)
+    return Export(folder, manifest, reason, progress.seconds)
 
 
 def _verify(

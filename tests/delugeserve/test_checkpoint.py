@@ -42,6 +42,7 @@ def test_a_round_trip_keeps_everything(saved):
     assert loaded.recipe == {"epochs": 3}
     assert loaded.metrics == {"top1_error": 12.5}
     assert [path.name for path in saved.parent.iterdir()] == ["tiny.safetensors"]
+    assert saved.stat().st_mode & 0o777 == 0o644
 
 
 def test_another_model_is_refused_by_name(saved):
