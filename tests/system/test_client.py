@@ -89,7 +89,8 @@ def server(tmp_path_factory):
     repository = tmp_path_factory.mktemp("repository")
     write_model(repository / "colour", "TYPE_UINT8", 'label_filename: "labels.txt"')
     write_model(repository / "nameless", "TYPE_UINT8", "")
-    queue = "default_queue_policy { max_queue_size: 1 }"
+    # The first request waits for company, and there is no room for a second.
+    queue = "max_queue_delay_microseconds: 50000 default_queue_policy { max_queue_size: 1 }"
     write_model(repository / "impatient", "TYPE_UINT8", "", queue)
     write_model(repository / "floating", "TYPE_FP32", "")
     with serve(repository, grpc_port=0, http_port=0, metrics_port=None) as running:
@@ -315,7 +316,7 @@ def test_measures_a_closed_loop(url, workers):
 
 
 def test_measured_errors_are_counted(url):
-    (m,) = measure(url, "impatient", concurrency=[24], batch_sizes=[4], duration=0.5, warmup=0)
+    (m,) = measure(url, "impatient", concurrency=[8], batch_sizes=[1], duration=0.5, warmup=0)
     assert m.errors > 0
     assert m.requests > 0
 
