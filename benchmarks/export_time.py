@@ -88,7 +88,7 @@ def torchscript(name: str) -> float:
 def _network(name: str) -> tuple[Any, Any]:
     import logging
 
-    from delugeserve.networks.delugenet import build_network
+    from delugeserve.networks.build import build_network
     from delugeserve.zoo import find_model
 
     warnings.simplefilter("ignore")  # the exporters' own, of deprecations and absent torchvision

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from delugeserve.errors import CheckpointError, require
-from delugeserve.networks.delugenet import DelugeNet
+from delugeserve.networks.build import Network, build_network
 from delugeserve.zoo import DatasetSpec, ModelSpec
 
 FORMAT = 1
@@ -46,9 +46,9 @@ class Checkpoint:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self) -> DelugeNet:
+    def build(self) -> Network:
         """Make the network, in evaluation mode."""
-        network = DelugeNet(self.spec)
+        network = build_network(self.spec)
         network.load_state_dict(dict(self.state))
         return network.eval()
 
@@ -108,7 +108,7 @@ def load_checkpoint(path: Path, expected: ModelSpec | None = None) -> Checkpoint
             metadata["metrics"],
             metadata["environment"],
         )
-        matches = _shapes(DelugeNet(spec).state_dict()) == _shapes(state)
+        matches = _shapes(build_network(spec).state_dict()) == _shapes(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} does not say which model it holds.",
@@ -161,11 +161,14 @@ def _parse_model(values: Mapping[str, Any]) -> ModelSpec:
         widths=tuple(values["widths"]),
         layers=tuple(values["layers"]),
         dataset=DatasetSpec(**dataset),
+        baseline=values.get("baseline"),
     )
 
 
 def _architecture(spec: ModelSpec) -> tuple[Any, ...]:
-    return (spec.stem, spec.widths, spec.layers, spec.dataset.num_classes, spec.dataset.image_size)
+    dataset = spec.dataset
+    shape = (spec.stem, spec.widths, spec.layers, spec.baseline)
+    return (*shape, dataset.num_classes, dataset.image_size)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> Mapping[str, Sequence[int]]:

@@ -7,7 +7,7 @@ Sources: Kuen et al., "DelugeNets", arXiv 1611.05552, section 4 (architectures) 
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from typing import Literal
 from delugeserve.errors import UnknownNameError
 
 Stem = Literal["cifar", "imagenet"]
+Shortcut = Literal["1x1", "3x3"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Published:
     """What the paper reports of a model (its parameters in millions, its errors in percent)."""
 
     params_m: float
-    gflops: float
+    gflops: float | None
     top1_error: float
     top5_error: float | None = None
 
@@ -68,6 +69,8 @@ class ModelSpec:
         layers: number of composite layers of each block.
         dataset: what it classifies.
         published: the paper's figures, if the model is the paper's.
+        baseline: None for a DelugeNet. Otherwise the model is a ResNet-like baseline of the paper's
+            table 2, and this is the convolution between two blocks.
     """
 
     name: str
@@ -76,6 +79,7 @@ class ModelSpec:
     layers: tuple[int, ...]
     dataset: DatasetSpec
     published: Published | None = None
+    baseline: Shortcut | None = None
 
     @property
     def depth(self) -> int:
@@ -108,73 +112,94 @@ DATASETS: Mapping[str, DatasetSpec] = MappingProxyType(
     {dataset.name: dataset for dataset in (CIFAR10, CIFAR100, IMAGENET)}
 )
 
-_IMAGENET_WIDTHS = (64, 128, 256, 512)
-_CIFAR_WIDTHS = (32, 64, 128)
-_WIDE_CIFAR_WIDTHS = (56, 112, 224)
+_NARROW, _USUAL, _WIDE = (16, 32, 64), (32, 64, 128), (56, 112, 224)
+_LAYERS_38, _LAYERS_146, _LAYERS_218 = (2, 4, 6), (8, 16, 24), (12, 24, 36)
+
+
+def _cifar(
+    name: str,
+    widths: tuple[int, ...],
+    layers: tuple[int, ...],
+    cifar10: Published | None = None,
+    cifar100: Published | None = None,
+) -> Iterator[ModelSpec]:
+    """A network for CIFAR-10 and, where the paper trained it on CIFAR-100, for that as well."""
+    yield ModelSpec(name, "cifar", widths, layers, CIFAR10, cifar10)
+    if cifar100:
+        yield ModelSpec(f"{name}_cifar100", "cifar", widths, layers, CIFAR100, cifar100)
+
+
+def _imagenet(name: str, layers: tuple[int, ...], published: Published) -> ModelSpec:
+    return ModelSpec(name, "imagenet", (64, 128, 256, 512), layers, IMAGENET, published)
+
+
+def _baselines(
+    name: str,
+    widths: tuple[int, ...],
+    layers: tuple[int, ...],
+    dataset: DatasetSpec,
+    published: Mapping[Shortcut, Published | None],
+) -> Iterator[ModelSpec]:
+    """The two ResNet-like baselines of one size (table 2)."""
+    suffix = "" if dataset is CIFAR10 else f"_{dataset.name}"
+    for shortcut, figures in published.items():
+        yield ModelSpec(
+            f"{name}_{shortcut}{suffix}", "cifar", widths, layers, dataset, figures, shortcut
+        )
+
 
 _MODELS = (
-    ModelSpec("delugenet38", "cifar", (16, 32, 64), (2, 4, 6), CIFAR10),
-    ModelSpec(
-        "delugenet146", "cifar", _CIFAR_WIDTHS, (8, 16, 24), CIFAR10, Published(6.69, 1.43, 3.98)
-    ),
-    ModelSpec(
-        "delugenet146_cifar100",
-        "cifar",
-        _CIFAR_WIDTHS,
-        (8, 16, 24),
-        CIFAR100,
+    # Ours, by the paper's rule: small enough to be trained on a CPU.
+    *_cifar("delugenet38", _NARROW, _LAYERS_38),
+    *_cifar("wide_delugenet38", _USUAL, _LAYERS_38),
+    # Tables 1 and 2.
+    *_cifar(
+        "delugenet146",
+        _USUAL,
+        _LAYERS_146,
+        Published(6.69, 1.43, 3.98),
         Published(6.69, 1.43, 19.72),
     ),
-    ModelSpec(
-        "delugenet218", "cifar", _CIFAR_WIDTHS, (12, 24, 36), CIFAR10, Published(10.00, 2.13, 3.88)
-    ),
-    ModelSpec(
-        "delugenet218_cifar100",
-        "cifar",
-        _CIFAR_WIDTHS,
-        (12, 24, 36),
-        CIFAR100,
+    *_cifar(
+        "delugenet218",
+        _USUAL,
+        _LAYERS_218,
+        Published(10.00, 2.13, 3.88),
         Published(10.00, 2.13, 19.31),
     ),
-    ModelSpec(
+    *_cifar(
         "wide_delugenet146",
-        "cifar",
-        _WIDE_CIFAR_WIDTHS,
-        (8, 16, 24),
-        CIFAR10,
+        _WIDE,
+        _LAYERS_146,
         Published(20.19, 4.31, 3.76),
-    ),
-    ModelSpec(
-        "wide_delugenet146_cifar100",
-        "cifar",
-        _WIDE_CIFAR_WIDTHS,
-        (8, 16, 24),
-        CIFAR100,
         Published(20.19, 4.31, 19.02),
     ),
-    ModelSpec(
-        "delugenet92",
-        "imagenet",
-        _IMAGENET_WIDTHS,
-        (7, 7, 8, 8),
-        IMAGENET,
-        Published(43.4, 11.8, 22.05, 6.03),
+    # Table 3.
+    _imagenet("delugenet92", (7, 7, 8, 8), Published(43.4, 11.8, 22.05, 6.03)),
+    _imagenet("delugenet104", (7, 8, 9, 10), Published(51.4, 13.2, 21.86, 5.98)),
+    _imagenet("delugenet122", (7, 9, 11, 13), Published(63.6, 15.2, 21.53, 5.86)),
+    # Table 2's baselines, and those of our own size.
+    *_baselines("baseline38", _NARROW, _LAYERS_38, CIFAR10, {"1x1": None, "3x3": None}),
+    *_baselines(
+        "baseline146",
+        _USUAL,
+        _LAYERS_146,
+        CIFAR100,
+        {"1x1": Published(6.15, None, 21.14), "3x3": Published(6.50, None, 20.84)},
     ),
-    ModelSpec(
-        "delugenet104",
-        "imagenet",
-        _IMAGENET_WIDTHS,
-        (7, 8, 9, 10),
-        IMAGENET,
-        Published(51.4, 13.2, 21.86, 5.98),
+    *_baselines(
+        "baseline218",
+        _USUAL,
+        _LAYERS_218,
+        CIFAR100,
+        {"1x1": Published(9.26, None, 20.78), "3x3": Published(9.55, None, 20.31)},
     ),
-    ModelSpec(
-        "delugenet122",
-        "imagenet",
-        _IMAGENET_WIDTHS,
-        (7, 9, 11, 13),
-        IMAGENET,
-        Published(63.6, 15.2, 21.53, 5.86),
+    *_baselines(
+        "wide_baseline146",
+        _WIDE,
+        _LAYERS_146,
+        CIFAR100,
+        {"1x1": Published(18.76, None, 19.79), "3x3": Published(19.82, None, 19.98)},
     ),
 )
 

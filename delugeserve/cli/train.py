@@ -40,6 +40,9 @@ def command(
     limit: Annotated[int | None, typer.Option(min=2, help="Train on the first images only.")] = (
         None
     ),
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the step; needs a C++ compiler or a GPU.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -65,6 +68,7 @@ def command(
         resolve_precision(precision),  # type: ignore[arg-type]
         data,
         limit,
+        compiled,
     )
     talk.print(f"[bold]{spec.name}[/] on {escape(data)} in {config.precision}, seed {seed}")
     talk.print(f"[dim]{resolved}[/]", soft_wrap=True)

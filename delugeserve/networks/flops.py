@@ -40,32 +40,42 @@ def count(spec: ModelSpec) -> Complexity:
     num_outputs = 0
     for index, (width, layers) in enumerate(zip(spec.widths, spec.layers, strict=True)):
         if index > 0:
-            total += _cross_layer_sum(num_outputs, channels, size) + _norm(channels)
+            total += _transition(spec, num_outputs, channels, 2 * width, size)
             size //= 2
-            total += _conv(channels, 2 * width, 3, size)
             channels = 2 * width
         num_outputs = int(channels == 2 * width)
         for _ in range(layers):
             if num_outputs > 1:
-                total += _cross_layer_sum(num_outputs, channels, size)
+                total += _cross_layer_sum(spec, num_outputs, channels, size)
             total += _norm(channels) + _conv(channels, width, 1, size)
             total += _norm(width) + _conv(width, width, 3, size)
             total += _norm(width) + _conv(width, 2 * width, 1, size)
             channels = 2 * width
             num_outputs += 1
-    total += _cross_layer_sum(num_outputs, channels, size) + _norm(channels)
+    total += _cross_layer_sum(spec, num_outputs, channels, size) + _norm(channels)
     classes = spec.dataset.num_classes
     return total + Complexity(channels * classes + classes, 2 * channels * classes)
+
+
+def _transition(
+    spec: ModelSpec, num_inputs: int, in_channels: int, out_channels: int, in_size: int
+) -> Complexity:
+    sum_ = _cross_layer_sum(spec, num_inputs, in_channels, in_size)
+    if spec.baseline == "1x1":
+        return sum_ + _conv(in_channels, out_channels, 1, in_size // 2)
+    return sum_ + _norm(in_channels) + _conv(in_channels, out_channels, 3, in_size // 2)
+
+
+def _cross_layer_sum(spec: ModelSpec, num_inputs: int, channels: int, size: int) -> Complexity:
+    if spec.baseline:
+        return Complexity(0, 0)  # a plain sum has no weights, and nothing to multiply
+    weights = num_inputs * channels
+    return Complexity(2 * weights, 2 * weights * size**2)
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, out_size: int) -> Complexity:
     weights = in_channels * out_channels * kernel**2
     return Complexity(weights, 2 * weights * out_size**2)
-
-
-def _cross_layer_sum(num_inputs: int, channels: int, size: int) -> Complexity:
-    weights = num_inputs * channels
-    return Complexity(2 * weights, 2 * weights * size**2)
 
 
 def _norm(channels: int) -> Complexity:

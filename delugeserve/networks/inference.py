@@ -18,8 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from delugeserve.networks.delugenet import CifarStem, DelugeNet, ImageNetStem
+from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.networks.layers import Block, CrossLayerSum, module_list
+from delugeserve.networks.stems import CifarStem, ImageNetStem
 
 
 class WeightedSum(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import lightning.pytorch as pl
@@ -62,7 +63,8 @@ class TrainingModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log loss and top-1 error, in percent, of one batch."""
         images, labels = batch
-        logits = self.network(normalise(images, self.mean, self.std)).float()
+        # Around the compiled form, if there is one, which would be compiled anew for this mode.
+        logits = self.network.forward(normalise(images, self.mean, self.std)).float()
         wrong = (logits.argmax(dim=1) != labels).float().mean()
         self.log("val_loss", F.cross_entropy(logits, labels), batch_size=len(labels))
         self.log("val_error", 100 * wrong, batch_size=len(labels), prog_bar=True)
@@ -91,9 +93,21 @@ def _step_schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
     return lambda step: 0.1 ** sum(step >= milestone for milestone in milestones)
 
 
+def _cosine_schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    linear = _one_cycle_schedule(recipe, steps)
+    warmup = round(recipe.warmup * steps)
+    return lambda step: (
+        linear(step) if step < warmup else (1 - math.cos(math.pi * linear(step))) / 2
+    )
+
+
 def _one_cycle_schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
     warmup = max(1, round(recipe.warmup * steps))
     return lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup + 1))
 
 
-_SCHEDULES = {"step": _step_schedule, "one-cycle": _one_cycle_schedule}
+_SCHEDULES = {
+    "step": _step_schedule,
+    "one-cycle": _one_cycle_schedule,
+    "cosine": _cosine_schedule,
+}

@@ -24,12 +24,15 @@ class Recipe:
         batch_size: images of one optimiser step.
         learning_rate: the highest learning rate of the schedule.
         schedule: ``step`` divides the rate by ten at each milestone; ``one-cycle`` rises linearly
-            from zero during the warm-up, then falls linearly to zero.
+            from zero during the warm-up, then falls linearly to zero; ``cosine`` rises likewise and
+            falls as half a cosine.
         milestones: for ``step``, as fractions of the epochs.
-        warmup: for ``one-cycle``, as a fraction of the steps.
+        warmup: for the others, as a fraction of the steps.
         momentum: of SGD with Nesterov's update.
         weight_decay: L2 penalty on every parameter.
         label_smoothing: probability mass spread over all classes.
+        ema_decay: decay, a step, of the moving average of the weights that is evaluated and saved;
+            0 for none.
         crop_padding: pixels around an image before a random crop.
     """
 
@@ -37,12 +40,13 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
-    schedule: Literal["step", "one-cycle"]
+    schedule: Literal["step", "one-cycle", "cosine"]
     milestones: tuple[float, ...] = ()
     warmup: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
+    ema_decay: float = 0.0
     crop_padding: int = 4
 
 
@@ -59,10 +63,12 @@ _RECIPES = (
         "cifar-quick",
         epochs=30,
         batch_size=128,
-        learning_rate=0.1,
+        learning_rate=0.15,
         schedule="one-cycle",
         warmup=0.15,
         weight_decay=5e-4,
+        label_smoothing=0.1,
+        ema_decay=0.999,
     ),
 )
 

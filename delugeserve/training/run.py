@@ -31,7 +31,8 @@ from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.data.datasets import LabelledImages, load_images
 from delugeserve.errors import DatasetError, TrainingError, UsageError
 from delugeserve.evaluation import Evaluation, evaluate, network_classifier
-from delugeserve.networks.delugenet import build_network
+from delugeserve.networks.build import build_network
+from delugeserve.training.averaging import moving_average
 from delugeserve.training.log import EpochLog
 from delugeserve.training.module import Batch, TrainingModule
 from delugeserve.training.recipes import Recipe
@@ -54,6 +55,7 @@ class RunConfig:
         precision: of the matrix products: ``fp32`` or ``bf16`` (weights stay fp32).
         data: where the images come from.
         limit: how many training images are used; None means all.
+        compile: whether the training step goes through ``torch.compile``.
     """
 
     model: str
@@ -62,6 +64,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16"]
     data: str
     limit: int | None = None
+    compile: bool = False
 
 
 def resolve_precision(precision: Precision) -> Literal["fp32", "bf16"]:
@@ -114,6 +117,8 @@ def train(
     module = TrainingModule(
         build_network(spec, seed=config.seed), spec.dataset, config.recipe, config.seed
     )
+    if config.compile:
+        module.network.compile()
     state = output / STATE_FILE
     with _quiet_lightning():
         trainer = _trainer(config, output, say, progress=progress)
@@ -200,6 +205,8 @@ def _trainer(
         EpochLog(output / LOG_FILE, say),
         ModelCheckpoint(output, Path(STATE_FILE).stem, monitor=None, enable_version_counter=False),
     ]
+    if config.recipe.ema_decay:
+        callbacks.append(moving_average(config.recipe.ema_decay))
     if progress:
         callbacks.append(TQDMProgressBar())
     return pl.Trainer(

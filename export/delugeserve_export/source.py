@@ -15,7 +15,9 @@ from torch import nn
 
 from delugeserve.checkpoint import load_checkpoint
 from delugeserve.data.augmentation import normalise
-from delugeserve.networks.delugenet import DelugeNet, build_network
+from delugeserve.errors import UsageError
+from delugeserve.networks.build import Network, build_network
+from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.zoo import ModelSpec
 from delugeserve_export.manifest import sha256
 
@@ -44,11 +46,13 @@ def load_source(spec: ModelSpec | None, checkpoint: Path | None) -> Source | Non
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or is of another model.
+        UsageError: the model is a ResNet-like baseline.
     """
     path = checkpoint or (spec.weights if spec else None)
     if path is None:
         return None
     loaded = load_checkpoint(path, spec)
+    network = _require_delugenet(loaded.build(), loaded.spec)
     provenance = {
         "file": path.name,
         "sha256": sha256(path),
@@ -56,7 +60,7 @@ def load_source(spec: ModelSpec | None, checkpoint: Path | None) -> Source | Non
         "data": loaded.data,
         "metrics": loaded.metrics,
     }
-    return Source(loaded.build(), loaded.spec, loaded.class_names, True, provenance)
+    return Source(network, loaded.spec, loaded.class_names, True, provenance)
 
 
 def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 0) -> Source:
@@ -69,8 +73,12 @@ def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 
         spec: the network.
         images: uint8 ``[N, H, W, 3]``; eight at most are used.
         seed: of the weights.
+
+    Raises:
+        UsageError: the model is a ResNet-like baseline.
     """
-    network = build_network(spec, seed=seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _require_delugenet(build_network(spec, seed=seed), spec)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # cumulative average, here of one batch
@@ -80,6 +88,15 @@ def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 
     return Source(
         network.eval(), spec, spec.dataset.class_names, False, {"untrained": True, "seed": seed}
     )
+
+
+def _require_delugenet(network: Network, spec: ModelSpec) -> DelugeNet:
+    if not isinstance(network, DelugeNet):
+        raise UsageError(
+            f"'{spec.name}' is a ResNet-like baseline, which is trained for comparison only.",
+            "Export a DelugeNet.",
+        )
+    return network
 
 
 def describe_network(spec: ModelSpec) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 
 from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.errors import CheckpointError
-from delugeserve.networks.delugenet import build_network
+from delugeserve.networks.build import build_network
 from delugeserve.zoo import CIFAR10, CIFAR100, ModelSpec, find_model
 
 TINY = ModelSpec("tiny", "cifar", (2, 3), (1, 2), CIFAR10)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from delugeserve.networks.delugenet import build_network
+from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
 from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from delugeserve.networks.delugenet import build_network
+from delugeserve.networks.build import build_network
 from delugeserve.networks.flops import count
 from delugeserve.networks.layers import CrossLayerSum
 from delugeserve.zoo import CIFAR10, IMAGENET, MODELS, ModelSpec, find_model

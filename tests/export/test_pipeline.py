@@ -9,7 +9,7 @@ import torch
 
 from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.errors import CheckpointError, ParityError, UnknownNameError, UsageError
-from delugeserve.networks.delugenet import build_network
+from delugeserve.networks.build import build_network
 from delugeserve.zoo import CIFAR10, ModelSpec, find_model
 from delugeserve_export import engines, pipeline
 from delugeserve_export.engines import BACKENDS, choose_backend

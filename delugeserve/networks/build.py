@@ -1,0 +1,34 @@
+"""From a model's numbers to a freshly initialised network."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from delugeserve.networks.baselines import Baseline
+from delugeserve.networks.delugenet import DelugeNet
+from delugeserve.zoo import ModelSpec
+
+Network = DelugeNet | Baseline
+
+
+def build_network(spec: ModelSpec, *, seed: int | None = None) -> Network:
+    """Make a network as the paper starts it: He normal over fan-out, ``1 / L`` for summing weights.
+
+    Args:
+        spec: the model, see :func:`delugeserve.zoo.find_model`.
+        seed: of the initial weights; None draws from torch's global generator.
+    """
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        network: Network = Baseline(spec) if spec.baseline else DelugeNet(spec)
+        network.apply(_initialise)
+    return network
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
