@@ -19,6 +19,7 @@ from delugeserve.cli import (
     export,
     models,
     quickstart,
+    runs,
     serve,
     train,
 )
@@ -55,7 +56,17 @@ def _options(
     _debug = debug
 
 
-for _module in (quickstart, models, train, evaluate, export, serve, classify, benchmark):
+for _module in (
+    quickstart,
+    models,
+    train,
+    runs,
+    evaluate,
+    export,
+    serve,
+    classify,
+    benchmark,
+):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 
