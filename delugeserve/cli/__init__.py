@@ -15,6 +15,7 @@ from delugeserve import __version__
 from delugeserve.cli import (
     benchmark,
     classify,
+    connectivity,
     evaluate,
     export,
     models,
@@ -62,6 +63,7 @@ for _module in (
     train,
     runs,
     evaluate,
+    connectivity,
     export,
     serve,
     classify,
