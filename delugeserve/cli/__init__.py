@@ -15,10 +15,12 @@ from delugeserve import __version__
 from delugeserve.cli import (
     benchmark,
     classify,
+    connectivity,
     evaluate,
     export,
     models,
     quickstart,
+    runs,
     serve,
     train,
 )
@@ -55,7 +57,18 @@ def _options(
     _debug = debug
 
 
-for _module in (quickstart, models, train, evaluate, export, serve, classify, benchmark):
+for _module in (
+    quickstart,
+    models,
+    train,
+    runs,
+    evaluate,
+    connectivity,
+    export,
+    serve,
+    classify,
+    benchmark,
+):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 

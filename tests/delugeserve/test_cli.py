@@ -6,23 +6,8 @@ import sys
 
 import pytest
 
-from delugeserve import cli, errors
+from delugeserve import errors
 from delugeserve.zoo import MODELS
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["delugeserve", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def refused(result, *fragments):
@@ -56,8 +41,9 @@ def test_models_fits_a_terminal_of_eighty_columns(run, monkeypatch):
     assert "…" not in out
 
 
-@pytest.mark.parametrize("command", ["models", "train", "evaluate", "export", "serve", "classify",
-                                     "benchmark", "quickstart"])  # fmt: skip
+@pytest.mark.parametrize("command", ["models", "train", "runs", "evaluate", "connectivity",
+                                     "export", "serve", "classify", "benchmark",
+                                     "quickstart"])  # fmt: skip
 def test_every_command_explains_itself(run, command):
     status, out, _ = run(command, "--help")
     assert status == 0

@@ -1,0 +1,205 @@
+"""What runs leave behind: their folders, read back without torch.
+
+A run's folder holds ``run.json`` (what was asked), ``environment.json`` (where), ``log.csv`` (a row
+for each epoch), and in the end ``metrics.json`` and the checkpoint.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from delugeserve.errors import UsageError
+
+CONFIG_FILE = "run.json"
+ENVIRONMENT_FILE = "environment.json"
+LOG_FILE = "log.csv"
+METRICS_FILE = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of a run's log.
+
+    Attributes:
+        epoch: its number, from 1.
+        learning_rate: at its end.
+        train_loss: mean over its training images.
+        val_loss: mean over the test images, after it.
+        val_error: top-1 error on the test images in percent, after it.
+        seconds: how long it took.
+    """
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    val_loss: float
+    val_error: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, as its folder tells it.
+
+    Attributes:
+        name: the folder's.
+        path: the folder.
+        status: ``unfinished`` is a run that was interrupted, or one that is still going on.
+        reason: of a damaged run, which file cannot be read and why; all below is empty then.
+        config: what was asked, see :class:`delugeserve.training.run.RunConfig`.
+        environment: versions and machine; empty for runs that did not write them.
+        epochs: the log.
+        metrics: the final evaluation; empty for runs that are not finished or did not write it.
+    """
+
+    name: str
+    path: Path
+    status: Literal["finished", "unfinished", "damaged"]
+    reason: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    epochs: Sequence[Epoch] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def top1_error(self) -> float | None:
+        """Test error in percent: of the final evaluation, before that of the last epoch."""
+        last = self.epochs[-1].val_error if self.epochs else None
+        error: float | None = self.metrics.get("top1_error", last)
+        return error
+
+    @property
+    def seconds(self) -> float:
+        """How long all epochs took together."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+    @property
+    def seconds_per_epoch(self) -> float | None:
+        """The median, which a slow first epoch does not move."""
+        return statistics.median(e.seconds for e in self.epochs) if self.epochs else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What two runs may differ in, in one flat mapping: config, recipe and environment.
+
+        The command line is left out: it says the same again, and always names another folder.
+        """
+        recipe = dict(self.config.get("recipe", {}))
+        settings = {**self.config, "recipe": recipe.pop("name", None), **recipe, **self.environment}
+        settings.pop("command", None)
+        return settings
+
+
+def read_runs(folder: Path) -> list[RunRecord]:
+    """Read the runs in a folder, sorted by name; of a folder that is a run itself, that one.
+
+    Raises:
+        UsageError: there is no such folder, or no run in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder}.", "Give a folder of runs, or a run's.")
+    if (folder / CONFIG_FILE).is_file():
+        return [read_run(folder)]
+    runs = sorted(file.parent for file in folder.glob(f"*/{CONFIG_FILE}"))
+    if not runs:
+        raise UsageError(
+            f"{folder} holds no runs.",
+            f"Start one with: delugeserve train --output {folder / 'NAME'}",
+        )
+    return [read_run(run) for run in runs]
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read one run. What cannot be read makes it ``damaged``; nothing is raised."""
+    name = folder.resolve().name
+    try:
+        config = _read_object(folder / CONFIG_FILE, _is_config)
+        environment = _read_object(folder / ENVIRONMENT_FILE)
+        metrics = _read_object(folder / METRICS_FILE, _is_metrics)
+        epochs = _read_log(folder / LOG_FILE)
+    except _DamageError as damage:
+        return RunRecord(name, folder, "damaged", str(damage))
+    finished = metrics or (folder / f"{config['model']}.safetensors").is_file()
+    return RunRecord(
+        name,
+        folder,
+        "finished" if finished else "unfinished",
+        config=config,
+        environment=environment,
+        epochs=epochs,
+        metrics=metrics,
+    )
+
+
+def compare_settings(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
+    """Find the settings in which runs differ.
+
+    Returns:
+        For each of them its value in each run, in the runs' order; None where a run has none.
+    """
+    settings = [record.settings for record in records]
+    names = dict.fromkeys(name for values in settings for name in values)
+    rows = {name: [values.get(name) for values in settings] for name in names}
+    return {name: row for name, row in rows.items() if any(value != row[0] for value in row)}
+
+
+class _DamageError(Exception):
+    """A file of a run that cannot be read."""
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise _DamageError(f"{path.name} cannot be read ({error})") from error
+
+
+def _read_object(
+    path: Path, is_whole: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> dict[str, Any]:
+    """Read a JSON object; a missing file is an empty one."""
+    with _naming(path):
+        value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(value, dict) or not is_whole(value):
+            raise ValueError("not what 'delugeserve train' writes")
+        return value
+
+
+def _is_config(value: dict[str, Any]) -> bool:
+    model, recipe = value.get("model"), value.get("recipe")
+    return (
+        isinstance(model, str)
+        and isinstance(recipe, dict)
+        and isinstance(recipe.get("name"), str)
+        and isinstance(recipe.get("epochs"), int)
+    )
+
+
+def _is_metrics(value: dict[str, Any]) -> bool:
+    return not value or isinstance(value.get("top1_error"), float)
+
+
+def _read_log(path: Path) -> tuple[Epoch, ...]:
+    if not path.exists():
+        return ()
+    with _naming(path):
+        text = path.read_text(encoding="utf-8")
+        # Of a run that is going on, the last line may be half written.
+        whole = text[: text.rfind("\n") + 1]
+        return tuple(_parse_epoch(row) for row in csv.DictReader(whole.splitlines()))
+
+
+def _parse_epoch(row: Mapping[str, str]) -> Epoch:
+    columns = [column.name for column in fields(Epoch)]
+    if missing := [name for name in columns if row.get(name) is None]:
+        raise ValueError(f"a row without {missing[0]}")
+    epoch, *figures = (row[name] for name in columns)
+    return Epoch(int(epoch), *map(float, figures))

@@ -1,0 +1,216 @@
+"""Runs read back from their folders: whole, old, going on and damaged ones."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delugeserve.errors import UsageError
+from delugeserve.plotting import save_figure
+from delugeserve.training.curves import draw_curves
+from delugeserve.training.recipes import find_recipe
+from delugeserve.training.records import Epoch, RunRecord, compare_settings, read_run, read_runs
+from delugeserve.training.run import RunConfig, train
+from delugeserve.zoo import CIFAR10, ModelSpec
+
+HEADING = "epoch,learning_rate,train_loss,val_loss,val_error,seconds\r\n"
+LOG = (
+    f"{HEADING}1,0.05,2.0,1.8,60.50,95.0\r\n2,0.1,1.5,1.6,50.00,80.0\r\n"
+    "3,0.05,1.2,1.3,40.00,85.0\r\n4,0,1.0,1.1,30.25,80.0\r\n"
+)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Write a run's folder below ``runs``, by default with four epochs."""
+
+    def make_run(name, log=LOG, recipe="cifar-quick", seed=0, **files):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        config = RunConfig("delugenet38", find_recipe(recipe), seed, "bf16", "cifar10")
+        (folder / "run.json").write_text(json.dumps(dataclasses.asdict(config)))
+        (folder / "log.csv").write_text(log)
+        for file, value in files.items():
+            (folder / f"{file}.json").write_text(json.dumps(value))
+        return folder
+
+    return make_run
+
+
+def test_a_finished_run(make_run):
+    environment = {"torch": "2", "command": "delugeserve train"}
+    metrics = {"num_images": 10_000, "top1_error": 12.42, "top5_error": 0.28}
+    record = read_run(make_run("first", environment=environment, metrics=metrics))
+    assert (record.name, record.status, record.reason) == ("first", "finished", None)
+    assert record.config["recipe"]["epochs"] == 30
+    assert len(record.epochs) == 4
+    assert record.epochs[0] == Epoch(1, 0.05, 2.0, 1.8, 60.5, 95.0)
+    assert record.top1_error == 12.42, "the final evaluation, not the last epoch's"
+    assert record.seconds == 340
+    assert record.seconds_per_epoch == 82.5
+    assert record.settings["torch"] == "2"
+    assert record.settings["recipe"] == "cifar-quick"
+    assert "command" not in record.settings
+
+
+def test_a_run_of_before_there_were_metrics(make_run):
+    folder = make_run("old")
+    (folder / "delugenet38.safetensors").touch()
+    record = read_run(folder)
+    assert record.status == "finished"
+    assert record.top1_error == 30.25, "the last epoch's"
+    assert record.environment == {}
+
+
+def test_what_the_trainer_writes_is_read(tiny_cifar, tmp_path):
+    spec = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+    recipe = dataclasses.replace(find_recipe("cifar-quick"), epochs=2, batch_size=20)
+    config = RunConfig("tiny", recipe, seed=0, precision="fp32", data=str(tiny_cifar), limit=40)
+    _, evaluation = train(spec, config, tmp_path / "run")
+    record = read_run(tmp_path / "run")
+    assert record.status == "finished", record.reason
+    assert [epoch.epoch for epoch in record.epochs] == [1, 2]
+    assert record.top1_error == pytest.approx(evaluation.top1_error, abs=0.01)
+    assert record.settings["limit"] == 40
+
+
+def test_a_run_that_is_going_on(make_run):
+    assert read_run(make_run("started", log=HEADING)).top1_error is None
+    record = read_run(make_run("halfway", log=LOG + "5,0.0"))
+    assert record.status == "unfinished"
+    assert [epoch.epoch for epoch in record.epochs] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", b'{"model": '),
+        ("run.json", b"[]"),
+        ("run.json", b'{"model": "delugenet38", "recipe": {}}'),
+        ("run.json", b"\xff\xfe"),
+        ("environment.json", b""),
+        ("metrics.json", b'{"top1_error": null}'),
+        ("log.csv", b"epoch,learning_rate\n1,0.1\n"),
+        ("log.csv", HEADING.encode() + b"1,0.1,,1,60,9\n"),
+    ],
+)
+def test_a_damaged_run_says_where_and_the_others_are_read(make_run, file, content):
+    make_run("whole")
+    (make_run("bad") / file).write_bytes(content)
+    bad, whole = read_runs(make_run("zero").parent)[:2]
+    assert bad.status == "damaged"
+    assert bad.reason.startswith(f"{file} cannot be read (")
+    assert whole.status == "unfinished"
+    assert len(whole.epochs) == 4
+
+
+def test_folders_without_runs(tmp_path, make_run):
+    with pytest.raises(UsageError, match="There is no folder"):
+        read_runs(tmp_path / "none")
+    with pytest.raises(UsageError, match="holds no runs"):
+        read_runs(tmp_path)
+    run = make_run("first")
+    assert [record.path for record in read_runs(run)] == [run]
+
+
+SETTINGS = st.dictionaries(st.sampled_from("abcde"), st.integers(0, 2))
+
+
+@given(st.lists(SETTINGS, min_size=1, max_size=4))
+def test_every_setting_is_the_same_or_compared(settings):
+    records = [RunRecord("", Path(), "unfinished", config=config) for config in settings]
+    differing = compare_settings(records)
+    for name in "abcde":
+        values = [config.get(name) for config in settings]
+        assert differing.get(name, [values[0]] * len(values)) == values
+        assert (name in differing) == (len(set(values)) > 1)
+
+
+def test_the_curves_hold_the_log(make_run, tmp_path):
+    step = HEADING + "1,0.1,2,2,60,9\n2,0.01,1,1.5,50,9\n"
+    records = [read_run(make_run("a")), read_run(make_run("b", step)), read_run(make_run("c", ""))]
+    error, loss, rate = draw_curves(records).axes
+    assert [len(line.get_xdata()) for line in error.lines] == [4, 2]
+    assert list(error.lines[1].get_ydata()) == [60, 50]
+    assert [list(line.get_ydata()) for line in loss.lines[2:]] == [[2, 1], [2, 1.5]]
+    assert error.get_yscale() == "log"
+    assert error.get_ylim()[0] < 30.25 < 60.5 < error.get_ylim()[1]
+    assert rate.get_yscale() == "linear", "one-cycle ends at zero"
+    assert draw_curves(records[1:]).axes[2].get_yscale() == "log", "steps of a tenth"
+    labels = [text.get_text() for text in error.get_legend().get_texts()]
+    assert labels == ["a (delugenet38), 30.25 %", "b (delugenet38), 50.00 %"]
+
+
+@pytest.mark.parametrize("row", ["1,0,0,0,0,0", "1,0.1,9e37,inf,90,1", "1,0.1,nan,2,100,1"])
+def test_curves_of_strange_figures_are_drawn(make_run, tmp_path, row):
+    save_figure(draw_curves([read_run(make_run("a", f"{HEADING}{row}\n"))]), tmp_path / "a.svg")
+
+
+def test_the_command_lists_them(make_run, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    make_run("good", metrics={"num_images": 1, "top1_error": 9.5, "top5_error": 0.0})
+    make_run("better", log=HEADING + "1,0.1,2,2,8.25,3601\n")
+    (make_run("bad") / "run.json").write_text("{")
+    runs = make_run("started", log="").parent
+    status, out, err = run("runs", runs, "--sort", "error")
+    rows = [line.split() for line in out.splitlines()[2:]]
+    assert status == 0
+    assert [row[0] for row in rows] == ["better", "good", "bad", "started"]
+    assert rows[0][3:] == ["unfinished", "1/30", "8.25", "3601.0", "1:00:01"]
+    assert rows[1][3:6] == ["finished", "4/30", "9.50"]
+    assert f"{runs / 'bad'} is damaged: run.json cannot be read" in err
+    listed = json.loads(run("runs", runs, "--json")[1])
+    assert [row["name"] for row in listed] == ["bad", "better", "good", "started"]
+    assert listed[1]["top1_error"] == 8.25
+    fastest = json.loads(run("runs", runs, "--json", "--sort", "time")[1])
+    assert [row["name"] for row in fastest][:2] == ["good", "better"]
+
+
+def test_the_command_compares_them(make_run, run):
+    make_run("a", environment={"torch": "2.8", "command": "x"})
+    make_run("b", recipe="cifar", seed=3, environment={"torch": "2.9", "command": "y"})
+    runs = make_run("same", environment={"torch": "2.8"}).parent
+    status, out, _ = run("runs", runs / "b", runs / "a", "--compare", "--json")
+    differences = json.loads(out)["differences"]
+    assert status == 0
+    assert differences["seed"] == {"a": 0, "b": 3}
+    assert differences["recipe"] == {"a": "cifar-quick", "b": "cifar"}
+    assert differences["torch"] == {"a": "2.8", "b": "2.9"}
+    assert not {"model", "precision", "momentum", "command"} & differences.keys()
+    table = run("runs", runs, "--compare")[1].split("where the settings differ")[1]
+    assert "weight_decay" in table
+    assert "momentum" not in table
+    assert "the settings are the same" in run("runs", runs / "a", runs / "same", "--compare")[2]
+
+
+def test_runs_of_one_name_go_by_their_paths(make_run, run):
+    runs = make_run("first").parent
+    other = make_run("other/first")
+    listed = json.loads(run("runs", runs, runs, other, "--json")[1])
+    assert [row["name"] for row in listed] == [str(runs / "first"), str(other)]
+
+
+def test_the_command_draws_curves(make_run, run, tmp_path):
+    first = make_run("first")
+    status, _, err = run("runs", first, "--curves", tmp_path / "new" / "curves.png")
+    assert status == 0
+    assert "curves.png" in err
+    assert (tmp_path / "new" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sort", "eror"], "Did you mean 'error'?"),
+        (["--compare"], "nothing to compare"),
+        (["--curves", "curves.gif"], ".png or .svg"),
+        (["--curves", "curves.png"], "No run has a whole epoch"),
+    ],
+)
+def test_what_cannot_be_asked_of_runs(make_run, run, options, message):
+    status, out, err = run("runs", make_run("first", log="").parent, *options)
+    assert (status, out) == (2, "")
+    assert message in " ".join(err.split())
