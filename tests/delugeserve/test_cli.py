@@ -6,23 +6,8 @@ import sys
 
 import pytest
 
-from delugeserve import cli, errors
+from delugeserve import errors
 from delugeserve.zoo import MODELS
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["delugeserve", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def refused(result, *fragments):
