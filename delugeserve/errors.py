@@ -12,6 +12,7 @@
     │   └── PortError           a port is taken
     └── Failure                 exit 1: the work was understood and did not succeed
         ├── TrainingError       training cannot go on
+        ├── EvaluationError     a classifier's answers cannot be judged
         ├── ParityError         an exported artefact does not compute what the network computes
         └── ServerError         the inference server did not start, or died
 """
@@ -99,6 +100,10 @@ class Failure(DelugeServeError):
 
 class TrainingError(Failure):
     """Training cannot go on."""
+
+
+class EvaluationError(Failure):
+    """A classifier's answers cannot be judged."""
 
 
 class ParityError(Failure):

@@ -1,99 +1,195 @@
-"""What can be evaluated: a checkpoint, an exported version, a running endpoint."""
+"""Opening what is evaluated: each becomes a classifier of uint8 images that gives logits."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from delugeserve.errors import CheckpointError, RepositoryError, UsageError
+from delugeserve.cli.references import Reference
+from delugeserve.errors import CheckpointError, RepositoryError, UsageError, require
 from delugeserve.zoo import ModelSpec, find_model
 
 if TYPE_CHECKING:
     from delugeserve.evaluation import Classify
 
+# As delugeserve_export.graph has them, whose import would bring torch and onnx.
+_INPUT, _LOGITS, _PROBABILITIES = "image", "logits", "probabilities"
+
 
 @dataclass(frozen=True)
 class Subject:
-    """A classifier of uint8 images, and what it is."""
+    """A classifier of uint8 images, and what it is.
+
+    Attributes:
+        title: what to call it in print.
+        spec: the model.
+        classify: the classifier.
+        class_names: one for each logit, where it says so itself.
+    """
 
     title: str
     spec: ModelSpec
     classify: Classify
+    class_names: tuple[str, ...] | None = None
 
 
 @contextmanager
-def open_subject(
-    model: str | None, checkpoint: Path | None, version: Path | None, url: str | None
-) -> Iterator[Subject]:
-    """Open the one thing that the options name.
+def open_subject(reference: Reference, spec: ModelSpec | None = None) -> Iterator[Subject]:
+    """Open what a reference refers to.
+
+    Args:
+        reference: what.
+        spec: the model that it must be. Of a server's models it says which; the others name their
+            model themselves.
 
     Raises:
-        UsageError: they name none, or several.
+        UsageError: it cannot be opened, or is another model.
+        ClientError: the server does not answer, or does not serve the model.
     """
-    if sum(option is not None for option in (checkpoint, version, url)) > 1:
-        raise UsageError(
-            "Only one thing is evaluated at a time.", "Give one of --checkpoint, --version, --url."
-        )
-    spec = find_model(model) if model else None
-    if url is not None:
-        with _endpoint(spec, url) as subject:
+    if reference.kind == "endpoint":
+        with _endpoint(reference.value, spec) as subject:
             yield subject
-    elif version is not None:
-        yield _version(version)
+    elif reference.kind == "weights":
+        yield _weights(reference.value, spec)
     else:
-        yield _checkpoint(spec, checkpoint)
+        open_file = {"checkpoint": _checkpoint, "onnx": _onnx, "version": _version}[reference.kind]
+        yield open_file(Path(reference.value), spec)
 
 
-def _checkpoint(spec: ModelSpec | None, path: Path | None) -> Subject:
+def _weights(name: str, spec: ModelSpec | None) -> Subject:
+    path = find_model(name).weights
+    if path is None:
+        raise CheckpointError(
+            f"No trained weights of '{name}' ship with the package.",
+            "Train it, then give the checkpoint.",
+        )
+    return _checkpoint(path, spec)
+
+
+def _checkpoint(path: Path, spec: ModelSpec | None) -> Subject:
+    require("torch", "train")
     from delugeserve.checkpoint import load_checkpoint
     from delugeserve.evaluation import network_classifier
 
-    if path is None and spec is None:
-        raise UsageError(
-            "There is nothing to evaluate.", "Give --model, --checkpoint, --version or --url."
-        )
-    path = path or (spec.weights if spec else None)
-    if path is None:
-        raise CheckpointError(
-            f"No trained weights of '{spec.name if spec else ''}' ship with the package.",
-            "Train it, then give --checkpoint.",
-        )
     loaded = load_checkpoint(path, spec)
     return Subject(
         f"{path.name} (PyTorch, fp32)",
         loaded.spec,
         network_classifier(loaded.build(), loaded.spec.dataset),
+        loaded.class_names,
     )
 
 
-def _version(folder: Path) -> Subject:
+def _onnx(path: Path, spec: ModelSpec | None) -> Subject:
+    runtime = require("onnxruntime", "export")
+    ours = "Give an ONNX file that 'delugeserve export --backend onnxruntime' wrote"
+    try:
+        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's errors have no base of their own
+        reason = str(error).rpartition("failed:")[2].strip(" .")
+        raise UsageError(f"ONNX Runtime cannot load {path} ({reason}).", f"{ours}.") from error
+    found = _tensors(session.get_inputs()), _tensors(session.get_outputs())
+    name = session.get_modelmeta().custom_metadata_map.get("model")
+    if name is not None:
+        spec = _find_agreed(name, spec, path)
+    if spec is None:
+        raise UsageError(
+            f"{path} does not say which model it holds; it takes {_listed(found[0])} and gives "
+            f"{_listed(found[1])}.",
+            f"{ours}, which takes '{_INPUT}' uint8 [N, H, W, 3], or say which with --model.",
+        )
+    size, logits = spec.dataset.image_size, f"float [N, {spec.dataset.num_classes}]"
+    expected = (
+        {_INPUT: f"uint8 [N, {size}, {size}, 3]"},
+        {_LOGITS: logits, _PROBABILITIES: logits},
+    )
+    if found != expected:
+        raise UsageError(
+            f"{path} takes {_listed(found[0])} and gives {_listed(found[1])}, but '{spec.name}' "
+            f"takes {_listed(expected[0])} and gives {_listed(expected[1])}.",
+            f"{ours}.",
+        )
+    return Subject(
+        f"{path.name} (ONNX Runtime, fp32)",
+        spec,
+        lambda images: session.run([_LOGITS], {_INPUT: images})[0],
+    )
+
+
+def _tensors(tensors: list[Any]) -> dict[str, str]:
+    """Type and shape of a graph's inputs or outputs, by name; lengths that are free are N."""
+    return {
+        tensor.name: tensor.type.removeprefix("tensor(").removesuffix(")")
+        + f" [{', '.join(str(n) if isinstance(n, int) else 'N' for n in tensor.shape)}]"
+        for tensor in tensors
+    }
+
+
+def _listed(tensors: Mapping[str, str]) -> str:
+    return " and ".join(f"'{name}' {tensor}" for name, tensor in tensors.items())
+
+
+def _version(folder: Path, spec: ModelSpec | None) -> Subject:
+    for module in ("torch", "onnx"):
+        require(module, "export")
     from delugeserve_export.engines import choose_backend
     from delugeserve_export.manifest import FILE_NAME
+    from delugeserve_export.triton_repository import LABELS
 
     try:
         manifest = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        spec = find_model(manifest["model"])
+        spec = _find_agreed(manifest["model"], spec, folder)
         backend, _ = choose_backend(manifest["backend"])
+        precision = manifest["precision"]
+        class_names = tuple((folder / LABELS).read_text(encoding="utf-8").splitlines())
         artefact = next(folder.glob("model.onnx"), None) or next(folder.glob("model.xml"))
-    except (OSError, ValueError, KeyError, StopIteration) as error:
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise RepositoryError(
             f"{folder} is not an exported version.",
             "Give a folder such as model_repository/delugenet38/1.",
         ) from error
-    infer = backend.load(artefact, manifest["precision"])
-    title = f"{spec.name}/{folder.name} ({backend.title}, {manifest['precision']})"
-    return Subject(title, spec, lambda images: infer(images)[0])
+    try:
+        infer = backend.load(artefact, precision)
+    except Exception as error:  # neither have the runtimes' errors a base in common
+        raise RepositoryError(
+            f"{backend.title} cannot load {artefact}.", "Export the model again."
+        ) from error
+    title = f"{spec.name}/{folder.resolve().name} ({backend.title}, {precision})"
+    return Subject(title, spec, lambda images: infer(images)[0], class_names)
 
 
 @contextmanager
-def _endpoint(spec: ModelSpec | None, url: str) -> Iterator[Subject]:
+def _endpoint(url: str, spec: ModelSpec | None) -> Iterator[Subject]:
+    from delugeserve.evaluation import as_logits
     from delugeserve_client import Classifier
 
     if spec is None:
         raise UsageError("A server serves several models.", "Say which with --model.")
+    size, classes = spec.dataset.image_size, spec.dataset.num_classes
     with Classifier(url, spec.name) as classifier:
-        yield Subject(f"{spec.name} at {url}", spec, classifier.infer)
+        served = classifier.model
+        if served.image_shape != (size, size, 3) or served.num_classes != classes:
+            raise UsageError(
+                f"'{spec.name}' at {url} tells {served.num_classes} classes apart in images of "
+                f"{list(served.image_shape)}, not {classes} in images of {[size, size, 3]}.",
+                "Ask for another model, or another server.",
+            )
+        classify = as_logits(classifier.infer)
+        if _LOGITS in served.outputs:
+            classify = partial(classifier.infer, output=_LOGITS)
+        yield Subject(f"{spec.name} at {url}", spec, classify)
+
+
+def _find_agreed(name: str, wanted: ModelSpec | None, path: Path) -> ModelSpec:
+    """The model that an artefact names, which must be the one asked for, if one was."""
+    if wanted is not None and wanted.name != name:
+        raise UsageError(
+            f"{path} holds '{name}', not '{wanted.name}'.",
+            f"Say --model {name}, or give another path.",
+        )
+    return find_model(name)

@@ -20,12 +20,15 @@ class StoredModel:
         folder: absolute path.
         backend: what runs it, such as ``onnxruntime``.
         complete: the configuration states its inputs and outputs, so no backend has to find out.
+        version: the version that answers a request that asks for none: the newest one that the
+            configuration allows; None if there is none.
     """
 
     name: str
     folder: Path
     backend: str
     complete: bool
+    version: int | None = None
 
 
 def find_models(repository: Path, names: Sequence[str] | None = None) -> list[StoredModel]:
@@ -95,4 +98,16 @@ def _read(name: str, path: Path) -> StoredModel:
         path.parent.resolve(),
         config.backend or config.platform.partition("_")[0],
         bool(config.backend and config.input and config.output),
+        _version(path.parent, config.version_policy.specific.versions),
     )
+
+
+def _version(folder: Path, allowed: Sequence[int]) -> int | None:
+    """The newest version in a model's folder; if the configuration names any, of those."""
+    found = (
+        int(child.name)
+        for child in folder.iterdir()
+        # Triton passes over a folder whose number starts with a zero.
+        if child.is_dir() and child.name.isdecimal() and not child.name.startswith("0")
+    )
+    return max((number for number in found if not allowed or number in allowed), default=None)

@@ -44,6 +44,23 @@ def test_names_choose_among_them(tmp_path: Path):
         find_models(tmp_path, ["tow"])
 
 
+@pytest.mark.parametrize(
+    ("policy", "version"),
+    [
+        ("", 10),
+        ("version_policy { latest { num_versions: 2 } }", 10),
+        ("version_policy { specific { versions: [1, 9] } }", 9),
+        ("version_policy { specific { versions: [3] } }", None),
+    ],
+    ids=["none", "latest", "specific", "missing"],
+)
+def test_the_version_that_is_served(tmp_path: Path, policy: str, version: int | None):
+    folder = add(tmp_path, "model", COMPLETE + policy)
+    for name in ("1", "9", "10", "011", "draft"):
+        (folder / name).mkdir()
+    assert find_models(tmp_path)[0].version == version
+
+
 @pytest.mark.parametrize("make", [False, True], ids=["missing", "empty"])
 def test_no_models_is_said_with_the_command_that_makes_one(tmp_path: Path, make: bool):
     repository = tmp_path / "model_repository"

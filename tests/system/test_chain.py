@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from delugeserve.cli.references import recognise
+from delugeserve.cli.subjects import open_subject
 from delugeserve.data.datasets import load_images
-from delugeserve.evaluation import evaluate, network_classifier
+from delugeserve.evaluation import evaluate_fully
 from delugeserve.zoo import CIFAR10, find_model
-from delugeserve_client import Classifier
-from delugeserve_export.engines import BACKENDS
 from delugeserve_export.pipeline import Request, export
 
 pytestmark = pytest.mark.system
@@ -53,28 +53,30 @@ def test_quickstart_says_the_cat_is_a_cat_and_leaves_nothing(tmp_path):
 @pytest.mark.data
 def test_the_error_is_the_same_through_every_stage(cifar10_dir, repository, tmp_path):
     """PyTorch, ONNX Runtime, OpenVINO in bf16, and the server: within 0.05 points."""
-    from delugeserve.checkpoint import load_checkpoint
     from delugeserve.serving.supervisor import serve
 
     data = load_images(cifar10_dir, "test", CIFAR10)
     assert len(data.labels) == 10_000
-    network = load_checkpoint(SPEC.weights, SPEC).build()
-    errors = {"pytorch": evaluate(network_classifier(network, CIFAR10), data).top1_error}
 
+    def measure(subject):
+        with open_subject(recognise(str(subject)), SPEC) as opened:
+            return evaluate_fully(opened.classify, data)
+
+    pytorch = measure(SPEC.weights)
     done = export(Request(SPEC, repository=tmp_path / "onnx", backend="onnxruntime"))
-    infer = BACKENDS["onnxruntime"].load(done.folder / "model.onnx", "fp32")
-    errors["onnx"] = evaluate(lambda images: infer(images)[0], data).top1_error
-
+    reports = {"onnx": measure(done.folder / "model.onnx")}
     for name, folder in (("served", repository), ("served onnx", tmp_path / "onnx")):
-        with (
-            serve(folder, grpc_port=0, http_port=None, metrics_port=None) as server,
-            Classifier(server.grpc_url, SPEC.name) as classifier,
-        ):
-            errors[name] = evaluate(classifier.infer, data).top1_error
-    assert errors["pytorch"] <= 15
-    for name in ("onnx", "served onnx"):
-        assert errors[name] == pytest.approx(errors["pytorch"], abs=0.05), errors
-    assert errors["served"] == pytest.approx(errors["pytorch"], abs=0.3), errors
+        with serve(folder, grpc_port=0, http_port=None, metrics_port=None) as server:
+            reports[name] = measure(server.grpc_url)
+    assert pytorch.top1_error <= 15
+    for name, report in reports.items():
+        # The first repository holds what this machine serves fastest, perhaps in bf16.
+        error, likelihood = (0.3, 0.01) if name == "served" else (0.05, 1e-4)
+        assert report.top1_error == pytest.approx(pytorch.top1_error, abs=error), name
+        assert report.calibration_error == pytest.approx(pytorch.calibration_error, abs=error), name
+        assert report.negative_log_likelihood == pytest.approx(
+            pytorch.negative_log_likelihood, abs=likelihood
+        ), name
 
 
 @pytest.mark.data
