@@ -49,7 +49,7 @@ def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) 
         DatasetError: a file cannot be read, lacks a column, or an image is not as it should be.
         MissingExtraError: pyarrow is not installed.
     """
-    found = find_files(path, split)
+    found = find_files(path, split, dataset)
     if found is None:
         return None
     files = [open_file(file) for file in found]
@@ -66,12 +66,13 @@ def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) 
     return Split(source, images, labels, class_names(files[0]))
 
 
-def find_files(path: Path, split: SplitName) -> list[Path] | None:
+def find_files(path: Path, split: SplitName, dataset: DatasetSpec) -> list[Path] | None:
     """Find the files of a split.
 
     Args:
         path: a file or a folder, as ``read`` takes it.
         split: which split.
+        dataset: the data set that it should be.
 
     Returns:
         The files in the order of their shards; None where nothing is parquet.
@@ -92,7 +93,10 @@ def find_files(path: Path, split: SplitName) -> list[Path] | None:
     files = files or sorted(path.glob("*/*/*.parquet"))
     if not files:
         return None
-    for name in SPLIT_NAMES[split]:
+    names = SPLIT_NAMES[split]
+    if dataset.name == "imagenet" and split == "test":
+        names = (*names[1:], "test")  # whose labels are all -1: they were never published
+    for name in names:
         mine = [file for file in files if _name_of_split(file) == name]
         folders = sorted({str(file.parent) for file in mine})
         if len(folders) > 1:
@@ -167,7 +171,7 @@ def _read_rows(
     """Fill the arrays with a file's first rows."""
     pyarrow = require("pyarrow", "train")
     struct, encoded = image_column(path, file.schema_arrow)
-    label = label_column(path, file.schema_arrow)
+    label = _label_column(path, file.schema_arrow)
     batches = file.iter_batches(_ROWS_AT_A_TIME, columns=[encoded, label])
     start = 0
     try:
@@ -176,7 +180,7 @@ def _read_rows(
             column = batch.column(struct)
             if encoded != struct:
                 column = column.field("bytes")
-            labels[start : start + count] = as_labels(path, batch.column(label))[:count]
+            labels[start : start + count] = _as_labels(path, batch.column(label))[:count]
             for row, encoded_image in enumerate(column[:count].to_pylist(), start):
                 where = f"The image in row {row} of {path} (counted from 0)"
                 images[row] = _decode(encoded_image, dataset, where)
@@ -210,12 +214,7 @@ def image_column(path: Path, schema: Any) -> tuple[str, str]:
     )
 
 
-def label_column(path: Path, schema: Any) -> str:
-    """Find the column of labels.
-
-    Raises:
-        DatasetError: there is none, or it holds something else.
-    """
+def _label_column(path: Path, schema: Any) -> str:
     name = _choose(path, schema, _LABEL_COLUMNS)
     if not require("pyarrow.types", "train").is_integer(schema.field(name).type):
         raise DatasetError(
@@ -225,12 +224,24 @@ def label_column(path: Path, schema: Any) -> str:
     return name
 
 
-def as_labels(path: Path, column: Any) -> NDArray[np.int64]:
-    """Turn a file's column of labels, or a part of it, into int64 ``[N]``.
+def read_labels(path: Path, file: Any) -> NDArray[np.int64]:
+    """Read a whole file's labels and none of its images.
+
+    Returns:
+        int64 ``[rows]``, not yet held against the number of classes.
 
     Raises:
-        DatasetError: a row has none.
+        DatasetError: there is no column of labels, a row has none, or the file is damaged.
     """
+    pyarrow = require("pyarrow", "train")
+    label = _label_column(path, file.schema_arrow)
+    try:
+        return _as_labels(path, file.read(columns=[label]).column(0))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise damaged(path) from error
+
+
+def _as_labels(path: Path, column: Any) -> NDArray[np.int64]:
     if column.null_count:
         raise DatasetError(f"{path} has rows without a label.", "Remove them.")
     return np.asarray(column, np.int64)
