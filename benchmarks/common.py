@@ -27,7 +27,7 @@ from rich.table import Table
 from delugeserve import hardware
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nvidia-pytriton")
-_PACKAGES += ("tritonclient", "numpy")
+_PACKAGES += ("tritonclient", "numpy", "pillow")
 
 _BUSY = 0.5  # load average; one that has just become idle takes a minute or two to go below
 
@@ -40,15 +40,16 @@ Samples = Mapping[str, Sequence[float]]
 
 
 def options(
-    description: str, *, models: Sequence[str], rounds: int, seconds: float | None = None
+    description: str, *, models: Sequence[str] = (), rounds: int, seconds: float | None = None
 ) -> argparse.ArgumentParser:
     """The options of every benchmark, with this one's defaults."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--models", type=lambda text: text.split(","), default=list(models), metavar="NAME,NAME"
-    )
+    if models:
+        parser.add_argument(
+            "--models", type=lambda text: text.split(","), default=list(models), metavar="NAME,NAME"
+        )
     parser.add_argument("--rounds", type=int, help=f"default: {rounds}")
     if seconds is not None:
         parser.add_argument(

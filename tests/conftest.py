@@ -17,6 +17,7 @@ from PIL import Image
 from delugeserve.zoo import CIFAR10
 
 WriteTinyCifar = Callable[..., Path]
+WriteTinyImagenet = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +42,58 @@ def write_tiny_cifar() -> WriteTinyCifar:
 def tiny_cifar(tmp_path: Path) -> Path:
     """A folder with 200 training and 100 test images that a small network learns in seconds."""
     return _write_tiny_cifar(tmp_path / "tiny-cifar")
+
+
+@pytest.fixture(scope="session")
+def write_tiny_imagenet() -> WriteTinyImagenet:
+    """Writes JPEGs of two classes and of many sizes, as an image folder or as parquet files."""
+    return _write_tiny_imagenet
+
+
+def _write_tiny_imagenet(
+    folder: Path, layout: str, *, train: int = 60, test: int = 20, seed: int = 0
+) -> Path:
+    """Write splits ``train`` and ``val``; the layout is ``folder`` or ``parquet``.
+
+    The parquet files are two shards of small row groups, in the hub's layout.
+    """
+    names = ("night", "noon")  # each class has a brightness of its own
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("val", test)):
+        labels = rng.permutation(np.arange(count) % 2)
+        encoded = []
+        for label in labels:
+            width, height = rng.integers(60, 120, 2)
+            pixels = rng.normal(60 + 130 * label, 20, (height, width, 3)).clip(0, 255)
+            encoded.append(_encode(pixels.astype(np.uint8), "JPEG"))
+        if layout == "folder":
+            for row, (label, content) in enumerate(zip(labels, encoded, strict=True)):
+                file = folder / split / names[label] / f"{row:03d}.JPEG"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
+        else:
+            _write_shards(folder / "data", split, encoded, labels, names)
+    return folder
+
+
+def _write_shards(
+    folder: Path,
+    split: str,
+    encoded: list[bytes],
+    labels: NDArray[np.int64],
+    names: tuple[str, ...],
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    features = {"label": {"_type": "ClassLabel", "names": list(names)}}
+    text = json.dumps({"info": {"features": features}})
+    for shard, rows in enumerate(np.array_split(np.arange(len(labels)), 2)):
+        images = [{"bytes": encoded[row], "path": f"{row}.JPEG"} for row in rows]
+        table = pyarrow.table({"image": images, "label": labels[rows]})
+        table = table.replace_schema_metadata({"huggingface": text})
+        file = folder / f"{split}-{shard:05d}-of-00002.parquet"
+        parquet.write_table(table, file, row_group_size=7)
 
 
 def _write_tiny_cifar(folder: Path, *, train: int = 200, test: int = 100, seed: int = 0) -> Path:
@@ -75,7 +128,7 @@ def _colour_image(label: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     return noisy.clip(0, 255).astype(np.uint8)
 
 
-def _encode(image: NDArray[np.uint8]) -> bytes:
+def _encode(image: NDArray[np.uint8], kind: str = "PNG") -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG")
+    Image.fromarray(image).save(stream, kind)
     return stream.getvalue()

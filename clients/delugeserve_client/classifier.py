@@ -71,8 +71,8 @@ class Classifier:
         """Classify images.
 
         Args:
-            images: paths, Pillow images, or uint8 arrays ``[H, W]``, ``[H, W, 3]`` (RGB) or
-                ``[H, W, 4]`` (RGBA).
+            images: paths, the bytes of files, Pillow images, or uint8 arrays ``[H, W]``,
+                ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA).
             top_k: how many classes to name for each, likeliest first; at most all there are.
             on_error: what becomes of an image that cannot be read: ``raise`` its error, or
                 ``return`` it in its place and answer the others.

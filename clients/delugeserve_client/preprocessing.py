@@ -1,4 +1,4 @@
-"""From a file, a Pillow image or an array to the uint8 ``[H, W, 3]`` that a model takes.
+"""From an image, in a file or in memory, to the uint8 ``[H, W, 3]`` that a model takes.
 
 Decode, apply the EXIF orientation, bring the shorter side to ``resize_size``, cut out the centre.
 Normalisation is no part of this: the served graph does it.
@@ -6,9 +6,10 @@ Normalisation is no part of this: the served graph does it.
 
 from __future__ import annotations
 
+import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from delugeserve_client.errors import ImageError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]"
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
 
 INTERPOLATIONS: Mapping[str, Image.Resampling] = MappingProxyType(
     {
@@ -102,9 +103,9 @@ class Preprocessing:
         """Turn an image into the model's input.
 
         Args:
-            image: a path, a Pillow image, or a uint8 array ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]``
-                (RGB) or ``[H, W, 4]`` (RGBA). Of an animation the first frame counts;
-                transparency is laid on white.
+            image: a path, the bytes of a file, a Pillow image, or a uint8 array ``[H, W]``,
+                ``[H, W, 1]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA). Of an animation the
+                first frame counts; transparency is laid on white.
             source: the name to give the image in errors; a path names itself.
 
         Returns:
@@ -113,57 +114,7 @@ class Preprocessing:
         Raises:
             ImageError: it is no image, cannot be read, or has other than 8-bit pixels.
         """
-        source = source or source_name(image, None)
-        try:
-            return self._resize(self._decode(image, source))
-        except ImageError:
-            raise
-        except FileNotFoundError:
-            raise ImageError(f"There is no file {source}.", "Check the path.") from None
-        except PermissionError:
-            raise ImageError(f"{source} may not be read.", "Check its permissions.") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise _too_large(source) from None
-        except UnidentifiedImageError:
-            raise ImageError(
-                f"{source} is not an image, or of no format known here.",
-                "Give a JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000 or AVIF file.",
-            ) from None
-        # A damaged file makes Pillow's decoders raise nearly anything: OSError, SyntaxError,
-        # ValueError, struct.error, EOFError, zlib.error, IndexError, MemoryError and others.
-        except Exception as error:
-            raise ImageError(
-                f"{_start(source)} cannot be read: {_one_line(error)}.",
-                "It may be damaged or truncated: get it again.",
-            ) from error
-
-    def _decode(self, image: ImageLike, source: str) -> Image.Image:
-        if isinstance(image, (str, os.PathLike)):
-            return self._open(Path(image), source)
-        if isinstance(image, Image.Image):
-            return _to_rgb(image, source)
-        if isinstance(image, np.ndarray):
-            return _to_rgb(_from_array(image, source), source)
-        raise ImageError(
-            f"{_start(source)} is a {type(image).__name__}, which is not an image.",
-            "Give a path, a Pillow image or a uint8 array of shape [H, W, 3].",
-        )
-
-    def _open(self, path: Path, source: str) -> Image.Image:
-        # Asked first, because opening a pipe or a device may wait for ever.
-        if path.is_dir():
-            raise ImageError(f"{source} is a folder, not an image.", "Name the files in it.")
-        if path.exists() and not path.is_file():
-            raise ImageError(f"{source} is not a regular file.", "Name an image file.")
-        with Image.open(path, formats=_known_formats()) as image:
-            _check_size(image, source)
-            width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
-            kept = min(1.0, _DRAFT_MARGIN * self.scale(width, height))
-            # Only JPEG heeds this, and only before its pixels are loaded.
-            image.draft(None, (math.ceil(image.width * kept), math.ceil(image.height * kept)))
-            return _to_rgb(image, source)
-
-    def _resize(self, rgb: Image.Image) -> Pixels:
+        rgb = decode(image, source or source_name(image, None), self.scale)
         # Resizing only what the crop keeps gives what resizing all and then cropping gives, and
         # costs no memory for the sides of a panorama. Pillow's filters do look beyond the box.
         box = self.crop_box(*rgb.size)
@@ -171,6 +122,72 @@ class Preprocessing:
         if rgb.size != size or box != (0, 0, *size):
             rgb = rgb.resize(size, INTERPOLATIONS[self.interpolation], box=box)
         return np.asarray(rgb, dtype=np.uint8)
+
+
+def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) -> Image.Image:
+    """Read an image as RGB, and bring it upright.
+
+    Args:
+        image: as ``Preprocessing`` takes it.
+        source: the name to give the image in errors.
+        scale: says of a width and a height by how much such an image will be enlarged; a JPEG is
+            decoded at a half, a quarter or an eighth of its size where that leaves enough.
+
+    Raises:
+        ImageError: it is no image, cannot be read, or has other than 8-bit pixels.
+    """
+    try:
+        if isinstance(image, (str, os.PathLike)):
+            return _read(_regular_file(Path(image), source), source, scale)
+        if isinstance(image, bytes):
+            return _read(io.BytesIO(image), source, scale)
+        if isinstance(image, Image.Image):
+            return _to_rgb(image, source)
+        if isinstance(image, np.ndarray):
+            return _to_rgb(_from_array(image, source), source)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"There is no file {source}.", "Check the path.") from None
+    except PermissionError:
+        raise ImageError(f"{source} may not be read.", "Check its permissions.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(source) from None
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{_start(source)} is not an image, or of no format known here.",
+            "Give a JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000 or AVIF file.",
+        ) from None
+    # A damaged file makes Pillow's decoders raise nearly anything: OSError, SyntaxError,
+    # ValueError, struct.error, EOFError, zlib.error, IndexError, MemoryError and others.
+    except Exception as error:
+        raise ImageError(
+            f"{_start(source)} cannot be read: {_one_line(error)}.",
+            "It may be damaged or truncated: get it again.",
+        ) from error
+    raise ImageError(
+        f"{_start(source)} is a {type(image).__name__}, which is not an image.",
+        "Give a path, the bytes of a file, a Pillow image or a uint8 array of shape [H, W, 3].",
+    )
+
+
+def _regular_file(path: Path, source: str) -> Path:
+    # Asked before, because opening a pipe or a device may wait for ever.
+    if path.is_dir():
+        raise ImageError(f"{source} is a folder, not an image.", "Name the files in it.")
+    if path.exists() and not path.is_file():
+        raise ImageError(f"{source} is not a regular file.", "Name an image file.")
+    return path
+
+
+def _read(file: Path | io.BytesIO, source: str, scale: Callable[[int, int], float]) -> Image.Image:
+    with Image.open(file, formats=_known_formats()) as image:
+        _check_size(image, source)
+        width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
+        kept = min(1.0, _DRAFT_MARGIN * scale(width, height))
+        # Only JPEG heeds this, and only before its pixels are loaded.
+        image.draft(None, (math.ceil(image.width * kept), math.ceil(image.height * kept)))
+        return _to_rgb(image, source)
 
 
 def source_name(image: object, number: int | None) -> str:

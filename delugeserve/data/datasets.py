@@ -12,17 +12,16 @@ Whatever it is, labels come out in the order of the data set's classes in ``zoo.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from delugeserve.data import cifar_archives, folders, hub, parquet
-from delugeserve.data.splits import Split, SplitName, order_in
+from delugeserve.data import cifar_archives, folders, parquet
+from delugeserve.data.sources import located
+from delugeserve.data.splits import Split, SplitName, align
 from delugeserve.errors import DatasetError
 from delugeserve.zoo import DatasetSpec
 
@@ -70,17 +69,9 @@ def load_images(
         DatasetError: there is no such source, or it does not hold what it should.
         MissingExtraError: the extra ``train`` is not installed.
     """
-    if limit is not None and limit < 1:
-        raise DatasetError(f"A limit of {limit} images leaves none to read.", "Give 1 or more.")
-    try:
-        found = _read(source, split, dataset, limit)
-    except PermissionError as error:
-        raise DatasetError(
-            f"{error.filename or source} may not be read.", "Check its permissions."
-        ) from error
-    if not len(found.labels):
-        raise DatasetError(f"{found.source} holds no images.", "Give a data set that has some.")
-    labels, class_names = _align(found, dataset)
+    with located(source, split, limit) as path:
+        found = _read(path, split, dataset, limit)
+    labels, class_names = align(found.source, found.labels, found.class_names, dataset)
     return LabelledImages(found.images, labels, class_names, fingerprint(found.images, labels))
 
 
@@ -106,13 +97,7 @@ def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
     return whole.hexdigest()
 
 
-def _read(source: str | Path, split: SplitName, dataset: DatasetSpec, limit: int | None) -> Split:
-    path = Path(source).expanduser()
-    if not path.exists():
-        name = os.fspath(source)
-        if name not in hub.REPOSITORIES:
-            raise _no_such_source(name)
-        path = hub.download(name, split)
+def _read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) -> Split:
     for read in (parquet.read, cifar_archives.read, folders.read):
         found = read(path, split, dataset, limit)
         if found is not None:
@@ -122,40 +107,3 @@ def _read(source: str | Path, split: SplitName, dataset: DatasetSpec, limit: int
         "Give a folder with train.parquet and test.parquet, one of the original CIFAR archives, or"
         " a folder with train/<class>/*.png and test/<class>/*.png.",
     )
-
-
-def _no_such_source(name: str) -> DatasetError:
-    nearest = difflib.get_close_matches(name.lower(), hub.REPOSITORIES, n=1, cutoff=0.6)
-    if nearest and "/" not in name:
-        remedy = f"Did you mean '{nearest[0]}', which is downloaded?"
-    else:
-        names = " or ".join(f"'{known}'" for known in hub.REPOSITORIES)
-        remedy = f"Check the path, or give {names} to download that data set."
-    return DatasetError(f"There is no file or folder '{name}'.", remedy)
-
-
-def _align(found: Split, dataset: DatasetSpec) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Bring labels and class names into the data set's own order."""
-    labels, names = found.labels, found.class_names
-    wanted = dataset.num_classes
-    order = None
-    if names is None:
-        names = dataset.class_names
-    else:
-        order = order_in(names, dataset)
-        if order is None and len(names) != wanted:
-            raise DatasetError(
-                f"{found.source} has {len(names)} classes, and {dataset.title} has {wanted}.",
-                f"Give a data set of {wanted} classes, or choose another model.",
-            )
-    outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
-    if len(outside):
-        row = int(outside[0])
-        raise DatasetError(
-            f"Image {row} of {found.source} (counted from 0) has the label {labels[row]}, and the"
-            f" labels of {dataset.title} go from 0 to {len(names) - 1}.",
-            "Check the labels, or choose a model for this data set.",
-        )
-    if order is None:
-        return labels, names
-    return order[labels], dataset.class_names

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -16,10 +18,32 @@ from delugeserve.errors import DatasetError
 from delugeserve.hardware import usable_cores
 from delugeserve.zoo import DatasetSpec
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 # ImageNet's folders are called after WordNet's numbers, whose order is that of its classes.
 _WORDNET_NUMBER = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a split, none of them opened.
+
+    Attributes:
+        folder: the split's.
+        classes: the names of the classes' folders, in the order of their numbers.
+        files: the number of its class and the name of each image, the classes taking turns.
+        class_names: what to call the classes.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    files: list[tuple[int, str]]
+    class_names: tuple[str, ...]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each image, int64 ``[N]``."""
+        return np.array([label for label, _ in self.files], np.int64)
 
 
 def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) -> Split | None:
@@ -40,6 +64,38 @@ def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) 
     Raises:
         DatasetError: the split is missing or empty, or an image cannot be read.
     """
+    found = list_images(path, split, dataset, limit)
+    if found is None:
+        return None
+    images = allocate(len(found.files), dataset, str(found.folder))
+
+    def place(row: int) -> None:
+        label, name = found.files[row]
+        images[row] = _decode(found.folder / found.classes[label] / name, dataset)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for _ in pool.map(place, range(len(found.files))):
+            pass
+    return Split(str(found.folder), images, found.labels, found.class_names)
+
+
+def list_images(
+    path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None
+) -> Listing | None:
+    """Find the images of a split of an image folder.
+
+    Args:
+        path: the folder that holds those of the splits.
+        split: which split.
+        dataset: the data set that it should be.
+        limit: at most so many images, taken from the classes in turn.
+
+    Returns:
+        None if there is no split of either name.
+
+    Raises:
+        DatasetError: the split is missing or empty, or has a class that is not trained on.
+    """
     folders = {name: _find(path, name) for name in SPLIT_NAMES}
     if not any(folders.values()):
         return None
@@ -56,20 +112,11 @@ def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) 
             "Give the splits the same classes.",
         )
     by_class = [
-        [(file, label) for file in _images(folder / name)] for label, name in enumerate(classes)
+        [(label, file) for file in _images(folder / name)] for label, name in enumerate(classes)
     ]
     in_turn = chain.from_iterable(zip_longest(*by_class))
     files = [pair for pair in in_turn if pair is not None][:limit]
-    images = allocate(len(files), dataset, str(folder))
-
-    def place(row: int) -> None:
-        images[row] = _decode(files[row][0], dataset)
-
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for _ in pool.map(place, range(len(files))):
-            pass
-    labels = np.array([label for _, label in files], np.int64)
-    return Split(str(folder), images, labels, _class_names(classes, dataset))
+    return Listing(folder, tuple(classes), files, _class_names(classes, dataset))
 
 
 def _find(path: Path, split: SplitName) -> Path | None:
@@ -89,13 +136,13 @@ def _class_folders(folder: Path) -> list[str]:
     )
 
 
-def _images(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in _SUFFIXES and not file.name.startswith(".")
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(_SUFFIXES) and not entry.name.startswith(".")
     )
 
 

@@ -49,11 +49,11 @@ def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) 
         DatasetError: a file cannot be read, lacks a column, or an image is not as it should be.
         MissingExtraError: pyarrow is not installed.
     """
-    found = _find(path, split)
+    found = find_files(path, split, dataset)
     if found is None:
         return None
-    files = [_open(file) for file in found]
-    source = str(found[0] if len(found) == 1 else found[0].parent)
+    files = [open_file(file) for file in found]
+    source = name_of(found)
     available = sum(file.metadata.num_rows for file in files)
     count = available if limit is None else min(limit, available)
     images, labels = allocate(count, dataset, source), np.empty(count, np.int64)
@@ -63,11 +63,23 @@ def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) 
         if start < stop:
             _read_rows(name, file, images[start:stop], labels[start:stop], dataset)
         start = stop
-    return Split(source, images, labels, _class_names(files[0]))
+    return Split(source, images, labels, class_names(files[0]))
 
 
-def _find(path: Path, split: SplitName) -> list[Path] | None:
-    """The files of a split in the order of their shards, None where nothing is parquet."""
+def find_files(path: Path, split: SplitName, dataset: DatasetSpec) -> list[Path] | None:
+    """Find the files of a split.
+
+    Args:
+        path: a file or a folder, as ``read`` takes it.
+        split: which split.
+        dataset: the data set that it should be.
+
+    Returns:
+        The files in the order of their shards; None where nothing is parquet.
+
+    Raises:
+        DatasetError: there are other files, or the split's are not complete.
+    """
     if path.is_file():
         if path.suffix != ".parquet":
             return None
@@ -81,7 +93,10 @@ def _find(path: Path, split: SplitName) -> list[Path] | None:
     files = files or sorted(path.glob("*/*/*.parquet"))
     if not files:
         return None
-    for name in SPLIT_NAMES[split]:
+    names = SPLIT_NAMES[split]
+    if dataset.name == "imagenet" and split == "test":
+        names = (*names[1:], "test")  # whose labels are all -1: they were never published
+    for name in names:
         mine = [file for file in files if _name_of_split(file) == name]
         folders = sorted({str(file.parent) for file in mine})
         if len(folders) > 1:
@@ -124,7 +139,18 @@ def _check_shards(files: list[Path]) -> None:
         )
 
 
-def _open(path: Path) -> Any:
+def name_of(files: list[Path]) -> str:
+    """What to call a split's files in a message."""
+    return str(files[0] if len(files) == 1 else files[0].parent)
+
+
+def open_file(path: Path) -> Any:
+    """Open a file as a ``pyarrow.parquet.ParquetFile``.
+
+    Raises:
+        DatasetError: it is none, or is damaged.
+        MissingExtraError: pyarrow is not installed.
+    """
     pyarrow = require("pyarrow", "train")
     module = require("pyarrow.parquet", "train")
     try:
@@ -132,7 +158,7 @@ def _open(path: Path) -> Any:
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, PermissionError):
             raise
-        raise _damaged(path) from error
+        raise damaged(path) from error
 
 
 def _read_rows(
@@ -144,20 +170,17 @@ def _read_rows(
 ) -> None:
     """Fill the arrays with a file's first rows."""
     pyarrow = require("pyarrow", "train")
-    image_column, encoded = _image_column(path, file.schema_arrow)
-    label_column = _label_column(path, file.schema_arrow)
-    batches = file.iter_batches(_ROWS_AT_A_TIME, columns=[encoded, label_column])
+    struct, encoded = image_column(path, file.schema_arrow)
+    label = _label_column(path, file.schema_arrow)
+    batches = file.iter_batches(_ROWS_AT_A_TIME, columns=[encoded, label])
     start = 0
     try:
         for batch in batches:
             count = min(batch.num_rows, len(labels) - start)
-            column = batch.column(image_column)
-            if encoded != image_column:
+            column = batch.column(struct)
+            if encoded != struct:
                 column = column.field("bytes")
-            some = batch.column(label_column)
-            if some.null_count:
-                raise DatasetError(f"{path} has rows without a label.", "Remove them.")
-            labels[start : start + count] = some.to_numpy(zero_copy_only=False)[:count]
+            labels[start : start + count] = _as_labels(path, batch.column(label))[:count]
             for row, encoded_image in enumerate(column[:count].to_pylist(), start):
                 where = f"The image in row {row} of {path} (counted from 0)"
                 images[row] = _decode(encoded_image, dataset, where)
@@ -165,12 +188,19 @@ def _read_rows(
             if start == len(labels):
                 return
     except (pyarrow.ArrowException, OSError) as error:
-        raise _damaged(path) from error
-    raise _damaged(path)
+        raise damaged(path) from error
+    raise damaged(path)
 
 
-def _image_column(path: Path, schema: Any) -> tuple[str, str]:
-    """The column's name, and that of what lies in it encoded."""
+def image_column(path: Path, schema: Any) -> tuple[str, str]:
+    """Find the column of images.
+
+    Returns:
+        The column's name, and that of what lies in it encoded.
+
+    Raises:
+        DatasetError: there is none, or it holds something else.
+    """
     types = require("pyarrow.types", "train")
     name = _choose(path, schema, _IMAGE_COLUMNS)
     kind = schema.field(name).type
@@ -194,6 +224,29 @@ def _label_column(path: Path, schema: Any) -> str:
     return name
 
 
+def read_labels(path: Path, file: Any) -> NDArray[np.int64]:
+    """Read a whole file's labels and none of its images.
+
+    Returns:
+        int64 ``[rows]``, not yet held against the number of classes.
+
+    Raises:
+        DatasetError: there is no column of labels, a row has none, or the file is damaged.
+    """
+    pyarrow = require("pyarrow", "train")
+    label = _label_column(path, file.schema_arrow)
+    try:
+        return _as_labels(path, file.read(columns=[label]).column(0))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise damaged(path) from error
+
+
+def _as_labels(path: Path, column: Any) -> NDArray[np.int64]:
+    if column.null_count:
+        raise DatasetError(f"{path} has rows without a label.", "Remove them.")
+    return np.asarray(column, np.int64)
+
+
 def _choose(path: Path, schema: Any, known: tuple[str, ...]) -> str:
     for name in known:
         if name in schema.names:
@@ -204,8 +257,8 @@ def _choose(path: Path, schema: Any, known: tuple[str, ...]) -> str:
     )
 
 
-def _class_names(file: Any) -> tuple[str, ...] | None:
-    """The names that Hugging Face's data sets library keeps in a file's metadata."""
+def class_names(file: Any) -> tuple[str, ...] | None:
+    """Read the names that Hugging Face's data sets library keeps in a file's metadata."""
     text = (file.schema_arrow.metadata or {}).get(b"huggingface")
     try:
         features = json.loads(text or "null")["info"]["features"]
@@ -233,7 +286,8 @@ def _decode(encoded: bytes | None, dataset: DatasetSpec, where: str) -> NDArray[
         ) from error
 
 
-def _damaged(path: Path) -> DatasetError:
+def damaged(path: Path) -> DatasetError:
+    """The error that says so of a file."""
     return DatasetError(
         f"{path} is not a parquet file, or is damaged or truncated.", "Fetch it again."
     )

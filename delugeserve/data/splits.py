@@ -94,3 +94,50 @@ def order_in(names: Sequence[str], dataset: DatasetSpec) -> NDArray[np.int64] | 
     if -1 in indices or len(set(indices)) < len(indices):
         return None
     return np.array(indices, np.int64)
+
+
+def align(
+    source: str,
+    labels: NDArray[np.int64],
+    class_names: tuple[str, ...] | None,
+    dataset: DatasetSpec,
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Bring labels and class names into the data set's own order.
+
+    Args:
+        source: what to call the files in a message.
+        labels: int64 ``[N]``, as the files have them.
+        class_names: in the order of the labels, if the files name them.
+        dataset: the data set that they should be of.
+
+    Returns:
+        The labels, and the classes' names in their order. Names that are not the data set's stay,
+        with the labels.
+
+    Raises:
+        DatasetError: there are no images, too few or too many classes, or a label that is none.
+    """
+    if not len(labels):
+        raise DatasetError(f"{source} holds no images.", "Give a data set that has some.")
+    wanted = dataset.num_classes
+    order = None
+    if class_names is None:
+        class_names = dataset.class_names
+    else:
+        order = order_in(class_names, dataset)
+        if order is None and len(class_names) != wanted:
+            raise DatasetError(
+                f"{source} has {len(class_names)} classes, and {dataset.title} has {wanted}.",
+                f"Give a data set of {wanted} classes, or choose another model.",
+            )
+    outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if len(outside):
+        row = int(outside[0])
+        raise DatasetError(
+            f"Image {row} of {source} (counted from 0) has the label {labels[row]}, and the labels"
+            f" of {dataset.title} go from 0 to {len(class_names) - 1}.",
+            "Check the labels, or choose a model for this data set.",
+        )
+    if order is None:
+        return labels, class_names
+    return order[labels], dataset.class_names

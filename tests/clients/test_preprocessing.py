@@ -147,7 +147,8 @@ def test_leaves_what_it_is_given_unchanged():
         (Image.new("F", (4, 4)), "8 bits"),
         (17, "int"),
         (None, "NoneType"),
-        (b"bytes", "bytes"),
+        (b"bytes", "is not an image"),
+        (bytearray(b"bytes"), "bytearray"),
     ],
 )
 def test_refuses_what_is_no_8_bit_image(array, says):
@@ -161,6 +162,10 @@ def jpeg(tmp_path):
     path = tmp_path / "photo.jpg"
     Image.fromarray(noise(64, 64)).save(path)
     return path
+
+
+def test_the_bytes_of_a_file_are_as_good_as_the_file(jpeg):
+    assert np.array_equal(TINY(jpeg.read_bytes()), TINY(jpeg))
 
 
 @pytest.mark.parametrize("kept", [0, 1, 10, 300, 2000])

@@ -18,10 +18,11 @@ pytest.importorskip("openvino", reason="the benchmarks need the extra 'export'")
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def run_quickly(script: str, folder: Path) -> tuple[str, dict]:
+def run_quickly(script: str, folder: Path, model: str | None = "delugenet38") -> tuple[str, dict]:
     """What a benchmark printed, and what it wrote."""
     report = folder / "report.json"
-    command = [sys.executable, BENCHMARKS / script, "--quick", "--models", "delugenet38"]
+    command = [sys.executable, BENCHMARKS / script, "--quick"]
+    command += ["--models", model] if model else []
     done = subprocess.run(
         [*command, "--json", report],
         cwd=folder,
@@ -34,7 +35,7 @@ def run_quickly(script: str, folder: Path) -> tuple[str, dict]:
     assert written["quick"]
     assert written["machine"] in done.stdout
     for result in written["results"]:
-        assert result["model"] == "delugenet38"
+        assert result.get("model") == model
         assert {len(figures) for figures in result["samples"].values()} == {1}
         assert all(figure > 0 for figures in result["samples"].values() for figure in figures)
     return done.stdout, written
@@ -53,6 +54,14 @@ def test_export_time(tmp_path):
     assert len(result["samples"]) == 4
     assert "verify" in result["stages"][0]
     assert "torch.onnx.export(dynamo=True)" in printed
+
+
+def test_image_decoding(tmp_path):
+    pytest.importorskip("skimage", reason="the photographs need the extra 'demo'")
+    printed, written = run_quickly("image_decoding.py", tmp_path, model=None)
+    (result,) = written["results"]
+    assert list(result["samples"]) == ["plain Pillow", "test images", "training images"]
+    assert "images/s, one core" in printed
 
 
 @pytest.mark.system

@@ -1,0 +1,230 @@
+"""Batches out of worker processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from delugeserve.data.encoded import index_images
+from delugeserve.data.imagenet import centre_crop
+from delugeserve.data.order import Draw
+from delugeserve.data.streaming import StreamedImages, stream_batches
+from delugeserve.errors import DatasetError
+from delugeserve.zoo import IMAGENET
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+TINY = dataclasses.replace(IMAGENET, num_classes=2, image_size=32, resize_size=36)
+WORKERS = pytest.mark.parametrize("workers", [0, 2])
+
+
+@pytest.fixture(params=["folder", "parquet"])
+def source(request, tmp_path, write_tiny_imagenet):
+    return write_tiny_imagenet(tmp_path / "images", request.param)
+
+
+def stream(source: Path, split: str = "train", workers: int = 0, **options):
+    settings = {
+        "training": split == "train",
+        "batch_size": 8,
+        "num_workers": workers,
+        "seed": 3,
+        "dataset": TINY,
+        "on_unreadable": "fail",
+    }
+    return stream_batches(index_images(source, split, TINY), **settings | options)
+
+
+def epoch(loader, number: int):
+    loader.sampler.set_epoch(number)
+    images, labels = zip(*loader, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_batches_repeat_whatever_the_number_of_workers(source):
+    alone, helped = stream(source), stream(source, workers=2)
+    first, second = epoch(alone, 0), epoch(alone, 1)
+    assert first[0].shape == (56, 32, 32, 3)  # seven batches; four images fill no other
+    assert first[0].dtype == torch.uint8
+    assert first[1].dtype == torch.int64
+    assert same(first, epoch(helped, 0))
+    assert same(second, epoch(helped, 1))
+    assert not same(first, second)
+    # A run that goes on from its second epoch sees what an uninterrupted one sees.
+    assert same(second, epoch(stream(source, workers=1), 1))
+    assert not same(first, epoch(stream(source, seed=4), 0))
+
+
+def test_an_image_looks_otherwise_in_each_epoch_and_for_each_seed(source):
+    images = index_images(source, "train", TINY)
+    views = [
+        StreamedImages(images, TINY, training=True, seed=seed, on_unreadable="fail")[draw].image
+        for seed, draw in ((3, Draw(0, 5)), (3, Draw(1, 5)), (4, Draw(0, 5)), (3, Draw(0, 5)))
+    ]
+    assert torch.equal(views[0], views[3])
+    assert not torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+
+
+def test_workers_that_are_not_forked_read_the_same(source):
+    spawned = stream(source, workers=1)
+    spawned.multiprocessing_context = "spawn"
+    assert same(epoch(spawned, 0), epoch(stream(source), 0))
+
+
+@WORKERS
+def test_tests_are_on_all_centres_in_order(source, workers):
+    images = index_images(source, "test", TINY)
+    found, labels = epoch(stream(source, "test", workers), 0)
+    assert labels.tolist() == images.labels.tolist()
+    for index, image in enumerate(found):
+        assert torch.equal(image, centre_crop(images[index], "", TINY))
+
+
+def test_processes_share_an_epoch(source):
+    whole = epoch(stream(source, "test"), 0)
+    shares = [epoch(stream(source, "test", num_replicas=3, rank=rank), 0) for rank in range(3)]
+    assert same(whole, [torch.cat(parts) for parts in zip(*shares, strict=True)])
+    trained = [epoch(stream(source, num_replicas=3, rank=rank), 0)[0] for rank in range(3)]
+    assert {len(images) for images in trained} == {16}
+
+
+def test_few_images_are_a_batch_nevertheless(source):
+    images, labels = epoch(stream(source, batch_size=100), 0)
+    assert len(images) == len(labels) == 60
+
+
+def test_a_classifier_learns_the_classes(source):
+    """Images and labels belong together, from the files to the batches."""
+    network = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2)
+    )
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.5)
+
+    def logits(images):
+        return network(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+    train = stream(source, workers=2)
+    for number in range(4):
+        train.sampler.set_epoch(number)
+        for images, labels in train:
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(logits(images), labels).backward()
+            optimiser.step()
+    images, labels = epoch(stream(source, "test"), 0)
+    assert torch.equal(logits(images).argmax(dim=1), labels)
+
+
+# Unreadable images
+
+
+def spoil(source: Path, rows: list[int]) -> list[str]:
+    """Damage training images, and return their names."""
+    images = index_images(source, "train", TINY)
+    names = [images.name(row) for row in rows]
+    for row in rows:
+        if isinstance(images[row], Path):
+            images[row].write_bytes(b"no image")
+    shards = sorted(source.glob("data/train*.parquet"))
+    for shard, first in zip(shards, (0, 30), strict=False):
+        table = pq.read_table(shard).to_pydict()
+        for row in rows:
+            if first <= row < first + 30:
+                table["image"][row - first]["bytes"] = [b"no image", None][row % 2]
+        schema = pq.read_schema(shard)
+        pq.write_table(pa.table(table, schema=schema), shard, row_group_size=7)
+    return names
+
+
+@WORKERS
+def test_an_unreadable_image_ends_the_epoch(source, workers):
+    (name,) = spoil(source, [11])
+    with pytest.raises(DatasetError) as caught:
+        epoch(stream(source, workers=workers), 0)
+    assert name in caught.value.problem
+    assert caught.value.remedy.endswith(".")
+
+
+@WORKERS
+def test_unreadable_images_are_skipped_counted_and_named(source, workers):
+    whole = epoch(stream(source, batch_size=60), 0)
+    names = spoil(source, [11, 12, 40])
+    said: list[str] = []
+    loader = stream(source, workers=workers, batch_size=60, on_unreadable="skip", say=said.append)
+    found = epoch(loader, 0)
+    (line,) = said
+    assert line.startswith("3 images could not be read")
+    assert all(name in line for name in names)
+    replaced = [i for i in range(60) if not torch.equal(found[0][i], whole[0][i])]
+    assert len(replaced) == 3
+    order = [draw.image for draw in loader.sampler]
+    assert sorted(order[i] for i in replaced) == [11, 12, 40]
+    place = {image: i for i, image in enumerate(order)}
+    for image, stand_in in ((11, 13), (12, 13), (40, 41)):
+        for part in (0, 1):
+            assert torch.equal(found[part][place[image]], whole[part][place[stand_in]])
+    epoch(loader, 1)
+    assert len(said) == 2
+
+
+def test_who_knows_the_length_and_asks_for_no_more_is_told_all_the_same(source):
+    spoil(source, [11])
+    said: list[str] = []
+    loader = stream(source, batch_size=60, on_unreadable="skip", say=said.append)
+    batches = iter(loader)
+    for _ in range(len(loader)):
+        next(batches)
+    assert said[0].startswith("1 image could not be read")
+
+
+def test_by_default_a_warning_names_them(source):
+    (name,) = spoil(source, [11])
+    with pytest.warns(UserWarning, match="1 image could not be read") as caught:
+        epoch(stream(source, batch_size=60, on_unreadable="skip"), 0)
+    assert name in str(caught[0].message)
+
+
+@WORKERS
+def test_not_all_can_be_skipped(source, workers):
+    spoil(source, list(range(60)))
+    with pytest.raises(DatasetError, match="neither can the 59 images after it"):
+        epoch(stream(source, workers=workers, on_unreadable="skip"), 0)
+
+
+def test_a_damaged_shard_is_an_error_of_ours_in_a_worker_too(tmp_path, write_tiny_imagenet):
+    source = write_tiny_imagenet(tmp_path, "parquet")
+    loader = stream(source, workers=1, on_unreadable="skip")
+    (tmp_path / "data" / "train-00001-of-00002.parquet").write_bytes(b"")
+    with pytest.raises(DatasetError, match="is damaged or truncated"):
+        epoch(loader, 0)
+
+
+def test_many_names_are_cut_short(source):
+    spoil(source, list(range(0, 60, 4)))
+    said: list[str] = []
+    epoch(stream(source, batch_size=60, on_unreadable="skip", say=said.append), 0)
+    assert said[0].startswith("15 images could not be read")
+    assert said[0].endswith(" and 5 more.")
+
+
+def test_images_are_rgb_whatever_they_were(tmp_path):
+    for name, mode in (("night", "L"), ("noon", "CMYK")):
+        stream_of_bytes = io.BytesIO()
+        Image.new(mode, (50, 40), 77 if mode == "L" else (0, 0, 0, 0)).save(stream_of_bytes, "JPEG")
+        file = tmp_path / "val" / name / "0.jpg"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(stream_of_bytes.getvalue())
+    images, labels = epoch(stream(tmp_path, "test"), 0)
+    assert labels.tolist() == [0, 1]
+    np.testing.assert_allclose(images.numpy().mean(axis=(1, 2, 3)), (77, 255), atol=2)
