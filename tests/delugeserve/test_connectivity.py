@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.connectivity import draw_connectivity, measure_connectivity
 from delugeserve.errors import CheckpointError
-from delugeserve.networks.delugenet import build_network
+from delugeserve.networks.build import build_network
 from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
 
 TINY = ModelSpec("tiny", "cifar", (2, 3), (2, 2), CIFAR10)
