@@ -23,6 +23,7 @@ from delugeserve.cli import (
     runs,
     serve,
     train,
+    verify,
 )
 from delugeserve.cli.console import talk
 from delugeserve.errors import DelugeServeError
@@ -65,6 +66,7 @@ for _module in (
     evaluate,
     connectivity,
     export,
+    verify,
     serve,
     classify,
     benchmark,

@@ -10,10 +10,12 @@ import typer
 from rich.markup import escape
 
 from delugeserve.cli.console import out, print_json, print_next, print_table, talk
+from delugeserve.cli.verification import check_report_path, print_verification, write_report
 from delugeserve.errors import UsageError, require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
+    from delugeserve_export.manifest import Manifest
     from delugeserve_export.pipeline import Export
 
 
@@ -32,6 +34,9 @@ def command(
         str | None, typer.Option(help="Data set to verify on. Default: photographs.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of an untrained network.")] = 0,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with plots to this HTML file.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
     """Export a model, prove the artefact, publish it for Triton."""
@@ -40,11 +45,19 @@ def command(
     spec = find_model(model) if model else None
     for module in ("torch", "onnx"):
         require(module, "export")
+    from delugeserve_export.gate import RejectedError
     from delugeserve_export.pipeline import Progress, Request, export
 
+    check_report_path(report)
     request = Request(spec, checkpoint, repository, backend, precision, max_batch_size, data, seed)
     with talk.status("starting") as status:
-        done = export(request, Progress(lambda name: status.update(f"{name} ...")))
+        try:
+            done = export(request, Progress(lambda name: status.update(f"{name} ...")))
+        except RejectedError as error:
+            status.stop()
+            print_verification(error.manifest)
+            write_report(error.manifest, report)
+            raise
     if not done.manifest.trained:
         talk.print(
             "[bold yellow]warning:[/] there are no trained weights of "
@@ -56,6 +69,7 @@ def command(
         print_json(dataclasses.asdict(done.manifest) | {"folder": str(done.folder)})
     else:
         _print_report(done)
+    write_report(done.manifest, report)
     print_next(f"delugeserve serve --repository {repository}")
 
 
@@ -68,23 +82,30 @@ def _print_report(done: Export) -> None:
         [(stage, f"{seconds:.2f}") for stage, seconds in done.seconds.items()]
         + [("[bold]total[/]", f"[bold]{total:.2f}[/]")],
     )
-    print_table(
-        ("precision", "batch", "largest logit error", "relative error", "same top-1"),
-        (
-            (
-                row["precision"],
-                str(row["batch_size"]),
-                f"{row['max_error']:.2g}",
-                f"{row['relative_error']:.2g}",
-                f"{row['agreement']:.1%}",
-            )
-            for row in manifest.parity
-        ),
-        title=f"parity with the network on {manifest.verified_on}",
-    )
+    print_verification(manifest)
+    _print_speed(manifest)
     size = sum(file["bytes"] for file in manifest.files.values())
     out.print(
         f"{done.folder}: {', '.join(manifest.files)}, {size / 1e6:.1f} MB, {manifest.precision}",
         highlight=False,
         soft_wrap=True,
+    )
+
+
+def _print_speed(manifest: Manifest) -> None:
+    """Print the artefact's speed, and the same backend's in fp32 where that is something else."""
+    if not manifest.speed:
+        return
+    sizes = list(next(iter(manifest.speed.values())))
+    print_table(
+        ("", *(f"ms, batch {size}" for size in sizes), "images/s"),
+        (
+            (
+                name,
+                *(f"{by_size[size]:.3g}" for size in sizes),
+                f"{1000 * int(sizes[-1]) / by_size[sizes[-1]]:,.0f}",
+            )
+            for name, by_size in manifest.speed.items()
+        ),
+        title="speed on this machine",
     )

@@ -51,13 +51,14 @@ def command(
         repository = Path(folder) / "model_repository"
         with talk.status("exporting") as status:
             done = export(Request(spec, repository=repository), Progress(status.update))
-        last = done.manifest.parity[-1]
+        verification = done.manifest.verification
         took = sum(done.seconds.values())
         talk.print(
             f"[green]1[/] exported {spec.name} in {took:.1f} s. {done.reason}.", soft_wrap=True
         )
         talk.print(
-            f"  proved on {done.manifest.verified_on}: the same class on {last['agreement']:.1%}",
+            f"  proved on {verification['images']}: the same class on "
+            f"{verification['comparisons'][-1]['top1_agreement']:.1%}",
             soft_wrap=True,
         )
         with (

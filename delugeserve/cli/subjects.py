@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 from delugeserve.cli.references import Reference
 from delugeserve.errors import CheckpointError, RepositoryError, UsageError, require
 from delugeserve.zoo import ModelSpec, find_model
+from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES
 
 if TYPE_CHECKING:
     from delugeserve.evaluation import Classify
-
-# As delugeserve_export.graph has them, whose import would bring torch and onnx.
-_INPUT, _LOGITS, _PROBABILITIES = "image", "logits", "probabilities"
 
 
 @dataclass(frozen=True)
@@ -101,12 +99,12 @@ def _onnx(path: Path, spec: ModelSpec | None) -> Subject:
         raise UsageError(
             f"{path} does not say which model it holds; it takes {_listed(found[0])} and gives "
             f"{_listed(found[1])}.",
-            f"{ours}, which takes '{_INPUT}' uint8 [N, H, W, 3], or say which with --model.",
+            f"{ours}, which takes '{INPUT}' uint8 [N, H, W, 3], or say which with --model.",
         )
     size, logits = spec.dataset.image_size, f"float [N, {spec.dataset.num_classes}]"
     expected = (
-        {_INPUT: f"uint8 [N, {size}, {size}, 3]"},
-        {_LOGITS: logits, _PROBABILITIES: logits},
+        {INPUT: f"uint8 [N, {size}, {size}, 3]"},
+        {LOGITS: logits, PROBABILITIES: logits},
     )
     if found != expected:
         raise UsageError(
@@ -117,7 +115,7 @@ def _onnx(path: Path, spec: ModelSpec | None) -> Subject:
     return Subject(
         f"{path.name} (ONNX Runtime, fp32)",
         spec,
-        lambda images: session.run([_LOGITS], {_INPUT: images})[0],
+        lambda images: session.run([LOGITS], {INPUT: images})[0],
     )
 
 
@@ -180,8 +178,8 @@ def _endpoint(url: str, spec: ModelSpec | None) -> Iterator[Subject]:
                 "Ask for another model, or another server.",
             )
         classify = as_logits(classifier.infer)
-        if _LOGITS in served.outputs:
-            classify = partial(classifier.infer, output=_LOGITS)
+        if LOGITS in served.outputs:
+            classify = partial(classifier.infer, output=LOGITS)
         yield Subject(f"{spec.name} at {url}", spec, classify)
 
 

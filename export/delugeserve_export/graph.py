@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,16 +20,10 @@ from torch import nn
 from delugeserve import __version__
 from delugeserve.networks.inference import FoldedDelugeNet, WeightedSum
 from delugeserve.zoo import DatasetSpec
-
-SumForm = Literal["mul", "batchnorm"]
-"""How a term ``w * h`` of a weighted sum is written: runtimes differ in which they fuse."""
+from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, SumForm
 
 OPSET = 17
 IR_VERSION = 8
-
-INPUT = "image"
-LOGITS = "logits"
-PROBABILITIES = "probabilities"
 
 
 def build_graph(
@@ -49,8 +43,8 @@ def build_graph(
         metadata: strings to store with the model.
 
     Returns:
-        A checked, serialised ONNX model. Input ``image``: uint8 ``[N, H, W, 3]``, RGB. Outputs
-        ``logits`` and ``probabilities``: float32 ``[N, classes]``. N is free.
+        A checked, serialised ONNX model; its inputs and outputs are those of
+        :mod:`delugeserve_export.interface`.
     """
     size, classes = dataset.image_size, dataset.num_classes
     writer = _Writer(sum_form)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from delugeserve.errors import RepositoryError
+
 FILE_NAME = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,12 @@ class Manifest:
         network: the model's numbers.
         backend: Triton's name of the backend.
         precision: what it computes in.
+        artefact: name of the file that the backend loads.
         max_batch_size: the most images of one batch.
-        verified_on: what the images were.
-        parity: the comparisons with the network.
+        verification: what was checked, where and on what, and the figures; see
+            :class:`delugeserve_export.gate.Verification`.
+        speed: milliseconds of a batch on the machine of the export, by batch size, of the artefact
+            and of the same backend in fp32; empty where it could not be run.
         files: size in bytes and SHA-256 of every file of the artefact.
         environment: versions and machine of the export.
         seconds: duration of each stage.
@@ -41,9 +47,10 @@ class Manifest:
     network: Mapping[str, Any]
     backend: str
     precision: str
+    artefact: str
     max_batch_size: int
-    verified_on: str
-    parity: tuple[Mapping[str, Any], ...]
+    verification: Mapping[str, Any]
+    speed: Mapping[str, Mapping[str, float]]
     files: Mapping[str, Mapping[str, Any]]
     environment: Mapping[str, str]
     seconds: Mapping[str, float]
@@ -51,9 +58,54 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: Path) -> None:
-        """Write ``manifest.json`` into a folder."""
+        """Write ``manifest.json`` into a folder: beside its place, then renamed."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+        beside = folder / f".{os.getpid()}-{FILE_NAME}"
+        try:
+            beside.write_text(text + "\n", encoding="utf-8")
+            beside.replace(folder / FILE_NAME)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``manifest.json`` from a version's folder.
+
+    Raises:
+        RepositoryError: it is missing, damaged, or of another release.
+    """
+    path = folder / FILE_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RepositoryError(
+            f"{folder} is not an exported version: {FILE_NAME} cannot be read.",
+            "Give a folder such as model_repository/delugenet38/1.",
+        ) from error
+    try:
+        if values["schema_version"] != SCHEMA_VERSION:
+            raise ValueError
+        return Manifest(**values)
+    except (TypeError, KeyError, ValueError) as error:
+        raise RepositoryError(
+            f"{path} was written by another release of delugeserve.", "Export the model again."
+        ) from error
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Check that a version's files are still those that were written.
+
+    Raises:
+        RepositoryError: one is missing or has changed.
+    """
+    for name, written in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise RepositoryError(f"{path} is missing.", "Export the model again.")
+        if sha256(path) != written["sha256"]:
+            raise RepositoryError(
+                f"{path} has changed since it was exported.", "Export the model again."
+            )
 
 
 def describe_files(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:

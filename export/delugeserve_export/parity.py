@@ -1,8 +1,7 @@
-"""Proof that an artefact still computes what the network computes.
+"""How far an artefact's answers lie from those of the network it was made from.
 
-An artefact is run twice. In fp32 it must repeat the network's logits to rounding: that proves the
-graph and every weight in it. In the precision it will be served in, it must stay within that
-precision's budget: that proves that the precision can be afforded.
+The network's answers, its logits in fp32 on real images, are the reference; how far an artefact
+may stray depends on the precision it computes in.
 """
 
 from __future__ import annotations
@@ -15,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.errors import ParityError
-from delugeserve_export.engines.base import Infer, Precision
+from delugeserve_export.interface import Infer, Precision
+
+_TOP = 5
+_BINS = 40
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,24 @@ BUDGETS: Mapping[Precision, Budget] = MappingProxyType(
 
 
 @dataclass(frozen=True)
+class Flip:
+    """An image that the artefact takes for another class than the network does.
+
+    Attributes:
+        image: its number among the images compared.
+        expected: the network's class.
+        found: the artefact's.
+        margin: by how much the network's logit of its own class exceeds that of the other: what
+            is small was a close decision, and what is large is a fault.
+    """
+
+    image: int
+    expected: int
+    found: int
+    margin: float
+
+
+@dataclass(frozen=True)
 class Comparison:
     """An artefact beside the network, at one batch size.
 
@@ -51,16 +71,29 @@ class Comparison:
         batch_size: images in one call.
         num_images: different images compared.
         max_error: largest absolute difference of a logit.
+        worst_image: the image that it is of.
+        mean_error: mean absolute difference of the logits.
         relative_error: root-mean-square difference over the logits' standard deviation.
-        agreement: fraction of images with the same top-1 class.
+        top1_agreement: fraction of images with the same top-1 class.
+        top5_agreement: mean fraction of the network's five first classes among the artefact's.
+        kl_divergence: mean Kullback-Leibler divergence from the network's probabilities, in nats.
+        flips: the images with another top-1 class, the widest margin first.
+        histogram: how many logits differ by how much: counts of equally wide bins, from
+            ``-max_error`` to ``max_error``.
     """
 
     precision: Precision
     batch_size: int
     num_images: int
     max_error: float
+    worst_image: int
+    mean_error: float
     relative_error: float
-    agreement: float
+    top1_agreement: float
+    top5_agreement: float
+    kl_divergence: float
+    flips: tuple[Flip, ...]
+    histogram: tuple[int, ...]
 
 
 def compare(
@@ -87,60 +120,102 @@ def compare(
     count = len(images)
     rows = np.arange(-(-count // batch_size) * batch_size) % count
     logits = np.concatenate(
-        [_infer_checked(infer, images[batch], reference) for batch in rows.reshape(-1, batch_size)]
+        [
+            infer_checked(infer, images[batch], reference.shape[1])
+            for batch in rows.reshape(-1, batch_size)
+        ]
     )
-    error = logits.astype(np.float64) - reference[rows]
-    spread = float(reference.std()) or 1.0
+    expected = reference[rows]
+    error = logits.astype(np.float64) - expected
+    largest = np.abs(error).max(axis=1)
+    limit = float(largest.max())
     return Comparison(
         precision=precision,
         batch_size=batch_size,
         num_images=count,
-        max_error=float(np.abs(error).max()),
-        relative_error=float(np.sqrt(np.mean(error**2))) / spread,
-        agreement=float(np.mean(logits.argmax(axis=1) == reference[rows].argmax(axis=1))),
+        max_error=limit,
+        worst_image=int(rows[largest.argmax()]),
+        mean_error=float(np.abs(error).mean()),
+        relative_error=relative_error(logits, expected, spread_of(reference)),
+        top1_agreement=float(np.mean(logits.argmax(axis=1) == expected.argmax(axis=1))),
+        top5_agreement=_top_agreement(logits, expected),
+        kl_divergence=_kl_divergence(logits, expected),
+        flips=_find_flips(logits[:count], reference),
+        histogram=tuple(
+            np.histogram(error, bins=_BINS, range=(-limit, limit))[0].tolist() if limit else ()
+        ),
     )
 
 
-def require_within_budget(comparison: Comparison, *, trained: bool) -> None:
-    """Raise if an artefact strays further than its precision allows.
+def spread_of(logits: NDArray[np.float32]) -> float:
+    """The standard deviation of logits, which errors are measured against; never zero."""
+    return float(logits.std()) or 1.0
+
+
+def relative_error(
+    logits: NDArray[np.float32], expected: NDArray[np.float32], spread: float
+) -> float:
+    """Root-mean-square difference of logits, as a fraction of their spread."""
+    error = logits.astype(np.float64) - expected
+    return float(np.sqrt(np.mean(error**2))) / spread
+
+
+def infer_checked(infer: Infer, images: NDArray[np.uint8], num_classes: int) -> NDArray[np.float32]:
+    """Run an artefact and check the form of its answers.
+
+    Returns:
+        The logits, float32 ``[N, num_classes]``.
 
     Raises:
-        ParityError: it does; the message says at which batch size and by how much.
+        ParityError: the outputs have the wrong shape, are no numbers, or the probabilities are not
+            the softmax of the logits.
     """
-    budget = BUDGETS[comparison.precision]
-    where = f"in {comparison.precision} at batch size {comparison.batch_size}"
-    allowed = budget.error if trained else budget.untrained_error
-    if comparison.relative_error > allowed:
-        raise ParityError(
-            f"The exported artefact's logits stray {comparison.relative_error:.2g} of their spread "
-            f"from the network's {where}; {allowed:.2g} is allowed.",
-            "Nothing was published; try --precision fp32 or another --backend.",
-        )
-    if trained and comparison.agreement < budget.agreement:
-        raise ParityError(
-            f"The exported artefact agrees with the network on {comparison.agreement:.1%} of the "
-            f"images {where}; {budget.agreement:.1%} is the least allowed.",
-            "Nothing was published; try --precision fp32 or another --backend.",
-        )
-
-
-def _infer_checked(
-    infer: Infer, images: NDArray[np.uint8], reference: NDArray[np.float32]
-) -> NDArray[np.float32]:
     logits, probabilities = infer(np.ascontiguousarray(images))
-    expected = (len(images), reference.shape[1])
+    expected = (len(images), num_classes)
     if logits.shape != expected or probabilities.shape != expected:
         raise ParityError(
-            f"The exported artefact answers {len(images)} images with logits {logits.shape} and "
-            f"probabilities {probabilities.shape}, not {expected}.",
-            "Nothing was published; try another --backend, and report this.",
+            f"{len(images)} images are answered with logits {logits.shape} and probabilities "
+            f"{probabilities.shape}, not {expected}.",
+            "Try another --backend, and report this.",
         )
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
-    softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
     # Not below the tolerance is also true of what is not a number.
-    if not np.abs(softmax - probabilities).max() < 0.01:
+    if not np.abs(np.exp(_log_softmax(logits)) - probabilities).max() < 0.01:
         raise ParityError(
-            "The exported artefact's probabilities are not the softmax of its logits.",
-            "Nothing was published; try another --backend, and report this.",
+            "The probabilities are not the softmax of the logits.",
+            "Try another --backend, and report this.",
         )
     return logits
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def _kl_divergence(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    ours, theirs = _log_softmax(logits), _log_softmax(expected)
+    # It is never negative but for rounding.
+    return max(0.0, float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean()))
+
+
+def _top_agreement(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    top = min(_TOP, logits.shape[1])
+    ours, theirs = (
+        np.argsort(-values, axis=1, kind="stable")[:, :top] for values in (logits, expected)
+    )
+    return float((ours[:, :, None] == theirs[:, None, :]).any(axis=1).mean())
+
+
+def _find_flips(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[Flip, ...]:
+    found, expected = logits.argmax(axis=1), reference.argmax(axis=1)
+    flips = [
+        Flip(
+            image=int(row),
+            expected=int(expected[row]),
+            found=int(found[row]),
+            margin=float(reference[row, expected[row]] - reference[row, found[row]]),
+        )
+        for row in np.flatnonzero(found != expected)
+    ]
+    return tuple(sorted(flips, key=lambda flip: -flip.margin))

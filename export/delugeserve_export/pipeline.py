@@ -21,20 +21,25 @@ from delugeserve.evaluation import network_classifier
 from delugeserve.networks.flops import count
 from delugeserve.networks.inference import fold
 from delugeserve.zoo import ModelSpec
-from delugeserve_export import parity
 from delugeserve_export.engines import choose_backend
-from delugeserve_export.engines.base import Backend, Precision
+from delugeserve_export.engines.base import Backend, load_runs
+from delugeserve_export.evidence import Evidence
+from delugeserve_export.gate import batch_sizes, examine, require_passed
 from delugeserve_export.graph import build_graph
+from delugeserve_export.interface import Precision
 from delugeserve_export.manifest import Manifest, describe_files
 from delugeserve_export.samples import default_source, sample_images
 from delugeserve_export.source import describe_network, load_source, untrained_source
+from delugeserve_export.speed import measure_speed
 from delugeserve_export.triton_repository import publish, staging
 
 _REFERENCE_FLOPS = 250e9
 """Work spent on the network's own answers: a few seconds of two cores, whatever the model."""
 
-_MOST_IMAGES = 256
-_SINGLE_IMAGES = 8
+_FEWEST_IMAGES, _MOST_IMAGES = 8, 256
+
+_TIMED = 8
+"""The largest batch that is timed: beyond it an image takes as long, and the user waits."""
 
 
 @dataclass(frozen=True)
@@ -129,17 +134,23 @@ def export(request: Request, progress: Progress | None = None) -> Export:
         staged.mkdir()
         with progress.stage("build"):
             artefact = backend.build(graph, staged)
-            files = describe_files(sorted(staged.iterdir()))
 
         with progress.stage("reference"):
-            reference = network_classifier(source.network, spec.dataset)(images)
+            logits = network_classifier(source.network, spec.dataset)(images)
+            evidence = Evidence(images, logits, f"{len(images)} {verified_on}")
+            evidence.write(staged)
 
+        sizes = batch_sizes(request.max_batch_size)
         with progress.stage("verify"):
-            comparisons = _verify(
-                backend, artefact, precision, images, reference, request.max_batch_size
+            runs = load_runs(backend, artefact, precision)
+            verification = examine(
+                runs, evidence, precision=precision, sizes=sizes, trained=source.trained
             )
-            for comparison in comparisons:
-                parity.require_within_budget(comparison, trained=source.trained)
+
+        speed: Mapping[str, Mapping[str, float]] = {}
+        if verification.status == "passed":
+            with progress.stage("time"):
+                speed = measure_speed(runs, images, sorted({1, min(_TIMED, sizes[-1])}))
 
         manifest = Manifest(
             model=spec.name,
@@ -148,13 +159,19 @@ def export(request: Request, progress: Progress | None = None) -> Export:
             network=describe_network(spec),
             backend=backend.name,
             precision=precision,
+            artefact=artefact.name,
             max_batch_size=request.max_batch_size,
-            verified_on=f"{len(images)} {verified_on}",
-            parity=tuple(dataclasses.asdict(comparison) for comparison in comparisons),
-            files=files,
+            verification=dataclasses.asdict(verification),
+            speed=speed,
+            files=describe_files(sorted(staged.iterdir())),
             environment=_environment(backend),
             seconds=dict(progress.seconds),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        require_passed(
+            verification,
+            manifest,
+            "Nothing was published; try --precision fp32 or another --backend.",
         )
         with progress.stage("publish"):
             manifest.write(staged)
@@ -178,32 +195,9 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     return Export(folder, manifest, reason, progress.seconds)
 
 
-def _verify(
-    backend: Backend,
-    artefact: Path,
-    precision: Precision,
-    images: NDArray[np.uint8],
-    reference: NDArray[np.float32],
-    max_batch_size: int,
-) -> list[parity.Comparison]:
-    """Compare at batch 1 and at the maximum, and in fp32 first if that is not what is served."""
-    singles = slice(0, _SINGLE_IMAGES)
-    comparisons = []
-    if precision != "fp32":
-        infer = backend.load(artefact, "fp32")
-        comparisons.append(
-            parity.compare(infer, images[singles], reference[singles], _SINGLE_IMAGES, "fp32")
-        )
-    infer = backend.load(artefact, precision)
-    comparisons.append(parity.compare(infer, images[singles], reference[singles], 1, precision))
-    if max_batch_size > 1:
-        comparisons.append(parity.compare(infer, images, reference, max_batch_size, precision))
-    return comparisons
-
-
 def _verification_images(spec: ModelSpec, request: Request) -> tuple[NDArray[np.uint8], str]:
     affordable = int(_REFERENCE_FLOPS / count(spec).flops)
-    number = min(max(affordable, _SINGLE_IMAGES), _MOST_IMAGES)
+    number = min(max(affordable, _FEWEST_IMAGES), _MOST_IMAGES)
     return sample_images(spec.dataset, number, request.data or default_source(spec.dataset))
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from delugeserve.errors import RepositoryError, require
-from delugeserve_export.graph import INPUT, LOGITS, PROBABILITIES
+from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES
 
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"

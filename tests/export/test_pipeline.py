@@ -45,23 +45,29 @@ def test_every_backend_publishes_a_proven_version(request_for, backend):
     manifest = json.loads((done.folder / "manifest.json").read_text())
     assert manifest["backend"] == backend
     assert manifest["trained"] is True
-    assert [row["batch_size"] for row in manifest["parity"]] == [1, 16]
-    assert all(row["agreement"] == 1 for row in manifest["parity"])
+    assert manifest["verification"]["status"] == "passed"
+    rows = manifest["verification"]["comparisons"]
+    assert [row["batch_size"] for row in rows] == [1, 7, 16]
+    assert all(row["top1_agreement"] == 1 for row in rows)
+    assert set(manifest["speed"]) == {"fp32"}
     for name, file in manifest["files"].items():
         assert (done.folder / name).stat().st_size == file["bytes"]
     assert (done.folder / "labels.txt").read_text().splitlines() == list(CIFAR10.class_names)
     assert list(progress.seconds) == [
-        "load", "fold", "graph", "build", "reference", "verify", "publish",
+        "load", "fold", "graph", "build", "reference", "verify", "time", "publish",
     ]  # fmt: skip
 
 
 def test_bf16_is_proved_twice(request_for):
     done = export(request_for(backend="openvino", precision="bf16"))
-    assert [(row["precision"], row["batch_size"]) for row in done.manifest.parity] == [
+    rows = done.manifest.verification["comparisons"]
+    assert [(row["precision"], row["batch_size"]) for row in rows] == [
         ("fp32", 8),
         ("bf16", 1),
+        ("bf16", 7),
         ("bf16", 16),
     ]
+    assert set(done.manifest.speed) == {"bf16", "fp32"}
 
 
 def test_an_untrained_network_is_stamped(tmp_path):
@@ -79,8 +85,10 @@ def test_a_broken_artefact_is_not_published(request_for, monkeypatch, tmp_path):
         return lambda images: infer(np.ascontiguousarray(images[..., ::-1]))
 
     monkeypatch.setattr(OnnxRuntime, "load", broken)
-    with pytest.raises(ParityError, match="stray"):
+    with pytest.raises(ParityError, match="Nothing was published") as caught:
         export(request_for(backend="onnxruntime"))
+    assert caught.value.manifest.verification["status"] == "failed"
+    assert caught.value.manifest.speed == {}
     assert not (tmp_path / "repository" / "tiny").exists()
     assert not list(tmp_path.glob(".repository-*"))
 

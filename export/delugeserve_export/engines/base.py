@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from delugeserve_export.graph import SumForm
-
-Precision = Literal["fp32", "bf16"]
-
-Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
-Infer = Callable[[NDArray[np.uint8]], Outputs]
-"""Maps uint8 images ``[N, H, W, 3]`` to logits and probabilities, float32 ``[N, classes]``."""
+from delugeserve_export.interface import Infer, Precision, SumForm
 
 
 class Backend(ABC):
@@ -53,3 +44,9 @@ class Backend(ABC):
     @abstractmethod
     def triton_parameters(self, precision: Precision) -> Mapping[str, str]:
         """The parameters of ``config.pbtxt`` that make Triton's backend compute likewise."""
+
+
+def load_runs(backend: Backend, artefact: Path, precision: Precision) -> dict[Precision, Infer]:
+    """Load an artefact to compute in its precision, and in fp32 as well if that is another."""
+    wanted: tuple[Precision, ...] = (precision, "fp32")
+    return {one: backend.load(artefact, one) for one in dict.fromkeys(wanted)}

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.errors import require
-from delugeserve_export.engines.base import Backend, Infer, Outputs, Precision
-from delugeserve_export.graph import INPUT, LOGITS, PROBABILITIES
+from delugeserve_export.engines.base import Backend
+from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
 
 
 class OnnxRuntime(Backend):

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from delugeserve import hardware
 from delugeserve.errors import require
-from delugeserve_export.engines.base import Backend, Infer, Outputs, Precision
-from delugeserve_export.graph import INPUT, LOGITS, PROBABILITIES
+from delugeserve_export.engines.base import Backend
+from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
 
 
 class OpenVino(Backend):

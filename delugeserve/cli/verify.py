@@ -1,0 +1,84 @@
+"""``delugeserve verify``: puts a published version through the gate on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from delugeserve.cli.console import print_json, talk
+from delugeserve.cli.references import recognise
+from delugeserve.cli.verification import check_report_path, print_verification, write_report
+from delugeserve.errors import RepositoryError, require
+
+if TYPE_CHECKING:
+    from delugeserve_export.interface import Infer
+
+
+def command(
+    version: Annotated[
+        Path, typer.Argument(help="Folder of a version, or of a model for the one it serves.")
+    ],
+    url: Annotated[
+        str | None, typer.Option(help="Run it through the server at this address.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with plots to this HTML file.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+) -> None:
+    """Verify an exported version where it will run.
+
+    The images and the network's answers lie beside the artefact: neither checkpoint nor torch is
+    needed. What comes out is written into the version's manifest.
+    """
+    require("onnx", "export")
+    check_report_path(report)
+    folder = _find_version(version)
+    from delugeserve_export.gate import RejectedError
+    from delugeserve_export.manifest import read_manifest
+    from delugeserve_export.verification import verify_version
+
+    rejected: RejectedError | None = None
+    with _served(url, read_manifest(folder).model) as infer, talk.status("verifying"):
+        try:
+            manifest = verify_version(folder, infer)
+        except RejectedError as error:
+            rejected, manifest = error, error.manifest
+    if json:
+        print_json(dataclasses.asdict(manifest))
+    else:
+        print_verification(manifest)
+    write_report(manifest, report)
+    if rejected:
+        raise rejected
+
+
+def _find_version(path: Path) -> Path:
+    reference = recognise(str(path))
+    if reference.kind != "version":
+        raise RepositoryError(
+            f"{path} is not an exported version.",
+            "Give a folder such as model_repository/delugenet38/1.",
+        )
+    return Path(reference.value)
+
+
+@contextmanager
+def _served(url: str | None, model: str) -> Iterator[Infer | None]:
+    """How to run a model through a server; None if there is no server to ask."""
+    if url is None:
+        yield None
+        return
+    from delugeserve_client import Classifier
+    from delugeserve_export.interface import LOGITS, PROBABILITIES
+
+    with Classifier(url, model) as classifier:
+        yield lambda images: (
+            classifier.infer(images, output=LOGITS),
+            classifier.infer(images, output=PROBABILITIES),
+        )

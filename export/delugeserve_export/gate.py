@@ -1,0 +1,288 @@
+"""The gate: an artefact is published if every check passes, and only then.
+
+It is the final artefact that is run, as loaded from disk. In fp32, if it can compute in fp32, it
+must repeat the network's logits to rounding: that proves the graph and every weight in it. In the
+precision it will be served in it must stay within that precision's budget: that proves that the
+precision can be afforded. Its batches must not depend on who is in them, and it must really compute
+in the precision that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delugeserve import hardware
+from delugeserve.errors import ParityError
+from delugeserve_export.evidence import Evidence
+from delugeserve_export.interface import Infer, Outputs, Precision, optimal_batch_size
+from delugeserve_export.invariance import Invariance, try_invariances
+from delugeserve_export.manifest import Manifest
+from delugeserve_export.parity import BUDGETS, Comparison, compare
+
+T = TypeVar("T")
+
+Status = Literal["passed", "failed", "built, not run"]
+
+_FEW = 8
+"""Images that are enough to tell another graph, other weights or mixed rows from rounding."""
+
+_ODD = 7
+"""A batch size that no runtime is tuned for."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that must hold.
+
+    Attributes:
+        name: what.
+        passed: whether it does.
+        found: what was found, as a figure or in words.
+        required: what was required, likewise.
+        detail: which image, and how far; empty where all is well.
+    """
+
+    name: str
+    passed: bool
+    found: str
+    required: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found out about an artefact.
+
+    Attributes:
+        status: ``built, not run`` where this machine cannot run it.
+        images: what it was run on.
+        machine: where.
+        checks: all that was checked.
+        comparisons: the figures behind them.
+    """
+
+    status: Status
+    images: str
+    machine: str
+    checks: tuple[Check, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+
+class RejectedError(ParityError):
+    """An artefact that did not pass.
+
+    Args:
+        verification: what was found.
+        manifest: all else there is to say of it.
+        remedy: one sentence that says what to do.
+    """
+
+    def __init__(self, verification: Verification, manifest: Manifest, remedy: str) -> None:
+        first = verification.failures[0]
+        super().__init__(
+            f"The artefact fails '{first.name}': {first.found}, where {first.required} is "
+            f"required{_clause(first.detail)}.",
+            remedy,
+        )
+        self.manifest = manifest
+
+
+def batch_sizes(maximum: int) -> list[int]:
+    """The batch sizes to try: one, an odd one, the optimum and the maximum."""
+    odd = min(_ODD, maximum - 1 + maximum % 2)
+    return sorted({1, odd, optimal_batch_size(maximum), maximum})
+
+
+def examine(
+    runs: Mapping[Precision, Infer],
+    evidence: Evidence,
+    *,
+    precision: Precision,
+    sizes: Sequence[int],
+    trained: bool,
+    computed_in: Mapping[str, int] | None = None,
+) -> Verification:
+    """Run an artefact and check everything.
+
+    Args:
+        runs: the artefact, loaded to compute in the precision it will be served in, and in fp32
+            where it can.
+        evidence: the network's answers.
+        precision: what it will be served in.
+        sizes: batch sizes to compare at.
+        trained: whether the network's classes mean anything.
+        computed_in: how many of its matrix products the runtime computes in which precision, if it
+            can tell.
+    """
+    few = Evidence(evidence.images[:_FEW], evidence.logits[:_FEW], evidence.description)
+    report = _Report(evidence.description, trained)
+    if precision != "fp32" and "fp32" in runs:
+        report.compare(runs["fp32"], few, len(few.images), "fp32")
+    infer = runs[precision]
+    for size in sizes:
+        report.compare(infer, few if size == 1 else evidence, size, precision)
+    report.invariances(infer, few, max(sizes), precision)
+    if computed_in is not None:
+        report.precision(precision, computed_in)
+    return report.verification()
+
+
+def not_run(evidence: Evidence, reason: str) -> Verification:
+    """What there is to say of an artefact that this machine cannot run.
+
+    Args:
+        evidence: what it will have to be run on.
+        reason: why, as a clause.
+    """
+    check = Check("runs here", True, reason, "'delugeserve verify' where it can run")
+    return Verification("built, not run", evidence.description, hardware.describe(), (check,))
+
+
+def require_passed(verification: Verification, manifest: Manifest, remedy: str) -> None:
+    """Raise if a check failed.
+
+    Args:
+        verification: what was found.
+        manifest: all else there is to say of the artefact.
+        remedy: one sentence that says what to do.
+
+    Raises:
+        RejectedError: one did.
+    """
+    if verification.failures:
+        raise RejectedError(verification, manifest, remedy)
+
+
+class _Report:
+    """Collects checks, and the figures behind them."""
+
+    def __init__(self, images: str, trained: bool) -> None:
+        self._images, self._trained = images, trained
+        self._checks: list[Check] = []
+        self._comparisons: list[Comparison] = []
+
+    def compare(
+        self, infer: Infer, evidence: Evidence, batch_size: int, precision: Precision
+    ) -> None:
+        name = f"{precision} at batch size {batch_size}"
+        found = self._try(
+            name,
+            lambda: compare(_named(infer), evidence.images, evidence.logits, batch_size, precision),
+        )
+        if found is None:
+            return
+        self._comparisons.append(found)
+        budget = BUDGETS[precision]
+        allowed = budget.error if self._trained else budget.untrained_error
+        self._checks.append(
+            Check(
+                f"logits, {name}",
+                found.relative_error <= allowed,
+                f"{found.relative_error:.2g} of their spread",
+                f"at most {allowed:.2g}",
+                f"the most, {found.max_error:.2g}, at image {found.worst_image}",
+            )
+        )
+        if self._trained:
+            self._checks.append(
+                Check(
+                    f"same class, {name}",
+                    found.top1_agreement >= budget.agreement,
+                    f"{found.top1_agreement:.1%}",
+                    f"at least {budget.agreement:.1%}",
+                    _describe_flips(found),
+                )
+            )
+
+    def invariances(
+        self, infer: Infer, evidence: Evidence, maximum: int, precision: Precision
+    ) -> None:
+        images = evidence.images[: min(_ODD, maximum)]
+        if len(images) < 2:
+            return
+        tried = self._try(
+            "rows are independent",
+            lambda: try_invariances(_named(infer), images, evidence.logits.shape[1]),
+        )
+        budget = BUDGETS[precision]
+        allowed = budget.error if self._trained else budget.untrained_error
+        self._checks += [_invariance_check(one, allowed) for one in tried or ()]
+
+    def precision(self, precision: Precision, computed_in: Mapping[str, int]) -> None:
+        total = sum(computed_in.values())
+        share = computed_in.get(precision, 0) / total if total else 0.0
+        listed = ", ".join(f"{count} in {name}" for name, count in sorted(computed_in.items()))
+        self._checks.append(
+            Check(
+                "computes in the precision asked for",
+                share > 0.5 if precision == "int8" else share == 1.0,
+                f"matrix products: {listed or 'none'}",
+                f"{'most' if precision == 'int8' else 'all'} in {precision}",
+            )
+        )
+
+    def verification(self) -> Verification:
+        failed = any(not check.passed for check in self._checks)
+        return Verification(
+            "failed" if failed else "passed",
+            self._images,
+            hardware.describe(),
+            tuple(self._checks),
+            tuple(self._comparisons),
+        )
+
+    def _try(self, name: str, run: Callable[[], T]) -> T | None:
+        """Run something; answers that are malformed, or none at all, are a failed check."""
+        try:
+            return run()
+        except ParityError as error:
+            found = error.problem.removesuffix(".")
+            self._checks.append(Check(name, False, found, "one row of logits for each image"))
+            return None
+
+
+def _named(infer: Infer) -> Infer:
+    """Say what was asked where a runtime raises, whose errors have no base of their own."""
+
+    def run(images: NDArray[np.uint8]) -> Outputs:
+        try:
+            return infer(images)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise ParityError(f"a batch of {len(images)} cannot be run ({reason})", "") from error
+
+    return run
+
+
+def _invariance_check(one: Invariance, allowed: float) -> Check:
+    return Check(
+        f"{one.name}, batch of {one.batch_size}",
+        one.relative_error <= allowed,
+        f"{one.relative_error:.2g} of the spread",
+        f"at most {allowed:.2g}",
+        f"the most at image {one.worst_image}" if one.relative_error else "",
+    )
+
+
+def _describe_flips(found: Comparison) -> str:
+    if not found.flips:
+        return ""
+    worst = found.flips[0]
+    return (
+        f"image {worst.image} is class {worst.found}, not {worst.expected}, "
+        f"against a margin of {worst.margin:.2g}"
+    )
+
+
+def _clause(detail: str) -> str:
+    return f"; {detail}" if detail else ""

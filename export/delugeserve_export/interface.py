@@ -1,0 +1,32 @@
+"""What every artefact looks like from outside, whichever runtime it is for.
+
+Input ``image``: uint8 ``[N, H, W, 3]``, RGB, normalised inside. Outputs ``logits`` and
+``probabilities``: float32 ``[N, classes]``. N is free, up to a maximum. Importing this needs
+neither torch nor onnx, so that an artefact can be run where only its runtime is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+INPUT = "image"
+LOGITS = "logits"
+PROBABILITIES = "probabilities"
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
+Infer = Callable[[NDArray[np.uint8]], Outputs]
+"""Maps uint8 images ``[N, H, W, 3]`` to logits and probabilities, float32 ``[N, classes]``."""
+
+SumForm = Literal["mul", "batchnorm"]
+"""How a term ``w * h`` of a weighted sum is written: runtimes differ in which they fuse."""
+
+
+def optimal_batch_size(maximum: int) -> int:
+    """The batch size that engines are tuned for: from there on images/s hardly rise."""
+    return min(16, maximum)

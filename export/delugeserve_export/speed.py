@@ -1,0 +1,58 @@
+"""How fast artefacts are on this machine: enough to see what a precision is worth.
+
+For figures to publish there are the scripts in ``benchmarks/``.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delugeserve_export.interface import Infer, Precision
+
+_ROUNDS = 3
+_SECONDS = 0.1
+"""The least time that a contestant runs for in a round."""
+
+
+def measure_speed(
+    contestants: Mapping[Precision, Infer], images: NDArray[np.uint8], sizes: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """Time artefacts side by side.
+
+    Args:
+        contestants: artefacts, by the precision they compute in.
+        images: uint8 ``[K, H, W, 3]``, repeated to fill a batch.
+        sizes: batch sizes.
+
+    Returns:
+        Median milliseconds of a batch, by precision and then by batch size.
+    """
+    samples: dict[str, dict[str, list[float]]] = {
+        name: {str(size): [] for size in sizes} for name in contestants
+    }
+    for size in sizes:
+        batch = np.ascontiguousarray(images[np.arange(size) % len(images)])
+        for infer in contestants.values():
+            infer(batch)  # the first of a size allocates, and may compile
+        # In turn, so that a machine that slows down does so for all.
+        for _ in range(_ROUNDS):
+            for name, infer in contestants.items():
+                samples[name][str(size)].append(_time(infer, batch))
+    return {
+        name: {size: round(1000 * statistics.median(times), 4) for size, times in by_size.items()}
+        for name, by_size in samples.items()
+    }
+
+
+def _time(infer: Infer, batch: NDArray[np.uint8]) -> float:
+    start = time.perf_counter()
+    calls = 0
+    while calls == 0 or time.perf_counter() - start < _SECONDS:
+        infer(batch)
+        calls += 1
+    return (time.perf_counter() - start) / calls

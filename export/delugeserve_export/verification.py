@@ -1,0 +1,64 @@
+"""Verifying a published version again: where it will run, or after it was moved there."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import cast
+
+from delugeserve.errors import RepositoryError, UnknownNameError
+from delugeserve_export.engines import choose_backend
+from delugeserve_export.engines.base import load_runs
+from delugeserve_export.evidence import read_evidence
+from delugeserve_export.gate import batch_sizes, examine, require_passed
+from delugeserve_export.interface import Infer, Precision
+from delugeserve_export.manifest import Manifest, check_files, read_manifest
+from delugeserve_export.parity import BUDGETS
+
+
+def verify_version(folder: Path, infer: Infer | None = None) -> Manifest:
+    """Put a version through the gate again, and write what came out into its manifest.
+
+    Neither the checkpoint nor torch is needed: the images and the network's answers lie beside the
+    artefact.
+
+    Args:
+        folder: the version's.
+        infer: how to run it, such as through a server; None loads it in this process.
+
+    Returns:
+        The manifest, as it was written.
+
+    Raises:
+        RepositoryError: there is no version, or its files have changed.
+        MissingExtraError: its runtime is not installed.
+        RejectedError: a check failed; the manifest says so from now on.
+    """
+    manifest = read_manifest(folder)
+    if manifest.precision not in BUDGETS:
+        raise UnknownNameError("precision", manifest.precision, BUDGETS)
+    precision = cast("Precision", manifest.precision)
+    check_files(folder, manifest)
+    evidence = read_evidence(folder, manifest.verification["images"])
+    if infer is not None:
+        runs = {precision: infer}
+    else:
+        backend, _ = choose_backend(manifest.backend)
+        runs = load_runs(backend, folder / manifest.artefact, precision)
+    verification = examine(
+        runs,
+        evidence,
+        precision=precision,
+        sizes=batch_sizes(manifest.max_batch_size),
+        trained=manifest.trained,
+    )
+    manifest = dataclasses.replace(manifest, verification=dataclasses.asdict(verification))
+    try:
+        manifest.write(folder)
+    except OSError as error:
+        raise RepositoryError(
+            f"{folder} cannot be written: {error.strerror or error}.",
+            "Verify it as a user who may write there.",
+        ) from error
+    require_passed(verification, manifest, "Export the model again, on the machine it is for.")
+    return manifest

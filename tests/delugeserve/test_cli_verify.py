@@ -1,0 +1,139 @@
+"""Verifying a published version again: what it needs, what it finds, and what it writes."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from delugeserve.zoo import find_model
+from delugeserve_export.evidence import FILE_NAME, read_evidence
+from delugeserve_export.pipeline import Request, export
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    repository = tmp_path_factory.mktemp("published") / "model_repository"
+    request = Request(
+        find_model("delugenet38"), None, repository, "onnxruntime", "fp32", max_batch_size=8
+    )
+    return export(request).folder
+
+
+@pytest.fixture
+def version(published, tmp_path):
+    return shutil.copytree(published.parent, tmp_path / "delugenet38") / "1"
+
+
+def manifest_of(version):
+    return json.loads((version / "manifest.json").read_text())
+
+
+def test_a_version_is_verified_and_says_so(run, version):
+    manifest = manifest_of(version)
+    manifest["verification"]["status"] = "built, not run"
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    status, out, _ = run("verify", version)
+    assert status == 0
+    assert "passed all" in out
+    verified = manifest_of(version)
+    assert verified["verification"]["status"] == "passed"
+    assert {**verified, "verification": {}} == {**manifest, "verification": {}}
+
+
+def test_a_models_folder_means_the_version_it_serves(run, version):
+    status, out, _ = run("verify", version.parent, "--json")
+    assert status == 0
+    assert json.loads(out)["model"] == "delugenet38"
+
+
+def test_it_needs_no_torch(version):
+    script = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        f"sys.argv = ['delugeserve', 'verify', {str(version)!r}]\n"
+        "from delugeserve import cli\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "passed" in done.stdout
+
+
+def test_what_fails_is_reported_and_remembered(run, version, tmp_path):
+    with np.load(version / FILE_NAME) as arrays:
+        images, logits = arrays["images"], arrays["logits"]
+    # As if the artefact were of another network: its own files are whole.
+    np.savez(version / FILE_NAME, images=images, logits=logits[:, ::-1])
+    manifest = manifest_of(version)
+    del manifest["files"][FILE_NAME]
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    page = tmp_path / "report.html"
+    status, out, err = run("verify", version, "--report", page)
+    assert status == 1
+    assert "error: The artefact fails 'logits, fp32 at batch size 1'" in err
+    assert "failed" in out
+    assert manifest_of(version)["verification"]["status"] == "failed"
+    assert '<span class="failed">failed</span>' in page.read_text()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", FILE_NAME])
+def test_a_changed_or_missing_file_is_named(run, version, name):
+    content = (version / name).read_bytes()
+    (version / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    status, _, err = run("verify", version)
+    assert status == 2
+    assert f"{name} has changed" in " ".join(err.split())
+    (version / name).unlink()
+    status, _, err = run("verify", version)
+    assert status == 2
+    assert f"{name} is missing" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ('{"schema_version": 1}', "another release"),
+        ("[]", "another release"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(run, version, content, message):
+    (version / "manifest.json").write_text(content)
+    status, _, err = run("verify", version)
+    assert status == 2
+    assert message in " ".join(err.split())
+
+
+def test_damaged_evidence_is_refused(version):
+    from delugeserve.errors import RepositoryError
+
+    for content in (b"", b"PK\x03\x04 nothing"):
+        (version / FILE_NAME).write_bytes(content)
+        with pytest.raises(RepositoryError, match="cannot be read"):
+            read_evidence(version, "")
+
+
+def test_other_paths_are_refused(run, tmp_path):
+    (tmp_path / "photo.png").touch()
+    for path in (tmp_path / "photo.png", tmp_path / "none", tmp_path):
+        status, _, err = run("verify", path)
+        assert status == 2, err
+
+
+def test_the_page_shows_everything_in_one_file(run, version, tmp_path):
+    page = tmp_path / "report.html"
+    assert run("verify", version, "--report", page)[0] == 0
+    text = page.read_text()
+    assert text.count("<svg") == 2
+    assert "src=" not in text
+    for row in manifest_of(version)["files"].values():
+        assert row["sha256"] in text
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(run, version, tmp_path):
+    for path in (tmp_path / "none" / "report.html", tmp_path / "report.pdf"):
+        status, out, _ = run("verify", version, "--report", path)
+        assert (status, out) == (2, "")
