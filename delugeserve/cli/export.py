@@ -30,6 +30,9 @@ def command(
     backend: Annotated[str, typer.Option(help="onnxruntime, openvino or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "auto",
     max_batch_size: Annotated[int, typer.Option(help="Most images of one batch.")] = 64,
+    sum_form: Annotated[
+        str, typer.Option(help="Form of weighted sums: mul, batchnorm, conv or auto.")
+    ] = "auto",
     data: Annotated[
         str | None, typer.Option(help="Data set to verify on. Default: photographs.")
     ] = None,
@@ -49,7 +52,9 @@ def command(
     from delugeserve_export.pipeline import Progress, Request, export
 
     check_report_path(report)
-    request = Request(spec, checkpoint, repository, backend, precision, max_batch_size, data, seed)
+    request = Request(
+        spec, checkpoint, repository, backend, precision, max_batch_size, sum_form, data, seed
+    )
     with talk.status("starting") as status:
         try:
             done = export(request, Progress(lambda name: status.update(f"{name} ...")))
@@ -82,6 +87,7 @@ def _print_report(done: Export) -> None:
         [(stage, f"{seconds:.2f}") for stage, seconds in done.seconds.items()]
         + [("[bold]total[/]", f"[bold]{total:.2f}[/]")],
     )
+    _print_sum_forms(manifest)
     print_verification(manifest)
     _print_speed(manifest)
     size = sum(file["bytes"] for file in manifest.files.values())
@@ -109,3 +115,14 @@ def _print_speed(manifest: Manifest) -> None:
         ),
         title="speed on this machine",
     )
+
+
+def _print_sum_forms(manifest: Manifest) -> None:
+    """Say which form of weighted sums was taken, and of what, if that was measured."""
+    figures = manifest.sum_form["milliseconds"]
+    if figures:
+        listed = ", ".join(f"{form} {ms:.3g}" for form, ms in figures.items())
+        talk.print(
+            f"weighted sums written as {manifest.sum_form['form']}: ms for a batch of 8: {listed}",
+            highlight=False,
+        )

@@ -38,8 +38,7 @@ def build_graph(
     Args:
         network: what :func:`delugeserve.networks.inference.fold` returns, in float32.
         dataset: gives image size, classes, mean and standard deviation.
-        sum_form: how weighted sums are written: ``mul`` as Mul and Add nodes, ``batchnorm`` as
-            BatchNormalization and Add nodes.
+        sum_form: how the terms of weighted sums are written, which Add nodes add up.
         metadata: strings to store with the model.
 
     Returns:
@@ -155,7 +154,11 @@ class _Writer:
         )
 
     def weighted_sum(self, sum_: WeightedSum, outputs: Sequence[str], name: str) -> str:
-        write = self._batchnorm_term if self.sum_form == "batchnorm" else self._mul_term
+        write = {
+            "mul": self._mul_term,
+            "batchnorm": self._batchnorm_term,
+            "conv": self._conv_term,
+        }[self.sum_form]
         weight, bias = _array(sum_.weight), _array(sum_.bias)
         total = ""
         for index, (h, w) in enumerate(zip(outputs, weight, strict=True)):
@@ -192,6 +195,14 @@ class _Writer:
         }
         inputs = [self.constant(f"{name}/{key}", value) for key, value in values.items()]
         return self.node("BatchNormalization", [h, *inputs], name, epsilon=0.0)
+
+    def _conv_term(
+        self, h: str, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, name: str
+    ) -> str:
+        inputs = [h, self.constant(f"{name}/weight", weight.reshape(-1, 1, 1, 1))]
+        if bias is not None:
+            inputs.append(self.constant(f"{name}/bias", bias))
+        return self.node("Conv", inputs, name, kernel_shape=[1, 1], group=len(weight))
 
 
 def _array(tensor: Any) -> NDArray[np.float32]:

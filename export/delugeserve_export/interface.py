@@ -23,8 +23,9 @@ Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 Infer = Callable[[NDArray[np.uint8]], Outputs]
 """Maps uint8 images ``[N, H, W, 3]`` to logits and probabilities, float32 ``[N, classes]``."""
 
-SumForm = Literal["mul", "batchnorm"]
-"""How a term ``w * h`` of a weighted sum is written: runtimes differ in which they fuse."""
+SumForm = Literal["mul", "batchnorm", "conv"]
+"""How a term ``w * h`` of a weighted sum is written: as Mul, as BatchNormalization or as a
+depthwise Conv of one pixel. Runtimes differ in which they fuse, and so in which is fastest."""
 
 
 def optimal_batch_size(maximum: int) -> int:

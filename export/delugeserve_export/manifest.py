@@ -28,6 +28,8 @@ class Manifest:
         network: the model's numbers.
         backend: Triton's name of the backend.
         precision: what it computes in.
+        sum_form: how weighted sums are written, and the milliseconds of a batch of eight in each
+            form, where they were measured.
         artefact: name of the file that the backend loads.
         max_batch_size: the most images of one batch.
         verification: what was checked, where and on what, and the figures; see
@@ -47,6 +49,7 @@ class Manifest:
     network: Mapping[str, Any]
     backend: str
     precision: str
+    sum_form: Mapping[str, Any]
     artefact: str
     max_batch_size: int
     verification: Mapping[str, Any]

@@ -26,7 +26,8 @@ class Budget:
 
     Attributes:
         error: root-mean-square logit error, as a fraction of the logits' standard deviation.
-        agreement: least fraction of images with the same top-1 class.
+        agreement: least fraction of images with the same top-1 class, not counting those on which
+            the network was all but undecided: by no more than twice the error.
         untrained_error: like ``error``, for a network without trained weights. Its logits hardly
             depend on the image, so rounding weighs more, and its classes are a toss-up.
     """

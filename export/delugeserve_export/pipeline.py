@@ -26,12 +26,13 @@ from delugeserve_export.engines.base import Backend, load_runs
 from delugeserve_export.evidence import Evidence
 from delugeserve_export.gate import batch_sizes, examine, require_passed
 from delugeserve_export.graph import build_graph
-from delugeserve_export.interface import Precision
+from delugeserve_export.interface import Precision, SumForm
 from delugeserve_export.manifest import Manifest, describe_files
 from delugeserve_export.samples import default_source, sample_images
 from delugeserve_export.source import describe_network, load_source, untrained_source
 from delugeserve_export.speed import measure_speed
 from delugeserve_export.triton_repository import publish, staging
+from delugeserve_export.tuning import FORMS, choose_sum_form
 
 _REFERENCE_FLOPS = 250e9
 """Work spent on the network's own answers: a few seconds of two cores, whatever the model."""
@@ -53,6 +54,7 @@ class Request:
         backend: name of the backend, or ``auto``.
         precision: ``fp32``, ``bf16``, or ``auto`` for the fastest this machine computes natively.
         max_batch_size: the most images of one batch.
+        sum_form: how weighted sums are written, or ``auto`` for what is fastest here.
         data: a data set with a test split to verify on; None takes crops of photographs.
         seed: of an untrained network.
     """
@@ -63,6 +65,7 @@ class Request:
     backend: str = "auto"
     precision: str = "auto"
     max_batch_size: int = 64
+    sum_form: str = "auto"
     data: str | None = None
     seed: int = 0
 
@@ -110,6 +113,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     progress = progress or Progress()
     backend, reason = choose_backend(request.backend)
     precision = _choose_precision(request.precision, backend)
+    sum_form = _find_sum_form(request.sum_form)
     if request.max_batch_size < 1:
         raise UsageError("The maximum batch size is at least 1.", "Say --max-batch-size 64.")
     _check_model_folder(request.repository)
@@ -125,9 +129,20 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     with progress.stage("fold"):
         folded = fold(source.network)
 
+    metadata = {"model": spec.name, "trained": str(source.trained).lower()}
+    environment = _environment(backend)
+
+    def write(form: SumForm) -> bytes:
+        return build_graph(folded, spec.dataset, sum_form=form, metadata=metadata)
+
+    form_figures: dict[str, float] = {}
+    if sum_form is None:
+        with progress.stage("forms"):
+            facts = {"network": describe_network(spec), "environment": environment}
+            sum_form, form_figures = choose_sum_form(backend, precision, write, images, facts)
+
     with progress.stage("graph"):
-        metadata = {"model": spec.name, "trained": str(source.trained).lower()}
-        graph = build_graph(folded, spec.dataset, sum_form=backend.sum_form, metadata=metadata)
+        graph = write(sum_form)
 
     with staging(request.repository) as workspace:
         staged = workspace / "version"
@@ -159,12 +174,13 @@ def export(request: Request, progress: Progress | None = None) -> Export:
             network=describe_network(spec),
             backend=backend.name,
             precision=precision,
+            sum_form={"form": sum_form, "milliseconds": form_figures},
             artefact=artefact.name,
             max_batch_size=request.max_batch_size,
             verification=dataclasses.asdict(verification),
             speed=speed,
             files=describe_files(sorted(staged.iterdir())),
-            environment=_environment(backend),
+            environment=environment,
             seconds=dict(progress.seconds),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
@@ -210,6 +226,16 @@ def _choose_precision(precision: str, backend: Backend) -> Precision:
     raise UnknownNameError(
         f"precision of {backend.title}", precision, [*backend.precisions, "auto"]
     )
+
+
+def _find_sum_form(name: str) -> SumForm | None:
+    """A form by name; None for ``auto``."""
+    if name == "auto":
+        return None
+    for known in FORMS:
+        if name == known:
+            return known
+    raise UnknownNameError("form of weighted sums", name, [*FORMS, "auto"])
 
 
 def _check_model_folder(repository: Path) -> None:

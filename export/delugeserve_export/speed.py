@@ -8,11 +8,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from delugeserve_export.interface import Infer, Precision
+from delugeserve_export.interface import Infer
+
+Name = TypeVar("Name", bound=str)
 
 _ROUNDS = 3
 _SECONDS = 0.1
@@ -20,17 +23,17 @@ _SECONDS = 0.1
 
 
 def measure_speed(
-    contestants: Mapping[Precision, Infer], images: NDArray[np.uint8], sizes: Sequence[int]
+    contestants: Mapping[Name, Infer], images: NDArray[np.uint8], sizes: Sequence[int]
 ) -> dict[str, dict[str, float]]:
     """Time artefacts side by side.
 
     Args:
-        contestants: artefacts, by the precision they compute in.
+        contestants: artefacts by name.
         images: uint8 ``[K, H, W, 3]``, repeated to fill a batch.
         sizes: batch sizes.
 
     Returns:
-        Median milliseconds of a batch, by precision and then by batch size.
+        Median milliseconds of a batch, by name and then by batch size.
     """
     samples: dict[str, dict[str, list[float]]] = {
         name: {str(size): [] for size in sizes} for name in contestants

@@ -210,3 +210,25 @@ def test_invariances_name_the_row_that_moved(evidence):
     assert by_name["one by one"].worst_image == 4
     assert by_name["equal rows"].worst_image == 4
     assert all(one.relative_error > 0.1 for one in by_name.values())
+
+
+def test_only_flips_that_rounding_cannot_explain_count():
+    reference = np.array([[0, margin] for margin in (4, -4, 0.01, -0.01)], np.float32)
+    images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1).repeat(3, axis=3)
+    evidence = Evidence(images, reference, "four")
+
+    def examined(flipped):
+        def infer(images):
+            logits = reference[images[:, 0, 0, 0]].copy()
+            turned = np.isin(images[:, 0, 0, 0], flipped)
+            logits[turned] = np.where(np.abs(logits[turned]) < 1, -logits[turned], [[0.1, 0]])
+            exponentials = np.exp(logits)
+            return logits, exponentials / exponentials.sum(1, keepdims=True)
+
+        found = examine({"bf16": infer}, evidence, precision="bf16", sizes=[4], trained=True)
+        return {check.name: check.passed for check in found.checks}[
+            "same class, bf16 at batch size 4"
+        ]
+
+    assert examined([2, 3])
+    assert not examined([0])

@@ -1,6 +1,7 @@
 """The graph against the network it was written from, through a real runtime."""
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
 from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
 from delugeserve_export.graph import build_graph
+from delugeserve_export.interface import SumForm
 
 SMALL_IMAGENET = dataclasses.replace(IMAGENET, image_size=64, num_classes=13)
 SPECS = {
@@ -48,7 +50,7 @@ def images(spec):
     return np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("form", ["mul", "batchnorm"])
+@pytest.mark.parametrize("form", get_args(SumForm))
 def test_the_graph_is_the_network(network, spec, images, form):
     graph = build_graph(fold(network), spec.dataset, sum_form=form)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])

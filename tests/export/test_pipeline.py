@@ -54,7 +54,7 @@ def test_every_backend_publishes_a_proven_version(request_for, backend):
         assert (done.folder / name).stat().st_size == file["bytes"]
     assert (done.folder / "labels.txt").read_text().splitlines() == list(CIFAR10.class_names)
     assert list(progress.seconds) == [
-        "load", "fold", "graph", "build", "reference", "verify", "time", "publish",
+        "load", "fold", "forms", "graph", "build", "reference", "verify", "time", "publish",
     ]  # fmt: skip
 
 
@@ -108,6 +108,7 @@ def test_the_model_may_be_left_to_the_checkpoint(request_for):
         ({"backend": "onnxruntim"}, "Did you mean 'onnxruntime'"),
         ({"backend": "onnxruntime", "precision": "bf16"}, "precision of ONNX Runtime 'bf16'"),
         ({"precision": "fp23"}, "fp32"),
+        ({"sum_form": "batchnrm"}, "Did you mean 'batchnorm'"),
     ],
 )
 def test_unknown_names_suggest_the_nearest(request_for, changes, message):

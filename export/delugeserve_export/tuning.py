@@ -1,0 +1,95 @@
+"""Which way of writing weighted sums is fastest here: measured once a machine, then remembered."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delugeserve_export.engines.base import Backend
+from delugeserve_export.interface import Infer, Precision, SumForm
+from delugeserve_export.speed import measure_speed
+
+FORMS: tuple[SumForm, ...] = get_args(SumForm)
+
+_BATCH = 8
+"""At batch 1 the sums weigh little, and a larger batch only takes longer to measure."""
+
+
+def cache_folder() -> Path:
+    """Where what was measured on this machine is kept: ``$XDG_CACHE_HOME/delugeserve``."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "delugeserve"
+
+
+def choose_sum_form(
+    backend: Backend,
+    precision: Precision,
+    write: Callable[[SumForm], bytes],
+    images: NDArray[np.uint8],
+    facts: Mapping[str, Any],
+) -> tuple[SumForm, dict[str, float]]:
+    """Build the graph in every form, time each, and take the fastest.
+
+    Args:
+        backend: what runs it.
+        precision: what it computes in.
+        write: writes the graph in a form, as a serialised ONNX model.
+        images: uint8 ``[K, H, W, 3]``.
+        facts: what the answer depends on: the network's numbers, the machine, versions.
+
+    Returns:
+        The form, and the milliseconds of a batch of eight by form.
+    """
+    key = hashlib.sha256(
+        json.dumps([backend.name, precision, facts], sort_keys=True, default=str).encode()
+    ).hexdigest()
+    file = cache_folder() / "sum-forms" / f"{key}.json"
+    figures = _read(file) or _measure(backend, precision, write, images)
+    _remember(file, figures)
+    fastest = min(figures, key=lambda form: figures[form])
+    return cast("SumForm", fastest), figures
+
+
+def _measure(
+    backend: Backend,
+    precision: Precision,
+    write: Callable[[SumForm], bytes],
+    images: NDArray[np.uint8],
+) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="delugeserve-forms-") as folder:
+        contestants: dict[str, Infer] = {}
+        for form in FORMS:
+            place = Path(folder) / form
+            place.mkdir()
+            contestants[form] = backend.load(backend.build(write(form), place), precision)
+        speed = measure_speed(contestants, images, [_BATCH])
+    return {form: by_size[str(_BATCH)] for form, by_size in speed.items()}
+
+
+def _read(file: Path) -> dict[str, float] | None:
+    try:
+        figures = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(figures, dict) and set(figures) == set(FORMS)
+    return figures if whole and all(isinstance(ms, float) for ms in figures.values()) else None
+
+
+def _remember(file: Path, figures: Mapping[str, float]) -> None:
+    """Keep figures for the next export; a cache that cannot be written costs time and no more."""
+    beside = file.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(figures), encoding="utf-8")
+        beside.replace(file)
+    with contextlib.suppress(OSError):
+        beside.unlink(missing_ok=True)
