@@ -14,6 +14,7 @@ import typer
 from delugeserve import __version__
 from delugeserve.cli import (
     benchmark,
+    benchmark_engines,
     classify,
     connectivity,
     evaluate,
@@ -70,8 +71,9 @@ for _module in (
     serve,
     classify,
     benchmark,
+    benchmark_engines,
 ):
-    app.command(_module.__name__.rpartition(".")[2])(_module.command)
+    app.command(_module.__name__.rpartition(".")[2].replace("_", "-"))(_module.command)
 
 
 def main() -> None:

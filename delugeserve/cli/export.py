@@ -90,9 +90,9 @@ def _print_report(done: Export) -> None:
     _print_sum_forms(manifest)
     print_verification(manifest)
     _print_speed(manifest)
-    size = sum(file["bytes"] for file in manifest.files.values())
+    size = f"{manifest.artefact_bytes / 1e6:.1f} MB"
     out.print(
-        f"{done.folder}: {', '.join(manifest.files)}, {size / 1e6:.1f} MB, {manifest.precision}",
+        f"{done.folder}: {manifest.artefact}, {size}, {manifest.precision}",
         highlight=False,
         soft_wrap=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,31 +132,18 @@ def _listed(tensors: Mapping[str, str]) -> str:
 
 
 def _version(folder: Path, spec: ModelSpec | None) -> Subject:
-    for module in ("torch", "onnx"):
-        require(module, "export")
-    from delugeserve_export.engines import choose_backend
-    from delugeserve_export.manifest import FILE_NAME
+    from delugeserve_export.engines import BACKENDS
     from delugeserve_export.triton_repository import LABELS
+    from delugeserve_export.verification import load_version
 
+    manifest, infer = load_version(folder)
+    spec = _find_agreed(manifest.model, spec, folder)
     try:
-        manifest = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        spec = _find_agreed(manifest["model"], spec, folder)
-        backend, _ = choose_backend(manifest["backend"])
-        precision = manifest["precision"]
         class_names = tuple((folder / LABELS).read_text(encoding="utf-8").splitlines())
-        artefact = next(folder.glob("model.onnx"), None) or next(folder.glob("model.xml"))
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        raise RepositoryError(
-            f"{folder} is not an exported version.",
-            "Give a folder such as model_repository/delugenet38/1.",
-        ) from error
-    try:
-        infer = backend.load(artefact, precision)
-    except Exception as error:  # neither have the runtimes' errors a base in common
-        raise RepositoryError(
-            f"{backend.title} cannot load {artefact}.", "Export the model again."
-        ) from error
-    title = f"{spec.name}/{folder.resolve().name} ({backend.title}, {precision})"
+    except OSError as error:
+        raise RepositoryError(f"{folder} lacks {LABELS}.", "Export the model again.") from error
+    runtime = BACKENDS[manifest.backend].title
+    title = f"{spec.name}/{folder.resolve().name} ({runtime}, {manifest.precision})"
     return Subject(title, spec, lambda images: infer(images)[0], class_names)
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.errors import RepositoryError
-
-FILE_NAME = "evidence.npz"
+from delugeserve_export.manifest import EVIDENCE
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Evidence:
     def write(self, folder: Path) -> None:
         """Write ``evidence.npz`` into a folder."""
         # Compressed: of photographs a third is saved, of the test images of CIFAR-10 a quarter.
-        np.savez_compressed(folder / FILE_NAME, images=self.images, logits=self.logits)
+        np.savez_compressed(folder / EVIDENCE, images=self.images, logits=self.logits)
 
 
 def read_evidence(folder: Path, description: str) -> Evidence:
@@ -44,7 +43,7 @@ def read_evidence(folder: Path, description: str) -> Evidence:
     Raises:
         RepositoryError: it is missing or damaged.
     """
-    path = folder / FILE_NAME
+    path = folder / EVIDENCE
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images, logits = arrays["images"], arrays["logits"]

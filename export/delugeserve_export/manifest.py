@@ -14,6 +14,7 @@ from typing import Any
 from delugeserve.errors import RepositoryError
 
 FILE_NAME = "manifest.json"
+EVIDENCE = "evidence.npz"
 SCHEMA_VERSION = 2
 
 
@@ -59,6 +60,11 @@ class Manifest:
     seconds: Mapping[str, float]
     created: str
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def artefact_bytes(self) -> int:
+        """Size of what the backend loads."""
+        return sum(file["bytes"] for name, file in self.files.items() if name != EVIDENCE)
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json`` into a folder: beside its place, then renamed."""

@@ -38,7 +38,7 @@ def render_report(manifest: Manifest) -> str:
     }
     page: str = template.render(
         manifest=manifest,
-        megabytes=sum(file["bytes"] for file in manifest.files.values()) / 1e6,
+        megabytes=manifest.artefact_bytes / 1e6,
         plots={title: _as_svg(figure) for title, figure in plots.items() if figure},
     )
     return page

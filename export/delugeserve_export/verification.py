@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import cast
 
-from delugeserve.errors import RepositoryError, UnknownNameError
+from delugeserve.errors import DelugeServeError, RepositoryError, UnknownNameError
 from delugeserve_export.engines import choose_backend
 from delugeserve_export.engines.base import load_runs
 from delugeserve_export.evidence import read_evidence
@@ -14,6 +14,32 @@ from delugeserve_export.gate import batch_sizes, examine, require_passed
 from delugeserve_export.interface import Infer, Precision
 from delugeserve_export.manifest import Manifest, check_files, read_manifest
 from delugeserve_export.parity import BUDGETS
+
+
+def load_version(folder: Path) -> tuple[Manifest, Infer]:
+    """Load a version to run it in this process, as it will be served.
+
+    Args:
+        folder: the version's.
+
+    Returns:
+        Its manifest, and how to run it.
+
+    Raises:
+        RepositoryError: there is no version, or its runtime cannot load it.
+        MissingExtraError: its runtime is not installed.
+    """
+    manifest = read_manifest(folder)
+    backend, _ = choose_backend(manifest.backend)
+    path = folder / manifest.artefact
+    try:
+        return manifest, backend.load(path, _precision_of(manifest))
+    except DelugeServeError:
+        raise
+    except Exception as error:  # the runtimes' errors have no base in common
+        raise RepositoryError(
+            f"{backend.title} cannot load {path}.", "Export the model again."
+        ) from error
 
 
 def verify_version(folder: Path, infer: Infer | None = None) -> Manifest:
@@ -35,9 +61,7 @@ def verify_version(folder: Path, infer: Infer | None = None) -> Manifest:
         RejectedError: a check failed; the manifest says so from now on.
     """
     manifest = read_manifest(folder)
-    if manifest.precision not in BUDGETS:
-        raise UnknownNameError("precision", manifest.precision, BUDGETS)
-    precision = cast("Precision", manifest.precision)
+    precision = _precision_of(manifest)
     check_files(folder, manifest)
     evidence = read_evidence(folder, manifest.verification["images"])
     if infer is not None:
@@ -62,3 +86,9 @@ def verify_version(folder: Path, infer: Infer | None = None) -> Manifest:
         ) from error
     require_passed(verification, manifest, "Export the model again, on the machine it is for.")
     return manifest
+
+
+def _precision_of(manifest: Manifest) -> Precision:
+    if manifest.precision not in BUDGETS:
+        raise UnknownNameError("precision", manifest.precision, BUDGETS)
+    return cast("Precision", manifest.precision)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from delugeserve.zoo import find_model
-from delugeserve_export.evidence import FILE_NAME, read_evidence
+from delugeserve_export.evidence import read_evidence
+from delugeserve_export.manifest import EVIDENCE
 from delugeserve_export.pipeline import Request, export
 
 
@@ -63,12 +64,12 @@ def test_it_needs_no_torch(version):
 
 
 def test_what_fails_is_reported_and_remembered(run, version, tmp_path):
-    with np.load(version / FILE_NAME) as arrays:
+    with np.load(version / EVIDENCE) as arrays:
         images, logits = arrays["images"], arrays["logits"]
     # As if the artefact were of another network: its own files are whole.
-    np.savez(version / FILE_NAME, images=images, logits=logits[:, ::-1])
+    np.savez(version / EVIDENCE, images=images, logits=logits[:, ::-1])
     manifest = manifest_of(version)
-    del manifest["files"][FILE_NAME]
+    del manifest["files"][EVIDENCE]
     (version / "manifest.json").write_text(json.dumps(manifest))
     page = tmp_path / "report.html"
     status, out, err = run("verify", version, "--report", page)
@@ -79,7 +80,7 @@ def test_what_fails_is_reported_and_remembered(run, version, tmp_path):
     assert '<span class="failed">failed</span>' in page.read_text()
 
 
-@pytest.mark.parametrize("name", ["model.onnx", FILE_NAME])
+@pytest.mark.parametrize("name", ["model.onnx", EVIDENCE])
 def test_a_changed_or_missing_file_is_named(run, version, name):
     content = (version / name).read_bytes()
     (version / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -111,7 +112,7 @@ def test_damaged_evidence_is_refused(version):
     from delugeserve.errors import RepositoryError
 
     for content in (b"", b"PK\x03\x04 nothing"):
-        (version / FILE_NAME).write_bytes(content)
+        (version / EVIDENCE).write_bytes(content)
         with pytest.raises(RepositoryError, match="cannot be read"):
             read_evidence(version, "")
 

@@ -1,0 +1,71 @@
+"""``delugeserve benchmark-engines``: a row for every engine, whatever becomes of it."""
+
+import csv
+import json
+
+import pytest
+
+from delugeserve.errors import MissingExtraError
+from delugeserve_export import comparison
+from delugeserve_export.engines.openvino import OpenVino
+
+ENGINES = "onnxruntime:fp32,openvino:fp32"
+
+
+def test_figures_of_every_kind(run, tmp_path, tiny_cifar):
+    files = {"--csv": tmp_path / "engines.csv", "--plot": tmp_path / "engines.png"}
+    options = [part for pair in files.items() for part in pair]
+    status, out, err = run(
+        "benchmark-engines", "--engines", ENGINES, "--batch-size", "1,4", "--data", tiny_cifar,
+        "--json", *options,
+    )  # fmt: skip
+    assert status == 0, err
+    rows = json.loads(out)["engines"]
+    assert [row["backend"] for row in rows] == ["onnxruntime", "openvino"]
+    assert len({row["top1_error"] for row in rows}) == 1, "in fp32 all err alike"
+    for row in rows:
+        assert row["status"] == "passed"
+        assert row["top1_agreement"] == 1
+        assert 1.9 < row["megabytes"] < 3
+        assert set(row["milliseconds"]) == {"1", "4"}
+        rates = [int(size) * 1000 / ms for size, ms in row["milliseconds"].items()]
+        assert row["images_per_s"] == max(rates)
+    assert files["--plot"].read_bytes()[:4] == b"\x89PNG"
+    with files["--csv"].open() as file:
+        written = list(csv.DictReader(file))
+    assert [float(row["ms_batch_4"]) for row in written] == [
+        row["milliseconds"]["4"] for row in rows
+    ]
+
+
+def test_one_that_fails_does_not_stop_the_others(run, monkeypatch):
+    def missing(*_arguments):
+        raise MissingExtraError("openvino", "export")
+
+    monkeypatch.setattr(OpenVino, "build", missing)
+    status, out, _ = run("benchmark-engines", "--engines", ENGINES, "--batch-size", "1")
+    assert status == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if " fp32" in line}
+    assert "passed" in lines["onnxruntime"]
+    assert "pip install 'delugeserve[export]'" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--engines", "openvino:bf61"), "Did you mean 'openvino:bf16'"),
+        (("--batch-size", "1,x"), "no list of batch sizes"),
+        (("--batch-size", "0"), "no list of batch sizes"),
+        (("--plot", "engines.pdf"), "Let it end in .png or .svg"),
+        (("--model", "delugenet83"), "Did you mean"),
+    ],
+)
+def test_bad_input_is_one_sentence(run, arguments, message):
+    status, out, err = run("benchmark-engines", *arguments)
+    assert (status, out) == (2, "")
+    assert message in " ".join(err.split())
+
+
+def test_every_engine_is_every_backend_in_each_of_its_precisions():
+    assert ("openvino", "bf16") in comparison.every_engine()
+    assert ("onnxruntime", "fp32") in comparison.every_engine()
