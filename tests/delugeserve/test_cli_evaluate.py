@@ -194,7 +194,7 @@ def test_a_folder_that_is_no_version(refusal, repository, tmp_path):
     (copied / "1" / "model.xml").write_text("<net/>")
     assert "OpenVINO cannot load" in refusal(copied / "1")
     (copied / "1" / "manifest.json").write_text("{}")
-    assert "is not an exported version" in refusal(copied / "1")
+    assert "was written by another release" in refusal(copied / "1")
 
 
 def test_a_file_that_is_nothing_of_ours(refusal, tmp_path):
