@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -140,3 +142,27 @@ def test_auto_takes_what_is_installed(monkeypatch):
 def test_verification_stays_affordable():
     images, _ = pipeline._verification_images(find_model("delugenet122"), Request(None, data=None))
     assert 8 <= len(images) <= 24
+
+
+def test_a_network_may_be_let_go_in_any_thread(request_for):
+    """OpenVINO's signal stack goes with it, and then any signal would end the process."""
+    done = export(request_for(backend="openvino", precision="fp32"))
+    script = (
+        "import gc, signal, sys, threading\n"
+        "from pathlib import Path\n"
+        "from delugeserve_export.verification import load_version\n"
+        "held = [load_version(Path(sys.argv[1]))]\n"
+        "def let_go():\n"
+        "    held.clear()\n"
+        "    gc.collect()\n"
+        "thread = threading.Thread(target=let_go)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: None)\n"
+        "signal.raise_signal(signal.SIGUSR1)\n"
+        "print('alive')\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(done.folder)], capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stdout) == (0, "alive\n"), ran.stderr

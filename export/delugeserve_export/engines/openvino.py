@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,16 +34,15 @@ class OpenVino(Backend):
         """Write ``model.xml`` and ``model.bin``."""
         runtime = require(self.module, "export")
         path = folder / "model.xml"
-        converted = runtime.Core().read_model(model)
+        converted = _core().read_model(model)
         # Compression would round the weights to fp16 behind the user's back.
         runtime.save_model(converted, path, compress_to_fp16=False)
         return path
 
     def load(self, artefact: Path, precision: Precision) -> Infer:
         """Load ``model.xml``."""
-        runtime = require(self.module, "export")
         hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-        compiled = runtime.compile_model(artefact, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+        compiled = _core().compile_model(artefact, "CPU", {"INFERENCE_PRECISION_HINT": hint})
 
         def infer(images: NDArray[np.uint8]) -> Outputs:
             outputs = compiled({INPUT: images})
@@ -58,3 +59,14 @@ class OpenVino(Backend):
         if precision == "bf16":
             parameters["HINT_BF16"] = "YES"
         return parameters
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO's core, one for the whole process.
+
+    Its CPU plugin gives the thread that loads it a signal stack of its own, and frees that with the
+    last core or network, in whichever thread that happens. If it is another one, the next signal to
+    the first thread ends the process; so the plugin is never let go.
+    """
+    return require(OpenVino.module, "export").Core()
