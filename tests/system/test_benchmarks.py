@@ -73,3 +73,16 @@ def test_serving_throughput(tmp_path):
     assert result["best"] in result["samples"]
     loads = result["loads"]["server, batch 1, 32 in flight"]
     assert loads["executed"][0] > 1, "single images were not put together into batches"
+
+
+def test_the_resnets_are_those_of_the_field(monkeypatch):
+    """Parameters as timm and torchvision count them; the speed of the network hangs on them."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import torch
+    from resnets import RESNETS, ResNet
+
+    counts = {}
+    for name, (blocks, _) in RESNETS.items():
+        with torch.device("meta"):
+            counts[name] = sum(p.numel() for p in ResNet(blocks).parameters())
+    assert counts == {"resnet101": 44_549_160, "resnet152": 60_192_808}
