@@ -17,6 +17,7 @@ from delugeserve.cli import (
     benchmark_engines,
     classify,
     connectivity,
+    doctor,
     evaluate,
     export,
     inspect,
@@ -74,6 +75,7 @@ for _module in (
     classify,
     benchmark,
     benchmark_engines,
+    doctor,
 ):
     app.command(_module.__name__.rpartition(".")[2].replace("_", "-"))(_module.command)
 

@@ -43,7 +43,13 @@ def command(
 ) -> None:
     """Say what is in a checkpoint, ONNX file, plan, version or repository."""
     reference = recognise(path, _INSPECTABLE)
-    print_, found = _read(reference)
+    try:
+        print_, found = _read(reference)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror or error}.",
+            "Check the path and its permissions.",
+        ) from error
     if json:
         print_json({"kind": reference.kind, **_plain(found)})
     else:
@@ -94,7 +100,7 @@ def _print_checkpoint(found: CheckpointFile) -> None:
         _heading(found.path.name, "a safetensors file, but not a checkpoint of delugeserve")
         _print_facts(
             {
-                "file": f"{found.path}, {_size(found.bytes)}",
+                "file": f"{_size(found.bytes)}, {found.path}",
                 "values": f"{found.parameters + found.buffers:,}",
                 "tensors": tensors,
                 **found.other,
@@ -105,7 +111,7 @@ def _print_checkpoint(found: CheckpointFile) -> None:
     _heading(found.path.name, "a checkpoint of delugeserve")
     _print_facts(
         {
-            "file": f"{found.path}, {_size(found.bytes)}",
+            "file": f"{_size(found.bytes)}, {found.path}",
             "model": f"{model['name']} for {dataset.get('title', '?')}: blocks of "
             f"{_listed(model.get('layers', ()))} layers, {_listed(model.get('widths', ()))} wide",
             "parameters": f"{found.parameters:,}, and {found.buffers:,} of BatchNorm's statistics",
@@ -126,8 +132,8 @@ def _print_graph(found: GraphFile) -> None:
     nodes = ", ".join(f"{count} {name}" for name, count in found.nodes.items())
     _print_facts(
         {
-            "file": f"{found.path}, {_size(found.bytes)}"
-            + (", with weights in other files" if found.external else ""),
+            "file": f"{_size(found.bytes)}, {found.path}"
+            + (", whose weights lie in other files" if found.external else ""),
             "producer": f"{found.producer or '?'}; IR version {found.ir_version}",
             "opset": ", ".join(f"{name} {version}" for name, version in found.opsets.items()),
             "metadata": _settings(found.metadata),
@@ -171,7 +177,7 @@ def _print_plan(found: PlanFile) -> None:
         manifest = {}
     _print_facts(
         {
-            "file": f"{found.path}, {_size(found.bytes)}",
+            "file": f"{_size(found.bytes)}, {found.path}",
             "built by": f"{found.builder} {found.version}",
             **(_origin(manifest) if manifest else {"manifest": "none beside it"}),
         }

@@ -23,6 +23,8 @@ _DTYPES = {
 # What BatchNorm keeps of its inputs; training steps do not change these by gradients.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
+_MAPPINGS = ("recipe", "data", "metrics", "environment")
+
 
 @dataclass(frozen=True)
 class CheckpointFile:
@@ -89,18 +91,15 @@ def read_checkpoint(path: Path) -> CheckpointFile:
             f"{path} is not a whole safetensors file ({error}).",
             "Take an undamaged copy, or train it again.",
         ) from error
-    ours = _parse(texts)
+    said = _parse(texts)
     return CheckpointFile(
         path=path,
         bytes=path.stat().st_size,
-        ours=ours is not None,
-        model=(ours or {}).get("model", {}),
-        class_names=tuple((ours or {}).get("class_names", ())),
-        recipe=(ours or {}).get("recipe", {}),
-        data=(ours or {}).get("data", {}),
-        metrics=(ours or {}).get("metrics", {}),
-        environment=(ours or {}).get("environment", {}),
-        other={} if ours else texts,
+        ours=bool(said),
+        model=said.get("model", {}),
+        class_names=tuple(said.get("class_names", ())),
+        **{key: said.get(key, {}) for key in _MAPPINGS},
+        other={} if said else texts,
         parameters=parameters,
         buffers=buffers,
         tensors=dict(counts),
@@ -108,12 +107,12 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     )
 
 
-def _parse(texts: Mapping[str, str]) -> dict[str, Any] | None:
-    """The metadata of a checkpoint of ours, as :mod:`delugeserve.checkpoint` describes it."""
+def _parse(texts: Mapping[str, str]) -> dict[str, Any]:
+    """What a checkpoint of ours says, see :mod:`delugeserve.checkpoint`; empty for another."""
     try:
         values = {key: json.loads(text) for key, text in texts.items()}
     except json.JSONDecodeError:
-        return None
-    wanted = {"model": dict, "class_names": list, "recipe": dict, "data": dict, "metrics": dict}
+        return {}
+    wanted = {"model": dict, "class_names": list, **dict.fromkeys(_MAPPINGS, dict)}
     whole = all(isinstance(values.get(key), kind) for key, kind in wanted.items())
-    return values if whole and "name" in values["model"] else None
+    return values if whole and {"name", "dataset"} <= values["model"].keys() else {}

@@ -155,9 +155,14 @@ def _tensors(values: Any) -> dict[str, str]:
 
 def _size(tensor: Any) -> int:
     """Bytes of a stored tensor; types of four bits fill a byte by two."""
-    helper = require("onnx", "export").helper
-    item = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return math.ceil(math.prod(tensor.dims) * (0.5 if "int4" in item.name else item.itemsize))
+    onnx = require("onnx", "export")
+    elements: int = math.prod(tensor.dims)
+    if "int4" in _dtype(tensor.data_type):
+        return math.ceil(elements / 2)
+    try:
+        return elements * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    except KeyError:  # a type of tomorrow
+        return len(tensor.raw_data)
 
 
 def _dtype(data_type: int) -> str:

@@ -14,6 +14,20 @@ from delugeserve_export.manifest import FILE_NAME, sha256
 
 FileState = Literal["whole", "changed", "missing"]
 
+# What every manifest has said, whatever release wrote it.
+_MANIFEST = {
+    "model": str,
+    "backend": str,
+    "precision": str,
+    "checkpoint": dict,
+    "environment": dict,
+    "parity": list,
+    "files": dict,
+}
+_COMPARISON = {
+    "precision", "batch_size", "num_images", "max_error", "relative_error", "agreement"
+}  # fmt: skip
+
 _THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS")
 
 
@@ -161,8 +175,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / FILE_NAME
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        whole = all(key in manifest for key in ("model", "backend", "precision")) and all(
-            isinstance(file["sha256"], str) for file in manifest["files"].values()
+        whole = (
+            all(isinstance(manifest[key], kind) for key, kind in _MANIFEST.items())
+            and all(isinstance(file["sha256"], str) for file in manifest["files"].values())
+            and all(row.keys() >= _COMPARISON for row in manifest["parity"])
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
