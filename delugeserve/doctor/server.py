@@ -93,7 +93,7 @@ def _leftovers() -> Finding:
     size = sum(path.stat().st_size for path in left if path.exists())
     return _finding(
         "shared memory",
-        f"{len(left)} regions of dead servers are left, {size / 2**20:.0f} MiB",
+        f"dead servers left {size / 2**20:.1f} MiB in {len(left)} regions",
         "warning",
         f"Remove them with: rm {' '.join(map(str, left))}",
     )
