@@ -29,15 +29,19 @@ _WIDEST_SUBJECT = 20
 
 def command(
     repository: Annotated[
-        Path, typer.Option("--repository", help="Model repository to examine.")
-    ] = Path("model_repository"),
+        Path | None,
+        typer.Option(help="Model repository to examine. Default: model_repository, if there."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Examine machine, installation, server and repository; exit 1 if there is a problem."""
     from delugeserve.doctor import examine
+    from delugeserve.serving.repository import list_names
 
+    if repository is not None:
+        list_names(repository)  # must be there, as it was named
     with talk.status("examining"):
-        findings = examine(repository)
+        findings = examine(repository or Path("model_repository"))
     if json:
         print_json([dataclasses.asdict(finding) for finding in findings])
     else:

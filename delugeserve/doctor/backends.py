@@ -79,10 +79,7 @@ def _examine(backend: Backend, runtime: Runtime | None) -> Finding:
         )
     # Some runtimes add their build to it.
     version = runtime.version.partition("-")[0]
-    return Finding(
-        "backends",
-        backend.name,
-        "ok",
-        f"{backend.title} {version}, in {' and '.join(sorted(backend.precisions))}; "
-        f"{backend.best_precision()} is best here",
-    )
+    precisions = " and ".join(sorted(backend.precisions))
+    if len(backend.precisions) > 1:
+        precisions += f", of which {backend.best_precision()} is best here"
+    return Finding("backends", backend.name, "ok", f"{backend.title} {version}, in {precisions}")
