@@ -15,7 +15,8 @@ from rich.text import Text
 
 from delugeserve.cli.console import out, print_json, print_table, talk
 from delugeserve.cli.references import Kind, Reference, recognise
-from delugeserve.errors import CheckpointError, UsageError
+from delugeserve.cli.verification import print_verification
+from delugeserve.errors import CheckpointError, RepositoryError, UsageError
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from delugeserve.inspection.graphs import GraphFile
     from delugeserve.inspection.plans import PlanFile
     from delugeserve.inspection.versions import RepositoryModel, ServingConfig, Version
+    from delugeserve_export.manifest import Manifest
 
 _INSPECTABLE: frozenset[Kind] = frozenset(
     {"weights", "checkpoint", "onnx", "plan", "version", "repository"}
@@ -168,18 +170,18 @@ def _precision(found: GraphFile) -> str:
 
 
 def _print_plan(found: PlanFile) -> None:
-    from delugeserve.inspection.versions import read_manifest
+    from delugeserve_export.manifest import read_manifest
 
     _heading(found.path.name, f"a plan of {found.builder}")
     try:
-        manifest: Mapping[str, Any] = read_manifest(found.path.parent)
-    except UsageError:
-        manifest = {}
+        origin = _origin(read_manifest(found.path.parent))
+    except RepositoryError:
+        origin = {"manifest": "none beside it"}
     _print_facts(
         {
             "file": f"{_size(found.bytes)}, {found.path}",
             "built by": f"{found.builder} {found.version}",
-            **(_origin(manifest) if manifest else {"manifest": "none beside it"}),
+            **origin,
         }
     )
 
@@ -205,39 +207,25 @@ def _print_version(found: Version) -> None:
         texts=2,
     )
     out.print()
-    print_table(
-        ("verified in", "batch", "images", "largest error", "relative", "same class"),
-        (
-            (
-                row["precision"],
-                str(row["batch_size"]),
-                str(row["num_images"]),
-                f"{row['max_error']:.2g}",
-                f"{row['relative_error']:.2g}",
-                f"{100 * row['agreement']:.1f} %",
-            )
-            for row in found.manifest.get("parity", ())
-        ),
-    )
+    print_verification(found.manifest)
     if any(file.state in ("changed", "missing") for file in found.files):
         talk.print("[red]not the files that were exported:[/] export the model again")
 
 
-def _origin(manifest: Mapping[str, Any]) -> dict[str, str]:
+def _origin(manifest: Manifest) -> dict[str, str]:
     """The essentials of a manifest, as lines to print."""
-    checkpoint = manifest.get("checkpoint", {})
-    weights = f"{checkpoint.get('file', '?')}, SHA-256 {_short(checkpoint.get('sha256', '?'))}"
-    if not manifest.get("trained", True):
-        weights = f"untrained, seed {checkpoint.get('seed', '?')}: its answers mean nothing"
+    checkpoint = manifest.checkpoint
+    weights = f"untrained, seed {checkpoint.get('seed', '?')}: its answers mean nothing"
+    if manifest.trained:
+        weights = f"{checkpoint.get('file', '?')}, SHA-256 {_short(checkpoint.get('sha256', '?'))}"
     return {
-        "model": str(manifest["model"]),
-        "runs on": f"{manifest['backend']} in {manifest['precision']}, at most "
-        f"{manifest.get('max_batch_size', '?')} images at once",
+        "model": manifest.model,
+        "runs on": f"{manifest.backend} in {manifest.precision}, at most "
+        f"{manifest.max_batch_size} images at once",
         "weights": weights,
         **_provenance(checkpoint.get("data", {}), checkpoint.get("metrics", {})),
-        "verified on": str(manifest.get("verified_on", "?")),
-        "exported": str(manifest.get("created", "?")),
-        **_environment("exported", manifest.get("environment", {})),
+        "exported": manifest.created,
+        **_environment("exported", manifest.environment),
     }
 
 
@@ -284,7 +272,7 @@ def _print_repository(models: list[RepositoryModel]) -> None:
             (
                 Text(model.name),
                 Text(model.backend or "?"),
-                str(model.manifest.get("precision", "?")),
+                model.manifest.precision if model.manifest else "?",
                 _trained(model.manifest),
                 "-" if model.version is None else str(model.version),
                 str(len(model.others)),
@@ -300,8 +288,10 @@ def _print_repository(models: list[RepositoryModel]) -> None:
             talk.print(f"{model.name}: {model.fault}", style="red", markup=False, soft_wrap=True)
 
 
-def _trained(manifest: Mapping[str, Any]) -> str:
-    return {True: "trained", False: "untrained"}.get(manifest.get("trained"), "?")  # type: ignore[arg-type]
+def _trained(manifest: Manifest | None) -> str:
+    if manifest is None:
+        return "?"
+    return "trained" if manifest.trained else "untrained"
 
 
 def _heading(name: str, what: str) -> None:

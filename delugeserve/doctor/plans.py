@@ -15,10 +15,15 @@ from delugeserve.inspection.versions import Version
 _PACKAGES = {"TensorRT": "tensorrt", "TensorRT-RTX": "tensorrt-rtx"}
 
 
-def examine_plan(version: Version) -> Iterator[Finding]:
-    """Compare a version's plans, if it has any, with what is here."""
-    details = version.manifest.get("engine")
-    details = details if isinstance(details, Mapping) else {}
+def examine_plan(version: Version, details: Mapping[str, Any], again: str) -> Iterator[Finding]:
+    """Compare a version's plans, if it has any, with what is here.
+
+    Args:
+        version: the version.
+        details: what its builder said of the plan: ``version_compatible``, ``compute_capabilities``
+            and ``minimum_compute_capability``, each of which may be absent.
+        again: the sentence that says how to export it again.
+    """
     for file in version.files:
         if file.state == "missing" or not file.name.endswith(".plan"):
             continue
@@ -27,12 +32,12 @@ def examine_plan(version: Version) -> Iterator[Finding]:
         except UsageError as error:
             yield _finding(version, "problem", error.problem, error.remedy)
             continue
-        yield from _examine_runtime(version, plan, details)
-        yield from _examine_gpu(version, plan, details)
+        yield from _examine_runtime(version, plan, details, again)
+        yield from _examine_gpu(version, plan, details, again)
 
 
 def _examine_runtime(
-    version: Version, plan: PlanFile, details: Mapping[str, Any]
+    version: Version, plan: PlanFile, details: Mapping[str, Any], again: str
 ) -> Iterator[Finding]:
     package = _PACKAGES[plan.builder]
     try:
@@ -55,12 +60,13 @@ def _examine_runtime(
         "problem",
         f"its plan is for {plan.builder} {plan.version}, and {installed} is here, which cannot "
         "load it",
-        f"Export it again with: delugeserve export --model {version.model} "
-        f"--backend {version.manifest['backend']}",
+        again,
     )
 
 
-def _examine_gpu(version: Version, plan: PlanFile, details: Mapping[str, Any]) -> Iterator[Finding]:
+def _examine_gpu(
+    version: Version, plan: PlanFile, details: Mapping[str, Any], again: str
+) -> Iterator[Finding]:
     try:
         gpus = find_gpus()
     except ServerError:  # among the findings of the machine
@@ -79,8 +85,7 @@ def _examine_gpu(version: Version, plan: PlanFile, details: Mapping[str, Any]) -
             "problem",
             "its plan is for GPUs of compute capability "
             f"{' and '.join(built_for) or f'{least} and later'}, and {' and '.join(here)} is here",
-            f"Export it again on this machine: delugeserve export --model {version.model} "
-            f"--backend {version.manifest['backend']}",
+            again,
         )
 
 

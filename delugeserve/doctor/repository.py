@@ -75,7 +75,8 @@ def _examine(repository: Path, name: str) -> Iterator[Finding]:
         *_examine_batches(version, config, again),
         *_examine_threads(version, config),
         *_examine_backend(version, config, again),
-        *examine_plan(version),
+        # Of a plan only its builder knows what it is good for, and says so under this name.
+        *examine_plan(version, getattr(version.manifest, "engine", {}), again),
     ]
     yield from found or [_finding(name, "ok", _describe(version, config))]
 
@@ -107,7 +108,7 @@ def _examine_labels(version: Version, config: ServingConfig, again: str) -> Iter
 
 
 def _examine_batches(version: Version, config: ServingConfig, again: str) -> Iterator[Finding]:
-    largest, verified = config.max_batch_size, version.manifest.get("max_batch_size")
+    largest, verified = config.max_batch_size, version.manifest.max_batch_size
     if largest != verified:
         yield _finding(
             version.model,
@@ -142,7 +143,7 @@ def _examine_threads(version: Version, config: ServingConfig) -> Iterator[Findin
 
 
 def _examine_backend(version: Version, config: ServingConfig, again: str) -> Iterator[Finding]:
-    exported_for = version.manifest["backend"]
+    exported_for = version.manifest.backend
     if config.backend != exported_for:
         yield _finding(
             version.model,
@@ -167,7 +168,7 @@ def _describe(version: Version, config: ServingConfig) -> str:
     threads = config.threads or max(1, hardware.usable_cores() // config.instances)
     on_cpu = "KIND_GPU" not in config.instance_kinds
     return (
-        f"version {version.number}, {config.backend} in {version.manifest['precision']}, "
+        f"version {version.number}, {config.backend} in {version.manifest.precision}, "
         f"batches up to {config.max_batch_size}, "
         f"{config.instances} x {f'{threads} threads' if on_cpu else 'GPU'}, "
         f"{len(version.labels)} labels, files whole"
@@ -176,15 +177,14 @@ def _describe(version: Version, config: ServingConfig) -> str:
 
 def _export_command(version: Version) -> str:
     """What makes a version anew, as far as its manifest tells: of a checkpoint, the file's name."""
-    manifest, origin = version.manifest, version.manifest["checkpoint"]
+    manifest, origin = version.manifest, version.manifest.checkpoint
     model = MODELS.get(version.model)
     shipped = sha256(model.weights) if model and model.weights else None
     source = f"--model {version.model}"
     if "file" in origin and origin.get("sha256") != shipped:
         source = f"--checkpoint {origin['file']}"
     return (
-        f"delugeserve export {source} --backend {manifest['backend']} "
-        f"--precision {manifest['precision']}"
+        f"delugeserve export {source} --backend {manifest.backend} --precision {manifest.precision}"
     )
 
 

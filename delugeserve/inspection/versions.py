@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from delugeserve.errors import RepositoryError
 from delugeserve.serving.repository import CONFIG, find_models, list_names, parse_config
-from delugeserve_export.manifest import FILE_NAME, sha256
+from delugeserve_export.manifest import FILE_NAME, Manifest, read_manifest, sha256
 
 FileState = Literal["whole", "changed", "missing"]
-
-# What every manifest has said, whatever release wrote it.
-_MANIFEST = {
-    "model": str,
-    "backend": str,
-    "precision": str,
-    "checkpoint": dict,
-    "environment": dict,
-    "parity": list,
-    "files": dict,
-}
-_COMPARISON = {
-    "precision", "batch_size", "num_images", "max_error", "relative_error", "agreement"
-}  # fmt: skip
 
 _THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS")
 
@@ -99,7 +84,7 @@ class Version:
     model: str
     number: str
     served: bool | None
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     files: tuple[StoredFile, ...]
     labels: tuple[str, ...]
     config: ServingConfig | None
@@ -115,7 +100,7 @@ class RepositoryModel:
         others: numbers of the versions that are not served.
         backend: what runs it.
         max_batch_size: the most images of one batch.
-        manifest: what the exporter wrote of the served version; empty if it wrote nothing.
+        manifest: what the exporter wrote of the served version; None if it cannot be read.
         bytes: size of the served version.
         fault: why the row says no more; None if it says all.
     """
@@ -125,7 +110,7 @@ class RepositoryModel:
     others: tuple[int, ...]
     backend: str
     max_batch_size: int | None
-    manifest: Mapping[str, Any]
+    manifest: Manifest | None
     bytes: int
     fault: str | None = None
 
@@ -134,7 +119,7 @@ def read_version(folder: Path) -> Version:
     """Read a version's folder, and hash its files.
 
     Raises:
-        RepositoryError: it has no readable manifest, or a configuration that does not parse.
+        RepositoryError: it has no manifest of this release, or a configuration that does not parse.
     """
     folder = folder.resolve()
     manifest = read_manifest(folder)
@@ -151,7 +136,7 @@ def read_version(folder: Path) -> Version:
         number=folder.name,
         served=served,
         manifest=manifest,
-        files=check_files(folder, manifest),
+        files=compare_files(folder, manifest),
         labels=read_labels(labels) if labels.is_file() else (),
         config=config,
     )
@@ -166,30 +151,9 @@ def read_repository(repository: Path) -> list[RepositoryModel]:
     return [_read_model(repository, name) for name in list_names(repository)]
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a version's ``manifest.json``.
-
-    Raises:
-        RepositoryError: there is none, or it does not say what a manifest says.
-    """
-    path = folder / FILE_NAME
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        whole = (
-            all(isinstance(manifest[key], kind) for key, kind in _MANIFEST.items())
-            and all(isinstance(file["sha256"], str) for file in manifest["files"].values())
-            and all(row.keys() >= _COMPARISON for row in manifest["parity"])
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise RepositoryError(f"{path} is missing or damaged.", "Export the model again.")
-    return manifest
-
-
-def check_files(folder: Path, manifest: Mapping[str, Any]) -> tuple[StoredFile, ...]:
+def compare_files(folder: Path, manifest: Manifest) -> tuple[StoredFile, ...]:
     """Compare a version's files with its manifest, by SHA-256."""
-    expected: Mapping[str, Mapping[str, Any]] = manifest["files"]
+    expected = manifest.files
     present = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     files = []
     for name in sorted({*expected, *present} - {FILE_NAME}):
@@ -242,10 +206,10 @@ def _read_model(repository: Path, name: str) -> RepositoryModel:
         (stored,) = find_models(repository, [name])
         config = read_config(stored.folder)
     except RepositoryError as error:
-        return RepositoryModel(name, None, (), "", None, {}, 0, error.problem)
+        return RepositoryModel(name, None, (), "", None, None, 0, error.problem)
     numbers = [int(child.name) for child in stored.folder.iterdir() if child.name.isdecimal()]
     others = tuple(sorted(number for number in numbers if number != stored.version))
-    manifest: Mapping[str, Any] = {}
+    manifest: Manifest | None = None
     size, fault = 0, None
     if stored.version is None:
         fault = "The version that config.pbtxt names is missing."

@@ -206,22 +206,19 @@ def test_no_repository(tmp_path):
     assert "delugeserve export" in finding.remedy
 
 
-def add_plan(stored, builder, engine):
-    """Give the version a plan, as if its manifest had always listed it."""
-    folder = stored / "tiny" / "1"
+def add_plan(stored, builder):
+    """The version, with a plan in it."""
     tag = {"TensorRT": b"ftrt", "TensorRT-RTX": b"vtrt"}[builder]
-    (folder / "model.plan").write_bytes(tag + bytes(20) + bytes([9, 8, 7, 6]))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "engine": engine}))
-    return read_version(folder)
+    (stored / "tiny" / "1" / "model.plan").write_bytes(tag + bytes(20) + bytes([9, 8, 7, 6]))
+    return read_version(stored / "tiny" / "1")
 
 
 def test_a_plan_where_there_is_no_runtime_and_no_gpu(stored, monkeypatch, tmp_path):
-    version = add_plan(stored, "TensorRT", {})
+    version = add_plan(stored, "TensorRT")
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setenv("PATH", str(tmp_path))
     gpu.find_gpus.cache_clear()
-    runtime, device = plans.examine_plan(version)
+    runtime, device = plans.examine_plan(version, {}, "again")
     assert (runtime.status, device.status) == ("absent", "absent")
     assert "for TensorRT 9.8.7.6, which is not installed" in runtime.text
     assert "delugeserve[tensorrt]" in runtime.remedy
@@ -248,7 +245,8 @@ def test_a_plan_beside_the_runtime_and_the_gpu_that_are_here(
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Name: tensorrt-rtx\nVersion: {installed}\n")
     monkeypatch.syspath_prepend(info.parent)
-    found = list(plans.examine_plan(add_plan(stored, "TensorRT-RTX", engine)))
+    version = add_plan(stored, "TensorRT-RTX")
+    found = list(plans.examine_plan(version, engine, "Export it again."))
     assert [finding.status for finding in found] == ["problem"] * len(wrong)
     for finding, text in zip(found, wrong, strict=True):
         assert text in finding.text
@@ -256,7 +254,7 @@ def test_a_plan_beside_the_runtime_and_the_gpu_that_are_here(
 
 def test_something_else_that_is_called_a_plan(stored):
     (stored / "tiny" / "1" / "model.plan").write_text("no plan")
-    (finding,) = plans.examine_plan(read_version(stored / "tiny" / "1"))
+    (finding,) = plans.examine_plan(read_version(stored / "tiny" / "1"), {}, "again")
     assert finding.status == "problem"
 
 
