@@ -70,6 +70,7 @@ def _examine(repository: Path, name: str) -> Iterator[Finding]:
     version = read_version(folder)
     again = f"Export it again with: {_export_command(version)}"
     found = [
+        *_examine_verification(version, again),
         *_examine_files(version, config, again),
         *_examine_labels(version, config, again),
         *_examine_batches(version, config, again),
@@ -79,6 +80,19 @@ def _examine(repository: Path, name: str) -> Iterator[Finding]:
         *examine_plan(version, getattr(version.manifest, "engine", {}), again),
     ]
     yield from found or [_finding(name, "ok", _describe(version, config))]
+
+
+def _examine_verification(version: Version, again: str) -> Iterator[Finding]:
+    status = version.manifest.verification["status"]
+    if status == "failed":
+        yield _finding(version.model, "problem", "it failed its last verification", again)
+    elif status != "passed":
+        yield _finding(
+            version.model,
+            "warning",
+            "it has not been run since it was built",
+            f"Where it will run, say: delugeserve verify {version.folder}",
+        )
 
 
 def _examine_files(version: Version, config: ServingConfig, again: str) -> Iterator[Finding]:

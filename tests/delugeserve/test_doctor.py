@@ -105,6 +105,18 @@ def test_a_flipped_bit(stored, only):
     )
 
 
+@pytest.mark.parametrize(
+    ("outcome", "status", "said"),
+    [("failed", "problem", "failed its last"), ("built, not run", "warning", "has not been run")],
+)
+def test_a_version_that_did_not_pass(stored, only, outcome, status, said):
+    path = stored / "tiny" / "1" / "manifest.json"
+    path.write_text(path.read_text().replace('"status": "passed"', f'"status": "{outcome}"'))
+    found, text, remedy = only()
+    assert (found, said in text) == (status, True)
+    assert remedy
+
+
 def test_the_shipped_weights_are_exported_again_by_name(stored, edit):
     edit('name: "tiny"', 'name: "delugenet38"')
     folder = (stored / "tiny").rename(stored / "delugenet38") / "1"
