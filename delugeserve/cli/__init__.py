@@ -17,8 +17,10 @@ from delugeserve.cli import (
     benchmark_engines,
     classify,
     connectivity,
+    doctor,
     evaluate,
     export,
+    inspect,
     models,
     quickstart,
     runs,
@@ -68,10 +70,12 @@ for _module in (
     connectivity,
     export,
     verify,
+    inspect,
     serve,
     classify,
     benchmark,
     benchmark_engines,
+    doctor,
 ):
     app.command(_module.__name__.rpartition(".")[2].replace("_", "-"))(_module.command)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from delugeserve.errors import RepositoryError, UnknownNameError
+
+CONFIG = "config.pbtxt"
 
 _EXPORT = "Export one with: delugeserve export --model delugenet38"
 
@@ -45,44 +48,63 @@ def find_models(repository: Path, names: Sequence[str] | None = None) -> list[St
         RepositoryError: there is no repository, no model in it, or a configuration does not parse.
         UnknownNameError: a name is not there.
     """
+    known = list_names(repository)
+    for name in names or ():
+        if name not in known:
+            raise UnknownNameError(f"model in '{repository}' named", name, known)
+    chosen = sorted(set(names)) if names else known
+    return [_read(name, repository / name / CONFIG) for name in chosen]
+
+
+def list_names(repository: Path) -> list[str]:
+    """The names of a repository's models, whose configurations nobody has read yet.
+
+    Raises:
+        RepositoryError: there is no repository, or no model in it.
+    """
     if not repository.is_dir():
         raise RepositoryError(f"There is no model repository at '{repository}'.", _EXPORT)
     try:
-        configs = {
-            folder.name: folder / "config.pbtxt"
+        names = [
+            folder.name
             for folder in sorted(repository.iterdir())
-            if not folder.name.startswith(".") and (folder / "config.pbtxt").is_file()
-        }
+            if not folder.name.startswith(".") and (folder / CONFIG).is_file()
+        ]
     except PermissionError:
         raise RepositoryError(
             f"The model repository '{repository}' may not be read.",
             "Give this user the right to read it and all below it.",
         ) from None
-    if not configs:
+    if not names:
         raise RepositoryError(f"There is no model in the repository '{repository}'.", _EXPORT)
-    for name in names or ():
-        if name not in configs:
-            raise UnknownNameError(f"model in '{repository}' named", name, configs)
-    chosen = sorted(set(names)) if names else list(configs)
-    return [_read(name, configs[name]) for name in chosen]
+    return names
 
 
-def _read(name: str, path: Path) -> StoredModel:
+def parse_config(path: Path) -> Any:
+    """Read a ``config.pbtxt`` as Triton's ``ModelConfig`` message.
+
+    Raises:
+        RepositoryError: it does not parse.
+    """
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
     try:
         # A field of a newer Triton is its business, not ours: let it pass.
-        config = text_format.Parse(
+        return text_format.Parse(
             path.read_text(encoding="utf-8"),
             model_config_pb2.ModelConfig(),
             allow_unknown_field=True,
         )
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
         raise RepositoryError(
-            f"The configuration of model '{name}' cannot be read ({path}: {error}).",
+            f"The configuration of model '{path.parent.name}' cannot be read ({path}: {error}).",
             f"Export the model again, or take it away: {path.parent}",
         ) from None
+
+
+def _read(name: str, path: Path) -> StoredModel:
+    config = parse_config(path)
     if any(character.isspace() for character in name):
         raise RepositoryError(
             f"The model '{name}' has a space in its name, which the server does not survive.",

@@ -24,10 +24,12 @@ WHEEL = "nvidia-pytriton"
 #: Backends of ours, by name, with the Python module that does the work and its extra.
 OWN_BACKENDS: Mapping[str, str] = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
 
-_FOLDER_PREFIX = "delugeserve-"
+FOLDER_PREFIX = "delugeserve-"
 _LOCK = "lock"
 _BACKENDS = Path(__file__).parent / "backends"
-_GLIBC = (2, 35)
+GLIBC = (2, 35)
+# The wheel does not say which server it carries; one that was asked did.
+_VERSIONS_IN_WHEELS = {"0.7.0": "2.51.0"}
 _CONTAINER = "Elsewhere, use NVIDIA's Triton container and name its server with --tritonserver."
 
 
@@ -117,6 +119,17 @@ def find_tritonserver(executable: Path | None = None) -> TritonInstallation:
     raise MissingExtraError(WHEEL, "server")
 
 
+def find_version(installation: TritonInstallation) -> str | None:
+    """The version of a server, such as ``2.51.0``, without running it; None if nothing says so."""
+    if installation.stub is not None:
+        return _VERSIONS_IN_WHEELS.get(importlib.metadata.version(WHEEL))
+    try:  # as in NVIDIA's container
+        text = (installation.executable.parents[1] / "TRITON_VERSION").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        text = os.environ.get("TRITON_SERVER_VERSION", "")
+    return text.strip() or None
+
+
 def prepare(
     installation: TritonInstallation,
     models: Sequence[StoredModel],
@@ -163,7 +176,7 @@ def sweep() -> None:
     import fcntl
 
     for place in _temporary_folders():
-        for lock_file in Path(place).glob(f"{_FOLDER_PREFIX}*/{_LOCK}"):
+        for lock_file in Path(place).glob(f"{FOLDER_PREFIX}*/{_LOCK}"):
             try:
                 if lock_file.stat().st_uid != os.getuid():
                     continue
@@ -341,14 +354,14 @@ def _check_machine() -> None:
         raise UsageError(f"The server runs on x86-64 Linux, not on {machine} {system}.", _CONTAINER)
     name, version = platform.libc_ver()
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if name != "glibc" or numbers < _GLIBC:
+    if name != "glibc" or numbers < GLIBC:
         raise UsageError(
             f"The server needs glibc 2.35 or later, and this machine has {name or 'another libc'} "
             f"{version}".rstrip()
             + ".",
             _CONTAINER,
         )
-    if _libpython() is None:
+    if find_libpython() is None:
         raise UsageError(
             f"The server needs a shared libpython{_python_version()}, and the Python at "
             f"{sys.base_prefix} was built without one.",
@@ -357,8 +370,8 @@ def _check_machine() -> None:
         )
 
 
-def _libpython() -> Path | None:
-    """The running Python's shared library."""
+def find_libpython() -> Path | None:
+    """The running Python's shared library; None where it was built without one."""
     name = f"libpython{_python_version()}.so.1.0"
     folders = [sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"]
     multiarch = sysconfig.get_config_var("MULTIARCH")
@@ -374,7 +387,7 @@ def _link_libpython(folder: Path) -> Path:
     # A folder with this one library: the one it lives in may hold others that must not be found.
     target = folder / "libpython"
     target.mkdir()
-    library = _libpython()
+    library = find_libpython()
     if library is not None:
         (target / library.name).symlink_to(library)
     return target
@@ -391,7 +404,7 @@ def _package_folders() -> list[str]:
 def _private_folder() -> Path:
     for place in _temporary_folders():
         try:
-            return Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=place))
+            return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=place))
         except OSError:
             continue
     raise ServerError(

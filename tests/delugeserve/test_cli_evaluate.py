@@ -179,7 +179,8 @@ def test_the_nearest_name_is_suggested(refusal, tmp_path):
 
 def test_a_name_that_is_also_a_folder_is_not_guessed_at(refusal, repository, monkeypatch):
     monkeypatch.chdir(repository)
-    assert "Write ./delugenet38 for what lies here, or --model" in refusal("delugenet38")
+    said = refusal("delugenet38")
+    assert f"Write ./delugenet38 for what lies here, or {SPEC.weights} for the shipped" in said
     assert recognise("./delugenet38") == Reference("version", "delugenet38/2")
 
 

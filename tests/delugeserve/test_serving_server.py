@@ -196,7 +196,7 @@ def test_machines_it_cannot_run_on(monkeypatch: pytest.MonkeyPatch, patches, sai
 
 
 def test_a_python_without_a_shared_library(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(server, "_libpython", lambda: None)
+    monkeypatch.setattr(server, "find_libpython", lambda: None)
     monkeypatch.setattr(server, "_wheel_folder", lambda: Path("/wheel"))
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")

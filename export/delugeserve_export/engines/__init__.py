@@ -40,7 +40,7 @@ def choose_backend(name: str) -> tuple[Backend, str]:
         raise UnknownNameError("backend", name, [*BACKENDS, AUTO])
     backend = BACKENDS[name]
     if not _installed(backend):
-        raise MissingExtraError(backend.module, "export")
+        raise MissingExtraError(backend.module, backend.extra)
     return backend, f"{backend.title}, as asked"
 
 

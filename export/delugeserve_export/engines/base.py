@@ -17,6 +17,7 @@ class Backend(ABC):
         name: Triton's name of the backend.
         title: the name to print.
         module: the Python module of the runtime.
+        extra: the extra of this project that installs it.
         sum_form: how it likes weighted sums written best.
         precisions: what it can compute in, the best first.
         instance_kind: Triton's kind of its instances; ``KIND_AUTO`` takes a GPU where there is one.
@@ -25,6 +26,7 @@ class Backend(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     module: ClassVar[str]
+    extra: ClassVar[str] = "export"
     sum_form: ClassVar[SumForm]
     precisions: ClassVar[tuple[Precision, ...]]
     instance_kind: ClassVar[str] = "KIND_AUTO"

@@ -1,0 +1,60 @@
+"""Which of the package's extras are installed, by its own metadata."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from delugeserve.doctor.findings import Finding
+
+_PACKAGE = "delugeserve"
+_DEVELOPMENT = "dev"
+
+
+def examine_extras() -> Iterator[Finding]:
+    """Look for the packages of every extra; none is imported."""
+    try:
+        required = _required()
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding(
+            "extras",
+            _PACKAGE,
+            "warning",
+            "the package runs from its source folder and is not installed",
+            "Install it with: pip install -e .",
+        )
+        return
+    for extra, packages in required.items():
+        missing = [package for package in packages if not _is_installed(package)]
+        if missing:
+            yield Finding(
+                "extras",
+                extra,
+                "absent",
+                f"lacks {', '.join(missing)}",
+                f"Install it with: pip install '{_PACKAGE}[{extra}]'",
+            )
+        else:
+            yield Finding("extras", extra, "ok", ", ".join(packages))
+
+
+def _required() -> Mapping[str, list[str]]:
+    """The packages of each extra but the developers' own."""
+    required: dict[str, list[str]] = defaultdict(list)
+    for requirement in importlib.metadata.requires(_PACKAGE) or ():
+        specifier, _, marker = requirement.partition(";")
+        name = re.match(r"[\w.-]+", specifier)
+        extra = re.search(r"""extra\s*==\s*['"]([\w.-]+)['"]""", marker)
+        if name and extra and extra[1] != _DEVELOPMENT:
+            required[extra[1]].append(name[0])
+    return required
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,102 @@
+"""Python, operating system, processor, memory and GPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator
+
+from delugeserve import hardware
+from delugeserve.doctor.findings import Finding, Status
+from delugeserve.doctor.gpu import find_gpus
+from delugeserve.errors import ServerError
+
+# What inference gets faster by, as Linux names it.
+_FEATURES = {
+    "x86_64": (
+        "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
+    ),
+    "aarch64": ("asimd", "i8mm", "bf16", "sve"),
+}  # fmt: skip
+_LEAST = frozenset({"avx2", "asimd"})
+
+
+def examine_machine() -> Iterator[Finding]:
+    """Look at the machine."""
+    yield _finding("Python", f"{platform.python_version()} at {sys.prefix}")
+    yield _finding("system", f"{_system()}, {' '.join(platform.libc_ver()) or 'no glibc'}")
+    yield _finding("processor", f"{hardware.cpu_model()}, {hardware.usable_cores()} cores usable")
+    yield _features()
+    yield _finding("memory", _memory())
+    yield from _gpus()
+
+
+def _features() -> Finding:
+    known = _FEATURES.get(platform.machine(), ())
+    flags = hardware.cpu_flags()
+    present = [name for name in known if name in flags]
+    missing = [name for name in known if name not in flags]
+    if not flags:
+        return _finding("instructions", "this system does not list them", "absent")
+    text = (
+        f"{' '.join(present) or 'none that matter'}"
+        f"{'; lacks ' + ' '.join(missing) if missing else ''}"
+        f"; bf16 is {'native' if hardware.has_native_bf16() else 'emulated, slower than fp32'}"
+    )
+    if known and _LEAST.isdisjoint(flags):
+        return _finding(
+            "instructions", text, "warning", "Expect inference to be several times slower."
+        )
+    return _finding("instructions", text)
+
+
+def _gpus() -> Iterator[Finding]:
+    try:
+        gpus = find_gpus()
+    except ServerError as error:
+        yield _finding("GPU", error.problem, "problem", error.remedy)
+        return
+    if not gpus:
+        yield _finding("GPU", "no NVIDIA GPU is visible (there is no nvidia-smi)", "absent")
+    for gpu in gpus:
+        yield _finding(
+            "GPU",
+            f"{gpu.name}, {gpu.memory}, driver {gpu.driver}, "
+            f"compute capability {gpu.compute_capability}",
+        )
+    if gpus and (torch := _version("torch")) and torch.endswith("+cpu"):
+        yield _finding(
+            "torch",
+            f"torch {torch} is built for processors only and will not use the GPU",
+            "warning",
+            "To train on the GPU, install a CUDA build; see https://pytorch.org/get-started",
+        )
+
+
+def _system() -> str:
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        name = f"{platform.system()} {platform.release()}"
+    return f"{name}, {platform.machine()}"
+
+
+def _memory() -> str:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return "this system does not say"
+    return f"{total / 2**30:.1f} GiB"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _finding(subject: str, text: str, status: Status = "ok", remedy: str | None = None) -> Finding:
+    return Finding("machine", subject, status, text, remedy)

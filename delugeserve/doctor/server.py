@@ -1,0 +1,122 @@
+"""The Triton Inference Server: which one, what it needs, its faults, and what a dead one left."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from delugeserve.doctor.faults import FAULTS, known_faults
+from delugeserve.doctor.findings import Finding, Status
+from delugeserve.errors import MissingExtraError, UsageError
+from delugeserve.serving.server import (
+    FOLDER_PREFIX,
+    GLIBC,
+    OWN_BACKENDS,
+    WHEEL,
+    find_libpython,
+    find_tritonserver,
+    find_version,
+)
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
+
+
+def examine_server() -> Iterator[Finding]:
+    """Find the server that 'delugeserve serve' would start, and say what is known of it."""
+    try:
+        installation = find_tritonserver()
+    except MissingExtraError as error:
+        yield _finding("Triton", "no server is installed", "absent", error.remedy)
+        return
+    except UsageError as error:
+        # Someone who only asks a server elsewhere has not installed one, and lacks nothing.
+        status: Status = "problem" if _wheel_is_installed() else "absent"
+        yield _finding("Triton", error.problem, status, error.remedy)
+        return
+    version = find_version(installation)
+    yield _finding("Triton", f"{version or 'unknown version'}, {installation.executable}")
+    if installation.stub is not None:
+        yield _finding(
+            "its needs",
+            f"glibc {'.'.join(map(str, GLIBC))} or later: {platform.libc_ver()[1]}; "
+            f"shared libpython: {find_libpython()}",
+        )
+    native = sorted(path.name for path in installation.backends.iterdir() if path.is_dir())
+    yield _finding("its backends", f"{', '.join(native)}; of ours {', '.join(OWN_BACKENDS)}")
+    yield _leftovers()
+    yield from _faults(version)
+
+
+def servable_backends() -> frozenset[str]:
+    """The backends that 'delugeserve serve' could use here: the server's own, and ours."""
+    ours = {name for name, module in OWN_BACKENDS.items() if find_spec(module)}
+    try:
+        native = {path.name for path in find_tritonserver().backends.iterdir() if path.is_dir()}
+    except UsageError:
+        native = set()
+    return frozenset(ours | native)
+
+
+def _faults(version: str | None) -> Iterator[Finding]:
+    faults = known_faults(version or "")
+    if not faults:
+        seen = sorted({version for fault in FAULTS for version in fault.versions})
+        yield _finding(
+            "faults",
+            f"none is known of this version; {len(FAULTS)} are of {', '.join(seen)}",
+            "absent",
+        )
+    for fault in faults:
+        status: Status = "warning" if fault.advice else "ok"
+        text = f"{fault.effect}; {fault.handled}"
+        yield Finding("known faults of this server", fault.subject, status, text, fault.advice)
+
+
+def _leftovers() -> Finding:
+    """Shared memory that bears our name, and that no process of this user has in use."""
+    try:
+        regions = [
+            path
+            for path in _SHARED_MEMORY.glob(f"{FOLDER_PREFIX}*")
+            if path.stat().st_uid == os.getuid()
+        ]
+    except (OSError, AttributeError):  # one went away, or there is no such system
+        regions = []
+    mapped = _mapped_files() if regions else ""
+    left = sorted(path for path in regions if str(path) not in mapped)
+    if not left:
+        return _finding("shared memory", "nothing is left of dead servers")
+    size = sum(path.stat().st_size for path in left if path.exists())
+    return _finding(
+        "shared memory",
+        f"dead servers left {size / 2**20:.1f} MiB in {len(left)} regions",
+        "warning",
+        f"Remove them with: rm {' '.join(map(str, left))}",
+    )
+
+
+def _mapped_files() -> str:
+    """What the processes of this machine have mapped, as far as we may know."""
+    texts = []
+    for path in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            texts.append(path.read_text(encoding="utf-8", errors="replace"))
+        except OSError:  # it ended, or is another user's
+            continue
+    return "".join(texts)
+
+
+def _wheel_is_installed() -> bool:
+    try:
+        importlib.metadata.distribution(WHEEL)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _finding(subject: str, text: str, status: Status = "ok", remedy: str | None = None) -> Finding:
+    return Finding("server", subject, status, text, remedy)
