@@ -14,6 +14,7 @@
         ├── TrainingError       training cannot go on
         ├── EvaluationError     a classifier's answers cannot be judged
         ├── ParityError         an exported artefact does not compute what the network computes
+        │   └── RejectedError   it did not pass the gate; carries its manifest
         └── ServerError         the inference server did not start, or died
 """
 
@@ -23,6 +24,7 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 
 class DelugeServeError(Exception):
@@ -108,6 +110,20 @@ class EvaluationError(Failure):
 
 class ParityError(Failure):
     """An exported artefact does not compute what the network computes."""
+
+
+class RejectedError(ParityError):
+    """An exported artefact did not pass the gate.
+
+    Args:
+        problem: one sentence.
+        remedy: one sentence.
+        manifest: what was found, a :class:`delugeserve_export.manifest.Manifest`.
+    """
+
+    def __init__(self, problem: str, remedy: str, manifest: Any) -> None:
+        super().__init__(problem, remedy)
+        self.manifest = manifest
 
 
 class ServerError(Failure):

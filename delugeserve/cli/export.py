@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from delugeserve.cli.console import out, print_json, print_next, print_table, talk
 from delugeserve.cli.verification import check_report_path, print_verification, write_report
-from delugeserve.errors import UsageError, require
+from delugeserve.errors import RejectedError, UsageError, require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ def command(
     spec = find_model(model) if model else None
     for module in ("torch", "onnx"):
         require(module, "export")
-    from delugeserve_export.gate import RejectedError
     from delugeserve_export.pipeline import Progress, Request, export
 
     check_report_path(report)

@@ -13,7 +13,7 @@ import typer
 from delugeserve.cli.console import print_json, talk
 from delugeserve.cli.references import recognise
 from delugeserve.cli.verification import check_report_path, print_verification, write_report
-from delugeserve.errors import RepositoryError, require
+from delugeserve.errors import RejectedError, RepositoryError, require
 
 if TYPE_CHECKING:
     from delugeserve_export.interface import Infer
@@ -39,7 +39,6 @@ def command(
     require("onnx", "export")
     check_report_path(report)
     folder = _find_version(version)
-    from delugeserve_export.gate import RejectedError
     from delugeserve_export.manifest import read_manifest
     from delugeserve_export.verification import verify_version
 

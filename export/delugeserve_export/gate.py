@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve import hardware
-from delugeserve.errors import ParityError
+from delugeserve.errors import ParityError, RejectedError
 from delugeserve_export.evidence import Evidence
 from delugeserve_export.interface import Infer, Outputs, Precision, optimal_batch_size
 from delugeserve_export.invariance import Invariance, try_invariances
@@ -76,25 +76,6 @@ class Verification:
     def failures(self) -> tuple[Check, ...]:
         """The checks that did not pass."""
         return tuple(check for check in self.checks if not check.passed)
-
-
-class RejectedError(ParityError):
-    """An artefact that did not pass.
-
-    Args:
-        verification: what was found.
-        manifest: all else there is to say of it.
-        remedy: one sentence that says what to do.
-    """
-
-    def __init__(self, verification: Verification, manifest: Manifest, remedy: str) -> None:
-        first = verification.failures[0]
-        super().__init__(
-            f"The artefact fails '{first.name}': {first.found}, where {first.required} is "
-            f"required{_clause(first.detail)}.",
-            remedy,
-        )
-        self.manifest = manifest
 
 
 def batch_sizes(maximum: int) -> list[int]:
@@ -160,7 +141,13 @@ def require_passed(verification: Verification, manifest: Manifest, remedy: str) 
         RejectedError: one did.
     """
     if verification.failures:
-        raise RejectedError(verification, manifest, remedy)
+        first = verification.failures[0]
+        raise RejectedError(
+            f"The artefact fails '{first.name}': {first.found}, where {first.required} is "
+            f"required{_clause(first.detail)}.",
+            remedy,
+            manifest,
+        )
 
 
 class _Report:
