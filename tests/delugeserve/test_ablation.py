@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from delugeserve.ablation import (
     train_missing,
 )
 from delugeserve.ablation_plots import draw_ablation
+from delugeserve.checkpoint import load_checkpoint
 from delugeserve.errors import UsageError
 from delugeserve.training.recipes import find_recipe
 from delugeserve.training.run import RunConfig
@@ -89,7 +91,7 @@ def test_the_whole_of_it(run, tiny_cifar, tmp_path):
     assert [difference["seeds"] for difference in result["differences"]] == [[0, 1]] * 2
     assert result["settings"]["limit"] == 128
     assert "run 3 of 6: tiny_3x3, seed 0: finished" in err
-    assert "run 4 of 6: tiny, seed 1; about 0:00:" in err, "seed by seed, with an estimate"
+    assert "run 4 of 6: tiny, seed 1; about " in err, "seed by seed, with an estimate"
     assert picture.read_bytes().startswith(b"\x89PNG")
 
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/*")}
@@ -116,7 +118,7 @@ def test_an_interrupted_one_goes_on_to_the_same_bits(tiny_cifar, tmp_path):
 
     def stop(line):
         lines.append(line)
-        if lines[-1].startswith("epoch   2") and len(lines) > 5:
+        if line.startswith("epoch   2") and "run 2 of 2" in " ".join(lines):
             raise KeyboardInterrupt
 
     handler = signal.getsignal(signal.SIGINT)
@@ -133,9 +135,9 @@ def test_an_interrupted_one_goes_on_to_the_same_bits(tiny_cifar, tmp_path):
     train_missing(stopped, config, say=lines.append)
     for one, other in zip(whole, stopped, strict=True):
         file = f"{one.spec.name}.safetensors"
-        assert (one.folder / file).read_bytes()[-20_000:] == (other.folder / file).read_bytes()[
-            -20_000:
-        ]
+        resumed = load_checkpoint(other.folder / file).state
+        for name, tensor in load_checkpoint(one.folder / file).state.items():
+            assert torch.equal(tensor, resumed[name]), name
 
 
 def test_the_figures_by_hand(report):
