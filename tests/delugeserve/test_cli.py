@@ -41,7 +41,7 @@ def test_models_fits_a_terminal_of_eighty_columns(run, monkeypatch):
     assert "…" not in out
 
 
-@pytest.mark.parametrize("command", ["models", "train", "runs", "evaluate", "connectivity",
+@pytest.mark.parametrize("command", ["models", "train", "runs", "ablation", "evaluate", "connectivity",
                                      "export", "serve", "classify", "benchmark",
                                      "quickstart"])  # fmt: skip
 def test_every_command_explains_itself(run, command):
