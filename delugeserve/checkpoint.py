@@ -1,8 +1,8 @@
 """Checkpoints: one ``.safetensors`` file that says what it holds, and is never unpickled.
 
-The tensors are the network's state (float32). The header's metadata holds, as JSON strings:
-``format`` (this layout's version), ``model`` (the :class:`ModelSpec`), ``class_names``, ``recipe``,
-``data`` (source and fingerprint), ``metrics`` and ``environment``.
+The tensors are the network's state, in float32 or float16. The header's metadata holds, as JSON
+strings: ``format`` (this layout's version), ``model`` (the :class:`ModelSpec`), ``class_names``,
+``recipe``, ``data`` (source and fingerprint), ``metrics`` and ``environment``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from delugeserve.errors import CheckpointError, require
@@ -22,6 +23,9 @@ from delugeserve.networks.build import Network, build_network
 from delugeserve.zoo import DatasetSpec, ModelSpec
 
 FORMAT = 1
+
+_CONVOLUTION = 4
+"""Dimensions of a convolution's weight; no other tensor has so many."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Checkpoint:
     Attributes:
         spec: the network's numbers, the normalisation among them.
         class_names: one name for each logit.
-        state: the network's tensors by name, float32.
+        state: the network's tensors by name, float32, whatever the file holds.
         recipe: how it was trained.
         data: what it was trained on.
         metrics: what was measured on the test split.
@@ -53,11 +57,18 @@ class Checkpoint:
         return network.eval()
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> None:
     """Write a checkpoint, beside its place first, then renamed into it.
 
+    Args:
+        checkpoint: what to write.
+        path: the file, which ends in ``.safetensors``.
+        half: store the convolutions' weights in float16, which halves the file. Everything else is
+            small, and stays in float32: a BatchNorm's variances may lie outside float16's range.
+
     Raises:
-        CheckpointError: the file cannot be written; what was there before is untouched.
+        CheckpointError: a weight is too large for float16, or the file cannot be written; what was
+            there before is untouched.
     """
     safetensors = require("safetensors.torch", "train")
     metadata = {
@@ -70,6 +81,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "environment": checkpoint.environment,
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
+    if half:
+        state = {name: _halve(name, tensor) for name, tensor in state.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
@@ -86,15 +99,38 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         ) from error
 
 
+def _halve(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dim() != _CONVOLUTION:
+        return tensor
+    if tensor.abs().max() > torch.finfo(torch.float16).max:
+        raise CheckpointError(f"'{name}' is too large for float16.", "Save it in float32.")
+    return tensor.half()
+
+
+def shipped_weights(spec: ModelSpec) -> Path:
+    """Find the trained weights of a model that ship with the package.
+
+    Raises:
+        CheckpointError: none do.
+    """
+    if spec.weights is None:
+        raise CheckpointError(
+            f"No trained weights of '{spec.name}' ship with the package.",
+            "Train it, then give the checkpoint.",
+        )
+    return spec.weights
+
+
 def load_checkpoint(path: Path, expected: ModelSpec | None = None) -> Checkpoint:
-    """Read a checkpoint.
+    """Read a checkpoint; float16 becomes float32.
 
     Args:
         path: a ``.safetensors`` file that :func:`save_checkpoint` wrote.
         expected: the model it should hold; None accepts any.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged, or it holds another model.
+        CheckpointError: there is no such file, it is damaged, or it holds another model or tensors
+            of a type that we do not write.
     """
     metadata, state = _read(path)
     try:
@@ -108,17 +144,23 @@ def load_checkpoint(path: Path, expected: ModelSpec | None = None) -> Checkpoint
             metadata["metrics"],
             metadata["environment"],
         )
-        matches = _shapes(build_network(spec).state_dict()) == _shapes(state)
+        wanted = build_network(spec).state_dict()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{path} does not say which model it holds.",
             "Give a checkpoint that 'delugeserve train' wrote.",
         ) from error
-    if not matches or len(checkpoint.class_names) != spec.dataset.num_classes:
+    if _shapes(wanted) != _shapes(state) or len(checkpoint.class_names) != spec.dataset.num_classes:
         raise CheckpointError(
             f"The tensors in {path} do not fit the model it names, '{spec.name}'.",
             "Train it again, or take an undamaged copy.",
         )
+    for name, tensor in state.items():
+        if tensor.dtype != wanted[name].dtype:
+            raise CheckpointError(
+                f"'{name}' in {path} is {_describe(tensor)}, not {_describe(wanted[name])}.",
+                "Give a .safetensors file that 'delugeserve train' wrote.",
+            )
     if expected is not None and _architecture(spec) != _architecture(expected):
         raise CheckpointError(
             f"{path} holds '{spec.name}' with {spec.dataset.num_classes} classes, "
@@ -137,7 +179,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = {key: json.loads(text) for key, text in texts.items()}
     except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(
@@ -149,6 +191,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} is a safetensors file, but not a checkpoint of format {FORMAT}.",
             "Give a .safetensors file that 'delugeserve train' wrote.",
         )
+    state = {name: t.float() if t.dtype is torch.float16 else t for name, t in stored.items()}
     return metadata, state
 
 
@@ -173,3 +216,7 @@ def _architecture(spec: ModelSpec) -> tuple[Any, ...]:
 
 def _shapes(state: Mapping[str, Tensor]) -> Mapping[str, Sequence[int]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _describe(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -216,3 +216,15 @@ def find_model(name: str) -> ModelSpec:
         return MODELS[name]
     except KeyError:
         raise UnknownNameError("model", name, MODELS) from None
+
+
+def find_baselines(spec: ModelSpec) -> tuple[ModelSpec, ...]:
+    """The ResNet-like baselines of a DelugeNet: of the same size, for the same data set."""
+    size = (spec.stem, spec.widths, spec.layers, spec.dataset)
+    return tuple(
+        other
+        for other in MODELS.values()
+        if not spec.baseline
+        and other.baseline
+        and (other.stem, other.widths, other.layers, other.dataset) == size
+    )

@@ -13,6 +13,7 @@ import typer
 
 from delugeserve import __version__
 from delugeserve.cli import (
+    ablation,
     benchmark,
     benchmark_engines,
     classify,
@@ -66,6 +67,7 @@ for _module in (
     models,
     train,
     runs,
+    ablation,
     evaluate,
     connectivity,
     export,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from delugeserve.cli.console import print_json, print_table, talk
-from delugeserve.errors import CheckpointError, require
+from delugeserve.errors import require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
@@ -56,17 +56,12 @@ def command(
 
 
 def _load(path: Path | None, model: str | None) -> Checkpoint:
-    from delugeserve.checkpoint import load_checkpoint
+    from delugeserve.checkpoint import load_checkpoint, shipped_weights
 
     if path is not None:
         return load_checkpoint(path, find_model(model) if model else None)
     spec = find_model(model or "delugenet38")
-    if spec.weights is None:
-        raise CheckpointError(
-            f"No trained weights of '{spec.name}' ship with the package.",
-            "Train it, then give --checkpoint.",
-        )
-    return load_checkpoint(spec.weights, spec)
+    return load_checkpoint(shipped_weights(spec), spec)
 
 
 def _print_table(blocks: Iterable[BlockConnectivity]) -> None:

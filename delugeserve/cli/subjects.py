@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from delugeserve.cli.references import Reference
-from delugeserve.errors import CheckpointError, RepositoryError, UsageError, require
+from delugeserve.errors import RepositoryError, UsageError, require
 from delugeserve.zoo import ModelSpec, find_model
 from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES
 
@@ -59,13 +59,10 @@ def open_subject(reference: Reference, spec: ModelSpec | None = None) -> Iterato
 
 
 def _weights(name: str, spec: ModelSpec | None) -> Subject:
-    path = find_model(name).weights
-    if path is None:
-        raise CheckpointError(
-            f"No trained weights of '{name}' ship with the package.",
-            "Train it, then give the checkpoint.",
-        )
-    return _checkpoint(path, spec)
+    require("torch", "train")
+    from delugeserve.checkpoint import shipped_weights
+
+    return _checkpoint(shipped_weights(find_model(name)), spec)
 
 
 def _checkpoint(path: Path, spec: ModelSpec | None) -> Subject:

@@ -51,14 +51,14 @@ def draw_curves(records: Sequence[RunRecord]) -> Figure:
     for name, title in titles.items():
         axes[name].set_title(title, loc="left", fontsize=10)
         axes[name].grid(alpha=0.3)
-        _scale(axes[name])
+        set_scales(axes[name])
     axes["error"].legend()
     for name in ("error", "rate"):
         axes[name].set_xlabel("epoch")
     return figure
 
 
-def _scale(axes: Axes) -> None:
+def set_scales(axes: Axes) -> None:
     """Whole epochs; a logarithmic scale, but for figures that reach zero or come close to it."""
     from matplotlib import ticker
 

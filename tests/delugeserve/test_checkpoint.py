@@ -128,3 +128,43 @@ def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
         save_checkpoint(load_checkpoint(saved), saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_convolutions_in_float16_are_read_in_float32(saved, tmp_path):
+    before = load_checkpoint(saved)
+    # What float16 cannot hold, where training may well put it.
+    before.state["head.norm.running_var"].copy_(torch.tensor([1e5, 1e-9, 1, 1, 1, 1]))
+    small = tmp_path / "small.safetensors"
+    save_checkpoint(before, small, half=True)
+    stored = safetensors.torch.load_file(small)
+    loaded = load_checkpoint(small, TINY)
+    assert loaded.metrics == {"top1_error": 12.5}
+    for name, tensor in before.state.items():
+        if ".conv" in name:
+            assert stored[name].dtype == torch.float16, name
+            assert loaded.state[name].dtype == torch.float32, name
+            assert torch.equal(loaded.state[name], tensor.half().float()), name
+        else:
+            assert torch.equal(stored[name], tensor), name
+            assert torch.equal(loaded.state[name], tensor), name
+    loaded.build()
+
+
+def test_a_weight_too_large_for_float16(saved, tmp_path):
+    checkpoint = load_checkpoint(saved)
+    checkpoint.state["stem.conv.weight"][0, 0, 0, 0] = 7e4
+    with pytest.raises(CheckpointError, match="too large for float16"):
+        save_checkpoint(checkpoint, tmp_path / "small.safetensors", half=True)
+    assert not (tmp_path / "small.safetensors").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int8])
+def test_tensors_of_another_type_are_refused(saved, dtype):
+    with safetensors.safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    tensors = safetensors.torch.load_file(saved)
+    tensors["head.linear.bias"] = tensors["head.linear.bias"].to(dtype)
+    safetensors.torch.save_file(tensors, saved, metadata)
+    wrong = f"'head.linear.bias' in .* is {str(dtype)[6:]}, not float32"
+    with pytest.raises(CheckpointError, match=wrong):
+        load_checkpoint(saved)

@@ -107,7 +107,10 @@ def test_every_output_and_parameter_gets_a_gradient(spec):
     assert all(parameter.grad.abs().max() > 0 for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", ["delugenet38", "delugenet146_cifar100", "delugenet92"])
+@pytest.mark.parametrize(
+    "name",
+    ["delugenet38", "delugenet146_cifar100", "delugenet92", "baseline38_1x1", "baseline38_3x3"],
+)
 def test_the_arithmetic_count_is_the_modules_own(name):
     spec = find_model(name)
     with torch.device("meta"):
