@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,9 @@ Classify = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 The probabilities are their softmax. A classifier that gives probabilities itself would seem far too
 unsure of everything; :func:`as_logits` makes logits of them.
 """
+
+Batches = Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]]
+"""Images ``[N, H, W, 3]`` and labels ``[N]``, one batch after the other."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,28 @@ class Report(Evaluation):
     bins: tuple[Bin, ...]
 
 
-def evaluate(
+def evaluate(classify: Classify, batches: Batches, num_classes: int) -> Evaluation:
+    """Measure top-1 and top-5 error on images that need not all lie in memory.
+
+    Args:
+        classify: the classifier.
+        batches: images and labels.
+        num_classes: how many classes there are.
+
+    Raises:
+        EvaluationError: an answer is no number, or has another number of classes.
+    """
+    return _errors(_ask(classify, batches, num_classes, lambda _: None))
+
+
+def evaluate_fully(
     classify: Classify,
     data: LabelledImages,
     *,
     batch_size: int = 250,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> Evaluation:
-    """Measure top-1 and top-5 error.
+) -> Report:
+    """Measure all there is to measure.
 
     Args:
         classify: the classifier.
@@ -109,18 +126,7 @@ def evaluate(
     Raises:
         EvaluationError: an answer is no number, or has another number of classes.
     """
-    return _errors(_ask(classify, data, batch_size, on_progress))
-
-
-def evaluate_fully(
-    classify: Classify,
-    data: LabelledImages,
-    *,
-    batch_size: int = 250,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> Report:
-    """Measure all there is to measure; arguments and errors are those of :func:`evaluate`."""
-    answers = _ask(classify, data, batch_size, on_progress)
+    answers = _ask(classify, _cut(data, batch_size), len(data.class_names), on_progress)
     errors = _errors(answers)
     confusion = confusion_matrix(answers, len(data.class_names))
     bins = reliability(answers)
@@ -165,18 +171,21 @@ def network_classifier(network: nn.Module, dataset: DatasetSpec) -> Classify:
     return classify
 
 
-def _ask(
-    classify: Classify,
-    data: LabelledImages,
-    batch_size: int,
-    on_progress: Callable[[int], None],
-) -> Answers:
-    parts = []
+def _cut(
+    data: LabelledImages, batch_size: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     for start in range(0, len(data), batch_size):
         batch = slice(start, start + batch_size)
-        labels = data.labels[batch]
-        logits = classify(data.images[batch])
-        _check(logits, (len(labels), len(data.class_names)))
+        yield data.images[batch], data.labels[batch]
+
+
+def _ask(
+    classify: Classify, batches: Batches, num_classes: int, on_progress: Callable[[int], None]
+) -> Answers:
+    parts = []
+    for images, labels in batches:
+        logits = classify(images)
+        _check(logits, (len(labels), num_classes))
         parts.append(read_answers(logits, labels))
         on_progress(len(labels))
     return Answers(

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
+from delugeserve import hardware
 from delugeserve.cli.console import out, print_json, print_next, talk
-from delugeserve.errors import UnknownNameError, require
-from delugeserve.training.recipes import Recipe, find_recipe
+from delugeserve.errors import UnknownNameError, UsageError, require
+from delugeserve.training.recipes import Recipe, default_recipe, find_recipe, override
 from delugeserve.zoo import find_model
 
-_PRECISIONS = ("auto", "fp32", "bf16")
+if TYPE_CHECKING:
+    from delugeserve.training.config import RunConfig
+
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_ON_UNREADABLE = ("fail", "skip")
+_RECIPE = "The recipe, value by value"
+_MACHINE = "Memory, speed and several GPUs"
 
 
 def command(
@@ -28,39 +36,142 @@ def command(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the run, such as runs/first.")],
-    recipe: Annotated[str, typer.Option(help="cifar (the paper's) or cifar-quick.")] = (
-        "cifar-quick"
-    ),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Override the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Override the recipe's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Override the recipe's peak.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Override the recipe's.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="cifar or imagenet (the paper's), or cifar-quick.",
+            show_default="imagenet for ImageNet, or else cifar-quick",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the images.", rich_help_panel=_RECIPE)
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Images of a step, over all processes.", rich_help_panel=_RECIPE),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="The highest rate.", rich_help_panel=_RECIPE)
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="step, one-cycle or cosine.", rich_help_panel=_RECIPE)
+    ] = None,
+    milestones: Annotated[
+        str | None,
+        typer.Option(
+            help="Fractions of the epochs after which 'step' divides the rate by ten, "
+            "such as 0.5,0.75.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    warmup: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of the steps in which the other schedules rise.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(help="Nesterov's.", rich_help_panel=_RECIPE)
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="L2 penalty.", rich_help_panel=_RECIPE)
+    ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(help="Probability spread over all classes.", rich_help_panel=_RECIPE),
+    ] = None,
+    ema_decay: Annotated[
+        float | None,
+        typer.Option(help="Of the weights' moving average; 0: none.", rich_help_panel=_RECIPE),
+    ] = None,
+    crop_padding: Annotated[
+        int | None,
+        typer.Option(help="Pixels around an image before a crop.", rich_help_panel=_RECIPE),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
     limit: Annotated[int | None, typer.Option(min=2, help="Train on the first images only.")] = (
         None
     ),
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the step; needs a C++ compiler or a GPU.")
+    on_unreadable: Annotated[
+        str, typer.Option(help="What to do about an image of ImageNet: fail, or skip and name it.")
+    ] = "fail",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, fp16 or auto.", rich_help_panel=_MACHINE)
+    ] = "auto",
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Divide a step's images into so many batches.", rich_help_panel=_MACHINE
+        ),
+    ] = 1,
+    sync_batchnorm: Annotated[
+        bool,
+        typer.Option(
+            "--sync-batchnorm", help="BatchNorm over all processes.", rich_help_panel=_MACHINE
+        ),
     ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Use only algorithms that repeat to the bit, on GPUs too.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the step; needs a C++ compiler or a GPU.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that decode ImageNet, for each that trains.",
+            show_default="its share of the cores",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train a model and write its checkpoint."""
-    spec = find_model(model)
-    overrides = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-    }
-    resolved = _override(find_recipe(recipe), overrides)
-    if precision not in _PRECISIONS:
-        raise UnknownNameError("precision", precision, _PRECISIONS)
-    for module in ("torch", "lightning", "safetensors"):
-        require(module, "train")
-    from delugeserve.training.run import RunConfig, resolve_precision, train
+    """Train a model and write its checkpoint.
 
+    On several GPUs: torchrun --nproc-per-node 8 -m delugeserve train ...
+    """
+    spec = find_model(model)
+    resolved = override(
+        find_recipe(recipe) if recipe else default_recipe(spec.dataset),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        milestones=None if milestones is None else _parse_milestones(milestones),
+        warmup=warmup,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        ema_decay=ema_decay,
+        crop_padding=crop_padding,
+    )
+    for kind, name, known in (
+        ("precision", precision, _PRECISIONS),
+        ("way to deal with unreadable images", on_unreadable, _ON_UNREADABLE),
+    ):
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
+    for module in ("torch", "lightning", "matplotlib.figure", "safetensors"):
+        require(module, "train")
+    from delugeserve.training.batches import Reading
+    from delugeserve.training.config import RunConfig, resolve_precision
+    from delugeserve.training.distributed import current_world
+    from delugeserve.training.run import train
+
+    world = current_world()
     config = RunConfig(
         spec.name,
         resolved,
@@ -68,18 +179,27 @@ def command(
         resolve_precision(precision),  # type: ignore[arg-type]
         data,
         limit,
+        accumulate,
+        sync_batchnorm,
+        deterministic,
         compiled,
     )
-    talk.print(f"[bold]{spec.name}[/] on {escape(data)} in {config.precision}, seed {seed}")
-    talk.print(f"[dim]{resolved}[/]", soft_wrap=True)
-    path, evaluation = train(
+    if world.is_first:
+        _print_config(config, world.size)
+    if workers is None:
+        workers = max(1, hardware.usable_cores() // world.local_size)
+    trained = train(
         spec,
         config,
         output,
+        reading=Reading(workers, on_unreadable),  # type: ignore[arg-type]
         resume=resume,
         progress=talk.is_terminal,
-        say=lambda line: talk.print(line, soft_wrap=True),
+        say=lambda line: talk.print(line, soft_wrap=True, markup=False),
     )
+    if trained is None:  # the first process says what came of it
+        return
+    path, evaluation = trained
     if json:
         print_json({"checkpoint": str(path), **dataclasses.asdict(evaluation)})
     else:
@@ -91,6 +211,34 @@ def command(
     print_next(f"delugeserve export --model {spec.name} --checkpoint {path}")
 
 
-def _override(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
-    given = {name: value for name, value in overrides.items() if value is not None}
-    return dataclasses.replace(recipe, **given)
+def _parse_milestones(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise UsageError(
+            f"--milestones {text} is no list of numbers.",
+            "Give fractions of the epochs, such as 0.5,0.75.",
+        ) from error
+
+
+def _print_config(config: RunConfig, processes: int) -> None:
+    """Say what will be done, and which values are not those of the recipe's name."""
+    talk.print(
+        f"[bold]{config.model}[/] on {escape(config.data)} in {config.precision}, "
+        f"seed {config.seed}" + (f", {processes} processes" if processes > 1 else ""),
+        soft_wrap=True,
+    )
+    talk.print(f"recipe [bold]{config.recipe.name}[/]")
+    named = find_recipe(config.recipe.name)
+    table = Table.grid(padding=(0, 2))
+    for field in dataclasses.fields(Recipe)[1:]:
+        value, usual = (_as_text(getattr(one, field.name)) for one in (config.recipe, named))
+        note = "" if value == usual else f"[dim](not {usual})[/]"
+        table.add_row(f"  {field.name.replace('_', ' ')}", value, note)
+    talk.print(table)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)

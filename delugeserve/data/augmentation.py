@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,29 +24,40 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def random_flip_crop(
-    images: Tensor, padding: int, fill: Tensor, generator: torch.Generator
+    images: Tensor,
+    padding: int,
+    fill: Tensor,
+    rng: np.random.Generator,
+    *,
+    rank: int = 0,
+    size: int = 1,
 ) -> Tensor:
     """Crop each image at random from a padded copy, and mirror half of them.
 
     Args:
-        images: uint8 ``[N, H, W, 3]``.
+        images: uint8 ``[N, H, W, 3]``, on any device.
         padding: pixels added on every side before the crop.
         fill: uint8 ``[3]``, the colour of the padding.
-        generator: source of the randomness, so that a step can be repeated exactly.
+        rng: source of the randomness, so that a step can be repeated exactly, on any device.
+        rank: the images are every ``size``-th of a batch, from this one on. They come out as they
+            would if the whole batch had been given.
+        size: see ``rank``.
 
     Returns:
         uint8 ``[N, H, W, 3]``.
     """
     n, height, width, _ = images.shape
+    device = images.device
     padded = F.pad(images, (0, 0, padding, padding, padding, padding))
     border = padded.new_ones(padded.shape[1:3], dtype=torch.bool)
     border[padding : padding + height, padding : padding + width] = False
-    padded[:, border] = fill
+    padded[:, border] = fill.to(device)
 
-    top, left = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator)
-    rows = top + torch.arange(height)
-    columns = left + torch.arange(width)
-    mirrored = torch.rand(n, 1, generator=generator) < 0.5
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    batch = torch.arange(n)
+    offsets = rng.integers(0, 2 * padding + 1, (2, n * size, 1))[:, rank::size]
+    mirror = rng.random((n * size, 1))[rank::size] < 0.5
+    top, left = torch.from_numpy(offsets).to(device)
+    rows = top + torch.arange(height, device=device)
+    columns = left + torch.arange(width, device=device)
+    columns = torch.where(torch.from_numpy(mirror).to(device), columns.flip(1), columns)
+    batch = torch.arange(n, device=device)
     return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -11,12 +15,13 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from delugeserve.data.augmentation import normalise, random_flip_crop
-from delugeserve.errors import TrainingError
+from delugeserve.data.augmentation import normalise
+from delugeserve.errors import CheckpointError, TrainingError
+from delugeserve.training.batches import Augment, Batch
+from delugeserve.training.distributed import share_buffers
 from delugeserve.training.recipes import Recipe
+from delugeserve.training.saving import STATE_FILE
 from delugeserve.zoo import DatasetSpec
-
-Batch = tuple[Tensor, Tensor]
 
 
 class TrainingModule(pl.LightningModule):
@@ -26,39 +31,46 @@ class TrainingModule(pl.LightningModule):
         network: maps normalised images ``[N, 3, H, W]`` to logits.
         dataset: gives mean and standard deviation.
         recipe: how to train.
-        seed: of the augmentation. Every step draws from a generator of its own, seeded with this
-            and the step's number, so that a resumed run repeats an uninterrupted one.
+        augment: changes the images of a training batch; None if they come augmented.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, dataset: DatasetSpec, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        dataset: DatasetSpec,
+        recipe: Recipe,
+        augment: Augment | None = None,
+    ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recipe = recipe
-        self.seed = seed
+        self.augment = augment
         self.register_buffer("mean", torch.tensor(dataset.mean), persistent=False)
         self.register_buffer("std", torch.tensor(dataset.std), persistent=False)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Return the loss of one batch."""
+        """Return the loss of one batch.
+
+        Raises:
+            TrainingError: it is infinite or no number.
+        """
         images, labels = batch
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
-        fill = (255 * self.mean).round().to(torch.uint8)
-        images = random_flip_crop(images, self.recipe.crop_padding, fill, generator)
+        if self.augment:
+            images = self.augment(images, self.current_epoch, batch_index)
         logits = self.network(normalise(images, self.mean, self.std)).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if not loss.isfinite():
-            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-            raise TrainingError(
-                f"The loss is {loss.item()} at step {self.global_step}, "
-                f"with the learning rate at {rate:.3g}.",
-                "The state of the last whole epoch is kept; train again with a lower "
-                "--learning-rate, or in fp32.",
-            )
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+            raise self._diverged(loss.item())
+        self._log("train_loss", loss, len(labels))
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Let all processes test the same network: the first one's, which is saved."""
+        if self.trainer.world_size > 1:
+            share_buffers(self.network)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log loss and top-1 error, in percent, of one batch."""
@@ -66,26 +78,75 @@ class TrainingModule(pl.LightningModule):
         # Around the compiled form, if there is one, which would be compiled anew for this mode.
         logits = self.network.forward(normalise(images, self.mean, self.std)).float()
         wrong = (logits.argmax(dim=1) != labels).float().mean()
-        self.log("val_loss", F.cross_entropy(logits, labels), batch_size=len(labels))
-        self.log("val_error", 100 * wrong, batch_size=len(labels), prog_bar=True)
+        self._log("val_loss", F.cross_entropy(logits, labels), len(labels))
+        self._log("val_error", 100 * wrong, len(labels))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """SGD with Nesterov momentum; the learning rate changes after every step."""
+        """SGD with Nesterov momentum; the learning rate changes after every optimiser step."""
         recipe = self.recipe
         optimiser = torch.optim.SGD(
             self.network.parameters(),
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
-            nesterov=True,
+            nesterov=recipe.momentum > 0,
         )
-        steps = int(self.trainer.estimated_stepping_batches)
-        rate = _SCHEDULES[recipe.schedule](recipe, steps)
+        rate = learning_rate(recipe, int(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
         return {
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the recipe with the state."""
+        checkpoint["recipe"] = _as_json(self.recipe)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a state is one of this network and recipe.
+
+        Raises:
+            CheckpointError: it is not.
+        """
+        recipe = checkpoint.get("recipe")
+        same_network = _shapes(checkpoint["state_dict"]) == _shapes(self.state_dict())
+        if same_network and recipe == _as_json(self.recipe):
+            return
+        raise CheckpointError(
+            f"{STATE_FILE} is the state of another {'recipe' if same_network else 'network'}.",
+            "Put the run's own state back, or start again in another --output.",
+        )
+
+    def _log(self, name: str, value: Tensor, count: int) -> None:
+        """Log a mean over ``count`` images; over all images of all processes it is then taken."""
+        self.log(name, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=count)
+
+    def _diverged(self, loss: float) -> TrainingError:
+        rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        state = Path(self.trainer.default_root_dir) / STATE_FILE
+        saved = (
+            f"The state after epoch {self.current_epoch} is whole, in {state}."
+            if state.is_file()
+            else "No state was saved before."
+        )
+        return TrainingError(
+            f"The loss is {loss} at step {self.global_step} (epoch {self.current_epoch + 1}), "
+            f"with the learning rate at {rate:.3g}. {saved}",
+            "Train in another --output with a lower --learning-rate, in fp32, or --deterministic.",
+        )
+
+
+def learning_rate(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """Make a recipe's schedule.
+
+    Args:
+        recipe: the recipe.
+        steps: optimiser steps of the whole run.
+
+    Returns:
+        Maps a step, from 0, to its learning rate relative to the recipe's.
+    """
+    return _SCHEDULES[recipe.schedule](recipe, steps)
 
 
 def _step_schedule(recipe: Recipe, steps: int) -> Callable[[int], float]:
@@ -111,3 +172,12 @@ _SCHEDULES = {
     "one-cycle": _one_cycle_schedule,
     "cosine": _cosine_schedule,
 }
+
+
+def _as_json(recipe: Recipe) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return values
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}

@@ -1,17 +1,21 @@
 """Training recipes as frozen, named values.
 
-``cifar`` is the paper's (arXiv 1611.05552, section 4.1); ``cifar-quick`` is ours, for a CPU or half
-an hour of a GPU.
+``cifar`` and ``imagenet`` are the paper's (arXiv 1611.05552, sections 4.1 and 4.2); ``cifar-quick``
+is ours, for a CPU or half an hour of a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from delugeserve.errors import UnknownNameError
+from delugeserve.errors import UnknownNameError, UsageError
+from delugeserve.zoo import DatasetSpec
+
+Schedule = Literal["step", "one-cycle", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,20 @@ class Recipe:
             falls as half a cosine.
         milestones: for ``step``, as fractions of the epochs.
         warmup: for the others, as a fraction of the steps.
-        momentum: of SGD with Nesterov's update.
+        momentum: of SGD with Nesterov's update; 0 for plain SGD.
         weight_decay: L2 penalty on every parameter.
         label_smoothing: probability mass spread over all classes.
         ema_decay: decay, a step, of the moving average of the weights that is evaluated and saved;
             0 for none.
-        crop_padding: pixels around an image before a random crop.
+        crop_padding: pixels around an image before a random crop, of images that lie in memory;
+            ImageNet's are cropped otherwise, see :mod:`delugeserve.data.imagenet`.
     """
 
     name: str
     epochs: int
     batch_size: int
     learning_rate: float
-    schedule: Literal["step", "one-cycle", "cosine"]
+    schedule: Schedule
     milestones: tuple[float, ...] = ()
     warmup: float = 0.0
     momentum: float = 0.9
@@ -58,6 +63,15 @@ _RECIPES = (
         learning_rate=0.1,
         schedule="step",
         milestones=(0.5, 0.75),
+    ),
+    Recipe(
+        "imagenet",
+        epochs=100,
+        batch_size=256,
+        learning_rate=0.1,
+        schedule="step",
+        milestones=(0.3, 0.6, 0.9),
+        crop_padding=0,
     ),
     Recipe(
         "cifar-quick",
@@ -85,3 +99,57 @@ def find_recipe(name: str) -> Recipe:
         return RECIPES[name]
     except KeyError:
         raise UnknownNameError("recipe", name, RECIPES) from None
+
+
+def default_recipe(dataset: DatasetSpec) -> Recipe:
+    """The recipe that suits a data set, if nobody chooses another."""
+    return find_recipe("imagenet" if dataset.name == "imagenet" else "cifar-quick")
+
+
+def override(recipe: Recipe, **values: Any) -> Recipe:
+    """Change some of a recipe's values.
+
+    Args:
+        recipe: the recipe.
+        values: by name of the attribute; None leaves the recipe's.
+
+    Raises:
+        UsageError: a value is out of range.
+        UnknownNameError: there is no such schedule.
+    """
+    changed = dataclasses.replace(recipe, **{k: v for k, v in values.items() if v is not None})
+    for name, (is_sound, range_) in _RANGES.items():
+        value = getattr(changed, name)
+        if not is_sound(value):
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} {_as_text(value)} is out of range.", f"Give {range_}.")
+    if changed.schedule not in get_args(Schedule):
+        raise UnknownNameError("schedule", changed.schedule, get_args(Schedule))
+    return changed
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _is_part(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def _are_milestones(values: tuple[float, ...]) -> bool:
+    return all(a < b for a, b in zip((0.0, *values), (*values, 1.0), strict=True))
+
+
+_PART = "a number from 0 to less than 1"
+_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "epochs": (lambda value: value >= 1, "1 or more"),
+    "batch_size": (lambda value: value >= 2, "2 or more"),
+    "learning_rate": (lambda value: 0 < value < float("inf"), "a number above 0"),
+    "milestones": (_are_milestones, "ascending fractions of the epochs, such as 0.5,0.75"),
+    "warmup": (_is_part, _PART),
+    "momentum": (_is_part, _PART),
+    "weight_decay": (lambda value: 0 <= value < float("inf"), "0 or more"),
+    "label_smoothing": (_is_part, _PART),
+    "ema_decay": (_is_part, _PART),
+    "crop_padding": (lambda value: value >= 0, "0 or more"),
+}

@@ -1,0 +1,178 @@
+"""Processes that train together, as ``torchrun`` starts them, each on a share of every batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from delugeserve.errors import DelugeServeError, TrainingError
+
+T = TypeVar("T")
+
+# The first process may download or index a large data set while the others wait for it.
+_PATIENCE = timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, and which of them this is.
+
+    Attributes:
+        rank: this process's number among all, from 0.
+        size: how many there are.
+        local_rank: this process's number among those on this machine, from 0.
+        local_size: how many there are on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks, logs and saves for all; the others only train."""
+        return self.rank == 0
+
+
+def current_world() -> World:
+    """Read from the environment what ``torchrun`` started; without it, this process is alone."""
+    if not dist.is_torchelastic_launched():
+        return World()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return World(*(int(os.environ[name]) for name in names))
+
+
+@contextmanager
+def connected(world: World) -> Iterator[None]:
+    """Connect the processes for as long as they work together.
+
+    Raises:
+        TrainingError: another process has ended.
+    """
+    if world.size == 1:
+        yield
+        return
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(world.local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=_PATIENCE)
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo has no kind of error of its own.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise TrainingError(
+            f"Process {world.rank} lost the connection to another of the {world.size}.",
+            "See what that one says, then run the same command with --resume.",
+        ) from error
+    # Not after an error: others may be waiting for this process, whose end stops them.
+    dist.destroy_process_group()
+
+
+def first_alone(world: World, action: Callable[[], T]) -> T:
+    """Let the first process do something, and when it is done the others too.
+
+    Where the first one fails, the others end without saying the same again.
+    """
+    if world.size == 1:
+        return action()
+    status = torch.zeros(1, dtype=torch.int64)
+    if not world.is_first:
+        dist.broadcast(status, 0)
+        if status.item():
+            raise SystemExit(int(status.item()))
+        return action()
+    try:
+        return action()
+    except DelugeServeError as error:
+        status += error.exit_code
+        raise
+    finally:
+        dist.broadcast(status, 0)
+
+
+def synchronise_norms(network: nn.Module) -> nn.Module:
+    """Let every BatchNorm take its statistics over the batches of all processes.
+
+    On GPUs this is ``nn.SyncBatchNorm``, which works there alone. Names and shapes of the state
+    stay as they are.
+    """
+    if torch.cuda.is_available():
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return converted
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = CpuSyncBatchNorm  # which adds no state
+    return network
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give every process the first one's running statistics.
+
+    Where each BatchNorm takes its own process's statistics, the processes would otherwise test, and
+    log the errors of, slightly different networks.
+    """
+    for buffer in network.buffers():
+        dist.broadcast(buffer, 0)
+
+
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm on CPUs, over the batches of all processes, which are equally large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[N, C, H, W]``, in float32 or, of such input, in float64."""
+        if not self.training:
+            return super().forward(x)
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        dims = (0, 2, 3)
+        mean = _mean_over_processes(values.mean(dims))
+        centred = values - mean[:, None, None]
+        variance = _mean_over_processes(centred.square().mean(dims))
+        with torch.no_grad():
+            self._update(mean, variance, count=x.numel() // len(mean) * dist.get_world_size())
+        scale = (variance + self.eps).rsqrt()
+        if not self.affine:
+            return (centred * scale[:, None, None]).to(x.dtype)
+        scale = scale * self.weight
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    def _update(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics on; that of the variance is unbiased, as in ``nn``."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    return total / dist.get_world_size()
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes. Each one's loss depends on every value, so gradients are summed too."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total

@@ -1,0 +1,90 @@
+"""Files of a run, each written beside its place and then renamed into it.
+
+At every moment, whatever happens to the process or the disk, the last good file is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from delugeserve.errors import CheckpointError
+
+STATE_FILE = "last.ckpt"
+"""The state after a run's last whole epoch, from which it can go on."""
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """Give a path to write to, which takes the place of ``path`` once that has gone well."""
+    # Always the same name: what a killed process left there is written over.
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object.
+
+    Raises:
+        OSError: it cannot be written; what was there before is untouched.
+    """
+    with written_beside(path) as beside:
+        beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Saves Lightning's state beside its place.
+
+    Lightning itself saves to the folder for temporary files and moves that to its place, which is a
+    copy, and may end half-way, where the two are on different disks.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Save a state.
+
+        Raises:
+            OSError: it cannot be written; what was there before is untouched.
+        """
+        with written_beside(Path(path)) as beside, beside.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # What PyTorch makes of a full disk; the file's own error says it better.
+                raise OSError(error.__context__ or error) from error
+            file.flush()
+            os.fsync(file.fileno())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Load a state.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        try:
+            state: dict[str, Any] = torch.load(path, map_location, weights_only=weights_only)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+            raise CheckpointError(
+                f"{path} is not a whole state of a run ({_first_line(error)}).",
+                "Start the run again in another --output.",
+            ) from error
+        return state
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
