@@ -1,95 +1,182 @@
 """Training on a tiny learnable data set: it learns, resumes exactly, and says what is wrong."""
 
+import csv
 import dataclasses
 import json
-import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
+from delugeserve import zoo
 from delugeserve.checkpoint import load_checkpoint
-from delugeserve.errors import DatasetError, TrainingError, UsageError
-from delugeserve.training.log import read_log
-from delugeserve.training.module import TrainingModule
-from delugeserve.training.recipes import RECIPES, find_recipe
-from delugeserve.training.run import RunConfig, resolve_precision, train
+from delugeserve.errors import CheckpointError, DatasetError, TrainingError, UsageError
+from delugeserve.training.config import RunConfig, resolve_precision
+from delugeserve.training.recipes import find_recipe
+from delugeserve.training.run import train
 from delugeserve.zoo import CIFAR10, ModelSpec
 
 TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+# The command line, with one more model.
+SCRIPT = """
+from delugeserve import cli, zoo
+zoo.MODELS = {"tiny": zoo.ModelSpec("tiny", "cifar", (4, 6), (2, 2), zoo.CIFAR10)}
+cli.main()
+"""
 
 
-@pytest.fixture
-def config(tiny_cifar):
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, write_tiny_cifar):
     recipe = dataclasses.replace(
         find_recipe("cifar-quick"), epochs=3, batch_size=20, learning_rate=0.05
     )
-    return RunConfig("tiny", recipe, seed=0, precision="fp32", data=str(tiny_cifar))
+    data = write_tiny_cifar(tmp_path_factory.mktemp("data") / "tiny-cifar")
+    return RunConfig("tiny", recipe, seed=0, precision="fp32", data=str(data))
 
 
-def tensors_of(path):
-    return load_checkpoint(path).state
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """The folder of a run that nothing has interrupted, and what it said."""
+    folder, lines = tmp_path_factory.mktemp("whole") / "run", []
+    train(TINY, config, folder, say=lines.append)
+    return folder, lines
 
 
-def test_it_learns_and_records(config, tmp_path):
-    lines = []
-    path, evaluation = train(TINY, config, tmp_path / "run", say=lines.append)
-    assert evaluation.top1_error < 60, "the classes are plain colours"
-    checkpoint = load_checkpoint(path, TINY)
-    assert checkpoint.metrics["top1_error"] == evaluation.top1_error
+def log_of(folder):
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_weights(one, other):
+    one, other = (load_checkpoint(folder / "tiny.safetensors").state for folder in (one, other))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def asked(config, **changes):
+    recipe = {k: v for k, v in changes.items() if hasattr(config.recipe, k)}
+    rest = {k: v for k, v in changes.items() if k not in recipe}
+    return dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, **recipe), **rest)
+
+
+def test_it_learns_and_records(whole):
+    folder, lines = whole
+    checkpoint = load_checkpoint(folder / "tiny.safetensors", TINY)
+    assert checkpoint.metrics["top1_error"] < 60, "the classes are plain colours"
     assert checkpoint.recipe["epochs"] == 3
+    assert checkpoint.recipe["learning_rate"] == 0.05
     assert len(checkpoint.data["train_fingerprint"]) == 64
-    rows = read_log(tmp_path / "run" / "log.csv")
+    assert checkpoint.environment["processes"] == "1"
+    assert "command" not in checkpoint.environment, "it names paths of this machine"
+    rows = log_of(folder)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert sum("epoch" in line for line in lines) == 3
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(config, tmp_path):
-    short = dataclasses.replace(config, limit=60)
-    one, _ = train(TINY, short, tmp_path / "one")
-    two, _ = train(TINY, short, tmp_path / "two")
-    other, _ = train(TINY, dataclasses.replace(short, seed=1), tmp_path / "other")
-    same = [torch.equal(tensors_of(one)[name], t) for name, t in tensors_of(two).items()]
-    assert all(same)
-    assert not torch.equal(
-        tensors_of(one)["head.linear.weight"], tensors_of(other)["head.linear.weight"]
+def test_what_a_run_leaves_behind(whole):
+    folder, _ = whole
+    assert {path.name for path in folder.iterdir()} == {
+        "run.json", "environment.json", "log.csv", "last.ckpt", "metrics.json", "curves.png",
+        "tiny.safetensors",
+    }  # fmt: skip
+    environment = json.loads((folder / "environment.json").read_text())
+    assert "pytest" in environment["command"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == load_checkpoint(folder / "tiny.safetensors").metrics
+    assert metrics["top1_error"] == float(log_of(folder)[-1]["val_error"])
+
+
+def test_another_seed_gives_other_weights(config, tmp_path):
+    weights = [
+        load_checkpoint(train(TINY, asked(config, epochs=1, seed=seed), tmp_path / str(run))[0])
+        for run, seed in enumerate((0, 0, 1))
+    ]
+    one, again, other = (checkpoint.state["head.linear.weight"] for checkpoint in weights)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_resumes_to_the_same_bits(config, whole, tmp_path, how):
+    recipe = config.recipe
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c", SCRIPT, "train", "--model", "tiny", "--data", config.data),
+            *("--output", tmp_path / "run", "--epochs", str(recipe.epochs), "--precision", "fp32"),
+            *("--batch-size", str(recipe.batch_size), "--learning-rate", "0.05"),
+        ],
+        stderr=subprocess.PIPE,
     )
-
-
-def test_a_killed_run_resumes_to_the_same_bits(config, tiny_cifar, tmp_path):
-    whole, _ = train(TINY, config, tmp_path / "whole")
-
-    script = (
-        "import sys, pickle\n"
-        "from pathlib import Path\n"
-        "from delugeserve.training.run import train\n"
-        "spec, config, output = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
-        "train(spec, config, Path(output), say=lambda line: print(line, flush=True))\n"
-    )
-    import pickle
-
-    output = tmp_path / "killed"
-    argument = pickle.dumps((TINY, config, str(output))).hex()
-    process = subprocess.Popen([sys.executable, "-c", script, argument], stdout=subprocess.PIPE)
-    assert process.stdout
-    for line in process.stdout:
-        if line.startswith(b"epoch   1"):
+    for line in process.stderr:
+        if line.startswith(b"epoch   2"):  # the state after the first epoch is there
             break
-    deadline = time.monotonic() + 30
-    while not (output / "last.ckpt").is_file() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (output / "tiny.safetensors").exists()
+    process.send_signal(how)
+    process.stderr.read()
+    assert process.wait() == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[how]
+    assert not (tmp_path / "run" / "tiny.safetensors").exists()
 
-    resumed, _ = train(TINY, config, output, resume=True)
-    for name, tensor in tensors_of(whole).items():
-        assert torch.equal(tensor, tensors_of(resumed)[name]), name
-    assert [row["epoch"] for row in read_log(output / "log.csv")] == ["1", "2", "3"]
+    train(TINY, config, tmp_path / "run", resume=True)
+    assert_same_weights(whole[0], tmp_path / "run")
+    assert [row["epoch"] for row in log_of(tmp_path / "run")] == ["1", "2", "3"]
+
+
+def test_a_run_stopped_after_its_last_epoch_still_gives_the_moving_average(
+    config, whole, tmp_path
+):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "tiny.safetensors").unlink()
+    train(TINY, config, tmp_path / "run", resume=True)
+    assert_same_weights(whole[0], tmp_path / "run")
+
+
+def test_a_full_disk_leaves_the_last_good_state(config, whole, tmp_path):
+    """The limit on a file's size stands for the disk's end: the log fits, the state does not."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk(line):
+        if line.startswith("epoch   2"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+
+    try:
+        with pytest.raises(TrainingError, match=r"File too large.*--resume"):
+            train(TINY, config, tmp_path / "run", say=fill_the_disk)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert state["epoch"] == 0
+    assert sorted(path.name for path in tmp_path.glob("run/.*")) == []
+    train(TINY, config, tmp_path / "run", resume=True)
+    assert_same_weights(whole[0], tmp_path / "run")
+
+
+def test_accumulated_batches_make_the_same_steps(config, whole, tmp_path):
+    train(TINY, asked(config, accumulate=4), tmp_path / "run")
+    one, four = (
+        torch.load(folder / "last.ckpt", weights_only=True)
+        for folder in (whole[0], tmp_path / "run")
+    )
+    assert one["global_step"] == four["global_step"] == 30
+    at_once, in_four = log_of(whole[0]), log_of(tmp_path / "run")
+    for column in ("epoch", "learning_rate"):
+        assert [row[column] for row in at_once] == [row[column] for row in in_four]
+    # Its BatchNorms see five images at a time, which is another training, but no worse a one.
+    assert float(in_four[-1]["train_loss"]) < float(at_once[0]["train_loss"])
+
+
+def test_deterministic_algorithms(config, tmp_path):
+    try:
+        train(TINY, asked(config, deterministic=True, epochs=1, limit=20), tmp_path / "run")
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+# What cannot be
 
 
 def test_an_existing_run_is_not_overwritten(config, tmp_path):
@@ -103,53 +190,60 @@ def test_nothing_to_resume(config, tmp_path):
         train(TINY, config, tmp_path, resume=True)
 
 
-def test_a_resumed_run_must_be_asked_the_same(config, tmp_path):
-    asked = json.loads(json.dumps(dataclasses.asdict(config)))
-    (tmp_path / "run.json").write_text(json.dumps(asked | {"seed": 5}))
-    with pytest.raises(UsageError, match="with another seed"):
-        train(TINY, config, tmp_path, resume=True)
+def test_a_resumed_run_must_be_asked_the_same(config, whole):
+    other = asked(config, seed=5, learning_rate=0.1)
+    with pytest.raises(UsageError, match=r"with seed 0, not 5; learning_rate 0\.05, not 0\.1"):
+        train(TINY, other, whole[0], resume=True)
 
 
-def test_training_images_are_no_test_images(config, tiny_cifar, tmp_path):
-    only = tiny_cifar / "mine.parquet"
-    (tiny_cifar / "train.parquet").rename(only)
+def test_a_run_whose_files_are_damaged(config, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "log.csv").write_text("epoch\nx\n")
+    with pytest.raises(UsageError, match=r"log\.csv cannot be read"):
+        train(TINY, config, tmp_path / "run", resume=True)
+    (tmp_path / "run" / "run.json").write_text("{")
+    with pytest.raises(UsageError, match=r"run\.json cannot be read"):
+        train(TINY, config, tmp_path / "run", resume=True)
+
+
+def test_a_state_that_is_damaged_or_another_run_s(config, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    state = tmp_path / "run" / "last.ckpt"
+    content = state.read_bytes()
+    for damaged in (content[:5000], b"", b"no state"):
+        state.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="not a whole state"):
+            train(TINY, config, tmp_path / "run", resume=True)
+
+    for spec, changes, what in (
+        (dataclasses.replace(TINY, widths=(5, 6)), {}, "network"),
+        (TINY, {"momentum": 0.8}, "recipe"),
+    ):
+        other = tmp_path / what
+        train(spec, asked(config, epochs=1, limit=20, **changes), other)
+        state.write_bytes((other / "last.ckpt").read_bytes())
+        with pytest.raises(CheckpointError, match=f"another {what}"):
+            train(TINY, config, tmp_path / "run", resume=True)
+
+
+def test_training_images_are_no_test_images(config, write_tiny_cifar, tmp_path):
+    data = write_tiny_cifar(tmp_path / "data")
+    (data / "train.parquet").rename(data / "mine.parquet")
     with pytest.raises(DatasetError, match="the same images"):
-        train(TINY, dataclasses.replace(config, data=str(only)), tmp_path / "run")
+        train(TINY, asked(config, data=str(data / "mine.parquet")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path):
-    recipe = dataclasses.replace(config.recipe, learning_rate=1e30)
-    with pytest.raises(TrainingError, match=r"step \d+"):
-        train(TINY, dataclasses.replace(config, recipe=recipe), tmp_path / "run")
-
-
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
-def test_the_schedules(recipe):
-    module = TrainingModule(torch.nn.Linear(1, 1), CIFAR10, recipe, seed=0)
-
-    class Trainer:
-        estimated_stepping_batches = 1000
-
-    module._trainer = Trainer()
-    module._fabric = None
-    configured = module.configure_optimizers()
-    optimiser, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    rates = []
-    for _ in range(1000):
-        rates.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        schedule.step()
-    assert max(rates) == pytest.approx(recipe.learning_rate)
-    if recipe.schedule == "step":
-        assert rates[499] == pytest.approx(0.1)
-        assert rates[500] == pytest.approx(0.01)
-        assert rates[750] == rates[-1] == pytest.approx(0.001)
-    else:
-        peak = rates.index(max(rates))
-        assert peak == pytest.approx(recipe.warmup * 1000, abs=2)
-        assert 0 < rates[-1] < 0.01 * recipe.learning_rate
-        assert all(a > b for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
+    with pytest.raises(TrainingError, match=r"at step [1-9] \(epoch 1\).*at [\de+]+\. No state"):
+        train(TINY, asked(config, learning_rate=1e30), tmp_path / "first")
+    # A rate that is only too high takes longer.
+    late = asked(config, limit=20, learning_rate=1e25, schedule="one-cycle", warmup=0.5, epochs=40)
+    with pytest.raises(TrainingError) as caught:
+        train(TINY, late, tmp_path / "late")
+    state = torch.load(tmp_path / "late" / "last.ckpt", weights_only=True)
+    good = f"The state after epoch {state['epoch'] + 1} is whole, in {tmp_path / 'late'}"
+    assert good in caught.value.problem
 
 
 def test_precision_follows_the_processor(monkeypatch):
@@ -158,3 +252,47 @@ def test_precision_follows_the_processor(monkeypatch):
         monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda native=native: native)
         assert resolve_precision("auto") == expected
     assert resolve_precision("fp32") == "fp32"
+    with pytest.raises(UsageError, match="fp16 needs a GPU"):
+        resolve_precision("fp16")
+
+
+# The command
+
+
+def test_the_recipe_is_said_first_and_the_result_is_data(run, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "MODELS", {"tiny": TINY})
+    status, out, err = run(
+        "train", "--model", "tiny", "--data", config.data, "--output", tmp_path / "run", "--json",
+        "--epochs", "1", "--batch-size", "50", "--schedule", "step", "--milestones", "0.5,0.75",
+    )  # fmt: skip
+    assert status == 0, err
+    result = json.loads(out)
+    assert load_checkpoint(tmp_path / "run" / "tiny.safetensors").metrics == {
+        key: value for key, value in result.items() if key != "checkpoint"
+    }
+    lines = [" ".join(line.split()) for line in err.splitlines()]
+    said = lines.index("recipe cifar-quick"), lines.index("200 training and 100 test images")
+    assert lines[said[0] + 1 : said[1]] == [
+        "epochs 1 (not 30)",
+        "batch size 50 (not 128)",
+        "learning rate 0.15",
+        "schedule step (not one-cycle)",
+        "milestones 0.5, 0.75 (not -)",
+        "warmup 0.15",
+        "momentum 0.9",
+        "weight decay 0.0005",
+        "label smoothing 0.1",
+        "ema decay 0.999",
+        "crop padding 4",
+    ]
+
+
+def test_a_folder_without_images(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for model in ("delugenet38", "delugenet92"):
+        status, out, err = run(
+            "train", "--model", model, "--data", tmp_path / "empty", "--output", tmp_path / "run"
+        )
+        assert (status, out) == (2, "")
+        assert "empty holds no images" in " ".join(err.split())
+    assert not (tmp_path / "run").exists(), "nothing half-written"

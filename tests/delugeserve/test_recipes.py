@@ -1,0 +1,111 @@
+"""Recipes: the published values, what may override them, and the rates they give."""
+
+import dataclasses
+import math
+
+import pytest
+
+from delugeserve.errors import UnknownNameError, UsageError
+from delugeserve.training.module import learning_rate
+from delugeserve.training.recipes import (
+    RECIPES,
+    Recipe,
+    default_recipe,
+    find_recipe,
+    override,
+)
+from delugeserve.zoo import CIFAR10, CIFAR100, IMAGENET
+
+
+def test_the_paper_s_recipes_are_as_published():
+    cifar, imagenet = find_recipe("cifar"), find_recipe("imagenet")
+    assert (cifar.epochs, cifar.batch_size) == (300, 64)
+    assert [cifar.epochs * part for part in cifar.milestones] == [150, 225]
+    assert cifar.crop_padding == 4
+    assert (imagenet.epochs, imagenet.batch_size) == (100, 256)
+    assert [imagenet.epochs * part for part in imagenet.milestones] == [30, 60, 90]
+    for recipe in (cifar, imagenet):
+        assert recipe.schedule == "step"
+        assert (recipe.learning_rate, recipe.momentum, recipe.weight_decay) == (0.1, 0.9, 1e-4)
+        assert recipe.label_smoothing == recipe.ema_decay == recipe.warmup == 0
+
+
+def test_recipes_are_found_by_name_and_suit_their_data():
+    assert all(RECIPES[name].name == name for name in RECIPES)
+    names = [default_recipe(dataset).name for dataset in (CIFAR10, CIFAR100, IMAGENET)]
+    assert names == ["cifar-quick", "cifar-quick", "imagenet"]
+    with pytest.raises(UnknownNameError, match="Did you mean 'imagenet'"):
+        find_recipe("imagnet")
+
+
+def test_every_value_can_be_overridden():
+    values = {
+        "epochs": 7, "batch_size": 10, "learning_rate": 0.3, "schedule": "cosine",
+        "milestones": (0.2, 0.4), "warmup": 0.3, "momentum": 0.0, "weight_decay": 0.0,
+        "label_smoothing": 0.2, "ema_decay": 0.9, "crop_padding": 0,
+    }  # fmt: skip
+    changed = override(find_recipe("cifar"), **values)
+    assert dataclasses.asdict(changed) == {"name": "cifar", **values}
+    assert override(find_recipe("cifar"), **dict.fromkeys(values)) == find_recipe("cifar")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0), ("batch_size", 1), ("learning_rate", 0), ("learning_rate", math.nan),
+        ("learning_rate", math.inf), ("milestones", (0.5, 0.5)), ("milestones", (0.0,)),
+        ("milestones", (0.5, 1.0)), ("milestones", (math.nan,)), ("warmup", 1), ("momentum", -0.1),
+        ("momentum", 1), ("weight_decay", -1e-9), ("label_smoothing", 1.5), ("ema_decay", 1),
+        ("crop_padding", -1),
+    ],
+)  # fmt: skip
+def test_values_out_of_range(name, value):
+    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} .* is out of range"):
+        override(find_recipe("cifar"), **{name: value})
+
+
+def test_an_unknown_schedule():
+    with pytest.raises(UnknownNameError, match="Did you mean 'cosine'"):
+        override(find_recipe("cifar"), schedule="cosin")
+
+
+def rates(recipe: Recipe, steps: int) -> list[float]:
+    return [recipe.learning_rate * learning_rate(recipe, steps)(step) for step in range(steps)]
+
+
+@pytest.mark.parametrize(("name", "drops"), [("cifar", [500, 750]), ("imagenet", [300, 600, 900])])
+def test_the_rate_in_steps(name, drops):
+    found = rates(find_recipe(name), 1000)
+    assert found[0] == 0.1
+    for number, drop in enumerate(drops, 1):
+        assert found[drop - 1] == pytest.approx(0.1 * 0.1 ** (number - 1))
+        assert found[drop] == pytest.approx(0.1 * 0.1**number)
+    assert len(set(found)) == len(drops) + 1
+
+
+def test_the_rate_up_and_down():
+    recipe = find_recipe("cifar-quick")
+    found = rates(recipe, 1000)
+    peak = found.index(max(found))
+    assert max(found) == pytest.approx(recipe.learning_rate)
+    assert peak == pytest.approx(recipe.warmup * 1000, abs=2)
+    assert all(a < b for a, b in zip(found[:peak], found[1:peak], strict=False))
+    assert found[(1000 + peak) // 2] == pytest.approx(recipe.learning_rate / 2, rel=0.01)
+    assert 0 < found[-1] < 0.01 * recipe.learning_rate
+
+
+def test_the_rate_as_half_a_cosine():
+    recipe = override(find_recipe("cifar-quick"), schedule="cosine", warmup=0.1)
+    found = rates(recipe, 1000)
+    assert found[:100] == pytest.approx([recipe.learning_rate * (i + 1) / 100 for i in range(100)])
+    for step in range(100, 1000):
+        angle = math.pi * (step - 99) / 901
+        expected = recipe.learning_rate * (1 + math.cos(angle)) / 2
+        assert found[step] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("schedule", ["step", "one-cycle", "cosine"])
+def test_a_run_of_one_step_has_a_rate(recipe, schedule):
+    (rate,) = rates(override(recipe, schedule=schedule), 1)
+    assert 0 < rate <= recipe.learning_rate
