@@ -36,6 +36,7 @@ class TrainingModule(pl.LightningModule):
 
     mean: Tensor
     std: Tensor
+    _tested: Tensor  # summed loss, errors and images of this process
 
     def __init__(
         self,
@@ -64,22 +65,32 @@ class TrainingModule(pl.LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if not loss.isfinite():
             raise self._diverged(loss.item())
-        self._log("train_loss", loss, len(labels))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Let all processes test the same network: the first one's, which is saved."""
         if self.trainer.world_size > 1:
             share_buffers(self.network)
+        self._tested = torch.zeros(3, device=self.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Log loss and top-1 error, in percent, of one batch."""
+        """Add up losses and errors of one batch."""
         images, labels = batch
         # Around the compiled form, if there is one, which would be compiled anew for this mode.
         logits = self.network.forward(normalise(images, self.mean, self.std)).float()
-        wrong = (logits.argmax(dim=1) != labels).float().mean()
-        self._log("val_loss", F.cross_entropy(logits, labels), len(labels))
-        self._log("val_error", 100 * wrong, len(labels))
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        wrong = (logits.argmax(dim=1) != labels).sum()
+        self._tested += torch.stack([loss, wrong, torch.full_like(loss, len(labels))])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log mean loss and top-1 error, in percent, over the images of all processes.
+
+        Lightning's own mean over processes is off where these have unequally many images.
+        """
+        loss, wrong, count = self.trainer.strategy.reduce(self._tested, reduce_op="sum")
+        self.log("val_loss", loss / count)
+        self.log("val_error", 100 * wrong / count)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """SGD with Nesterov momentum; the learning rate changes after every optimiser step."""
@@ -116,10 +127,6 @@ class TrainingModule(pl.LightningModule):
             f"{STATE_FILE} is the state of another {'recipe' if same_network else 'network'}.",
             "Put the run's own state back, or start again in another --output.",
         )
-
-    def _log(self, name: str, value: Tensor, count: int) -> None:
-        """Log a mean over ``count`` images; over all images of all processes it is then taken."""
-        self.log(name, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=count)
 
     def _diverged(self, loss: float) -> TrainingError:
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +20,7 @@ FILL = torch.tensor([7, 8, 9], dtype=torch.uint8)
 def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(n, height, width, padding, seed):
     rng = np.random.default_rng(seed)
     images = rng.integers(10, 256, (n, height, width, 3), dtype=np.uint8)
-    generator = torch.Generator().manual_seed(seed)
-    crops = random_flip_crop(torch.from_numpy(images), padding, FILL, generator).numpy()
+    crops = random_flip_crop(torch.from_numpy(images), padding, FILL, rng).numpy()
     assert crops.shape == images.shape
     for image, crop in zip(images, crops, strict=True):
         padded = np.empty((height + 2 * padding, width + 2 * padding, 3), np.uint8)
@@ -39,18 +39,23 @@ def test_every_crop_is_a_window_of_the_padded_image_or_its_mirror(n, height, wid
 
 def test_flips_and_offsets_are_spread():
     image = torch.arange(25, dtype=torch.uint8).reshape(1, 5, 5, 1).expand(1000, 5, 5, 3)
-    crops = random_flip_crop(image.contiguous(), 1, FILL, torch.Generator().manual_seed(0))
+    crops = random_flip_crop(image.contiguous(), 1, FILL, np.random.default_rng(0))
     kinds, counts = np.unique(crops[..., 0].numpy().reshape(1000, -1), axis=0, return_counts=True)
     assert len(kinds) == 18
     assert counts.min() > 25
 
 
-def test_the_same_generator_repeats_the_batch():
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_shares_come_out_as_the_whole_batch_does(size):
     images = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
-    one, other = (
-        random_flip_crop(images, 4, FILL, torch.Generator().manual_seed(3)) for _ in range(2)
-    )
-    assert torch.equal(one, other)
+    whole = random_flip_crop(images, 4, FILL, np.random.default_rng(3))
+    shares = torch.empty_like(whole)
+    for rank in range(size):
+        rng = np.random.default_rng(3)
+        shares[rank::size] = random_flip_crop(
+            images[rank::size], 4, FILL, rng, rank=rank, size=size
+        )
+    assert torch.equal(shares, whole)
 
 
 def test_normalise_is_the_textbook_formula():

@@ -1,6 +1,7 @@
 """Recipes: the published values, what may override them, and the rates they give."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -89,7 +90,7 @@ def test_the_rate_up_and_down():
     peak = found.index(max(found))
     assert max(found) == pytest.approx(recipe.learning_rate)
     assert peak == pytest.approx(recipe.warmup * 1000, abs=2)
-    assert all(a < b for a, b in zip(found[:peak], found[1:peak], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(found[:peak]))
     assert found[(1000 + peak) // 2] == pytest.approx(recipe.learning_rate / 2, rel=0.01)
     assert 0 < found[-1] < 0.01 * recipe.learning_rate
 

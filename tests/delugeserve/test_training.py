@@ -5,7 +5,6 @@ import dataclasses
 import json
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -92,8 +91,9 @@ def test_what_a_run_leaves_behind(whole):
 
 
 def test_another_seed_gives_other_weights(config, tmp_path):
+    short = asked(config, epochs=1, limit=40)
     weights = [
-        load_checkpoint(train(TINY, asked(config, epochs=1, seed=seed), tmp_path / str(run))[0])
+        load_checkpoint(train(TINY, asked(short, seed=seed), tmp_path / str(run))[0])
         for run, seed in enumerate((0, 0, 1))
     ]
     one, again, other = (checkpoint.state["head.linear.weight"] for checkpoint in weights)
@@ -101,8 +101,7 @@ def test_another_seed_gives_other_weights(config, tmp_path):
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_run_resumes_to_the_same_bits(config, whole, tmp_path, how):
+def test_a_killed_run_resumes_to_the_same_bits(config, whole, tmp_path):
     recipe = config.recipe
     process = subprocess.Popen(
         [
@@ -115,9 +114,8 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, whole, tmp_path, ho
     for line in process.stderr:
         if line.startswith(b"epoch   2"):  # the state after the first epoch is there
             break
-    process.send_signal(how)
-    process.stderr.read()
-    assert process.wait() == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[how]
+    process.kill()
+    process.communicate()
     assert not (tmp_path / "run" / "tiny.safetensors").exists()
 
     train(TINY, config, tmp_path / "run", resume=True)
@@ -125,9 +123,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(config, whole, tmp_path, ho
     assert [row["epoch"] for row in log_of(tmp_path / "run")] == ["1", "2", "3"]
 
 
-def test_a_run_stopped_after_its_last_epoch_still_gives_the_moving_average(
-    config, whole, tmp_path
-):
+def test_a_run_stopped_after_its_last_epoch_still_gives_the_moving_average(config, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / "tiny.safetensors").unlink()
     train(TINY, config, tmp_path / "run", resume=True)

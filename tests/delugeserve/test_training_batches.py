@@ -1,0 +1,112 @@
+"""Batches of images in memory: who sees which, in which order."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from delugeserve.data.datasets import LabelledImages
+from delugeserve.errors import UsageError
+from delugeserve.training import batches
+from delugeserve.training.batches import EpochBatches, Reading, flips_and_crops, share_of
+from delugeserve.training.distributed import World
+from delugeserve.zoo import CIFAR10
+
+ALONE = World()
+PAIR = [World(rank, 2, rank, 2) for rank in (0, 1)]
+
+
+def order(count=100, batch_size=20, epoch=0, **options):
+    sampler = EpochBatches(count, batch_size, **{"seed": 0, "world": ALONE} | options)
+    sampler.set_epoch(epoch)
+    found = list(sampler)
+    assert len(found) == len(sampler)
+    return found
+
+
+def test_an_epoch_has_every_image_once_but_those_that_fill_no_step():
+    found = order(count=107)
+    assert [len(batch) for batch in found] == [20] * 5
+    assert len({index for batch in found for index in batch}) == 100
+    assert found == order(count=107), "a resumed run sees the same"
+    assert found != order(count=107, epoch=1)
+    assert found != order(count=107, seed=1)
+    assert order(epoch=1) != order(seed=1), "no seed repeats another's epochs"
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+def test_processes_share_what_one_sees(accumulate):
+    alone = order(accumulate=accumulate)
+    first, second = (order(accumulate=accumulate, world=world) for world in PAIR)
+    assert [len(batch) for batch in first] == [10 // accumulate] * 5 * accumulate
+    for whole, even, odd in zip(alone, first, second, strict=True):
+        assert whole[0::2] == even
+        assert whole[1::2] == odd
+
+
+def test_accumulated_batches_are_the_parts_of_a_step():
+    parts = order(count=107, accumulate=4)
+    steps = [list(itertools.chain(*parts[i : i + 4])) for i in range(0, len(parts), 4)]
+    assert steps == order(count=107)
+
+
+def test_few_images_are_one_step_of_them_all():
+    assert sorted(*order(count=7)) == list(range(7))
+    assert [len(batch) for batch in order(count=7, accumulate=2)] == [3, 3]
+    with pytest.raises(UsageError, match="1 training images are too few"):
+        order(count=1, world=PAIR[0])
+
+
+def test_a_batch_that_cannot_be_divided():
+    assert share_of(256, World(size=8), 2) == 16
+    with pytest.raises(UsageError) as caught:
+        share_of(100, World(size=8), 3)
+    assert "100 images" in caught.value.problem
+    assert "8 processes x 3 accumulated batches" in caught.value.problem
+    assert caught.value.remedy.endswith("24 divides, such as 96.")
+    with pytest.raises(UsageError, match="equally: 3 accumulated batches"):
+        share_of(100, ALONE, 3)
+
+
+def images(count):
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    return LabelledImages(pixels, np.arange(count), CIFAR10.class_names, "")
+
+
+@pytest.mark.parametrize("count", [2, 501, 1000])
+def test_every_test_image_is_read_once(count):
+    read = [
+        torch.cat([labels for _, labels in loader]).tolist()
+        for loader in (
+            batches.test_batches(images(count), CIFAR10, world, Reading(), print)
+            for world in (ALONE, *PAIR)
+        )
+    ]
+    assert read[0] == read[1] + read[2] == list(range(count))
+
+
+def test_too_few_test_images():
+    with pytest.raises(UsageError, match="1 test images are too few for 2 processes"):
+        batches.test_batches(images(1), CIFAR10, PAIR[0], Reading(), print)
+
+
+def test_augmentation_depends_on_seed_epoch_and_batch():
+    pixels = torch.from_numpy(images(8).images)
+    augment = flips_and_crops(CIFAR10, 4, 0, ALONE)
+    changed = augment(pixels, 1, 2)
+    assert torch.equal(changed, augment(pixels, 1, 2))
+    for other in (augment(pixels, 2, 1), augment(pixels, 1, 3)):
+        assert not torch.equal(changed, other)
+    assert not torch.equal(changed, flips_and_crops(CIFAR10, 4, 1, ALONE)(pixels, 1, 2))
+    shares = [
+        flips_and_crops(CIFAR10, 4, 0, world)(pixels[world.rank :: 2], 1, 2) for world in PAIR
+    ]
+    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), changed)
+
+
+def test_the_padding_is_the_data_set_s_mean():
+    white = dataclasses.replace(CIFAR10, mean=(1.0, 1.0, 1.0))
+    black = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
+    assert set(flips_and_crops(white, 4, 0, ALONE)(black, 0, 0).unique().tolist()) == {0, 255}

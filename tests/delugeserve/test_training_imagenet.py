@@ -1,0 +1,86 @@
+"""Training on images that are decoded as they are needed: a miniature ImageNet of two classes."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from delugeserve import zoo
+from delugeserve.checkpoint import load_checkpoint
+from delugeserve.training.batches import Reading
+from delugeserve.training.config import RunConfig
+from delugeserve.training.recipes import find_recipe, override
+from delugeserve.training.run import train
+from delugeserve.zoo import IMAGENET, ModelSpec
+
+MINI_IMAGENET = dataclasses.replace(IMAGENET, num_classes=2, image_size=72, resize_size=80)
+MINI = ModelSpec("mini", "imagenet", (4, 6), (2, 2), MINI_IMAGENET)
+FLAGS = ("--epochs", "3", "--batch-size", "12", "--milestones", "0.5", "--precision", "fp32")
+
+
+@pytest.fixture
+def command(run, monkeypatch, tmp_path):
+    """Run ``train`` on the miniature; gives status, standard output and standard error."""
+    monkeypatch.setattr(zoo, "MODELS", {"mini": MINI})
+    options = ("--model", "mini", "--output", tmp_path / "run", *FLAGS)
+    return lambda *more: run("train", *options, *more)
+
+
+@pytest.mark.parametrize("layout", ["folder", "parquet"])
+def test_from_files_to_a_checkpoint(command, tmp_path, write_tiny_imagenet, layout):
+    data = write_tiny_imagenet(tmp_path / "images", layout)
+    status, out, err = command("--data", data, "--workers", "2", "--json")
+    assert status == 0, err
+    assert "recipe imagenet\n" in err
+    assert "60 training and 20 test images\n" in err
+    result = json.loads(out)
+    assert result["num_images"] == 20
+    assert result["top1_error"] < 20, "one class is dark, the other bright"
+    checkpoint = load_checkpoint(tmp_path / "run" / "mini.safetensors")
+    assert checkpoint.class_names == ("night", "noon")
+    assert checkpoint.recipe["name"] == "imagenet"
+    with (tmp_path / "run" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([0.1, 0.01, 0.01])
+    assert float(rows[-1]["val_error"]) == result["top1_error"]
+
+
+def test_workers_and_resuming_change_nothing(tmp_path, write_tiny_imagenet):
+    data = write_tiny_imagenet(tmp_path / "images", "folder", train=24)
+    recipe = override(find_recipe("imagenet"), epochs=2, batch_size=12)
+    config = RunConfig("mini", recipe, seed=0, precision="fp32", data=str(data))
+    train(MINI, config, tmp_path / "whole")
+
+    def stop(line):
+        if line.startswith("epoch   2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(MINI, config, tmp_path / "stopped", say=stop)
+    train(MINI, config, tmp_path / "stopped", reading=Reading(workers=1), resume=True)
+    whole, stopped = (
+        load_checkpoint(tmp_path / name / "mini.safetensors").state for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(tensor, stopped[name]) for name, tensor in whole.items())
+
+
+def test_an_unreadable_image_ends_the_run_or_is_skipped(command, tmp_path, write_tiny_imagenet):
+    data = write_tiny_imagenet(tmp_path / "images", "folder", train=24)
+    bad = next(data.glob("train/noon/*.JPEG"))
+    bad.write_bytes(b"no image")
+    status, out, err = command("--data", data)
+    assert (status, out) == (2, "")
+    assert str(bad) in err
+    assert "Traceback" not in err
+    # The run that has stopped there can go on without the image.
+    status, out, err = command("--data", data, "--on-unreadable", "skip", "--resume")
+    assert status == 0, err
+    assert err.count(f"1 image could not be read, and another was taken in its place: {bad}") == 3
+
+
+def test_an_unknown_way_to_deal_with_unreadable_images(command, tmp_path):
+    status, out, err = command("--data", tmp_path, "--on-unreadable", "skp")
+    assert (status, out) == (2, "")
+    assert "Did you mean 'skip'?" in err
