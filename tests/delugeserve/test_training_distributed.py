@@ -1,7 +1,6 @@
 """Two processes that train together, on CPUs: as one would, and to the same bits after a loss."""
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -18,10 +17,10 @@ from delugeserve.zoo import CIFAR10, ModelSpec
 
 TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
 
-# The command line with one more model, once for each list of arguments. The process of the rank in
-# DIES kills itself as soon as the run has saved a state.
+# The command line with one more model. The process of the rank in DIES kills itself as soon as the
+# run has saved a state.
 SCRIPT = """
-import json, os, signal, sys, threading, time
+import os, signal, sys, threading, time
 from pathlib import Path
 from delugeserve import cli, zoo
 
@@ -31,16 +30,26 @@ def die(state):
     os.kill(os.getpid(), signal.SIGKILL)
 
 zoo.MODELS = {"tiny": zoo.ModelSpec("tiny", "cifar", (4, 6), (2, 2), zoo.CIFAR10)}
-for arguments in json.loads(sys.argv[1]):
-    if os.environ["DIES"] == os.environ["RANK"]:
-        state = Path(arguments[arguments.index("--output") + 1]) / "last.ckpt"
-        threading.Thread(target=die, args=[state], daemon=True).start()
-    sys.argv = ["delugeserve", *arguments]
+if os.environ["DIES"] == os.environ["RANK"]:
+    state = Path(sys.argv[sys.argv.index("--output") + 1]) / "last.ckpt"
+    threading.Thread(target=die, args=[state], daemon=True).start()
+cli.main()
+"""
+MISTAKE = """
+import sys
+from delugeserve.errors import UsageError
+from delugeserve.training.distributed import connected, current_world, first_alone
+
+def fail():
+    raise UsageError(f"a mistake of process {world.rank}", "")
+
+world = current_world()
+with connected(world):
     try:
-        cli.main()
-    except SystemExit as end:
-        if end.code:
-            raise
+        first_alone(world, fail)
+    except UsageError as error:
+        print(error.problem, file=sys.stderr)
+        sys.exit(error.exit_code)
 """
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 OPTIONS = (
@@ -61,15 +70,14 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(runs, data):
-    """Train by two processes, one run after the other; gives status and standard error."""
+    """Train in two processes; gives the status and what they say."""
     script = runs / "train.py"
     script.write_text(SCRIPT)
 
-    def start(*asked, dies="nobody"):
-        base = ("train", "--model", "tiny", "--data", str(data))
-        commands = [[*base, "--output", str(runs / name), *more] for name, *more in asked]
+    def start(name, *options, dies="nobody"):
+        command = (script, "train", "--model", "tiny", "--data", data, "--output", runs / name)
         done = subprocess.run(
-            [sys.executable, *TORCHRUN, script, json.dumps(commands)],
+            [sys.executable, *TORCHRUN, *command, *OPTIONS, *options],
             env=os.environ | {"OMP_NUM_THREADS": "1", "DIES": dies},
             capture_output=True,
             text=True,
@@ -80,18 +88,11 @@ def start(runs, data):
 
 
 @pytest.fixture(scope="module")
-def said(start):
-    """What is said of a run with BatchNorms over all, one with BatchNorms for each, and a mistake.
-
-    In one go, since it is the start that takes long.
-    """
-    status, said = start(
-        ("together", *OPTIONS, "--sync-batchnorm"),
-        ("apart", *OPTIONS),
-        ("odd", "--batch-size", "21"),
-    )
-    assert status != 0, "of the mistake"
-    return said
+def apart(start, runs):
+    """The folder of a run with BatchNorms for each process."""
+    status, said = start("apart")
+    assert status == 0, said
+    return runs / "apart"
 
 
 def weights(folder):
@@ -103,54 +104,56 @@ def log_of(folder):
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def test_two_processes_train_as_one(said, runs, data, run, monkeypatch):
+def test_two_processes_train_as_one(start, apart, runs, data, run, monkeypatch):
     monkeypatch.setattr(zoo, "MODELS", {"tiny": TINY})
-    alone = runs / "alone"
-    status, _, err = run("train", "--model", "tiny", "--data", data, "--output", alone, *OPTIONS)
-    assert status == 0, err
+    alone = ("train", "--model", "tiny", "--data", data, "--output", runs / "alone")
+    status, _, said = run(*alone, *OPTIONS)
+    assert status == 0, said
+    status, said = start("together", "--sync-batchnorm")
+    assert status == 0, said
+    assert said.count("60 training and 101 test images") == said.count("epoch   1/4") == 1
     for column, tolerance in (("learning_rate", 0), ("train_loss", 2e-3), ("val_loss", 2e-3)):
         one, two = ([row[column] for row in log_of(runs / name)] for name in ("alone", "together"))
         assert two == pytest.approx(one, abs=tolerance), column
-    one, two, apart = (weights(runs / name) for name in ("alone", "together", "apart"))
+    one, two = weights(runs / "alone"), weights(runs / "together")
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=0, atol=5e-3, msg=name)
     # BatchNorms over ten images each make another network.
-    assert max((apart[name] - tensor).abs().max() for name, tensor in one.items()) > 0.05
+    other = weights(apart)
+    assert max((other[name] - tensor).abs().max() for name, tensor in one.items()) > 0.05
 
 
-def test_what_is_logged_is_what_is_saved(said, runs, data):
+def test_what_is_logged_is_what_is_saved(apart, data):
     """Without synchronised BatchNorms the processes' networks differ; one is tested and saved."""
     images = load_images(data, "test", CIFAR10)
-    network = load_checkpoint(runs / "apart" / "tiny.safetensors").build()
+    network = load_checkpoint(apart / "tiny.safetensors").build()
     logits = torch.from_numpy(network_classifier(network, CIFAR10)(images.images))
     labels = torch.from_numpy(images.labels)
-    last = log_of(runs / "apart")[-1]
+    last = log_of(apart)[-1]
     assert F.cross_entropy(logits, labels).item() == pytest.approx(last["val_loss"], abs=2e-4)
     wrong = (logits.argmax(dim=1) != labels).float().mean().item()
     assert 100 * wrong == pytest.approx(last["val_error"], abs=0.01)
 
 
-def test_one_process_speaks(said):
-    assert said.count("60 training and 101 test images") == 2
-    assert said.count("epoch   1/4") == 2
-
-
-def test_a_mistake_is_said_once(said, runs):
-    assert said.count("error: ") == 1
-    assert "A batch of 21 images cannot be divided equally: 2 processes." in said
-    assert "--batch-size that 2 divides, such as 20" in said
-    assert not (runs / "odd").exists()
-
-
-def test_a_run_that_lost_a_process_resumes_to_the_same_bits(said, start, runs):
-    status, err = start(("killed", *OPTIONS), dies="1")
+def test_a_run_that_lost_a_process_resumes_to_the_same_bits(start, apart, runs):
+    status, said = start("killed", dies="1")
     assert status != 0
-    assert "error: Process 0 lost the connection to another of the 2." in err
-    assert "Signal 9 (SIGKILL)" in err
+    assert "error: Process 0 lost the connection to another of the 2." in said
+    assert "Signal 9 (SIGKILL)" in said
     assert not (runs / "killed" / "tiny.safetensors").exists()
-    status, err = start(("killed", *OPTIONS, "--resume"))
-    assert status == 0, err
+    status, said = start("killed", "--resume")
+    assert status == 0, said
     resumed = weights(runs / "killed")
-    for name, tensor in weights(runs / "apart").items():
+    for name, tensor in weights(apart).items():
         assert torch.equal(tensor, resumed[name]), name
     assert [row["epoch"] for row in log_of(runs / "killed")] == [1, 2, 3, 4]
+
+
+def test_a_mistake_is_said_once(runs):
+    script = runs / "mistake.py"
+    script.write_text(MISTAKE)
+    done = subprocess.run([sys.executable, *TORCHRUN, script], capture_output=True, text=True)
+    assert done.stderr.count("a mistake of process 0") == 1
+    assert "a mistake of process 1" not in done.stderr
+    # torchrun tells how the processes ended, or that it has ended them.
+    assert "exitcode  : 2" in done.stderr
