@@ -21,6 +21,7 @@ from delugeserve.data.encoded import EncodedImages, index_images
 from delugeserve.data.splits import SplitName
 from delugeserve.data.streaming import OnUnreadable, stream_batches
 from delugeserve.errors import UsageError
+from delugeserve.training.config import RunConfig
 from delugeserve.training.distributed import World
 from delugeserve.zoo import DatasetSpec
 
@@ -93,10 +94,7 @@ def share_of(batch_size: int, world: World, accumulate: int) -> int:
 def training_batches(
     images: Images,
     dataset: DatasetSpec,
-    *,
-    batch_size: int,
-    accumulate: int,
-    seed: int,
+    config: RunConfig,
     world: World,
     reading: Reading,
     say: Callable[[str], None],
@@ -106,18 +104,18 @@ def training_batches(
     Args:
         images: the training images.
         dataset: what they are of.
-        batch_size: images of one optimiser step.
-        accumulate: batches whose gradients are added up to a step.
-        seed: of the order, and of the augmentation of large images.
+        config: gives the images of an optimiser step, how they are divided, and the seed.
         world: the processes that share the batches.
         reading: how large images are read.
         say: is told which of them were skipped.
 
     Raises:
-        UsageError: a step's images cannot be divided equally.
+        UsageError: a step's images cannot be divided equally, or there are too few.
     """
+    batch_size, accumulate, seed = config.recipe.batch_size, config.accumulate, config.seed
     share = share_of(batch_size, world, accumulate)
     if isinstance(images, EncodedImages):
+        # The last step of an epoch may add up fewer batches than the others.
         return _stream(images, dataset, share, seed, world, reading, say, training=True)
     order = EpochBatches(len(images), batch_size, seed=seed, world=world, accumulate=accumulate)
     return DataLoader(_tensors(images), sampler=order, batch_size=None)

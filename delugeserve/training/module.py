@@ -87,8 +87,13 @@ class TrainingModule(pl.LightningModule):
         """Log mean loss and top-1 error, in percent, over the images of all processes.
 
         Lightning's own mean over processes is off where these have unequally many images.
+
+        Raises:
+            TrainingError: the loss is infinite or no number; the state is not saved then.
         """
         loss, wrong, count = self.trainer.strategy.reduce(self._tested, reduce_op="sum")
+        if not loss.isfinite():
+            raise self._diverged(loss.item())
         self.log("val_loss", loss / count)
         self.log("val_error", 100 * wrong / count)
 

@@ -90,43 +90,29 @@ def train(
 
     with connected(world):
         images, test_images = first_alone(world, prepare)
+        loaders = (
+            batches.training_batches(images, spec.dataset, config, world, reading, say),
+            batches.test_batches(test_images, spec.dataset, world, reading, say),
+        )
         if world.is_first:
             start_folder(output, config, environment)
             say(f"{len(images):,} training and {len(test_images):,} test images")
         module = _module(spec, config, images, world)
+        saved = output / STATE_FILE
+        state = saved if resume and saved.is_file() else None
         with _quiet_lightning(), _stopped_from_outside():
             trainer = _trainer(config, output, world, say, progress=progress)
-            trainer.fit(
-                module,
-                batches.training_batches(
-                    images,
-                    spec.dataset,
-                    batch_size=config.recipe.batch_size,
-                    accumulate=config.accumulate,
-                    seed=config.seed,
-                    world=world,
-                    reading=reading,
-                    say=say,
-                ),
-                batches.test_batches(test_images, spec.dataset, world, reading, say),
-                ckpt_path=output / STATE_FILE
-                if resume and (output / STATE_FILE).is_file()
-                else None,
-                weights_only=True,
-            )
+            trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
     if not world.is_first:
         return None
 
-    # Lightning has moved it to the CPU.
-    network = module.network.to(trainer.strategy.root_device)
+    network = module.network.to(
+        trainer.strategy.root_device
+    )  # from the CPU, where Lightning left it
+    all_tests = batches.test_batches(test_images, spec.dataset, World(), reading, say)
     evaluation = evaluate(
         network_classifier(network, spec.dataset),
-        (
-            (tested.numpy(), labels.numpy())
-            for tested, labels in batches.test_batches(
-                test_images, spec.dataset, World(), reading, say
-            )
-        ),
+        ((tests.numpy(), labels.numpy()) for tests, labels in all_tests),
         spec.dataset.num_classes,
     )
     path = output / f"{spec.name}.safetensors"

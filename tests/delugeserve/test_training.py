@@ -240,6 +240,7 @@ def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path):
     state = torch.load(tmp_path / "late" / "last.ckpt", weights_only=True)
     good = f"The state after epoch {state['epoch'] + 1} is whole, in {tmp_path / 'late'}"
     assert good in caught.value.problem
+    assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
 
 
 def test_precision_follows_the_processor(monkeypatch):
