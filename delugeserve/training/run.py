@@ -13,6 +13,7 @@ from typing import Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from torch import nn
 
 from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.data.encoded import EncodedImages
@@ -106,15 +107,9 @@ def train(
     if not world.is_first:
         return None
 
-    network = module.network.to(
-        trainer.strategy.root_device
-    )  # from the CPU, where Lightning left it
-    all_tests = batches.test_batches(test_images, spec.dataset, World(), reading, say)
-    evaluation = evaluate(
-        network_classifier(network, spec.dataset),
-        ((tests.numpy(), labels.numpy()) for tests, labels in all_tests),
-        spec.dataset.num_classes,
-    )
+    # Lightning has left it on the CPU.
+    network = module.network.to(trainer.strategy.root_device)
+    evaluation = _evaluate(network, spec, test_images, reading, say)
     path = output / f"{spec.name}.safetensors"
     del environment["command"]  # names paths of this machine, and the checkpoint is handed on
     save_checkpoint(
@@ -171,6 +166,22 @@ def _module(spec: ModelSpec, config: RunConfig, images: Images, world: World) ->
     if config.compile:
         module.network.compile()
     return module
+
+
+def _evaluate(
+    network: nn.Module,
+    spec: ModelSpec,
+    test_images: Images,
+    reading: Reading,
+    say: Callable[[str], None],
+) -> Evaluation:
+    """Test the network on all images, by this process alone."""
+    loader = batches.test_batches(test_images, spec.dataset, World(), reading, say)
+    return evaluate(
+        network_classifier(network, spec.dataset),
+        ((images.numpy(), labels.numpy()) for images, labels in loader),
+        spec.dataset.num_classes,
+    )
 
 
 def _trainer(
