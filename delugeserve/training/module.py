@@ -64,7 +64,7 @@ class TrainingModule(pl.LightningModule):
         logits = self.network(normalise(images, self.mean, self.std)).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if not loss.isfinite():
-            raise self._diverged(loss.item())
+            raise self._diverged("loss", loss)
         self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
@@ -93,7 +93,7 @@ class TrainingModule(pl.LightningModule):
         """
         loss, wrong, count = self.trainer.strategy.reduce(self._tested, reduce_op="sum")
         if not loss.isfinite():
-            raise self._diverged(loss.item())
+            raise self._diverged("test loss", loss)
         self.log("val_loss", loss / count)
         self.log("val_error", 100 * wrong / count)
 
@@ -133,7 +133,7 @@ class TrainingModule(pl.LightningModule):
             "Put the run's own state back, or start again in another --output.",
         )
 
-    def _diverged(self, loss: float) -> TrainingError:
+    def _diverged(self, what: str, loss: Tensor) -> TrainingError:
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         state = Path(self.trainer.default_root_dir) / STATE_FILE
         saved = (
@@ -142,7 +142,7 @@ class TrainingModule(pl.LightningModule):
             else "No state was saved before."
         )
         return TrainingError(
-            f"The loss is {loss} at step {self.global_step} (epoch {self.current_epoch + 1}), "
+            f"The {what} is {loss.item()} at step {self.global_step} (epoch {self.current_epoch + 1}), "
             f"with the learning rate at {rate:.3g}. {saved}",
             "Train in another --output with a lower --learning-rate, in fp32, or --deterministic.",
         )

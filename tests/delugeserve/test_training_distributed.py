@@ -37,14 +37,19 @@ cli.main()
 """
 MISTAKE = """
 import sys
+from torch import nn
 from delugeserve.errors import UsageError
-from delugeserve.training.distributed import connected, current_world, first_alone
+from delugeserve.training.distributed import connected, current_world, first_alone, share_buffers
 
 def fail():
     raise UsageError(f"a mistake of process {world.rank}", "")
 
 world = current_world()
 with connected(world):
+    norm = nn.BatchNorm2d(1)
+    norm.running_mean += 5 + world.rank
+    share_buffers(norm)
+    print(f"the mean of process {world.rank} is {norm.running_mean.item()}", file=sys.stderr)
     try:
         first_alone(world, fail)
     except UsageError as error:
@@ -123,8 +128,7 @@ def test_two_processes_train_as_one(start, apart, runs, data, run, monkeypatch):
     assert max((other[name] - tensor).abs().max() for name, tensor in one.items()) > 0.05
 
 
-def test_what_is_logged_is_what_is_saved(apart, data):
-    """Without synchronised BatchNorms the processes' networks differ; one is tested and saved."""
+def test_what_is_logged_of_unequal_shares_is_true_of_what_is_saved(apart, data):
     images = load_images(data, "test", CIFAR10)
     network = load_checkpoint(apart / "tiny.safetensors").build()
     logits = torch.from_numpy(network_classifier(network, CIFAR10)(images.images))
@@ -149,10 +153,11 @@ def test_a_run_that_lost_a_process_resumes_to_the_same_bits(start, apart, runs):
     assert [row["epoch"] for row in log_of(runs / "killed")] == [1, 2, 3, 4]
 
 
-def test_a_mistake_is_said_once(runs):
+def test_statistics_are_shared_and_a_mistake_is_said_once(runs):
     script = runs / "mistake.py"
     script.write_text(MISTAKE)
     done = subprocess.run([sys.executable, *TORCHRUN, script], capture_output=True, text=True)
+    assert "the mean of process 1 is 5.0" in done.stderr
     assert done.stderr.count("a mistake of process 0") == 1
     assert "a mistake of process 1" not in done.stderr
     # torchrun tells how the processes ended, or that it has ended them.
