@@ -35,8 +35,8 @@ The probabilities are their softmax. A classifier that gives probabilities itsel
 unsure of everything; :func:`as_logits` makes logits of them.
 """
 
-Batches = Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]]
-"""Images ``[N, H, W, 3]`` and labels ``[N]``, one batch after the other."""
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images ``[N, H, W, 3]`` and labels ``[N]``."""
 
 
 @dataclass(frozen=True)
@@ -94,28 +94,14 @@ class Report(Evaluation):
     bins: tuple[Bin, ...]
 
 
-def evaluate(classify: Classify, batches: Batches, num_classes: int) -> Evaluation:
-    """Measure top-1 and top-5 error on images that need not all lie in memory.
-
-    Args:
-        classify: the classifier.
-        batches: images and labels.
-        num_classes: how many classes there are.
-
-    Raises:
-        EvaluationError: an answer is no number, or has another number of classes.
-    """
-    return _errors(_ask(classify, batches, num_classes, lambda _: None))
-
-
-def evaluate_fully(
+def evaluate(
     classify: Classify,
     data: LabelledImages,
     *,
     batch_size: int = 250,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> Report:
-    """Measure all there is to measure.
+) -> Evaluation:
+    """Measure top-1 and top-5 error.
 
     Args:
         classify: the classifier.
@@ -126,6 +112,22 @@ def evaluate_fully(
     Raises:
         EvaluationError: an answer is no number, or has another number of classes.
     """
+    return _errors(_ask(classify, _cut(data, batch_size), len(data.class_names), on_progress))
+
+
+def evaluate_batches(classify: Classify, batches: Iterable[Batch], num_classes: int) -> Evaluation:
+    """Measure the same on images that need not all lie in memory; errors as above."""
+    return _errors(_ask(classify, batches, num_classes, lambda _: None))
+
+
+def evaluate_fully(
+    classify: Classify,
+    data: LabelledImages,
+    *,
+    batch_size: int = 250,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Report:
+    """Measure all there is to measure; arguments and errors are those of :func:`evaluate`."""
     answers = _ask(classify, _cut(data, batch_size), len(data.class_names), on_progress)
     errors = _errors(answers)
     confusion = confusion_matrix(answers, len(data.class_names))
@@ -171,16 +173,17 @@ def network_classifier(network: nn.Module, dataset: DatasetSpec) -> Classify:
     return classify
 
 
-def _cut(
-    data: LabelledImages, batch_size: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+def _cut(data: LabelledImages, batch_size: int) -> Iterator[Batch]:
     for start in range(0, len(data), batch_size):
         batch = slice(start, start + batch_size)
         yield data.images[batch], data.labels[batch]
 
 
 def _ask(
-    classify: Classify, batches: Batches, num_classes: int, on_progress: Callable[[int], None]
+    classify: Classify,
+    batches: Iterable[Batch],
+    num_classes: int,
+    on_progress: Callable[[int], None],
 ) -> Answers:
     parts = []
     for images, labels in batches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -89,8 +89,11 @@ def first_alone(world: World, action: Callable[[], T]) -> T:
     status = torch.zeros(1, dtype=torch.int64)
     if not world.is_first:
         dist.broadcast(status, 0)
-        if status.item():
-            raise SystemExit(int(status.item()))
+        if failed := int(status.item()):
+            # Fails when the first process has spoken and ended; torchrun ends all when one does.
+            with suppress(RuntimeError):
+                dist.broadcast(status, 0)
+            raise SystemExit(failed)
         return action()
     try:
         return action()

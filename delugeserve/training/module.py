@@ -142,8 +142,8 @@ class TrainingModule(pl.LightningModule):
             else "No state was saved before."
         )
         return TrainingError(
-            f"The {what} is {loss.item()} at step {self.global_step} (epoch {self.current_epoch + 1}), "
-            f"with the learning rate at {rate:.3g}. {saved}",
+            f"The {what} is {loss.item()} at step {self.global_step} "
+            f"(epoch {self.current_epoch + 1}), with the learning rate at {rate:.3g}. {saved}",
             "Train in another --output with a lower --learning-rate, in fp32, or --deterministic.",
         )
 

@@ -18,7 +18,7 @@ from torch import nn
 from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.errors import DatasetError, TrainingError, UsageError
-from delugeserve.evaluation import Evaluation, evaluate, network_classifier
+from delugeserve.evaluation import Evaluation, evaluate_batches, network_classifier
 from delugeserve.networks.build import build_network
 from delugeserve.training import batches
 from delugeserve.training.averaging import MovingAverage
@@ -177,7 +177,7 @@ def _evaluate(
 ) -> Evaluation:
     """Test the network on all images, by this process alone."""
     loader = batches.test_batches(test_images, spec.dataset, World(), reading, say)
-    return evaluate(
+    return evaluate_batches(
         network_classifier(network, spec.dataset),
         ((images.numpy(), labels.numpy()) for images, labels in loader),
         spec.dataset.num_classes,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from delugeserve.data.datasets import LabelledImages
 from delugeserve.errors import EvaluationError, UsageError
-from delugeserve.evaluation import as_logits, evaluate, evaluate_fully
+from delugeserve.evaluation import as_logits, evaluate, evaluate_batches, evaluate_fully
 from delugeserve.evaluation_plots import draw_confusion, draw_reliability
 from delugeserve.plotting import check_picture_path, save_figure
 
@@ -28,17 +28,20 @@ def classify(images):
     return images.reshape(-1, 3).astype(np.float32)
 
 
-def test_errors_of_batches_one_after_the_other():
-    batches = ((DATA.images[part], DATA.labels[part]) for part in (slice(3), slice(3, 5)))
-    result = evaluate(classify, batches, 3)
-    assert (result.num_images, result.top1_error, result.top5_error) == (5, 40, 0)
-    assert len(json.dumps(dataclasses.asdict(result))) < 100, "it lies in a checkpoint"
-
-
-def test_progress():
+def test_errors_and_progress():
     told = []
-    evaluate_fully(classify, DATA, batch_size=2, on_progress=told.append)
+    result = evaluate(classify, DATA, batch_size=2, on_progress=told.append)
+    assert (result.num_images, result.top1_error, result.top5_error) == (5, 40, 0)
     assert told == [2, 2, 1]
+
+
+def test_batches_need_not_all_lie_in_memory():
+    batches = ((DATA.images[part], DATA.labels[part]) for part in (slice(3), slice(3, 5)))
+    assert evaluate_batches(classify, batches, 3) == evaluate(classify, DATA)
+
+
+def test_what_lies_in_a_checkpoint_is_small():
+    assert len(json.dumps(dataclasses.asdict(evaluate(classify, DATA)))) < 100
 
 
 def test_the_report_by_class():
@@ -81,12 +84,12 @@ def test_a_probability_of_zero_still_has_a_logarithm():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_answers_that_are_no_numbers_are_not_right_answers(bad):
     with pytest.raises(EvaluationError, match="no finite numbers"):
-        evaluate_fully(lambda images: np.full((len(images), 3), bad, np.float32), DATA)
+        evaluate(lambda images: np.full((len(images), 3), bad, np.float32), DATA)
 
 
 def test_answers_about_other_classes():
     with pytest.raises(EvaluationError, match=r"5 images of 3 classes in the shape \[5, 4\]"):
-        evaluate_fully(lambda images: np.zeros((len(images), 4), np.float32), DATA)
+        evaluate(lambda images: np.zeros((len(images), 4), np.float32), DATA)
 
 
 def report_of(num_classes):
