@@ -28,7 +28,7 @@ from delugeserve.training.records import (
 from delugeserve.zoo import MODELS, ModelSpec, find_baselines
 
 if TYPE_CHECKING:
-    from delugeserve.training.run import RunConfig
+    from delugeserve.training.config import RunConfig
 
 RESULT_FILE = "ablation.json"
 

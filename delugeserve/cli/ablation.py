@@ -106,7 +106,7 @@ def _train(
     for module in ("torch", "lightning", "safetensors"):
         require(module, "train")
     from delugeserve.ablation import compared_networks, plan_trials, train_missing
-    from delugeserve.training.run import RunConfig, resolve_precision
+    from delugeserve.training.config import RunConfig, resolve_precision
 
     config = RunConfig(
         model=spec.name,

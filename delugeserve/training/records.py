@@ -53,7 +53,7 @@ class RunRecord:
         path: the folder.
         status: ``unfinished`` is a run that was interrupted, or one that is still going on.
         reason: of a damaged run, which file cannot be read and why; all below is empty then.
-        config: what was asked, see :class:`delugeserve.training.run.RunConfig`.
+        config: what was asked, see :class:`delugeserve.training.config.RunConfig`.
         environment: versions and machine; empty for runs that did not write them.
         epochs: the log.
         metrics: the final evaluation; empty for runs that are not finished or did not write it.

@@ -13,7 +13,8 @@ from delugeserve.plotting import save_figure
 from delugeserve.training.curves import draw_curves
 from delugeserve.training.recipes import find_recipe
 from delugeserve.training.records import Epoch, RunRecord, compare_settings, read_run, read_runs
-from delugeserve.training.run import RunConfig, train
+from delugeserve.training.config import RunConfig
+from delugeserve.training.run import train
 from delugeserve.zoo import CIFAR10, ModelSpec
 
 HEADING = "epoch,learning_rate,train_loss,val_loss,val_error,seconds\r\n"
