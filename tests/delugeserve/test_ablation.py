@@ -22,8 +22,8 @@ from delugeserve.ablation import (
 from delugeserve.ablation_plots import draw_ablation
 from delugeserve.checkpoint import load_checkpoint
 from delugeserve.errors import UsageError
-from delugeserve.training.recipes import find_recipe
 from delugeserve.training.config import RunConfig
+from delugeserve.training.recipes import find_recipe
 from delugeserve.zoo import CIFAR10, ModelSpec, Published, find_model
 
 TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10, Published(0.5, None, 20.0))

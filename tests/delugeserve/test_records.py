@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from delugeserve.errors import UsageError
 from delugeserve.plotting import save_figure
+from delugeserve.training.config import RunConfig
 from delugeserve.training.curves import draw_curves
 from delugeserve.training.recipes import find_recipe
 from delugeserve.training.records import Epoch, RunRecord, compare_settings, read_run, read_runs
-from delugeserve.training.config import RunConfig
 from delugeserve.training.run import train
 from delugeserve.zoo import CIFAR10, ModelSpec
 
