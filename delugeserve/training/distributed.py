@@ -104,19 +104,18 @@ def first_alone(world: World, action: Callable[[], T]) -> T:
         dist.broadcast(status, 0)
 
 
-def synchronise_norms(network: nn.Module) -> nn.Module:
-    """Let every BatchNorm take its statistics over the batches of all processes.
+def synchronise_norms(network: nn.Module) -> None:
+    """Let every BatchNorm in a network take its statistics over the batches of all processes.
 
     On GPUs this is ``nn.SyncBatchNorm``, which works there alone. Names and shapes of the state
     stay as they are.
     """
     if torch.cuda.is_available():
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return converted
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = CpuSyncBatchNorm  # which adds no state
-    return network
 
 
 def share_buffers(network: nn.Module) -> None:
