@@ -1,11 +1,26 @@
-"""What this machine's processor can do, without torch."""
+"""What this machine's processor and GPUs can do, without torch."""
 
 from __future__ import annotations
 
 import functools
 import os
 import platform
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU.
+
+    Attributes:
+        name: as NVIDIA calls it.
+        compute_capability: such as ``8.6``.
+    """
+
+    name: str
+    compute_capability: str
 
 
 @functools.cache
@@ -34,6 +49,20 @@ def usable_cores() -> int:
 def has_native_bf16() -> bool:
     """Whether the processor multiplies bf16 natively; emulated, it is slower than fp32."""
     return not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+@functools.cache
+def nvidia_gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs that the driver's ``nvidia-smi`` lists; none if CUDA is kept from them."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return ()
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    rows = (line.rpartition(",") for line in answer.stdout.splitlines())
+    return tuple(Gpu(name.strip(), capability.strip()) for name, comma, capability in rows if comma)
 
 
 def describe() -> str:
