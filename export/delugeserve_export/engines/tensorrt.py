@@ -78,7 +78,7 @@ class PlanDetails:
         minimum_compute_capability: every GPU from here on.
         built_on: the GPU that it was built on; None if none was needed.
         profile: smallest, best and largest shape of every input.
-        precisions: how many of its convolutions and other matrix products run in which.
+        precisions: how many of its layers that multiply matrices run in which.
         precisions_of: ``engine`` if its layers were counted, ``network`` if the builder told
             nothing of them and those of the graph were, whose types it must keep to.
         options: those it was built with.
