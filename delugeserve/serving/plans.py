@@ -67,7 +67,7 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
 
     Raises:
         MissingDeviceError: it needs a GPU, and this machine has none.
-        PlanError: it is for other GPUs or for another version of the runtime.
+        PlanError: it is for other GPUs or another version of the runtime, or lacks its weights.
     """
     if model.backend not in DISTRIBUTIONS:
         return
@@ -88,6 +88,12 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
             f"Model '{model.name}' is a {title} plan for GPUs of compute capability "
             f"{_wanted(plan)}, and this machine has {_listed(gpus)}.",
             f"Serve it on such a GPU, or export it again on this machine: {_export(model)}",
+        )
+    if native and plan["options"].get("strip_weights"):
+        raise PlanError(
+            f"Model '{model.name}' is a plan without its weights, which NVIDIA's own backend "
+            "cannot put back.",
+            f"Export it again without --strip-weights: {_export(model)}",
         )
     here = _native_version() if native else installed_version(model.backend)
     if here and not _loads(here, plan):
@@ -123,7 +129,7 @@ def _read(model: StoredModel) -> Mapping[str, Any]:
     path = Path(model.folder) / str(model.version) / "manifest.json"
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))["engine"]
-        _wanted(plan), plan["version"], plan["version_compatible"]
+        _wanted(plan), plan["version"], plan["version_compatible"], plan["options"].get
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return plan  # type: ignore[no-any-return]

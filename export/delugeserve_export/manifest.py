@@ -36,7 +36,7 @@ class Manifest:
         verification: what was checked, where and on what, and the figures; see
             :class:`delugeserve_export.gate.Verification`.
         engine: what a plan is good for; see
-            :class:`delugeserve_export.engines.tensorrt.PlanDetails`. Empty for other artefacts.
+            :class:`delugeserve_export.engines.plan_details.PlanDetails`. Empty for other artefacts.
         speed: milliseconds of a batch on the machine of the export, by batch size, of the artefact
             and of the same backend in fp32; empty where it could not be run.
         files: size in bytes and SHA-256 of every file of the artefact.

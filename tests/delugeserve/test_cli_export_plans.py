@@ -33,7 +33,8 @@ def test_a_plan_is_built_and_not_run_and_says_so_everywhere(run, tmp_path):
         status, out, err = run(*command)
         assert status == 2
         assert "runs on an NVIDIA GPU" in err
-    status, out, err = run("serve", "--repository", tmp_path / "repository")
+    ports = ("--grpc-port", 0, "--metrics-port", 0, "--no-http")
+    status, out, err = run("serve", "--repository", tmp_path / "repository", *ports)
     assert status == 2
     assert "'delugenet38' is a TensorRT-RTX plan" in err
 

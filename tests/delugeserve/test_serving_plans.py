@@ -37,6 +37,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "version_compatible": False,
             "compute_capabilities": ["8.9"],
             "minimum_compute_capability": None,
+            "options": {},
         }
         (tmp_path / "3").mkdir(exist_ok=True)
         if manifest:
@@ -119,6 +120,12 @@ def test_a_native_backend_has_the_version_that_its_container_states(check, monke
     monkeypatch.setenv("TRT_VERSION", "10.9.0.34+cuda12.8")
     with pytest.raises(PlanError, match=r"has TensorRT 10.9.0.34"):
         check(native=True)
+
+
+def test_a_native_backend_does_not_put_weights_back(check):
+    check(options={"strip_weights": True})
+    with pytest.raises(PlanError, match="a plan without its weights"):
+        check(options={"strip_weights": True}, native=True)
 
 
 def test_rtx_is_told_by_its_own_package(check):

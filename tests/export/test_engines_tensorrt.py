@@ -30,10 +30,12 @@ from delugeserve.errors import (
 from delugeserve.hardware import Gpu
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
+from delugeserve.tensorrt_engine import RuntimeLog
 from delugeserve.zoo import CIFAR10, ModelSpec
 from delugeserve_export import engines, pipeline
 from delugeserve_export.engines import BACKENDS, choose_backend
 from delugeserve_export.engines.base import BuildOptions
+from delugeserve_export.engines.plan_details import count_precisions
 from delugeserve_export.engines.tensorrt import TensorRt, TensorRtRtx
 from delugeserve_export.gate import RejectedError
 from delugeserve_export.graph import build_graph
@@ -112,6 +114,14 @@ def test_the_engine_computes_in_the_types_of_its_graph(build, precision, name):
     }
     types = set(re.findall(r"Datatype: (\w+)", layers_of(plan)))
     assert types == {name, "Float", "UInt8"}
+
+
+def test_without_the_builders_report_the_network_is_counted(graphs):
+    log = RuntimeLog(rtx)
+    builder = rtx.Builder(log.logger)
+    network = builder.create_network(0)
+    assert rtx.OnnxParser(network, log.logger).parse(graphs["bf16"])
+    assert count_precisions(rtx, network, "") == ({"bf16": 15}, "network")
 
 
 def test_the_profile_is_the_batch_setting(build):
@@ -198,7 +208,7 @@ def test_a_graph_that_the_parser_refuses_is_named_by_its_node(build):
         ({"compute_capabilities": ("8.7",)}, "Did you mean '8.9'"),
         ({"workspace": 0}, "at least 1 MiB"),
         ({"optimal_batch_size": 65}, "from 1 to 64, the maximum, and not 65"),
-        ({"optimal_batch_size": -1}, "from 1 to 64"),
+        ({"optimal_batch_size": 0}, "from 1 to 64"),
     ],
 )
 def test_bad_values_are_refused_before_anything_is_built(build, tmp_path, options, said):

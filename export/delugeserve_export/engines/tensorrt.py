@@ -6,12 +6,9 @@ graph is written in. TensorRT 10 has to be told so, TensorRT 11 and TensorRT-RTX
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -37,6 +34,7 @@ from delugeserve.tensorrt_engine import (
     write_cache,
 )
 from delugeserve_export.engines.base import DEFAULTS, Backend, BuildOptions
+from delugeserve_export.engines.plan_details import PlanDetails, count_precisions
 from delugeserve_export.interface import (
     LOGITS,
     PROBABILITIES,
@@ -54,46 +52,6 @@ _MIB = 1 << 20
 # Ampere to Blackwell, in the support matrix of TensorRT-RTX 1.5 to 1.7:
 # https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/getting-started/support-matrix.html
 _RTX = ("8.6", "8.9", "12.0", "12.1")
-# As an engine's layers and as a parsed network call them.
-_PRECISIONS: Mapping[str, Precision] = {
-    "float": "fp32",
-    "half": "fp16",
-    "bfloat16": "bf16",
-    "bf16": "bf16",
-    "int8": "int8",
-}
-# A layer that multiplies matrices, with the type of the first tensor that it reads.
-_PRODUCT = re.compile(r"LayerType: (?:correlation|gemm|runtime_fusion), .*?Datatype: (\w+)")
-
-
-@dataclass(frozen=True)
-class PlanDetails:
-    """What a plan is good for, for the manifest.
-
-    Attributes:
-        runtime: the module that built it and can load it.
-        version: the version of it that built, and of those the only one that loads it.
-        version_compatible: later versions load it too.
-        compute_capabilities: the GPUs it was built for; empty if there is a minimum instead.
-        minimum_compute_capability: every GPU from here on.
-        built_on: the GPU that it was built on; None if none was needed.
-        profile: smallest, best and largest shape of every input.
-        precisions: how many of its layers that multiply matrices run in which.
-        precisions_of: ``engine`` if its layers were counted, ``network`` if the builder told
-            nothing of them and those of the graph were, whose types it must keep to.
-        options: those it was built with.
-    """
-
-    runtime: str
-    version: str
-    version_compatible: bool
-    compute_capabilities: tuple[str, ...]
-    minimum_compute_capability: str | None
-    built_on: str | None
-    profile: Mapping[str, Mapping[str, tuple[int, ...]]]
-    precisions: Mapping[Precision, int]
-    precisions_of: str
-    options: Mapping[str, Any]
 
 
 class _PlanBackend(Backend):
@@ -152,15 +110,15 @@ class _PlanBackend(Backend):
             (folder / WEIGHTS).write_bytes(model)
         if options.dump_layers:
             (folder / LAYERS).write_text(self._layers(runtime, plan, log) + "\n", encoding="utf-8")
-        precisions = _count(_PRODUCT.findall(log.layers))
+        precisions, told_by = count_precisions(runtime, network, log.layers)
         details = PlanDetails(
             runtime=self.module,
             version=runtime.__version__,
             version_compatible=options.version_compatible,
             built_on=gpus[0].name if gpus and not self.builds_without_gpu else None,
             profile=profile,
-            precisions=precisions or _count(_product_types(runtime, network)),
-            precisions_of="engine" if precisions else "network",
+            precisions=precisions,
+            precisions_of=told_by,
             options=_stated(options),
             **self._targets(options, gpus),
         )
@@ -317,7 +275,9 @@ class TensorRt(_PlanBackend):
     def _targets(self, options: BuildOptions, gpus: Sequence[hardware.Gpu]) -> dict[str, Any]:
         everywhere = options.hardware_compatibility == "ampere+"
         return {
-            "compute_capabilities": () if everywhere else _capabilities(gpus[:1]),
+            "compute_capabilities": tuple(
+                gpu.compute_capability for gpu in gpus[:1] if not everywhere
+            ),
             "minimum_compute_capability": "8.0" if everywhere else None,
         }
 
@@ -373,7 +333,9 @@ def _add_profile(
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     """Say which batches the engine must take: from one image to the largest batch."""
     largest = options.max_batch_size
-    best = options.optimal_batch_size or optimal_batch_size(largest)
+    best = options.optimal_batch_size
+    if best is None:
+        best = optimal_batch_size(largest)
     if not 1 <= best <= largest:
         raise UsageError(
             f"The batch to tune for is from 1 to {largest}, the maximum, and not {best}.",
@@ -398,19 +360,3 @@ def _stated(options: BuildOptions) -> dict[str, Any]:
         if (value := getattr(options, option.name)) != option.default
         and not isinstance(value, Path)
     }
-
-
-def _product_types(runtime: ModuleType, network: Any) -> Iterable[str]:
-    """The types that a parsed network's convolutions and matrix products read."""
-    products = {runtime.LayerType.CONVOLUTION, runtime.LayerType.MATRIX_MULTIPLY}
-    layers = (network.get_layer(place) for place in range(network.num_layers))
-    return [layer.get_input(0).dtype.name for layer in layers if layer.type in products]
-
-
-def _count(types: Iterable[str]) -> dict[Precision, int]:
-    known = (_PRECISIONS[name.lower()] for name in types if name.lower() in _PRECISIONS)
-    return dict(collections.Counter(known))
-
-
-def _capabilities(gpus: Sequence[hardware.Gpu]) -> tuple[str, ...]:
-    return tuple(gpu.compute_capability for gpu in gpus)
