@@ -23,6 +23,7 @@ from delugeserve.errors import (
     BuildError,
     MissingDeviceError,
     PlanError,
+    RejectedError,
     RepositoryError,
     UnknownNameError,
     UsageError,
@@ -37,7 +38,6 @@ from delugeserve_export.engines import BACKENDS, choose_backend
 from delugeserve_export.engines.base import BuildOptions
 from delugeserve_export.engines.plan_details import count_precisions
 from delugeserve_export.engines.tensorrt import TensorRt, TensorRtRtx
-from delugeserve_export.gate import RejectedError
 from delugeserve_export.graph import build_graph
 from delugeserve_export.pipeline import Request, export
 
