@@ -5,9 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from delugeserve.errors import ServerError
+
+_GPU_FIELDS = "name,driver_version,compute_cap,memory.total"
+_TIMEOUT = 20.0  # seconds; a driver that has to be woken takes some
 
 
 @dataclass(frozen=True)
@@ -15,12 +21,16 @@ class Gpu:
     """An NVIDIA GPU.
 
     Attributes:
-        name: as NVIDIA calls it.
-        compute_capability: such as ``8.6``.
+        name: such as ``NVIDIA L4``.
+        driver: version of the driver.
+        compute_capability: such as ``8.9``.
+        memory: such as ``23034 MiB``.
     """
 
     name: str
+    driver: str
     compute_capability: str
+    memory: str
 
 
 @functools.cache
@@ -52,17 +62,35 @@ def has_native_bf16() -> bool:
 
 
 @functools.cache
-def nvidia_gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that the driver's ``nvidia-smi`` lists; none if CUDA is kept from them."""
+def find_gpus() -> tuple[Gpu, ...]:
+    """The GPUs of this machine, as nvidia-smi reports them; none where there is no nvidia-smi.
+
+    Raises:
+        ServerError: nvidia-smi is there and cannot tell.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    query = [program, f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _gpu_failure(str(error)) from error
+    rows = [[field.strip() for field in line.split(",")] for line in done.stdout.splitlines()]
+    if done.returncode or any(len(row) != len(_GPU_FIELDS.split(",")) for row in rows):
+        said = (done.stdout + done.stderr).strip().splitlines() or ["it said nothing"]
+        raise _gpu_failure(said[0])
+    return tuple(Gpu(*row) for row in rows)
+
+
+def usable_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that CUDA may use; none if they are kept from it, or if the driver is broken."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return ()
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
+        return find_gpus()
+    except ServerError:
         return ()
-    rows = (line.rpartition(",") for line in answer.stdout.splitlines())
-    return tuple(Gpu(name.strip(), capability.strip()) for name, comma, capability in rows if comma)
 
 
 def describe() -> str:
@@ -77,3 +105,10 @@ def _cpuinfo() -> list[str]:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+
+
+def _gpu_failure(reason: str) -> ServerError:
+    return ServerError(
+        f"nvidia-smi cannot report the GPU ({reason.rstrip('. ')}).",
+        "Install NVIDIA's driver again, or restart the machine if it was just updated.",
+    )

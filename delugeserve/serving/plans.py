@@ -72,7 +72,7 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
     if model.backend not in DISTRIBUTIONS:
         return
     title = _TITLES[model.backend]
-    gpus = hardware.nvidia_gpus()
+    gpus = hardware.usable_gpus()
     if not gpus:
         raise MissingDeviceError(
             f"Model '{model.name}' is a {title} plan, which runs on an NVIDIA GPU, and this "

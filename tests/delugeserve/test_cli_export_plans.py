@@ -7,7 +7,7 @@ import pytest
 from delugeserve import hardware
 
 pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]")
-pytestmark = pytest.mark.skipif(bool(hardware.nvidia_gpus()), reason="this machine has a GPU")
+pytestmark = pytest.mark.skipif(bool(hardware.usable_gpus()), reason="this machine has a GPU")
 
 
 def test_a_plan_is_built_and_not_run_and_says_so_everywhere(run, tmp_path):

@@ -14,13 +14,13 @@ from delugeserve.hardware import Gpu
 from delugeserve.serving import plans
 from delugeserve.serving.repository import StoredModel
 
-ADA = Gpu("NVIDIA L4", "8.9")
-TURING = Gpu("NVIDIA T4", "7.5")
+ADA = Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB")
+TURING = Gpu("NVIDIA T4", "550.54", "7.5", "23034 MiB")
 
 
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hardware, "nvidia_gpus", lambda: (TURING, ADA))
+    monkeypatch.setattr(hardware, "usable_gpus", lambda: (TURING, ADA))
     monkeypatch.delenv("TRT_VERSION", raising=False)
 
     def run(backend="tensorrt", installed=None, native=False, manifest=True, **changes):
@@ -49,7 +49,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_without_a_gpu_it_says_so(check, monkeypatch):
-    monkeypatch.setattr(hardware, "nvidia_gpus", tuple)
+    monkeypatch.setattr(hardware, "usable_gpus", tuple)
     with pytest.raises(
         MissingDeviceError, match=r"'net' is a TensorRT-RTX plan.*has none"
     ) as caught:

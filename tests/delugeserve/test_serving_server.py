@@ -126,7 +126,9 @@ def test_the_environment(prepare, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_backends_of_plans_bring_the_engine_along(prepare, monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(hardware, "nvidia_gpus", lambda: (hardware.Gpu("NVIDIA L4", "8.9"),))
+    monkeypatch.setattr(
+        hardware, "usable_gpus", lambda: (hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB"),)
+    )
     monkeypatch.setattr(server, "find_spec", lambda name: object())
     launch = prepare(model(tmp_path, "tensorrt_rtx"))
     assert not launch.cpu_only
@@ -141,7 +143,7 @@ def test_the_backends_of_plans_bring_the_engine_along(prepare, monkeypatch, tmp_
 def test_a_plan_without_a_gpu_is_refused_before_a_server_is_started(
     prepare, monkeypatch, tmp_path: Path
 ):
-    monkeypatch.setattr(hardware, "nvidia_gpus", tuple)
+    monkeypatch.setattr(hardware, "usable_gpus", tuple)
     with pytest.raises(MissingDeviceError, match="'tiny' is a TensorRT plan"):
         prepare(model(tmp_path, "tensorrt"))
     assert not list((tmp_path / "temp").iterdir())
@@ -170,7 +172,9 @@ def test_a_runtime_that_is_not_installed(prepare, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_runtime_of_a_plan_has_an_extra_of_its_own(prepare, monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(hardware, "nvidia_gpus", lambda: (hardware.Gpu("NVIDIA L4", "8.9"),))
+    monkeypatch.setattr(
+        hardware, "usable_gpus", lambda: (hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB"),)
+    )
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"'tensorrt_rtx'.*delugeserve\[tensorrt-rtx\]"):
         prepare(model(tmp_path, "tensorrt_rtx"))

@@ -150,7 +150,7 @@ def test_closing_frees_all_memory(engine, cuda):
     assert not cuda.memory
 
 
-@pytest.mark.skipif(bool(hardware.nvidia_gpus()), reason="this machine has a GPU")
+@pytest.mark.skipif(bool(hardware.usable_gpus()), reason="this machine has a GPU")
 def test_the_backend_says_in_a_sentence_that_there_is_no_gpu(monkeypatch, tmp_path):
     for module in ("tensorrt_rtx", "cuda.bindings.runtime"):
         pytest.importorskip(module, reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]")

@@ -42,7 +42,7 @@ from delugeserve_export.graph import build_graph
 from delugeserve_export.pipeline import Request, export
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]")
-needs_no_gpu = pytest.mark.skipif(bool(hardware.nvidia_gpus()), reason="this machine has a GPU")
+needs_no_gpu = pytest.mark.skipif(bool(hardware.usable_gpus()), reason="this machine has a GPU")
 
 TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
 
@@ -272,7 +272,9 @@ class TestTensorRt:
 
     def test_a_plan_is_for_the_gpu_that_built_it(self, build, monkeypatch, tmp_path):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.setattr(hardware, "nvidia_gpus", lambda: (Gpu("NVIDIA L4", "8.9"),))
+        monkeypatch.setattr(
+            hardware, "usable_gpus", lambda: (Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB"),)
+        )
         monkeypatch.setattr(TensorRtOnRtx, "builds_without_gpu", False)
         details = details_of(build(TensorRtOnRtx(), graph="fp32"))
         assert details["compute_capabilities"] == ["8.9"]
@@ -306,7 +308,9 @@ def test_a_plan_does_not_load_without_a_gpu(build):
 @needs_no_gpu
 def test_what_the_driver_says_is_passed_on(build, monkeypatch):
     pytest.importorskip("cuda.bindings.runtime")
-    monkeypatch.setattr(hardware, "nvidia_gpus", lambda: (Gpu("NVIDIA L4", "8.9"),))
+    monkeypatch.setattr(
+        hardware, "usable_gpus", lambda: (Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB"),)
+    )
     with pytest.raises(PlanError, match=r"cannot load .*model.plan: CUDA: "):
         TensorRtRtx().load(build(), "fp16")
 
@@ -377,7 +381,9 @@ def test_a_full_disk_publishes_nothing(request_for, tmp_path):
     ],
 )
 def test_auto_takes_the_gpu_where_it_can(monkeypatch, capability, installed, taken):
-    monkeypatch.setattr(hardware, "nvidia_gpus", lambda: (Gpu("NVIDIA X", capability),))
+    monkeypatch.setattr(
+        hardware, "usable_gpus", lambda: (Gpu("NVIDIA X", "550.54", capability, "23034 MiB"),)
+    )
     monkeypatch.setattr(engines, "_installed", lambda backend: backend.name in installed)
     backend, reason = choose_backend("auto")
     assert backend.name == taken

@@ -124,7 +124,7 @@ def test_an_empty_batch_is_refused(request_for):
 
 
 def test_auto_follows_the_processor_and_says_why(monkeypatch):
-    monkeypatch.setattr("delugeserve.hardware.nvidia_gpus", tuple)
+    monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
     for native, name in ((True, "openvino"), (False, "onnxruntime")):
         monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda native=native: native)
         backend, reason = choose_backend("auto")
@@ -133,7 +133,7 @@ def test_auto_follows_the_processor_and_says_why(monkeypatch):
 
 
 def test_auto_takes_what_is_installed(monkeypatch):
-    monkeypatch.setattr("delugeserve.hardware.nvidia_gpus", tuple)
+    monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
     monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda: True)
     monkeypatch.setattr(engines, "_installed", lambda backend: backend.name == "onnxruntime")
     backend, reason = choose_backend("auto")

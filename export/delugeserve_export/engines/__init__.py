@@ -52,7 +52,7 @@ def _best_backend() -> tuple[Backend, str]:
 
 
 def _best_gpu_backend() -> tuple[Backend, str] | None:
-    for gpu in hardware.nvidia_gpus()[:1]:
+    for gpu in hardware.usable_gpus()[:1]:
         for backend in BACKENDS.values():
             if backend.suits(gpu) and _installed(backend):
                 return backend, (

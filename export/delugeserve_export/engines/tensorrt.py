@@ -83,7 +83,7 @@ class _PlanBackend(Backend):
             UsageError: an option has a value that the runtime does not know.
         """
         runtime = require(self.module, self.extra)
-        gpus = hardware.nvidia_gpus()
+        gpus = hardware.usable_gpus()
         if not (gpus or self.builds_without_gpu):
             raise self._missing_device("builds on")
         log = RuntimeLog(runtime)
@@ -146,7 +146,7 @@ class _PlanBackend(Backend):
             PlanError: the plan is not for this GPU or this version of the runtime.
         """
         runtime = require(self.module, self.extra)
-        if not hardware.nvidia_gpus():
+        if not hardware.usable_gpus():
             raise self._missing_device("runs on")
         require("cuda.bindings", self.extra)
         try:
