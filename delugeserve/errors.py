@@ -9,10 +9,13 @@
     │   ├── DatasetError        images or labels cannot be read
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
     │   ├── RepositoryError     the model repository cannot be read or written
+    │   ├── PlanError           a compiled plan is for another runtime or another GPU
+    │   ├── MissingDeviceError  there is no GPU
     │   └── PortError           a port is taken
     └── Failure                 exit 1: the work was understood and did not succeed
         ├── TrainingError       training cannot go on
         ├── EvaluationError     a classifier's answers cannot be judged
+        ├── BuildError          a runtime cannot build its artefact
         ├── ParityError         an exported artefact does not compute what the network computes
         │   └── RejectedError   it did not pass the gate; carries its manifest
         └── ServerError         the inference server did not start, or died
@@ -92,6 +95,14 @@ class RepositoryError(UsageError):
     """The model repository cannot be read or written."""
 
 
+class PlanError(UsageError):
+    """A compiled plan is for another runtime or another GPU than there is."""
+
+
+class MissingDeviceError(UsageError):
+    """There is no GPU."""
+
+
 class PortError(UsageError):
     """A port is taken."""
 
@@ -106,6 +117,10 @@ class TrainingError(Failure):
 
 class EvaluationError(Failure):
     """A classifier's answers cannot be judged."""
+
+
+class BuildError(Failure):
+    """A runtime cannot build its artefact."""
 
 
 class ParityError(Failure):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.markup import escape
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from delugeserve_export.manifest import Manifest
     from delugeserve_export.pipeline import Export
 
+_PLANS = "TensorRT"
+
 
 def command(
     model: Annotated[str | None, typer.Option(help="Name of the model; see 'models'.")] = None,
@@ -27,8 +29,10 @@ def command(
     repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path(
         "model_repository"
     ),
-    backend: Annotated[str, typer.Option(help="onnxruntime, openvino or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="onnxruntime, openvino, tensorrt, tensorrt-rtx or auto.")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or auto.")] = "auto",
     max_batch_size: Annotated[int, typer.Option(help="Most images of one batch.")] = 64,
     sum_form: Annotated[
         str, typer.Option(help="Form of weighted sums: mul, batchnorm, conv or auto.")
@@ -37,6 +41,55 @@ def command(
         str | None, typer.Option(help="Data set to verify on. Default: photographs.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of an untrained network.")] = 0,
+    optimal_batch_size: Annotated[
+        int | None,
+        typer.Option(help="Batch to tune for. Default: 16.", rich_help_panel=_PLANS),
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(help="Most scratch memory, in MiB.", rich_help_panel=_PLANS)
+    ] = None,
+    optimization_level: Annotated[
+        int | None,
+        typer.Option(help="0 builds quickly, 5 tunes thoroughly.", rich_help_panel=_PLANS),
+    ] = None,
+    hardware_compatibility: Annotated[
+        str | None,
+        typer.Option(
+            help="GPUs to run on: ampere+ or same-compute-capability. Default: this model only.",
+            rich_help_panel=_PLANS,
+        ),
+    ] = None,
+    compute_capability: Annotated[
+        Optional[list[str]],  # noqa: UP045 - typer reads this at run time, on Python 3.10 too
+        typer.Option(
+            help="GPUs to build for, such as 8.6; may be given again. Default: 8.0 and later.",
+            rich_help_panel=_PLANS,
+        ),
+    ] = None,
+    version_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--version-compatible", help="Let later versions load it.", rich_help_panel=_PLANS
+        ),
+    ] = False,
+    strip_weights: Annotated[
+        bool,
+        typer.Option(
+            "--strip-weights", help="Keep the weights beside the plan.", rich_help_panel=_PLANS
+        ),
+    ] = False,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Let the weights be exchanged later.", rich_help_panel=_PLANS),
+    ] = False,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(help="Default: one in the user's cache folder.", rich_help_panel=_PLANS),
+    ] = None,
+    dump_layers: Annotated[
+        bool,
+        typer.Option("--dump-layers", help="Write layers.txt.", rich_help_panel=_PLANS),
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Write a page with plots to this HTML file.")
     ] = None,
@@ -48,11 +101,33 @@ def command(
     spec = find_model(model) if model else None
     for module in ("torch", "onnx"):
         require(module, "export")
+    from delugeserve_export.engines.base import BuildOptions
     from delugeserve_export.pipeline import Progress, Request, export
 
     check_report_path(report)
+    options = BuildOptions(
+        optimal_batch_size=optimal_batch_size,
+        workspace=workspace,
+        optimization_level=optimization_level,
+        hardware_compatibility=hardware_compatibility,
+        compute_capabilities=tuple(compute_capability or ()),
+        version_compatible=version_compatible,
+        strip_weights=strip_weights,
+        refit=refit,
+        timing_cache=timing_cache,
+        dump_layers=dump_layers,
+    )
     request = Request(
-        spec, checkpoint, repository, backend, precision, max_batch_size, sum_form, data, seed
+        spec,
+        checkpoint,
+        repository,
+        backend,
+        precision,
+        max_batch_size,
+        sum_form,
+        data,
+        seed,
+        options,
     )
     with talk.status("starting") as status:
         try:
@@ -74,7 +149,9 @@ def command(
     else:
         _print_report(done)
     write_report(done.manifest, report)
-    print_next(f"delugeserve serve --repository {repository}")
+    passed = done.manifest.verification["status"] == "passed"
+    where = "" if passed else "  # on a machine that can run it"
+    print_next(f"delugeserve serve --repository {repository}{where}")
 
 
 def _print_report(done: Export) -> None:

@@ -40,6 +40,9 @@ def print_verification(manifest: Manifest) -> None:
     else:
         why = escape(checks[0]["found"])
         out.print(f"[yellow]{verification['status']}[/]: {why}", highlight=False, soft_wrap=True)
+        for check in checks[1:]:
+            text = escape(f"{check['name']}: {check['found']} ({check['required']})")
+            out.print(text, highlight=False, soft_wrap=True)
 
 
 def _row(found: Mapping[str, Any]) -> tuple[str, ...]:

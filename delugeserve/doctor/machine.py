@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from delugeserve import hardware
 from delugeserve.doctor.findings import Finding, Status
-from delugeserve.doctor.gpu import find_gpus
 from delugeserve.errors import ServerError
 
 # What inference gets faster by, as Linux names it.
@@ -54,7 +53,7 @@ def _features() -> Finding:
 
 def _gpus() -> Iterator[Finding]:
     try:
-        gpus = find_gpus()
+        gpus = hardware.find_gpus()
     except ServerError as error:
         yield _finding("GPU", error.problem, "problem", error.remedy)
         return

@@ -6,8 +6,8 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from delugeserve import hardware
 from delugeserve.doctor.findings import Finding, Status
-from delugeserve.doctor.gpu import find_gpus
 from delugeserve.errors import ServerError, UsageError
 from delugeserve.inspection.plans import PlanFile, read_plan
 from delugeserve.inspection.versions import Version
@@ -68,7 +68,7 @@ def _examine_gpu(
     version: Version, plan: PlanFile, details: Mapping[str, Any], again: str
 ) -> Iterator[Finding]:
     try:
-        gpus = find_gpus()
+        gpus = hardware.find_gpus()
     except ServerError:  # among the findings of the machine
         return
     if not gpus:

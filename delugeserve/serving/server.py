@@ -17,16 +17,23 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from delugeserve.errors import MissingExtraError, ServerError, UsageError
+from delugeserve.serving import plans
 from delugeserve.serving.guardian import remove_traces
 from delugeserve.serving.repository import StoredModel
 
 WHEEL = "nvidia-pytriton"
-#: Backends of ours, by name, with the Python module that does the work and its extra.
-OWN_BACKENDS: Mapping[str, str] = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+#: Backends of ours, by name, with the Python module that does the work.
+OWN_BACKENDS: Mapping[str, str] = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt_rtx",
+}
 
 FOLDER_PREFIX = "delugeserve-"
 _LOCK = "lock"
 _BACKENDS = Path(__file__).parent / "backends"
+_ENGINE = Path(__file__).parents[1] / "tensorrt_engine.py"
 GLIBC = (2, 35)
 # The wheel does not say which server it carries; one that was asked did.
 _VERSIONS_IN_WHEELS = {"0.7.0": "2.51.0"}
@@ -145,6 +152,8 @@ def prepare(
 
     Raises:
         MissingExtraError: the runtime of a model's backend is not installed.
+        MissingDeviceError: a model is a plan for a GPU, and there is none.
+        PlanError: a model is a plan for another GPU or another version of its runtime.
         ServerError: a model needs a backend that is not there, or the folder cannot be made.
     """
     import fcntl  # not on Windows, where this module must import to say that it is no use
@@ -163,7 +172,11 @@ def prepare(
     if all(model.complete for model in models):
         # Saves a second for every model: a process of its own asks the backend what lacks.
         command.append("--disable-auto-complete-config")
-    cpu_only = all(_is_own_backend(folder / "backends" / model.backend) for model in models)
+    cpu_only = all(
+        model.backend not in plans.DISTRIBUTIONS
+        and _is_own_backend(folder / "backends" / model.backend)
+        for model in models
+    )
     return Launch(command, environment, folder, _shm_prefix(folder), lock, cpu_only)
 
 
@@ -204,6 +217,7 @@ def _lay_out(folder: Path, installation: TritonInstallation, models: Sequence[St
             if not (backends / name).exists():
                 _add_own_backend(backends / name)
     for model in models:
+        plans.require_loadable(model, native=not _is_own_backend(backends / model.backend))
         _check_backend(model, backends)
     repository = folder / "models"
     repository.mkdir()
@@ -287,7 +301,10 @@ def _add_python_backend(target: Path, installation: TritonInstallation) -> None:
 
 def _add_own_backend(target: Path) -> None:
     target.mkdir()
-    for source in (_BACKENDS / target.name / "model.py", _BACKENDS / "batching.py"):
+    sources = [_BACKENDS / target.name / "model.py", _BACKENDS / "batching.py"]
+    if target.name in plans.DISTRIBUTIONS:
+        sources.append(_ENGINE)
+    for source in sources:
         shutil.copy2(source, target)
 
 
@@ -307,7 +324,8 @@ def _check_backend(model: StoredModel, backends: Path) -> None:
         )
     module = OWN_BACKENDS.get(model.backend)
     if module and _is_own_backend(folder) and find_spec(module) is None:
-        raise MissingExtraError(module, "server")
+        extra = module.replace("_", "-") if model.backend in plans.DISTRIBUTIONS else "server"
+        raise MissingExtraError(module, extra)
 
 
 def _outside(executable: Path) -> TritonInstallation:

@@ -91,7 +91,7 @@ def examine(
     precision: Precision,
     sizes: Sequence[int],
     trained: bool,
-    computed_in: Mapping[str, int] | None = None,
+    computed_in: Mapping[Precision, int] | None = None,
 ) -> Verification:
     """Run an artefact and check everything.
 
@@ -118,15 +118,17 @@ def examine(
     return report.verification()
 
 
-def not_run(evidence: Evidence, reason: str) -> Verification:
+def not_run(evidence: Evidence, reason: str, *others: Check) -> Verification:
     """What there is to say of an artefact that this machine cannot run.
 
     Args:
         evidence: what it will have to be run on.
         reason: why, as a clause.
+        others: what could be checked without running it.
     """
     check = Check("runs here", True, reason, "'delugeserve verify' where it can run")
-    return Verification("built, not run", evidence.description, hardware.describe(), (check,))
+    checks = (check, *others)
+    return Verification("built, not run", evidence.description, hardware.describe(), checks)
 
 
 def require_passed(verification: Verification, manifest: Manifest, remedy: str) -> None:
@@ -148,6 +150,24 @@ def require_passed(verification: Verification, manifest: Manifest, remedy: str) 
             remedy,
             manifest,
         )
+
+
+def check_precision(precision: Precision, computed_in: Mapping[Precision, int]) -> Check:
+    """Check that an artefact computes in its precision.
+
+    Args:
+        precision: the one that was asked for.
+        computed_in: how many of its matrix products are computed in which.
+    """
+    total = sum(computed_in.values())
+    share = computed_in.get(precision, 0) / total if total else 0.0
+    listed = ", ".join(f"{count} in {name}" for name, count in sorted(computed_in.items()))
+    return Check(
+        "computes in the precision asked for",
+        share > 0.5 if precision == "int8" else share == 1.0,
+        f"matrix products: {listed or 'none'}",
+        f"{'most' if precision == 'int8' else 'all'} in {precision}",
+    )
 
 
 class _Report:
@@ -209,18 +229,8 @@ class _Report:
         allowed = budget.error if self._trained else budget.untrained_error
         self._checks += [_invariance_check(one, allowed) for one in tried or ()]
 
-    def precision(self, precision: Precision, computed_in: Mapping[str, int]) -> None:
-        total = sum(computed_in.values())
-        share = computed_in.get(precision, 0) / total if total else 0.0
-        listed = ", ".join(f"{count} in {name}" for name, count in sorted(computed_in.items()))
-        self._checks.append(
-            Check(
-                "computes in the precision asked for",
-                share > 0.5 if precision == "int8" else share == 1.0,
-                f"matrix products: {listed or 'none'}",
-                f"{'most' if precision == 'int8' else 'all'} in {precision}",
-            )
-        )
+    def precision(self, precision: Precision, computed_in: Mapping[Precision, int]) -> None:
+        self._checks.append(check_precision(precision, computed_in))
 
     def verification(self) -> Verification:
         failed = any(not check.passed for check in self._checks)

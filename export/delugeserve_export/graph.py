@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import nn
 
 from delugeserve import __version__
 from delugeserve.networks.inference import FoldedDelugeNet, WeightedSum
 from delugeserve.zoo import DatasetSpec
-from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, SumForm
-
-OPSET = 17
-IR_VERSION = 8
+from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, FloatType, SumForm
+from delugeserve_export.precision import FORMATS, encode
 
 
 def build_graph(
@@ -31,6 +29,7 @@ def build_graph(
     dataset: DatasetSpec,
     *,
     sum_form: SumForm = "mul",
+    float_type: FloatType = "fp32",
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
     """Write a folded network as an ONNX model.
@@ -39,15 +38,21 @@ def build_graph(
         network: what :func:`delugeserve.networks.inference.fold` returns, in float32.
         dataset: gives image size, classes, mean and standard deviation.
         sum_form: how the terms of weighted sums are written, which Add nodes add up.
+        float_type: what weights are stored and activations are computed in. The input is
+            normalised, and the softmax taken, in fp32 whatever it is.
         metadata: strings to store with the model.
 
     Returns:
         A checked, serialised ONNX model; its inputs and outputs are those of
         :mod:`delugeserve_export.interface`.
+
+    Raises:
+        UsageError: a weight is too large for ``float_type``.
     """
     size, classes = dataset.image_size, dataset.num_classes
-    writer = _Writer(sum_form)
-    logits = writer.network(network, writer.normalise(INPUT, dataset))
+    writer = _Writer(sum_form, float_type)
+    images = writer.cast(writer.normalise(INPUT, dataset), "input/cast", float_type)
+    logits = writer.cast(writer.network(network, images), "head/cast", "fp32")
     writer.node("Identity", [logits], LOGITS)
     writer.node("Softmax", [logits], PROBABILITIES, axis=1)
 
@@ -61,10 +66,11 @@ def build_graph(
         ],
         writer.initializers,
     )
+    form = FORMATS[float_type]
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", form.opset)],
+        ir_version=form.ir_version,
         producer_name="delugeserve",
         producer_version=__version__,
     )
@@ -80,6 +86,7 @@ class _Writer:
     """Appends nodes; every method returns the name of the tensor it made."""
 
     sum_form: SumForm
+    float_type: FloatType
     nodes: list[onnx.NodeProto] = dataclasses.field(default_factory=list)
     initializers: list[onnx.TensorProto] = dataclasses.field(default_factory=list)
 
@@ -87,9 +94,16 @@ class _Writer:
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
 
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.initializers.append(numpy_helper.from_array(value, name))
+    def constant(
+        self, name: str, value: NDArray[np.float32], float_type: FloatType | None = None
+    ) -> str:
+        self.initializers.append(encode(name, value, float_type or self.float_type))
         return name
+
+    def cast(self, x: str, name: str, to: FloatType) -> str:
+        if self.float_type == "fp32":
+            return x
+        return self.node("Cast", [x], name, to=FORMATS[to].onnx)
 
     def normalise(self, image: str, dataset: DatasetSpec) -> str:
         # Cast before anything else: TensorRT accepts a uint8 input only if it is cast first.
@@ -97,8 +111,9 @@ class _Writer:
         planes = self.node("Transpose", [pixels], "input/planes", perm=[0, 3, 1, 2])
         mean = np.array(dataset.mean, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
         std = np.array(dataset.std, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
-        centred = self.node("Sub", [planes, self.constant("input/mean", mean)], "input/centred")
-        scale = self.constant("input/scale", 1 / std)
+        centre = self.constant("input/mean", mean, "fp32")
+        centred = self.node("Sub", [planes, centre], "input/centred")
+        scale = self.constant("input/scale", 1 / std, "fp32")
         return self.node("Mul", [centred, scale], "input/normalised")
 
     def network(self, network: FoldedDelugeNet, x: str) -> str:

@@ -23,6 +23,9 @@ Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 Infer = Callable[[NDArray[np.uint8]], Outputs]
 """Maps uint8 images ``[N, H, W, 3]`` to logits and probabilities, float32 ``[N, classes]``."""
 
+FloatType = Literal["fp32", "fp16", "bf16"]
+"""What a graph stores weights in and computes in."""
+
 SumForm = Literal["mul", "batchnorm", "conv"]
 """How a term ``w * h`` of a weighted sum is written: as Mul, as BatchNormalization or as a
 depthwise Conv of one pixel. Runtimes differ in which they fuse, and so in which is fastest."""

@@ -35,6 +35,8 @@ class Manifest:
         max_batch_size: the most images of one batch.
         verification: what was checked, where and on what, and the figures; see
             :class:`delugeserve_export.gate.Verification`.
+        engine: what a plan is good for; see
+            :class:`delugeserve_export.engines.plan_details.PlanDetails`. Empty for other artefacts.
         speed: milliseconds of a batch on the machine of the export, by batch size, of the artefact
             and of the same backend in fp32; empty where it could not be run.
         files: size in bytes and SHA-256 of every file of the artefact.
@@ -54,6 +56,7 @@ class Manifest:
     artefact: str
     max_batch_size: int
     verification: Mapping[str, Any]
+    engine: Mapping[str, Any]
     speed: Mapping[str, Mapping[str, float]]
     files: Mapping[str, Mapping[str, Any]]
     environment: Mapping[str, str]

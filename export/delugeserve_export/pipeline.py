@@ -16,15 +16,26 @@ import torch
 from numpy.typing import NDArray
 
 from delugeserve import __version__, hardware
-from delugeserve.errors import RepositoryError, UnknownNameError, UsageError
+from delugeserve.errors import (
+    MissingDeviceError,
+    RepositoryError,
+    UnknownNameError,
+    UsageError,
+)
 from delugeserve.evaluation import network_classifier
 from delugeserve.networks.flops import count
 from delugeserve.networks.inference import fold
 from delugeserve.zoo import ModelSpec
 from delugeserve_export.engines import choose_backend
-from delugeserve_export.engines.base import Backend, load_runs
+from delugeserve_export.engines.base import Backend, BuildOptions, load_runs
 from delugeserve_export.evidence import Evidence
-from delugeserve_export.gate import batch_sizes, examine, require_passed
+from delugeserve_export.gate import (
+    batch_sizes,
+    check_precision,
+    examine,
+    not_run,
+    require_passed,
+)
 from delugeserve_export.graph import build_graph
 from delugeserve_export.interface import Precision, SumForm
 from delugeserve_export.manifest import Manifest, describe_files
@@ -33,6 +44,7 @@ from delugeserve_export.source import describe_network, load_source, untrained_s
 from delugeserve_export.speed import measure_speed
 from delugeserve_export.triton_repository import publish, staging
 from delugeserve_export.tuning import FORMS, choose_sum_form
+from delugeserve_export.typed_graph import check_graph
 
 _REFERENCE_FLOPS = 250e9
 """Work spent on the network's own answers: a few seconds of two cores, whatever the model."""
@@ -52,11 +64,12 @@ class Request:
         checkpoint: its weights; None takes the shipped ones, or else an untrained network.
         repository: the Triton model repository to publish into.
         backend: name of the backend, or ``auto``.
-        precision: ``fp32``, ``bf16``, or ``auto`` for the fastest this machine computes natively.
+        precision: one the backend knows, or ``auto`` for the fastest that is native here.
         max_batch_size: the most images of one batch.
         sum_form: how weighted sums are written, or ``auto`` for what is fastest here.
         data: a data set with a test split to verify on; None takes crops of photographs.
         seed: of an untrained network.
+        options: how the artefact is built; the largest batch is ``max_batch_size``.
     """
 
     model: ModelSpec | None
@@ -68,6 +81,7 @@ class Request:
     sum_form: str = "auto"
     data: str | None = None
     seed: int = 0
+    options: BuildOptions = field(default_factory=BuildOptions)
 
 
 @dataclass
@@ -116,6 +130,8 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     sum_form = _find_sum_form(request.sum_form)
     if request.max_batch_size < 1:
         raise UsageError("The maximum batch size is at least 1.", "Say --max-batch-size 64.")
+    options = dataclasses.replace(request.options, max_batch_size=request.max_batch_size)
+    backend.check_options(options)
     _check_model_folder(request.repository)
 
     with progress.stage("load"):
@@ -133,9 +149,14 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     environment = _environment(backend)
 
     def write(form: SumForm) -> bytes:
-        return build_graph(folded, spec.dataset, sum_form=form, metadata=metadata)
+        float_type = backend.float_type(precision)
+        return build_graph(
+            folded, spec.dataset, sum_form=form, float_type=float_type, metadata=metadata
+        )
 
     form_figures: dict[str, float] = {}
+    if sum_form is None and backend.typed_graph:
+        sum_form = backend.sum_form  # a plan takes long to build, and may not run here
     if sum_form is None:
         with progress.stage("forms"):
             facts = {"network": describe_network(spec), "environment": environment}
@@ -148,7 +169,8 @@ def export(request: Request, progress: Progress | None = None) -> Export:
         staged = workspace / "version"
         staged.mkdir()
         with progress.stage("build"):
-            artefact = backend.build(graph, staged)
+            artefact = backend.build(graph, staged, options)
+            executed = backend.executed_precisions(artefact, precision).get("Convolution")
 
         with progress.stage("reference"):
             logits = network_classifier(source.network, spec.dataset)(images)
@@ -157,10 +179,29 @@ def export(request: Request, progress: Progress | None = None) -> Export:
 
         sizes = batch_sizes(request.max_batch_size)
         with progress.stage("verify"):
-            runs = load_runs(backend, artefact, precision)
-            verification = examine(
-                runs, evidence, precision=precision, sizes=sizes, trained=source.trained
-            )
+            try:
+                runs = load_runs(backend, artefact, precision)
+                verification = examine(
+                    runs,
+                    evidence,
+                    precision=precision,
+                    sizes=sizes,
+                    trained=source.trained,
+                    computed_in=executed,
+                )
+            except MissingDeviceError as error:
+                in_graph = check_graph(
+                    graph,
+                    workspace,
+                    evidence,
+                    precision=precision,
+                    batch_size=sizes[-1],
+                    trained=source.trained,
+                )
+                in_engine = check_precision(precision, executed or {})
+                verification = not_run(
+                    evidence, error.problem.removesuffix("."), in_engine, in_graph
+                )
 
         speed: Mapping[str, Mapping[str, float]] = {}
         if verification.status == "passed":
@@ -178,6 +219,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
             artefact=artefact.name,
             max_batch_size=request.max_batch_size,
             verification=dataclasses.asdict(verification),
+            engine=backend.describe(artefact),
             speed=speed,
             files=describe_files(sorted(staged.iterdir())),
             environment=environment,

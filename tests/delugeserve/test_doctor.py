@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from delugeserve import hardware
-from delugeserve.doctor import backends, gpu, machine, plans, repository, server
+from delugeserve.doctor import backends, machine, plans, repository, server
 from delugeserve.doctor.extras import examine_extras
 from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.inspection.versions import read_version
@@ -75,10 +75,10 @@ def nvidia_smi(tmp_path, monkeypatch):
         program.write_text(f"#!/bin/sh\n{script}\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
-        gpu.find_gpus.cache_clear()
+        hardware.find_gpus.cache_clear()
 
     yield install
-    gpu.find_gpus.cache_clear()
+    hardware.find_gpus.cache_clear()
 
 
 def test_a_good_repository(only):
@@ -229,12 +229,12 @@ def test_a_plan_where_there_is_no_runtime_and_no_gpu(stored, monkeypatch, tmp_pa
     version = add_plan(stored, "TensorRT")
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setenv("PATH", str(tmp_path))
-    gpu.find_gpus.cache_clear()
+    hardware.find_gpus.cache_clear()
     runtime, device = plans.examine_plan(version, {}, "again")
     assert (runtime.status, device.status) == ("absent", "absent")
     assert "for TensorRT 9.8.7.6, which is not installed" in runtime.text
     assert "delugeserve[tensorrt]" in runtime.remedy
-    gpu.find_gpus.cache_clear()
+    hardware.find_gpus.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ def test_this_machine():
 
 def test_gpus(nvidia_smi):
     nvidia_smi('echo "NVIDIA L4, 550.54, 8.9, 23034 MiB"; echo "NVIDIA T4, 550.54, 7.5, 15 MiB"')
-    first, second = gpu.find_gpus()
-    assert first == gpu.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB")
+    first, second = hardware.find_gpus()
+    assert first == hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB")
     assert second.compute_capability == "7.5"
     texts = [finding.text for finding in machine.examine_machine() if finding.subject == "GPU"]
     assert texts[0] == "NVIDIA L4, 23034 MiB, driver 550.54, compute capability 8.9"

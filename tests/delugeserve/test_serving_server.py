@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from delugeserve.errors import MissingExtraError, ServerError, UsageError
+from delugeserve import hardware
+from delugeserve.errors import MissingDeviceError, MissingExtraError, ServerError, UsageError
 from delugeserve.serving import server
 from delugeserve.serving.repository import StoredModel
 
@@ -124,6 +125,30 @@ def test_the_environment(prepare, monkeypatch: pytest.MonkeyPatch):
     assert inherited == "/opt/mine"
 
 
+def test_the_backends_of_plans_bring_the_engine_along(prepare, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(
+        hardware, "usable_gpus", lambda: (hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB"),)
+    )
+    monkeypatch.setattr(server, "find_spec", lambda name: object())
+    launch = prepare(model(tmp_path, "tensorrt_rtx"))
+    assert not launch.cpu_only
+    for name in ("tensorrt", "tensorrt_rtx"):
+        assert sorted(path.name for path in (launch.folder / "backends" / name).iterdir()) == [
+            "batching.py",
+            "model.py",
+            "tensorrt_engine.py",
+        ]
+
+
+def test_a_plan_without_a_gpu_is_refused_before_a_server_is_started(
+    prepare, monkeypatch, tmp_path: Path
+):
+    monkeypatch.setattr(hardware, "usable_gpus", tuple)
+    with pytest.raises(MissingDeviceError, match="'tiny' is a TensorRT plan"):
+        prepare(model(tmp_path, "tensorrt"))
+    assert not list((tmp_path / "temp").iterdir())
+
+
 def test_a_native_backend_wins_over_ours(prepare, installation, tmp_path: Path):
     (installation.backends / "onnxruntime").mkdir()
     (installation.backends / "onnxruntime" / "libtriton_onnxruntime.so").touch()
@@ -135,8 +160,8 @@ def test_a_native_backend_wins_over_ours(prepare, installation, tmp_path: Path):
 
 
 def test_a_backend_that_is_not_there(prepare, tmp_path: Path):
-    with pytest.raises(ServerError, match=r"needs the backend 'tensorrt'.*has onnxruntime, openv"):
-        prepare(model(tmp_path, "tensorrt"))
+    with pytest.raises(ServerError, match=r"needs the backend 'pytorch'.*has onnxruntime, openv"):
+        prepare(model(tmp_path, "pytorch"))
     assert not list((tmp_path / "temp").iterdir())
 
 
@@ -144,6 +169,15 @@ def test_a_runtime_that_is_not_installed(prepare, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"'onnxruntime'.*delugeserve\[server\]"):
         prepare()
+
+
+def test_the_runtime_of_a_plan_has_an_extra_of_its_own(prepare, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(
+        hardware, "usable_gpus", lambda: (hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB"),)
+    )
+    monkeypatch.setattr(server, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"'tensorrt_rtx'.*delugeserve\[tensorrt-rtx\]"):
+        prepare(model(tmp_path, "tensorrt_rtx"))
 
 
 def test_what_a_killed_guardian_left_is_swept_and_nothing_else(prepare, tmp_path: Path):

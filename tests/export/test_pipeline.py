@@ -14,7 +14,7 @@ from delugeserve.errors import CheckpointError, ParityError, UnknownNameError, U
 from delugeserve.networks.build import build_network
 from delugeserve.zoo import CIFAR10, ModelSpec, find_model
 from delugeserve_export import engines, pipeline
-from delugeserve_export.engines import BACKENDS, choose_backend
+from delugeserve_export.engines import choose_backend
 from delugeserve_export.engines.onnxruntime import OnnxRuntime
 from delugeserve_export.pipeline import Progress, Request, export
 
@@ -39,8 +39,8 @@ def request_for(checkpoint, tmp_path):
     return lambda **changes: dataclasses.replace(request, **changes)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_every_backend_publishes_a_proven_version(request_for, backend):
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_every_backend_of_the_cpu_publishes_a_proven_version(request_for, backend):
     progress = Progress()
     done = export(request_for(backend=backend, precision="fp32"), progress)
     assert done.folder.name == "1"
@@ -124,6 +124,7 @@ def test_an_empty_batch_is_refused(request_for):
 
 
 def test_auto_follows_the_processor_and_says_why(monkeypatch):
+    monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
     for native, name in ((True, "openvino"), (False, "onnxruntime")):
         monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda native=native: native)
         backend, reason = choose_backend("auto")
@@ -132,6 +133,7 @@ def test_auto_follows_the_processor_and_says_why(monkeypatch):
 
 
 def test_auto_takes_what_is_installed(monkeypatch):
+    monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
     monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda: True)
     monkeypatch.setattr(engines, "_installed", lambda backend: backend.name == "onnxruntime")
     backend, reason = choose_backend("auto")

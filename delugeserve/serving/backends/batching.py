@@ -24,6 +24,8 @@ class BatchedModel:
 
     #: File of a version folder, where config.pbtxt names none.
     default_filename: str
+    #: Number of the instance's GPU, where it has one.
+    device: int
 
     def load(self, path, parameters, threads):
         """Load a model file.
@@ -55,6 +57,7 @@ class BatchedModel:
         """Load the model; Triton calls this once for each instance."""
         config = json.loads(args["model_config"])
         self._name = args["model_name"]
+        self.device = int(args.get("model_instance_device_id", 0))
         if len(config["input"]) != 1:
             raise pb_utils.TritonModelException(
                 f"config.pbtxt must state one input, and states {len(config['input'])}"

@@ -1,6 +1,7 @@
 """Backends: how an ONNX graph becomes a file that a Triton backend runs.
 
-Each module holds one :class:`~delugeserve_export.engines.base.Backend`; this one is their registry.
+Each module holds one :class:`~delugeserve_export.engines.base.Backend` or two that are nearly the
+same; this one is their registry.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from delugeserve.errors import MissingExtraError, UnknownNameError
 from delugeserve_export.engines.base import Backend
 from delugeserve_export.engines.onnxruntime import OnnxRuntime
 from delugeserve_export.engines.openvino import OpenVino
+from delugeserve_export.engines.tensorrt import TensorRt, TensorRtRtx
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
-    {backend.name: backend for backend in (OnnxRuntime(), OpenVino())}
+    {backend.name: backend for backend in (OnnxRuntime(), OpenVino(), TensorRt(), TensorRtRtx())}
 )
 AUTO = "auto"
 
@@ -25,7 +27,7 @@ def choose_backend(name: str) -> tuple[Backend, str]:
     """Find a backend by name, or the best one installed for this machine.
 
     Args:
-        name: a backend's name or ``auto``.
+        name: a backend's name, with hyphens or as Triton spells it, or ``auto``.
 
     Returns:
         The backend, and one sentence that says why it was taken.
@@ -36,15 +38,31 @@ def choose_backend(name: str) -> tuple[Backend, str]:
     """
     if name == AUTO:
         return _best_backend()
-    if name not in BACKENDS:
-        raise UnknownNameError("backend", name, [*BACKENDS, AUTO])
-    backend = BACKENDS[name]
+    backend = BACKENDS.get(name.replace("-", "_"))
+    if backend is None:
+        known = [*(known.replace("_", "-") for known in BACKENDS), AUTO]
+        raise UnknownNameError("backend", name, known)
     if not _installed(backend):
         raise MissingExtraError(backend.module, backend.extra)
     return backend, f"{backend.title}, as asked"
 
 
 def _best_backend() -> tuple[Backend, str]:
+    return _best_gpu_backend() or _best_cpu_backend()
+
+
+def _best_gpu_backend() -> tuple[Backend, str] | None:
+    for gpu in hardware.usable_gpus()[:1]:
+        for backend in BACKENDS.values():
+            if backend.suits(gpu) and _installed(backend):
+                return backend, (
+                    f"{backend.title} in {backend.best_precision()}: this machine has the GPU "
+                    f"{gpu.name}"
+                )
+    return None
+
+
+def _best_cpu_backend() -> tuple[Backend, str]:
     onnxruntime, openvino = BACKENDS["onnxruntime"], BACKENDS["openvino"]
     if hardware.has_native_bf16() and _installed(openvino):
         return openvino, (
@@ -60,7 +78,7 @@ def _best_backend() -> tuple[Backend, str]:
         return onnxruntime, f"ONNX Runtime in fp32: {reason}"
     if _installed(openvino):
         return openvino, "OpenVINO: the only runtime installed"
-    raise MissingExtraError(onnxruntime.module, "export")
+    raise MissingExtraError(onnxruntime.module, onnxruntime.extra)
 
 
 def _installed(backend: Backend) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.errors import require
-from delugeserve_export.engines.base import Backend
+from delugeserve_export.engines.base import DEFAULTS, Backend, BuildOptions
 from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
 
 
@@ -27,7 +27,7 @@ class OnnxRuntime(Backend):
         """fp32, its only one on a CPU."""
         return "fp32"
 
-    def build(self, model: bytes, folder: Path) -> Path:
+    def build(self, model: bytes, folder: Path, options: BuildOptions = DEFAULTS) -> Path:
         """Write ``model.onnx``."""
         path = folder / "model.onnx"
         path.write_bytes(model)

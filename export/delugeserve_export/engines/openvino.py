@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from delugeserve import hardware
 from delugeserve.errors import require
-from delugeserve_export.engines.base import Backend
+from delugeserve_export.engines.base import DEFAULTS, Backend, BuildOptions
 from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
 
 
@@ -30,7 +30,7 @@ class OpenVino(Backend):
         """bf16 where the processor computes it natively, else fp32."""
         return "bf16" if hardware.has_native_bf16() else "fp32"
 
-    def build(self, model: bytes, folder: Path) -> Path:
+    def build(self, model: bytes, folder: Path, options: BuildOptions = DEFAULTS) -> Path:
         """Write ``model.xml`` and ``model.bin``."""
         runtime = require(self.module, "export")
         path = folder / "model.xml"

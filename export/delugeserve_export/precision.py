@@ -1,0 +1,62 @@
+"""Floating-point types of a graph: which weights fit, and how ONNX stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from delugeserve.errors import UsageError
+from delugeserve_export.interface import FloatType
+
+
+@dataclass(frozen=True)
+class FloatFormat:
+    """How ONNX writes a type.
+
+    Attributes:
+        onnx: number of the type in ``TensorProto``.
+        torch: the same type in PyTorch, which rounds to it.
+        opset: the first version of the operator set in which every operator here takes it;
+            Conv, MaxPool and GlobalAveragePool take bfloat16 from 22 on.
+        ir_version: the file format that came with that operator set.
+    """
+
+    onnx: int
+    torch: torch.dtype
+    opset: int
+    ir_version: int
+
+
+FORMATS: Mapping[FloatType, FloatFormat] = MappingProxyType(
+    {
+        "fp32": FloatFormat(TensorProto.FLOAT, torch.float32, 17, 8),
+        "fp16": FloatFormat(TensorProto.FLOAT16, torch.float16, 17, 8),
+        "bf16": FloatFormat(TensorProto.BFLOAT16, torch.bfloat16, 22, 10),
+    }
+)
+
+
+def encode(name: str, value: NDArray[np.float32], float_type: FloatType) -> onnx.TensorProto:
+    """Round an array to a type, to nearest and to even, as a constant of a graph.
+
+    Raises:
+        UsageError: a number is too large for the type.
+    """
+    form = FORMATS[float_type]
+    rounded = torch.from_numpy(value).to(form.torch)
+    if not torch.isfinite(rounded).all() and np.isfinite(value).all():
+        raise UsageError(
+            f"'{name}' holds {np.abs(value).max():.3g}, and {float_type} ends at "
+            f"{torch.finfo(form.torch).max:.5g}.",
+            "Say --precision fp32, or bf16, which reaches as far.",
+        )
+    raw: Any = rounded.contiguous().view(torch.uint8).numpy().tobytes()
+    return helper.make_tensor(name, form.onnx, value.shape, raw, raw=True)

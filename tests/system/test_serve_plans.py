@@ -1,0 +1,47 @@
+"""A plan and its Python backend in a real Triton; without a GPU it gets as far as CUDA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from delugeserve import hardware
+from delugeserve.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.errors import ServerError
+from delugeserve.hardware import Gpu
+from delugeserve.networks.build import build_network
+from delugeserve.serving import server
+from delugeserve.serving.supervisor import serve
+from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve_export.pipeline import Request, export
+
+runtime = pytest.importorskip(
+    "tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]"
+)
+pytest.importorskip("cuda.bindings", reason="needs CUDA's bindings: delugeserve[tensorrt-rtx]")
+pytest.importorskip("pytriton.constants", reason="there is no tritonserver (nvidia-pytriton)")
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(bool(hardware.usable_gpus()), reason="this machine has a GPU"),
+]
+
+
+def test_the_backend_of_plans_loads_in_a_real_server(tmp_path, monkeypatch):
+    spec = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+    weights = build_network(spec).eval().state_dict()
+    save_checkpoint(Checkpoint(spec, CIFAR10.class_names, weights), tmp_path / "tiny.safetensors")
+    repository = tmp_path / "repository"
+    export(Request(spec, tmp_path / "tiny.safetensors", repository, "tensorrt-rtx", "fp32", 4))
+
+    # As if there were a GPU, as far as the server itself: it refuses KIND_GPU before the backend.
+    config = repository / "tiny" / "config.pbtxt"
+    config.write_text(config.read_text().replace("KIND_GPU", "KIND_CPU"))
+    monkeypatch.setattr(hardware, "usable_gpus", lambda: (Gpu("NVIDIA L4", "550", "8.9", "1 MiB"),))
+    folders = [*server._package_folders(), str(Path(runtime.__file__).parents[1])]
+    monkeypatch.setattr(server, "_package_folders", lambda: folders)
+    with (
+        pytest.raises(ServerError, match=r"'tiny' did not load: model\.plan: CUDA: .*driver"),
+        serve(repository, grpc_port=0, http_port=None, metrics_port=None),
+    ):
+        pass
