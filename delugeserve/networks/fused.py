@@ -58,11 +58,17 @@ class SharedOutputs(list[Tensor]):
         for number, term in zip(readers, terms, strict=True):
             self._terms[number].append(term)
 
+    def copy(self) -> SharedOutputs:
+        """The outputs so far, for the same readers."""
+        copy = SharedOutputs([], self._kernels)
+        copy.extend(self)
+        copy._rows, copy._terms = self._rows, self._terms
+        return copy
+
     def weighted_sum(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """Sum the first L outputs: weights ``[L, C]``, bias ``[C]``."""
-        number = len(weight)
-        terms = self._terms[number]
-        total: Tensor = _Gather.apply(self[:number], weight.detach(), bias, self._kernels, *terms)
+        """Sum all L outputs so far: weights ``[L, C]``, bias ``[C]``."""
+        terms = self._terms[len(self)]
+        total: Tensor = _Gather.apply(list(self), weight.detach(), bias, self._kernels, *terms)
         return total
 
 
