@@ -45,6 +45,11 @@ class DelugeNet(nn.Module):
         logits: Tensor = self.head(outputs)
         return logits
 
+    @property
+    def followers(self) -> list[Transition | Head]:
+        """What reads all outputs of each block: the transitions and the head."""
+        return [*self.transitions, self.head]
+
     def fuse_sums(self, kernels: Kernels = "compiled") -> None:
         """Let every cross-layer sum read each of its inputs once; see :mod:`.fused`.
 
@@ -52,7 +57,7 @@ class DelugeNet(nn.Module):
             kernels: ``compiled`` needs a C++ compiler, and on a GPU Triton too; ``plain`` runs
                 everywhere, and is not faster than what it replaces.
         """
-        for block, following in zip(self.blocks, [*self.transitions, self.head], strict=True):
+        for block, following in zip(self.blocks, self.followers, strict=True):
             block.readers = (*block.sums, following.sum)
             block.kernels = kernels
 

@@ -21,11 +21,16 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from delugeserve.errors import UsageError
 
 Kernels = Literal["plain", "compiled"]
 
@@ -46,7 +51,7 @@ class SharedOutputs(list[Tensor]):
         super().__init__()
         self._kernels = kernels
         self._rows = {len(weight): weight.unbind() for weight in weights}
-        self._terms: dict[int, list[Tensor]] = {len(weight): [] for weight in weights}
+        self._products: dict[int, list[Tensor]] = {len(weight): [] for weight in weights}
 
     def append(self, output: Tensor) -> None:
         """Add an output ``[N, C, H, W]``."""
@@ -54,21 +59,22 @@ class SharedOutputs(list[Tensor]):
         super().append(output)
         readers = [number for number in self._rows if number > index]
         weight = torch.stack([self._rows[number][index] for number in readers])
-        terms = _Spread.apply(output, weight, self._kernels)
-        for number, term in zip(readers, terms, strict=True):
-            self._terms[number].append(term)
+        products = _Spread.apply(output, weight, self._kernels)  # type: ignore[no-untyped-call]
+        for number, product in zip(readers, products, strict=True):
+            self._products[number].append(product)
 
     def copy(self) -> SharedOutputs:
         """The outputs so far, for the same readers."""
         copy = SharedOutputs([], self._kernels)
         copy.extend(self)
-        copy._rows, copy._terms = self._rows, self._terms
+        copy._rows, copy._products = self._rows, self._products
         return copy
 
     def weighted_sum(self, weight: Tensor, bias: Tensor) -> Tensor:
         """Sum all L outputs so far: weights ``[L, C]``, bias ``[C]``."""
-        terms = self._terms[len(self)]
-        total: Tensor = _Gather.apply(list(self), weight.detach(), bias, self._kernels, *terms)
+        total: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+            list(self), weight.detach(), bias, self._kernels, *self._products[len(self)]
+        )
         return total
 
 
@@ -164,7 +170,7 @@ def weighted_sum_gradients(
             gradient, products = _compiled_gradients()(matrix, terms, factors)
             rows.append(products[first : first + len(matrices[part])])
             total = [gradient]
-    weight_gradient = torch.cat(rows).unflatten(1, (fold, -1)).sum(1).to(weight.dtype)
+    weight_gradient = torch.cat(rows).view(len(weight), fold, -1).sum(1).to(weight.dtype)
     return _as_images(total[0], input_), weight_gradient
 
 
@@ -255,3 +261,17 @@ def _as_matrix(x: Tensor, fold: int) -> Tensor:
 def _as_images(matrix: Tensor, like: Tensor) -> Tensor:
     n, c, h, w = like.shape
     return matrix.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def require_compiler() -> None:
+    """Check that kernels can be compiled.
+
+    Raises:
+        UsageError: there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise UsageError(
+            f"Fused sums need a C++ compiler, and there is no {compiler}.",
+            "Install one, name another in CXX, or do without fused sums.",
+        )

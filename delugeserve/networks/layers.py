@@ -71,7 +71,7 @@ class OutputNorm(nn.BatchNorm2d):
             return super().forward(x)
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        normalised: Tensor = _Normalise.apply(
+        normalised: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
             x, self.running_mean, self.running_var, self.momentum, self.eps
         )
         return normalised
@@ -182,14 +182,15 @@ class Block(nn.Module):
         if self.input_is_output:
             outputs.append(next(norms)(x))
         for layer in self.layers:
-            narrowed = self._read(next(sums), layer, outputs) if len(outputs) > 1 else layer.narrow(x)
+            if len(outputs) > 1:
+                narrowed = self._read(next(sums), layer, outputs)
+            else:
+                narrowed = layer.narrow(x)
             x = layer.widen(narrowed)
             outputs.append(next(norms)(x))
         return outputs
 
-    def _read(
-        self, sum_: CrossLayerSum, layer: CompositeLayer, outputs: list[Tensor]
-    ) -> Tensor:
+    def _read(self, sum_: CrossLayerSum, layer: CompositeLayer, outputs: list[Tensor]) -> Tensor:
         """The first third of a layer that reads a sum of all outputs so far."""
         if not (self.checkpoints and torch.is_grad_enabled()) or torch.compiler.is_compiling():
             return layer.narrow(sum_(outputs))

@@ -44,21 +44,14 @@ class PerReaderSum(nn.Module):
 def per_reader(network: DelugeNet) -> DelugeNet:
     """Copy a network into the authors' form; its state has keys of its own."""
     network = copy.deepcopy(network)
-    for block, following in zip(
-        network.blocks, [*network.transitions, network.head], strict=True
-    ):
-        first = block.num_outputs - len(block.sums)
-        block.sums = _sums(
-            PerReaderSum(sum_, block.norms[:number])
-            for number, sum_ in enumerate(block.sums, start=first)
+    for block, following in zip(network.blocks, network.followers, strict=True):
+        block.sums = cast(
+            "Sequence[CrossLayerSum]",
+            module_list(PerReaderSum(s, block.norms[: len(s.weight)]) for s in block.sums),
         )
         following.sum = cast("CrossLayerSum", PerReaderSum(following.sum, block.norms))
         block.norms = cast("Sequence[OutputNorm]", module_list(nn.Identity() for _ in block.norms))
     return network
-
-
-def _sums(sums: Iterable[PerReaderSum]) -> Sequence[CrossLayerSum]:
-    return cast("Sequence[CrossLayerSum]", module_list(sums))
 
 
 def _affine(norm: OutputNorm, weight: Tensor, bias: Tensor) -> nn.BatchNorm2d:
