@@ -221,12 +221,12 @@ def _widen(x: Tensor) -> Tensor:
 
 @functools.cache
 def _compiled_sum() -> Callable[..., Tensor]:
-    return torch.compile(_sum_kernel, dynamic=True, fullgraph=True)
+    return torch.compile(_sum_kernel, dynamic=True)
 
 
 @functools.cache
 def _compiled_gradients() -> Callable[..., tuple[Tensor, Tensor]]:
-    return torch.compile(_gradients_kernel, dynamic=True, fullgraph=True)
+    return torch.compile(_gradients_kernel, dynamic=True)
 
 
 def _parts(count: int) -> Iterator[slice]:
@@ -244,7 +244,7 @@ def _padded(terms: list[Tensor], weight: Tensor) -> tuple[list[Tensor], Tensor]:
     factors = nn.functional.pad(weight, (0, 0, carried, missing))
     factors[:carried] = 1
     # Tensors of their own, or the kernel would be compiled anew for every number of repetitions.
-    return [*terms, *(terms[-1].detach() for _ in range(missing))], factors
+    return [*terms, *(terms[-1].data for _ in range(missing))], factors
 
 
 def _folding(x: Tensor) -> int:
@@ -255,7 +255,9 @@ def _folding(x: Tensor) -> int:
 
 def _as_matrix(x: Tensor, fold: int) -> Tensor:
     """View images in channels-last order, or copy others, as ``[N * H * W / fold, fold * C]``."""
-    return x.detach().permute(0, 2, 3, 1).reshape(-1, fold * x.shape[1])
+    matrix = x.permute(0, 2, 3, 1).reshape(-1, fold * x.shape[1]).contiguous()
+    # Neither a view nor in need of a gradient: the kernels would be compiled anew for those.
+    return matrix.data
 
 
 def _as_images(matrix: Tensor, like: Tensor) -> Tensor:

@@ -122,14 +122,14 @@ def test_per_reader_normalisation_is_the_same_function():
 
 
 def block_of_sums(entry, *parameters, kernels):
-    """Two outputs, then more: each the tanh of a sum of all before it, as the block makes them."""
+    """Two outputs, then more, each from a sum of all before it, as in a block; the last sum."""
     weights, biases = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
     outputs = SharedOutputs(weights, kernels)
     outputs.append(entry)
     outputs.append(entry.sin())
-    for weight, bias in zip(weights, biases, strict=True):
+    for weight, bias in zip(weights[:-1], biases, strict=False):
         outputs.append(outputs.weighted_sum(weight, bias).tanh())
-    return outputs[-1]
+    return outputs.weighted_sum(weights[-1], biases[-1])
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -139,7 +139,7 @@ def test_gradients_are_the_numeric_ones(kernels):
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
 
-    entry = draw(2, 2, 2, 2)
+    entry = draw(1, 2, 3, 3)
     numbers = range(2, 11)  # more than one pass
     parameters = [draw(number, 2) for number in numbers] + [draw(2) for _ in numbers]
     assert torch.autograd.gradcheck(
@@ -163,8 +163,8 @@ def test_a_graph_that_is_kept_gives_the_same_gradients_again():
 @settings(max_examples=15, deadline=None)
 @given(
     number=st.integers(1, 24),
-    channels=st.sampled_from([3, 8, 32]),
-    shape=st.sampled_from([(1, 2, 3), (2, 4, 4)]),
+    channels=st.sampled_from([3, 24, 32]),
+    shape=st.sampled_from([(1, 2, 3), (2, 5, 6)]),
     channels_last=st.booleans(),
 )
 def test_a_sum_and_its_gradients(kernels, number, channels, shape, channels_last):
