@@ -55,7 +55,12 @@ def command(
         require_compiler()
     resolved = resolve_precision(precision)  # type: ignore[arg-type]
     samples = profile(
-        spec, batch, resolved, chosen, rounds=rounds, say=lambda line: talk.print(f"[dim]{line}[/]")
+        spec,
+        batch,
+        resolved,  # type: ignore[arg-type]
+        chosen,
+        rounds=rounds,
+        say=lambda line: talk.print(f"[dim]{line}[/]"),
     )
     title = f"{spec.name}, batch {batch}, {resolved}, {_where()}"
     if json:
