@@ -23,6 +23,7 @@ from delugeserve.cli import (
     export,
     inspect,
     models,
+    profile,
     quickstart,
     runs,
     serve,
@@ -65,6 +66,7 @@ def _options(
 for _module in (
     quickstart,
     models,
+    profile,
     train,
     runs,
     ablation,

@@ -127,6 +127,22 @@ def command(
             rich_help_panel=_MACHINE,
         ),
     ] = False,
+    fuse_sums: Annotated[
+        bool,
+        typer.Option(
+            "--fuse-sums",
+            help="Compile the cross-layer sums alone; needs the same.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = False,
+    checkpoint_sums: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoint-sums",
+            help="Save memory: compute the sums twice.",
+            rich_help_panel=_MACHINE,
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -183,6 +199,8 @@ def command(
         sync_batchnorm,
         deterministic,
         compiled,
+        fuse_sums,
+        checkpoint_sums,
     )
     if world.is_first:
         _print_config(config, world.size)

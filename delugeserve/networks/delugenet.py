@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from delugeserve.networks.fused import Kernels
 from delugeserve.networks.layers import Block, Head, Transition, module_list
 from delugeserve.networks.stems import STEMS
 from delugeserve.zoo import ModelSpec
@@ -43,3 +44,24 @@ class DelugeNet(nn.Module):
             outputs = block(transition(outputs))
         logits: Tensor = self.head(outputs)
         return logits
+
+    @property
+    def followers(self) -> list[Transition | Head]:
+        """What reads all outputs of each block: the transitions and the head."""
+        return [*self.transitions, self.head]
+
+    def fuse_sums(self, kernels: Kernels = "compiled") -> None:
+        """Let every cross-layer sum read each of its inputs once; see :mod:`.fused`.
+
+        Args:
+            kernels: ``compiled`` needs a C++ compiler, and on a GPU Triton too; ``plain`` runs
+                everywhere, and is not faster than what it replaces.
+        """
+        for block, following in zip(self.blocks, self.followers, strict=True):
+            block.readers = (*block.sums, following.sum)
+            block.kernels = kernels
+
+    def checkpoint_sums(self) -> None:
+        """Compute the composite layers' sums again in the backward pass, to save their memory."""
+        for block in self.blocks:
+            block.checkpoints = True

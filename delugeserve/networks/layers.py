@@ -5,11 +5,15 @@ Equations and figures are those of Kuen et al., arXiv 1611.05552. The convolutio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TypeVar, cast
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from delugeserve.networks.fused import Kernels, SharedOutputs, plain_sum
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,13 +45,59 @@ class CrossLayerSum(nn.Module):
 
     def forward(self, normalised: Sequence[Tensor]) -> Tensor:
         """Sum L tensors ``[N, C, H, W]`` into one of the same shape."""
-        dtype = normalised[0].dtype
-        weight = self.weight.to(dtype)[:, :, None, None]
-        total = self.bias.sum(dim=0).to(dtype)[:, None, None]
-        for h, w in zip(normalised, weight, strict=True):
-            # addcmul keeps only h and w for the backward pass, and h is shared by all readers.
-            total = torch.addcmul(total, h, w)
-        return total
+        bias = self.bias.sum(dim=0)
+        if isinstance(normalised, SharedOutputs):
+            return normalised.weighted_sum(self.weight, bias)
+        return plain_sum(normalised, self.weight, bias)
+
+
+class OutputNorm(nn.BatchNorm2d):
+    """BatchNorm without affine that keeps its output for the backward pass, and not its input.
+
+    The gradient needs the normalised input, which is the output, and that is kept for the sums
+    that read it in any case.
+
+    Args:
+        channels: C of the images.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[N, C, H, W]``."""
+        # Compiled, the whole network is cut into what is kept and what is computed again anyway.
+        if not self.training or torch.compiler.is_compiling():
+            return super().forward(x)
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        normalised: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
+            x, self.running_mean, self.running_var, self.momentum, self.eps
+        )
+        return normalised
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, momentum: float, eps: float
+    ) -> Tensor:
+        normalised, _, scale = torch.native_batch_norm(
+            x, None, None, mean, variance, True, momentum, eps
+        )
+        ctx.save_for_backward(normalised, scale)
+        return normalised
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        normalised, scale = ctx.saved_tensors
+        # The gradient of a BatchNorm whose input has mean 0 and deviation 1, and whose weight is
+        # the scale that the true input was multiplied with.
+        zeros, ones = torch.zeros_like(scale), torch.ones_like(scale)
+        result, _, _ = torch.ops.aten.native_batch_norm_backward(
+            gradient, normalised, scale, None, None, zeros, ones, True, 0.0, [True, False, False]
+        )
+        return result, None, None, None, None
 
 
 class CompositeLayer(nn.Module):
@@ -69,7 +119,15 @@ class CompositeLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, in_channels, H, W]`` to ``[N, 2 * width, H, W]``."""
+        return self.widen(self.narrow(x))
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """The first third: map ``[N, in_channels, H, W]`` to ``[N, width, H, W]``."""
         x = self.conv1(torch.relu(self.norm1(x)))
+        return x
+
+    def widen(self, x: Tensor) -> Tensor:
+        """The rest: map ``[N, width, H, W]`` to ``[N, 2 * width, H, W]``."""
         x = self.conv2(torch.relu(self.norm2(x)))
         x = self.conv3(torch.relu(self.norm3(x)))
         return x
@@ -86,6 +144,12 @@ class Block(nn.Module):
         num_layers: number of composite layers.
         input_is_output: whether the input counts among the outputs. False only for the first block
             of a CIFAR network, whose stem has fewer channels than the block's outputs.
+
+    Attributes:
+        checkpoints: whether a sum, its BatchNorm and its ReLU are computed a second time in the
+            backward pass instead of being kept for it.
+        readers: the sums of the block and of what follows it, if they are to be fused.
+        kernels: of the fused sums.
     """
 
     def __init__(
@@ -95,9 +159,10 @@ class Block(nn.Module):
         channels = 2 * width
         self.input_is_output: bool = input_is_output
         self.num_outputs: int = num_layers + input_is_output
-        self.norms = module_list(
-            nn.BatchNorm2d(channels, affine=False) for _ in range(self.num_outputs)
-        )
+        self.checkpoints: bool = False
+        self.readers: tuple[CrossLayerSum, ...] = ()
+        self.kernels: Kernels = "plain"
+        self.norms = module_list(OutputNorm(channels) for _ in range(self.num_outputs))
         self.layers = module_list(
             CompositeLayer(in_channels if index == 0 else channels, width)
             for index in range(num_layers)
@@ -110,16 +175,46 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map ``[N, in_channels, H, W]`` to normalised outputs, each ``[N, 2 * width, H, W]``."""
         outputs: list[Tensor] = []
+        if self.readers and not torch.compiler.is_compiling():
+            outputs = SharedOutputs([reader.weight for reader in self.readers], self.kernels)
         sums = iter(self.sums)
         norms = iter(self.norms)
         if self.input_is_output:
             outputs.append(next(norms)(x))
         for layer in self.layers:
             if len(outputs) > 1:
-                x = next(sums)(outputs)
-            x = layer(x)
+                narrowed = self._read(next(sums), layer, outputs)
+            else:
+                narrowed = layer.narrow(x)
+            x = layer.widen(narrowed)
             outputs.append(next(norms)(x))
         return outputs
+
+    def _read(self, sum_: CrossLayerSum, layer: CompositeLayer, outputs: list[Tensor]) -> Tensor:
+        """The first third of a layer that reads a sum of all outputs so far."""
+        if not (self.checkpoints and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return layer.narrow(sum_(outputs))
+        # The convolution is inside because it keeps what comes out of the ReLU; it is not computed
+        # a second time, since the backward pass needs nothing that comes after it.
+        so_far = outputs.copy()
+        narrowed: Tensor = checkpoint(
+            lambda: layer.narrow(sum_(so_far)),
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=lambda: (nullcontext(), _statistics_kept(layer.norm1)),
+        )
+        return narrowed
+
+
+@contextmanager
+def _statistics_kept(norm: nn.BatchNorm2d) -> Iterator[None]:
+    """Leave the running statistics as they are, though the norm is in training."""
+    momentum, count = norm.momentum, norm.num_batches_tracked
+    norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class Transition(nn.Module):

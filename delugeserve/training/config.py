@@ -32,6 +32,8 @@ class RunConfig:
         sync_batchnorm: whether BatchNorm takes its statistics over all processes.
         deterministic: whether only algorithms that repeat to the bit are used.
         compile: whether the training step goes through ``torch.compile``.
+        fuse_sums: whether the cross-layer sums alone are compiled, each into one pass.
+        checkpoint_sums: whether they are computed again in the backward pass, to save memory.
     """
 
     model: str
@@ -44,6 +46,8 @@ class RunConfig:
     sync_batchnorm: bool = False
     deterministic: bool = False
     compile: bool = False
+    fuse_sums: bool = False
+    checkpoint_sums: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The values as they come back from a JSON file."""

@@ -114,7 +114,7 @@ def synchronise_norms(network: nn.Module) -> None:
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, nn.BatchNorm2d):
             module.__class__ = CpuSyncBatchNorm  # which adds no state
 
 

@@ -20,6 +20,8 @@ from delugeserve.data.encoded import EncodedImages
 from delugeserve.errors import DatasetError, TrainingError, UsageError
 from delugeserve.evaluation import Evaluation, evaluate_batches, network_classifier
 from delugeserve.networks.build import build_network
+from delugeserve.networks.delugenet import DelugeNet
+from delugeserve.networks.fused import require_compiler
 from delugeserve.training import batches
 from delugeserve.training.averaging import MovingAverage
 from delugeserve.training.batches import Images, Reading
@@ -82,6 +84,7 @@ def train(
     reading = reading or Reading()
     environment = describe_environment(config.precision) | {"processes": str(world.size)}
     _check_gpus(world)
+    _check_sums(spec, config)
 
     def prepare() -> tuple[Images, Images]:
         batches.share_of(config.recipe.batch_size, world, config.accumulate)
@@ -142,6 +145,25 @@ def _check_gpus(world: World) -> None:
         )
 
 
+def _check_sums(spec: ModelSpec, config: RunConfig) -> None:
+    if not (config.fuse_sums or config.checkpoint_sums):
+        return
+    remedy = "Leave --fuse-sums and --checkpoint-sums away"
+    if spec.baseline:
+        raise UsageError(f"{spec.name} has no cross-layer sums.", f"{remedy}.")
+    if config.compile:
+        raise UsageError(
+            "--compile fuses sums and chooses what to keep by itself.", f"{remedy}, or --compile."
+        )
+    if config.checkpoint_sums and config.sync_batchnorm:
+        raise UsageError(
+            "Processes cannot share statistics that --checkpoint-sums computes twice.",
+            "Leave --checkpoint-sums or --sync-batchnorm away.",
+        )
+    if config.fuse_sums:
+        require_compiler()
+
+
 def _read(spec: ModelSpec, config: RunConfig) -> tuple[Images, Images]:
     images = batches.read_split(config.data, "train", spec.dataset, limit=config.limit)
     test_images = batches.read_split(config.data, "test", spec.dataset)
@@ -165,6 +187,11 @@ def _module(spec: ModelSpec, config: RunConfig, images: Images, world: World) ->
         synchronise_norms(module)
     if config.compile:
         module.network.compile()
+    if isinstance(network, DelugeNet):
+        if config.fuse_sums:
+            network.fuse_sums()
+        if config.checkpoint_sums:
+            network.checkpoint_sums()
     return module
 
 

@@ -43,7 +43,7 @@ def test_models_fits_a_terminal_of_eighty_columns(run, monkeypatch):
 
 @pytest.mark.parametrize("command", ["models", "train", "runs", "ablation", "evaluate",
                                      "connectivity", "export", "serve", "classify", "benchmark",
-                                     "quickstart"])  # fmt: skip
+                                     "profile", "quickstart"])  # fmt: skip
 def test_every_command_explains_itself(run, command):
     status, out, _ = run(command, "--help")
     assert status == 0

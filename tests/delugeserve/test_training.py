@@ -247,6 +247,30 @@ def test_a_loss_that_is_no_number_stops_the_run(config, tmp_path):
     assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
 
 
+def test_checkpointed_sums_give_the_same_weights(config, tmp_path):
+    short = dataclasses.replace(config, limit=60)
+    plain, _ = train(TINY, short, tmp_path / "plain")
+    frugal, _ = train(TINY, dataclasses.replace(short, checkpoint_sums=True), tmp_path / "frugal")
+    found = load_checkpoint(frugal).state
+    for name, tensor in load_checkpoint(plain).state.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_fused_sums_learn(config, tmp_path):
+    _, evaluation = train(TINY, dataclasses.replace(config, fuse_sums=True), tmp_path / "run")
+    assert evaluation.top1_error < 60, "the classes are plain colours"
+
+
+@pytest.mark.parametrize("option", ["fuse_sums", "checkpoint_sums"])
+def test_options_of_sums_where_there_is_nothing_to_choose(config, option, tmp_path):
+    chosen = dataclasses.replace(config, **{option: True})
+    with pytest.raises(UsageError, match="has no cross-layer sums"):
+        train(dataclasses.replace(TINY, baseline="1x1"), chosen, tmp_path)
+    with pytest.raises(UsageError, match="by itself"):
+        train(TINY, dataclasses.replace(chosen, compile=True), tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
 def test_precision_follows_the_processor(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for native, expected in ((True, "bf16"), (False, "fp32")):

@@ -1,0 +1,279 @@
+"""The cross-layer sums of a block with each tensor read once, forward and backward.
+
+Written with one operation for each input, a sum over L inputs writes L - 1 partial results, and its
+gradient writes L tensors, which autograd then adds to those of the other readers one by one. Here
+
+- forward, a reader reads its L inputs and writes its result: ``x_r = sum_i w_r[i] * h_i + b_r``;
+- backward, an output waits until all its readers have their gradients ``g_r``, then reads them and
+  itself, and writes its own: ``dh_i = sum_r w_r[i] * g_r`` and ``dw_r[i] = sum_nhw g_r * h_i``.
+
+To autograd these are two functions: :class:`_Spread` makes the products ``w_r[i] * h_i`` for all
+readers of an output, :class:`_Gather` adds up those that belong to one reader. The products are
+never computed: the tensors that stand for them carry shapes forward and gradients backward.
+
+The arithmetic is a weighted sum of up to eight matrices ``[M, C]`` and its gradient, with M for
+batch, height and width. As plain operations these run everywhere. Compiled by ``torch.compile``, to
+C++ or on a GPU to Triton, they run in one pass, accumulate in float32, and are the same two kernels
+for all numbers of inputs and sizes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from delugeserve.errors import UsageError
+
+Kernels = Literal["plain", "compiled"]
+
+_WIDTH = 8  # matrices that a compiled kernel reads at once; more are summed in several passes
+_LANES = 32  # a row of a multiple of these leaves the compiled kernels' vectors no remainder
+
+
+class SharedOutputs(list[Tensor]):
+    """The normalised outputs of a block, and on the way back the gradients of all their readers.
+
+    Args:
+        weights: of every reader in the order in which they read, ``[L, C]`` each. A reader takes
+            all outputs there are, so the numbers L differ.
+        kernels: ``plain`` or ``compiled``.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], kernels: Kernels) -> None:
+        super().__init__()
+        self._kernels = kernels
+        self._rows = {len(weight): weight.unbind() for weight in weights}
+        self._products: dict[int, list[Tensor]] = {len(weight): [] for weight in weights}
+
+    def append(self, output: Tensor) -> None:
+        """Add an output ``[N, C, H, W]``."""
+        index = len(self)
+        super().append(output)
+        readers = [number for number in self._rows if number > index]
+        weight = torch.stack([self._rows[number][index] for number in readers])
+        products = _Spread.apply(output, weight, self._kernels)  # type: ignore[no-untyped-call]
+        for number, product in zip(readers, products, strict=True):
+            self._products[number].append(product)
+
+    def copy(self) -> SharedOutputs:
+        """The outputs so far, for the same readers."""
+        copy = SharedOutputs([], self._kernels)
+        copy.extend(self)
+        copy._rows, copy._products = self._rows, self._products
+        return copy
+
+    def weighted_sum(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Sum all L outputs so far: weights ``[L, C]``, bias ``[C]``."""
+        total: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+            list(self), weight.detach(), bias, self._kernels, *self._products[len(self)]
+        )
+        return total
+
+
+class _Spread(torch.autograd.Function):
+    """From an output and its R readers' weights ``[R, C]`` to R products that are not computed."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, weight: Tensor, kernels: Kernels) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(output, weight)
+        ctx.kernels = kernels
+        return tuple(output.new_empty(()).expand(output.shape) for _ in weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        output, weight = ctx.saved_tensors
+        gradient, weight_gradient = weighted_sum_gradients(output, gradients, weight, ctx.kernels)
+        return gradient, weight_gradient, None
+
+
+class _Gather(torch.autograd.Function):
+    """Adds up the products that belong to one reader, and its bias ``[C]``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        outputs: Sequence[Tensor],
+        weight: Tensor,
+        bias: Tensor,
+        kernels: Kernels,
+        *products: Tensor,
+    ) -> Tensor:
+        ctx.num_products = len(products)
+        ctx.bias_dtype = bias.dtype
+        return weighted_sum(outputs, weight, bias, kernels)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        bias_gradient = gradient.sum((0, 2, 3)).to(ctx.bias_dtype)
+        return None, None, bias_gradient, None, *(gradient for _ in range(ctx.num_products))
+
+
+def weighted_sum(
+    inputs: Sequence[Tensor], weight: Tensor, bias: Tensor, kernels: Kernels
+) -> Tensor:
+    """Compute ``bias[c] + sum_i weight[i, c] * inputs_i[c]``, without a gradient.
+
+    Args:
+        inputs: L tensors ``[N, C, H, W]``.
+        weight: ``[L, C]``.
+        bias: ``[C]``.
+        kernels: ``plain`` or ``compiled``.
+    """
+    if kernels == "plain":
+        return plain_sum(inputs, weight, bias)
+    fold = _folding(inputs[0])
+    matrices = [_as_matrix(x, fold) for x in inputs]
+    weight, bias = weight.repeat(1, fold), bias.repeat(fold)
+    total: list[Tensor] = []
+    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+        for part in _parts(len(matrices)):
+            terms, factors = _padded([*total, *matrices[part]], weight[part])
+            total = [_compiled_sum()(terms, factors, bias)]
+            bias = torch.zeros_like(bias)
+    return _as_images(total[0], inputs[0])
+
+
+def weighted_sum_gradients(
+    input_: Tensor, gradients: Sequence[Tensor], weight: Tensor, kernels: Kernels
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients that R weighted sums have for one of their inputs and its weights.
+
+    Args:
+        input_: ``[N, C, H, W]``, which sum r weights with ``weight[r, c]``.
+        gradients: R gradients of the sums, ``[N, C, H, W]`` each.
+        weight: ``[R, C]``.
+        kernels: ``plain`` or ``compiled``.
+
+    Returns:
+        The gradients of ``input_``, ``[N, C, H, W]``, and of ``weight``, ``[R, C]``.
+    """
+    if kernels == "plain":
+        return _plain_gradients(input_, gradients, weight)
+    fold = _folding(input_)
+    matrix = _as_matrix(input_, fold)
+    matrices = [_as_matrix(g, fold) for g in gradients]
+    folded = weight.repeat(1, fold)
+    total: list[Tensor] = []
+    rows = []
+    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
+        for part in _parts(len(matrices)):
+            terms, factors = _padded([*total, *matrices[part]], folded[part])
+            first = len(total)
+            gradient, products = _compiled_gradients()(matrix, terms, factors)
+            rows.append(products[first : first + len(matrices[part])])
+            total = [gradient]
+    weight_gradient = torch.cat(rows).view(len(weight), fold, -1).sum(1).to(weight.dtype)
+    return _as_images(total[0], input_), weight_gradient
+
+
+def plain_sum(inputs: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """Compute the weighted sum with an operation for each input, which autograd understands."""
+    dtype = inputs[0].dtype
+    total = bias.to(dtype)[:, None, None]
+    for x, w in zip(inputs, weight.to(dtype)[:, :, None, None], strict=True):
+        # addcmul keeps only x and w for the backward pass, and x is shared by all readers.
+        total = torch.addcmul(total, x, w)
+    return total
+
+
+def _plain_gradients(
+    input_: Tensor, gradients: Sequence[Tensor], weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    total = torch.zeros_like(input_)
+    rows = []
+    for g, w in zip(gradients, weight.to(input_.dtype)[:, :, None, None], strict=True):
+        total.addcmul_(g, w)
+        rows.append((g * input_).sum((0, 2, 3), dtype=weight.dtype))
+    return total, torch.stack(rows)
+
+
+def _sum_kernel(terms: Sequence[Tensor], factors: Tensor, bias: Tensor) -> Tensor:
+    """Weighted sum of matrices ``[M, C]``."""
+    total = bias
+    for x, w in zip(terms, factors, strict=True):
+        total = total + w * _widen(x)
+    return total.to(terms[0].dtype)
+
+
+def _gradients_kernel(
+    input_: Tensor, terms: Sequence[Tensor], factors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of gradients ``[M, C]``, and their products with the input, summed over M."""
+    total = torch.zeros_like(_widen(input_))
+    products = []
+    for g, w in zip(terms, factors, strict=True):
+        total = total + w * _widen(g)
+        products.append((_widen(g) * _widen(input_)).sum(0))
+    return total.to(input_.dtype), torch.stack(products)
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@functools.cache
+def _compiled_sum() -> Callable[..., Tensor]:
+    return torch.compile(_sum_kernel, dynamic=True)
+
+
+@functools.cache
+def _compiled_gradients() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(_gradients_kernel, dynamic=True)
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """Cut ``count`` inputs into passes; all but the first have to carry the sum so far."""
+    start, stop = 0, _WIDTH
+    while start < count:
+        yield slice(start, min(stop, count))
+        start, stop = stop, stop + _WIDTH - 1
+
+
+def _padded(terms: list[Tensor], weight: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Fill a pass up: weight one for the sum so far, zero for repetitions of the last term."""
+    carried = len(terms) - len(weight)
+    missing = _WIDTH - len(terms)
+    factors = nn.functional.pad(weight, (0, 0, carried, missing))
+    factors[:carried] = 1
+    # Tensors of their own, or the kernel would be compiled anew for every number of repetitions.
+    return [*terms, *(terms[-1].data for _ in range(missing))], factors
+
+
+def _folding(x: Tensor) -> int:
+    """How many pixels of ``[N, C, H, W]`` make a row of a multiple of ``_LANES`` numbers."""
+    fold = _LANES // math.gcd(_LANES, x.shape[1])
+    return fold if x.numel() // x.shape[1] % fold == 0 else 1
+
+
+def _as_matrix(x: Tensor, fold: int) -> Tensor:
+    """View images in channels-last order, or copy others, as ``[N * H * W / fold, fold * C]``."""
+    matrix = x.permute(0, 2, 3, 1).reshape(-1, fold * x.shape[1]).contiguous()
+    # Neither a view nor in need of a gradient: the kernels would be compiled anew for those.
+    return matrix.data
+
+
+def _as_images(matrix: Tensor, like: Tensor) -> Tensor:
+    n, c, h, w = like.shape
+    return matrix.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def require_compiler() -> None:
+    """Check that kernels can be compiled.
+
+    Raises:
+        UsageError: there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise UsageError(
+            f"Fused sums need a C++ compiler, and there is no {compiler}.",
+            "Install one, name another in CXX, or do without fused sums.",
+        )
