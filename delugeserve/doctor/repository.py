@@ -76,8 +76,7 @@ def _examine(repository: Path, name: str) -> Iterator[Finding]:
         *_examine_batches(version, config, again),
         *_examine_threads(version, config),
         *_examine_backend(version, config, again),
-        # Of a plan only its builder knows what it is good for, and says so under this name.
-        *examine_plan(version, getattr(version.manifest, "engine", {}), again),
+        *examine_plan(version, stored),
     ]
     yield from found or [_finding(name, "ok", _describe(version, config))]
 

@@ -14,6 +14,7 @@ from delugeserve.doctor import backends, machine, plans, repository, server
 from delugeserve.doctor.extras import examine_extras
 from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.inspection.versions import read_version
+from delugeserve.serving.repository import StoredModel
 from delugeserve.serving.server import FOLDER_PREFIX
 from delugeserve.zoo import find_model
 from delugeserve_export.engines import BACKENDS
@@ -218,56 +219,43 @@ def test_no_repository(tmp_path):
     assert "delugeserve export" in finding.remedy
 
 
-def add_plan(stored, builder):
-    """The version, with a plan in it."""
-    tag = {"TensorRT": b"ftrt", "TensorRT-RTX": b"vtrt"}[builder]
-    (stored / "tiny" / "1" / "model.plan").write_bytes(tag + bytes(20) + bytes([9, 8, 7, 6]))
-    return read_version(stored / "tiny" / "1")
+def examine_plan(stored, content=b"ftrt" + bytes(20) + bytes([9, 8, 7, 6]), **engine):
+    """What is found of the version with a plan in it."""
+    version = stored / "tiny" / "1"
+    (version / "model.plan").write_bytes(content)
+    manifest = json.loads((version / "manifest.json").read_text())
+    (version / "manifest.json").write_text(json.dumps(manifest | {"engine": engine}))
+    model = StoredModel("tiny", version.parent, "tensorrt", True, 1)
+    return list(plans.examine_plan(read_version(version), model))
 
 
-def test_a_plan_where_there_is_no_runtime_and_no_gpu(stored, monkeypatch, tmp_path):
-    version = add_plan(stored, "TensorRT")
-    monkeypatch.setattr(sys, "path", [])
+def test_a_plan_where_there_is_no_gpu(stored, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     hardware.find_gpus.cache_clear()
-    runtime, device = plans.examine_plan(version, {}, "again")
-    assert (runtime.status, device.status) == ("absent", "absent")
-    assert "for TensorRT 9.8.7.6, which is not installed" in runtime.text
-    assert "delugeserve[tensorrt]" in runtime.remedy
+    (finding,) = examine_plan(stored)
+    assert finding.status == "absent"
+    assert "runs on an NVIDIA GPU" in finding.text
     hardware.find_gpus.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("installed", "engine", "wrong"),
-    [
-        ("9.8.7", {}, []),
-        ("9.8.6", {}, ["9.8.7.6, and 9.8.6 is here"]),
-        ("10.1.0", {"version_compatible": True}, []),
-        ("9.8.7", {"compute_capabilities": ["8.9"]}, []),
-        ("9.8.7", {"compute_capabilities": ["8.6", "9.0"]}, ["8.6 and 9.0, and 8.9 is here"]),
-        ("9.8.7", {"minimum_compute_capability": "8.0"}, []),
-        ("9.8.7", {"minimum_compute_capability": "10.0"}, ["10.0 and later, and 8.9 is here"]),
-    ],
-)
-def test_a_plan_beside_the_runtime_and_the_gpu_that_are_here(
-    stored, nvidia_smi, monkeypatch, tmp_path, installed, engine, wrong
-):
-    nvidia_smi('echo "NVIDIA L4, 550.54, 8.9, 23034 MiB"')
-    info = tmp_path / "packages" / f"tensorrt_rtx-{installed}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Name: tensorrt-rtx\nVersion: {installed}\n")
-    monkeypatch.syspath_prepend(info.parent)
-    version = add_plan(stored, "TensorRT-RTX")
-    found = list(plans.examine_plan(version, engine, "Export it again."))
-    assert [finding.status for finding in found] == ["problem"] * len(wrong)
-    for finding, text in zip(found, wrong, strict=True):
-        assert text in finding.text
+def test_a_plan_for_another_gpu(stored, monkeypatch):
+    l4 = hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB")
+    monkeypatch.setattr(hardware, "usable_gpus", lambda: [l4])
+    engine = {"version": "9.8.7.6", "version_compatible": False, "options": {}}
+    (finding,) = examine_plan(
+        stored, **engine, minimum_compute_capability=None, compute_capabilities=["8.6"]
+    )
+    assert finding.status == "problem"
+    assert "8.6" in finding.text
+    assert finding.remedy
+    fitting = {"minimum_compute_capability": "8.0", "compute_capabilities": []}
+    assert examine_plan(stored, **engine, **fitting) == []
 
 
 def test_something_else_that_is_called_a_plan(stored):
-    (stored / "tiny" / "1" / "model.plan").write_text("no plan")
-    (finding,) = plans.examine_plan(read_version(stored / "tiny" / "1"), {}, "again")
-    assert finding.status == "problem"
+    findings = examine_plan(stored, b"no plan")
+    assert findings[0].status == "problem"
+    assert "is not a TensorRT plan" in findings[0].text
 
 
 def test_this_machine():
