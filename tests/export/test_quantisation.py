@@ -1,6 +1,7 @@
 """Q/DQ in the graph: what is quantised, how, and that every runtime computes just that."""
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
 from delugeserve_export.calibration import collect_histograms
 from delugeserve_export.engines import BACKENDS
 from delugeserve_export.graph import build_graph
+from delugeserve_export.interface import SumForm
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
 
 SMALL_IMAGENET = dataclasses.replace(IMAGENET, image_size=64, num_classes=13)
@@ -77,6 +79,12 @@ def test_a_layer_is_a_convolution_with_its_input_and_what_goes_into_sums(graph, 
     assert layers["block2/layer1/conv1"] == ("block2/layer1/relu1",)
     assert layers["block2/layer1/conv3"] == ("block2/layer1/relu3", "block2/layer1/conv3")
     assert layers["transition1/conv"] == ("transition1/sum", "transition1/conv")
+
+
+def test_layers_do_not_depend_on_how_sums_are_written(graph, folded, spec):
+    for form in get_args(SumForm):
+        written = build_graph(folded, spec.dataset, sum_form=form)
+        assert quantisable_layers(written) == quantisable_layers(graph)
 
 
 @pytest.mark.parametrize("integers", ["int8", "uint8"])
