@@ -72,8 +72,6 @@ class OpenVino(Backend):
             _PRECISIONS[layer["runtimePrecision"].astype(str)]
             for layer in layers
             if layer["layerType"].astype(str) == "Convolution"
-            # The terms of weighted sums may be convolutions too.
-            and "/sum" not in layer["originalLayersNames"].astype(str).partition(",")[0]
         )
         return {"Convolution": dict(counted)}
 
