@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -100,6 +101,16 @@ def interleave(
         for name in list(contestants)[:: -1 if index % 2 else 1]:
             samples[name].append(contestants[name]())
     return samples
+
+
+def milliseconds(infer: Callable[[Any], Any], images: Any, seconds: float) -> float:
+    """Mean time of a call: one goes untimed, then as many as there is time for, two at least."""
+    infer(images)  # caches and threads were another's until now
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds or count < 2:
+        infer(images)
+        count += 1
+    return 1e3 * elapsed / count
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:

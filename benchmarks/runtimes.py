@@ -8,7 +8,6 @@ Needs the extra `export`.
 from __future__ import annotations
 
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,6 @@ these."""
 
 BASE = "ONNX Runtime fp32, batchnorm"
 ENGINES = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
-
-
-def milliseconds(infer: Any, images: np.ndarray, seconds: float) -> float:
-    infer(images)  # caches and threads were another's until now
-    count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds or count < 2:
-        infer(images)
-        count += 1
-    return 1e3 * elapsed / count
 
 
 def load_engines(spec: ModelSpec, images: np.ndarray, folder: Path) -> dict[str, Any]:
@@ -72,7 +62,7 @@ def main() -> None:
             engines = load_engines(spec, images, Path(folder))
             for batch in (1, 8) if spec.stem == "imagenet" else (1, 8, 32):
                 contestants = {
-                    key: partial(milliseconds, infer, images[:batch], chosen.seconds)
+                    key: partial(common.milliseconds, infer, images[:batch], chosen.seconds)
                     for key, infer in engines.items()
                 }
                 title = f"{spec.name}, batch {batch}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.markup import escape
@@ -32,7 +33,7 @@ def command(
     backend: Annotated[
         str, typer.Option(help="onnxruntime, openvino, tensorrt, tensorrt-rtx or auto.")
     ] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16 or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8 or auto.")] = "auto",
     max_batch_size: Annotated[int, typer.Option(help="Most images of one batch.")] = 64,
     sum_form: Annotated[
         str, typer.Option(help="Form of weighted sums: mul, batchnorm, conv or auto.")
@@ -41,6 +42,17 @@ def command(
         str | None, typer.Option(help="Data set to verify on. Default: photographs.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of an untrained network.")] = 0,
+    calibration_data: Annotated[
+        str | None,
+        typer.Option(help="int8: data set whose training split calibrates. Default: --data."),
+    ] = None,
+    calibration_images: Annotated[
+        int, typer.Option(help="int8: most images to calibrate on.")
+    ] = 512,
+    calibration_method: Annotated[
+        str, typer.Option(help="int8: entropy, minmax or percentile.")
+    ] = "entropy",
+    max_drop: Annotated[float, typer.Option(help="int8: points of top-1 that it may cost.")] = 0.5,
     optimal_batch_size: Annotated[
         int | None,
         typer.Option(help="Batch to tune for. Default: 16.", rich_help_panel=_PLANS),
@@ -102,6 +114,7 @@ def command(
     for module in ("torch", "onnx"):
         require(module, "export")
     from delugeserve_export.engines.base import BuildOptions
+    from delugeserve_export.int8 import Int8Options
     from delugeserve_export.pipeline import Progress, Request, export
 
     check_report_path(report)
@@ -128,6 +141,7 @@ def command(
         data,
         seed,
         options,
+        Int8Options(calibration_data, calibration_images, calibration_method, max_drop),
     )
     with talk.status("starting") as status:
         try:
@@ -142,6 +156,13 @@ def command(
             "[bold yellow]warning:[/] there are no trained weights of "
             f"'{done.manifest.model}' here, so an UNTRAINED network was exported. Its speed is "
             "right, its answers mean nothing.",
+            soft_wrap=True,
+        )
+    quantisation = done.manifest.quantisation
+    if quantisation is not None and not quantisation["representative"]:
+        talk.print(
+            "[bold yellow]warning:[/] int8 was calibrated on crops of photographs, which are not "
+            "what this network classifies. Say --calibration-data.",
             soft_wrap=True,
         )
     if json:
@@ -163,6 +184,8 @@ def _print_report(done: Export) -> None:
         [(stage, f"{seconds:.2f}") for stage, seconds in done.seconds.items()]
         + [("[bold]total[/]", f"[bold]{total:.2f}[/]")],
     )
+    if manifest.quantisation is not None:
+        _print_quantisation(manifest.quantisation)
     _print_sum_forms(manifest)
     print_verification(manifest)
     _print_speed(manifest)
@@ -201,4 +224,20 @@ def _print_sum_forms(manifest: Manifest) -> None:
         talk.print(
             f"weighted sums written as {manifest.sum_form['form']}: ms for a batch of 8: {listed}",
             highlight=False,
+        )
+
+
+def _print_quantisation(facts: Mapping[str, Any]) -> None:
+    layers, kept, sensitivity = facts["layers"], facts["kept"], facts["sensitivity"]
+    out.print(
+        f"int8: {len(layers)} of {len(layers) + len(kept)} convolutions, calibrated by "
+        f"{facts['method']} on {facts['calibrated_on']}; drop {facts['loss']['drop']:.2f} points "
+        f"({facts['judged_on']})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if kept:
+        print_table(
+            ("kept in the higher precision", "logit error of it alone in int8"),
+            ((layer, f"{sensitivity[layer]:.2g}") for layer in kept),
         )

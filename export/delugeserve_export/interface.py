@@ -18,6 +18,16 @@ LOGITS = "logits"
 PROBABILITIES = "probabilities"
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""int8 means the layers that the graph quantises; the others compute in the best precision left."""
+
+Integers = Literal["int8", "uint8", "either"]
+"""What quantised activations are stored in. Weights are int8 always.
+
+uint8 has twice the levels for a tensor without negative values, such as the output of a ReLU.
+``either`` takes it for those and int8 for the others; ``uint8`` takes it for all, with a zero of
+128 where there are negative values, because ONNX Runtime wants one type on both sides of a
+convolution; TensorRT takes ``int8`` only.
+"""
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
 Infer = Callable[[NDArray[np.uint8]], Outputs]

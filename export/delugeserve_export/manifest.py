@@ -33,6 +33,7 @@ class Manifest:
             form, where they were measured.
         artefact: name of the file that the backend loads.
         max_batch_size: the most images of one batch.
+        quantisation: of int8, how it was calibrated and which layers it holds; else None.
         verification: what was checked, where and on what, and the figures; see
             :class:`delugeserve_export.gate.Verification`.
         engine: what a plan is good for; see
@@ -55,6 +56,7 @@ class Manifest:
     sum_form: Mapping[str, Any]
     artefact: str
     max_batch_size: int
+    quantisation: Mapping[str, Any] | None
     verification: Mapping[str, Any]
     engine: Mapping[str, Any]
     speed: Mapping[str, Mapping[str, float]]

@@ -42,6 +42,7 @@ BUDGETS: Mapping[Precision, Budget] = MappingProxyType(
         "fp32": Budget(error=1e-3, agreement=0.999, untrained_error=2e-3),
         "fp16": Budget(error=0.005, agreement=0.995, untrained_error=0.2),
         "bf16": Budget(error=0.05, agreement=0.98, untrained_error=0.5),
+        "int8": Budget(error=0.15, agreement=0.97, untrained_error=0.7),
     }
 )
 

@@ -37,6 +37,7 @@ from delugeserve_export.gate import (
     require_passed,
 )
 from delugeserve_export.graph import build_graph
+from delugeserve_export.int8 import Int8Options, quantise
 from delugeserve_export.interface import Precision, SumForm
 from delugeserve_export.manifest import Manifest, describe_files
 from delugeserve_export.samples import default_source, sample_images
@@ -64,12 +65,14 @@ class Request:
         checkpoint: its weights; None takes the shipped ones, or else an untrained network.
         repository: the Triton model repository to publish into.
         backend: name of the backend, or ``auto``.
-        precision: one the backend knows, or ``auto`` for the fastest that is native here.
+        precision: one the backend knows, or ``auto`` for the fastest that is native
+            here and is not int8.
         max_batch_size: the most images of one batch.
         sum_form: how weighted sums are written, or ``auto`` for what is fastest here.
         data: a data set with a test split to verify on; None takes crops of photographs.
         seed: of an untrained network.
         options: how the artefact is built; the largest batch is ``max_batch_size``.
+        int8: how to quantise, if that is the precision.
     """
 
     model: ModelSpec | None
@@ -82,6 +85,7 @@ class Request:
     data: str | None = None
     seed: int = 0
     options: BuildOptions = field(default_factory=BuildOptions)
+    int8: Int8Options = field(default_factory=Int8Options)
 
 
 @dataclass
@@ -130,6 +134,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     sum_form = _find_sum_form(request.sum_form)
     if request.max_batch_size < 1:
         raise UsageError("The maximum batch size is at least 1.", "Say --max-batch-size 64.")
+    _check_int8(request.int8, precision)
     options = dataclasses.replace(request.options, max_batch_size=request.max_batch_size)
     backend.check_options(options)
     _check_model_folder(request.repository)
@@ -157,6 +162,8 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     form_figures: dict[str, float] = {}
     if sum_form is None and backend.typed_graph:
         sum_form = backend.sum_form  # a plan takes long to build, and may not run here
+    if sum_form is None and precision == "int8":
+        sum_form = backend.sum_form  # the forms are timed before anything is quantised
     if sum_form is None:
         with progress.stage("forms"):
             facts = {"network": describe_network(spec), "environment": environment}
@@ -165,11 +172,18 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     with progress.stage("graph"):
         graph = write(sum_form)
 
+    served, quantisation = graph, None
+    if precision == "int8":
+        with progress.stage("quantise"):
+            served, quantisation = quantise(
+                graph, backend, source, request.data, request.int8, progress.on_stage
+            )
+
     with staging(request.repository) as workspace:
         staged = workspace / "version"
         staged.mkdir()
         with progress.stage("build"):
-            artefact = backend.build(graph, staged, options)
+            artefact = backend.build(served, staged, options)
             executed = backend.executed_precisions(artefact, precision).get("Convolution")
 
         with progress.stage("reference"):
@@ -181,6 +195,8 @@ def export(request: Request, progress: Progress | None = None) -> Export:
         with progress.stage("verify"):
             try:
                 runs = load_runs(backend, artefact, precision)
+                if quantisation is not None:  # what proves the weights is the graph before that
+                    runs["fp32"] = backend.load(backend.build(graph, workspace), "fp32")
                 verification = examine(
                     runs,
                     evidence,
@@ -191,7 +207,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                 )
             except MissingDeviceError as error:
                 in_graph = check_graph(
-                    graph,
+                    served,
                     workspace,
                     evidence,
                     precision=precision,
@@ -218,6 +234,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
             sum_form={"form": sum_form, "milliseconds": form_figures},
             artefact=artefact.name,
             max_batch_size=request.max_batch_size,
+            quantisation=quantisation,
             verification=dataclasses.asdict(verification),
             engine=backend.describe(artefact),
             speed=speed,
@@ -278,6 +295,16 @@ def _find_sum_form(name: str) -> SumForm | None:
         if name == known:
             return known
     raise UnknownNameError("form of weighted sums", name, [*FORMS, "auto"])
+
+
+def _check_int8(options: Int8Options, precision: Precision) -> None:
+    if precision == "int8":
+        options.check()
+    elif options != Int8Options():
+        raise UsageError(
+            f"Calibration and the drop allowed are of int8, and this export is in {precision}.",
+            "Say --precision int8.",
+        )
 
 
 def _check_model_folder(repository: Path) -> None:

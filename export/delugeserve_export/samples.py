@@ -1,4 +1,4 @@
-"""Real images to verify an artefact with."""
+"""Real images to calibrate and to verify an artefact with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from delugeserve.data.datasets import load_images
+from delugeserve.data.datasets import SplitName, load_images
 from delugeserve.errors import require
 from delugeserve.zoo import DatasetSpec
 
@@ -18,14 +18,20 @@ _PHOTOS = ("chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg", "motorcyc
 
 
 def sample_images(
-    dataset: DatasetSpec, count: int, source: str | None = None, *, seed: int = 0
+    dataset: DatasetSpec,
+    count: int,
+    source: str | None = None,
+    *,
+    split: SplitName = "test",
+    seed: int = 0,
 ) -> tuple[NDArray[np.uint8], str]:
     """Take real images of the network's input size.
 
     Args:
         dataset: gives the size.
         count: how many at most.
-        source: a data set to take test images from; None takes random crops of photographs.
+        source: a data set to take images from; None takes random crops of photographs.
+        split: of the data set.
         seed: of the crops.
 
     Returns:
@@ -36,8 +42,8 @@ def sample_images(
         MissingExtraError: there is no source and scikit-image is not installed.
     """
     if source is not None:
-        images = load_images(source, "test", dataset, limit=count).images
-        return images, f"test images of {Path(source).name}"
+        images = load_images(source, split, dataset, limit=count).images
+        return images, f"{split} images of {Path(source).name}"
     return _photo_crops(dataset.image_size, count, seed), "crops of photographs"
 
 

@@ -47,6 +47,14 @@ def test_runtimes(tmp_path):
     assert "OpenVINO bf16, batchnorm" in printed
 
 
+def test_precisions(tmp_path):
+    pytest.importorskip("onnxscript", reason="PyTorch's exporter needs onnxscript")
+    printed, written = run_quickly("precisions.py", tmp_path)
+    (result,) = written["results"]
+    assert len(result["samples"]) == 7
+    assert "OpenVINO int8: convolutions 39 in int8" in printed
+
+
 def test_export_time(tmp_path):
     pytest.importorskip("onnxscript", reason="PyTorch's exporter needs onnxscript")
     printed, written = run_quickly("export_time.py", tmp_path)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from delugeserve.errors import UsageError
 from delugeserve.hardware import Gpu
-from delugeserve_export.interface import FloatType, Infer, Precision, SumForm
+from delugeserve_export.interface import FloatType, Infer, Integers, Precision, SumForm
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Backend(ABC):
         sum_form: how it likes weighted sums written best.
         precisions: what it can compute in, the best first.
         typed_graph: it computes in the types of the graph; others are lowered by a setting.
+        integers: what it likes quantised activations stored in best.
         instance_kind: Triton's kind of its instances; ``KIND_AUTO`` takes a GPU where there is one.
         options: the fields of :class:`BuildOptions` that it knows, besides the largest batch.
     """
@@ -72,6 +73,7 @@ class Backend(ABC):
     sum_form: ClassVar[SumForm]
     precisions: ClassVar[tuple[Precision, ...]]
     typed_graph: ClassVar[bool] = False
+    integers: ClassVar[Integers] = "int8"
     instance_kind: ClassVar[str] = "KIND_AUTO"
     options: ClassVar[frozenset[str]] = frozenset()
 
@@ -136,5 +138,6 @@ class Backend(ABC):
 
 def load_runs(backend: Backend, artefact: Path, precision: Precision) -> dict[Precision, Infer]:
     """Load an artefact to compute in its precision, and in fp32 as well if it can do both."""
-    wanted: tuple[Precision, ...] = (precision,) if backend.typed_graph else (precision, "fp32")
+    alone = backend.typed_graph or precision == "int8"
+    wanted: tuple[Precision, ...] = (precision,) if alone else (precision, "fp32")
     return {one: backend.load(artefact, one) for one in dict.fromkeys(wanted)}

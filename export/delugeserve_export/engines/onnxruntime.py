@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,19 +14,29 @@ from delugeserve.errors import require
 from delugeserve_export.engines.base import DEFAULTS, Backend, BuildOptions
 from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
 
+_CONVOLUTIONS: Mapping[str, Precision] = {
+    "Conv": "fp32",
+    "FusedConv": "fp32",
+    "NhwcFusedConv": "fp32",
+    "QLinearConv": "int8",
+    "ConvInteger": "int8",
+}
+_ERROR = 3
+
 
 class OnnxRuntime(Backend):
-    """ONNX Runtime on the CPU, in fp32."""
+    """ONNX Runtime on the CPU, in fp32 or int8."""
 
     name = "onnxruntime"
     title = "ONNX Runtime"
     module = "onnxruntime"
     # It keeps a BatchNormalization in its blocked layout, as a depthwise convolution; not a Mul.
     sum_form = "batchnorm"
-    precisions = ("fp32",)
+    integers = "uint8"
+    precisions = ("fp32", "int8")
 
     def best_precision(self) -> Precision:
-        """fp32, its only one on a CPU."""
+        """fp32: int8 has to be asked for."""
         return "fp32"
 
     def build(self, model: bytes, folder: Path, options: BuildOptions = DEFAULTS) -> Path:
@@ -43,6 +55,26 @@ class OnnxRuntime(Backend):
             return logits, probabilities
 
         return infer
+
+    def executed_precisions(
+        self, artefact: Path, precision: Precision
+    ) -> Mapping[str, Mapping[Precision, int]]:
+        """Count the operators of the graph as the runtime has optimised it."""
+        runtime = require(self.module, "export")
+        onnx = require("onnx", "export")
+        with tempfile.TemporaryDirectory(prefix="delugeserve-") as folder:
+            options = runtime.SessionOptions()
+            options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+            options.log_severity_level = _ERROR  # it warns that the file is good for this CPU only
+            runtime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
+            optimised = onnx.load(options.optimized_model_filepath)
+        counted: Counter[Precision] = Counter()
+        for node in optimised.graph.node:
+            grouped = any(field.name == "group" and field.i > 1 for field in node.attribute)
+            # The terms of weighted sums have become grouped ones.
+            if node.op_type in _CONVOLUTIONS and not grouped:
+                counted[_CONVOLUTIONS[node.op_type]] += 1
+        return {"Convolution": dict(counted)}
 
     def triton_parameters(self, precision: Precision) -> Mapping[str, str]:
         """None: by default it uses every core."""

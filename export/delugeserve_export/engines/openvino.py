@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,25 @@ from delugeserve.errors import require
 from delugeserve_export.engines.base import DEFAULTS, Backend, BuildOptions
 from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
 
+# What the runtime graph calls them.
+_PRECISIONS: Mapping[str, Precision] = {
+    "f32": "fp32",
+    "f16": "fp16",
+    "bf16": "bf16",
+    "i8": "int8",
+    "u8": "int8",
+}
+
 
 class OpenVino(Backend):
-    """OpenVINO on the CPU, in fp32 or bf16. The weights are stored in fp32 either way."""
+    """OpenVINO on the CPU, in fp32, bf16 or int8. Weights that are not int8 are stored in fp32."""
 
     name = "openvino"
     title = "OpenVINO"
     module = "openvino"
     sum_form = "mul"
-    precisions = ("bf16", "fp32")
+    integers = "either"
+    precisions = ("bf16", "fp32", "int8")
     instance_kind = "KIND_CPU"
 
     def best_precision(self) -> Precision:
@@ -41,8 +52,7 @@ class OpenVino(Backend):
 
     def load(self, artefact: Path, precision: Precision) -> Infer:
         """Load ``model.xml``."""
-        hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-        compiled = _core().compile_model(artefact, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+        compiled = self._compile(artefact, precision)
 
         def infer(images: NDArray[np.uint8]) -> Outputs:
             outputs = compiled({INPUT: images})
@@ -50,15 +60,39 @@ class OpenVino(Backend):
 
         return infer
 
+    def executed_precisions(
+        self, artefact: Path, precision: Precision
+    ) -> Mapping[str, Mapping[Precision, int]]:
+        """Count by the types that the compiled model's convolutions read."""
+        layers = (
+            operation.get_rt_info()
+            for operation in self._compile(artefact, precision).get_runtime_model().get_ops()
+        )
+        counted = Counter(
+            _PRECISIONS[layer["runtimePrecision"].astype(str)]
+            for layer in layers
+            if layer["layerType"].astype(str) == "Convolution"
+        )
+        return {"Convolution": dict(counted)}
+
     def triton_parameters(self, precision: Precision) -> Mapping[str, str]:
         """The names and values of NVIDIA's OpenVINO backend, which ours reads too.
 
         Without padding NVIDIA's refuses every batch but the largest; ours runs each as it comes.
         """
         parameters = {"ENABLE_BATCH_PADDING": "YES"}
-        if precision == "bf16":
+        if self._hint(precision) == "bf16":
             parameters["HINT_BF16"] = "YES"
         return parameters
+
+    def _compile(self, artefact: Path, precision: Precision) -> Any:
+        settings = {"INFERENCE_PRECISION_HINT": self._hint(precision)}
+        return _core().compile_model(artefact, "CPU", settings)
+
+    def _hint(self, precision: Precision) -> str:
+        """What the layers compute in that are not quantised."""
+        wanted = self.best_precision() if precision == "int8" else precision
+        return {"fp32": "f32", "bf16": "bf16"}[wanted]
 
 
 @functools.cache

@@ -1,0 +1,175 @@
+"""Calibration: how large the tensors to be quantised are on real images.
+
+int8 is symmetric here, so of a tensor only the magnitudes count. They are gathered in a histogram,
+of which a method takes the threshold: magnitudes above it are clipped to it.
+
+- ``minmax`` takes the largest magnitude, and clips nothing.
+- ``percentile`` clips one in ten thousand.
+- ``entropy`` takes the threshold at which the quantised distribution says most of the original one,
+  by their Kullback-Leibler divergence (Migacz, "8-bit inference with TensorRT", GTC 2017).
+
+Zeros are left out of the histogram. Zero is exact in symmetric int8 whatever the threshold, and
+behind a ReLU there are so many that nothing else would count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from delugeserve.errors import EvaluationError, require
+from delugeserve_export.interface import INPUT
+
+Method = Literal["entropy", "minmax", "percentile"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+_BINS = 4096
+_PERCENTILE = 99.99
+_CANDIDATES = 240
+_BATCH = 16
+_MOST_VALUES = 1 << 16
+"""Values of a tensor that are counted in a batch; the largest is sought among all of them."""
+
+
+@dataclass
+class Histogram:
+    """Magnitudes of a tensor's values: bins of one width from 0 to a limit that grows as needed.
+
+    Attributes:
+        maximum: the largest magnitude.
+        signed: whether there was a value below zero.
+        limit: upper edge of the last bin; half of the bins at least lie below the maximum.
+        counts: of values other than zero, int64 ``[bins]``.
+    """
+
+    maximum: float = 0.0
+    signed: bool = False
+    limit: float = 0.0
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count the values of a tensor of any shape.
+
+        Raises:
+            EvaluationError: one is no finite number.
+        """
+        low, high = float(values.min()), float(values.max())
+        largest = max(-low, high)
+        if not np.isfinite(largest):
+            raise EvaluationError(
+                "The network's activations are no finite numbers on the calibration images.",
+                "Train it again; its weights are damaged or have diverged.",
+            )
+        self.signed |= low < 0
+        self.maximum = max(self.maximum, largest)
+        if not largest:
+            return
+        self.limit = self.limit or largest
+        while self.limit < largest:
+            self._double()
+        # An odd step, so that no column of the images is always passed over.
+        step = values.size // _MOST_VALUES | 1
+        magnitudes = np.abs(values.reshape(-1)[::step])
+        bins = magnitudes[magnitudes > 0] * np.float32(_BINS / self.limit)
+        self.counts += np.bincount(np.minimum(bins.astype(np.int64), _BINS - 1), minlength=_BINS)
+
+    def _double(self) -> None:
+        merged = self.counts.reshape(-1, 2).sum(axis=1)
+        self.counts = np.concatenate([merged, np.zeros_like(merged)])
+        self.limit *= 2
+
+
+def collect_histograms(
+    graph: bytes,
+    tensors: Sequence[str],
+    images: NDArray[np.uint8],
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, Histogram]:
+    """Run a graph in fp32 in ONNX Runtime, and gather the magnitudes of some of its tensors.
+
+    Args:
+        graph: serialised ONNX model without Q/DQ.
+        tensors: names of its tensors.
+        images: uint8 ``[N, H, W, 3]``.
+        on_progress: told the number of images after each batch.
+
+    Raises:
+        EvaluationError: a value is no finite number.
+        MissingExtraError: ONNX Runtime is not installed.
+    """
+    runtime = require("onnxruntime", "export")
+    model = onnx.load_from_string(graph)
+    del model.graph.output[:]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors
+    )
+    session = runtime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    histograms = {name: Histogram() for name in tensors}
+    for start in range(0, len(images), _BATCH):
+        batch = images[start : start + _BATCH]
+        values: list[Any] = session.run(list(tensors), {INPUT: batch})
+        for histogram, value in zip(histograms.values(), values, strict=True):
+            histogram.add(value)
+        on_progress(len(batch))
+    return histograms
+
+
+def threshold(histogram: Histogram, method: Method, *, levels: int = 128) -> float:
+    """The magnitude that becomes the largest integer.
+
+    Args:
+        histogram: of the tensor.
+        method: how it is chosen.
+        levels: how many magnitudes the integer type tells apart.
+
+    Returns:
+        A number above 0 and not above the largest magnitude; 1 for a tensor of zeros.
+    """
+    if not histogram.maximum:
+        return 1.0
+    if method == "minmax":
+        return histogram.maximum
+    if method == "percentile":
+        return percentile(histogram, _PERCENTILE)
+    return _least_divergence(histogram, levels)
+
+
+def percentile(histogram: Histogram, percent: float) -> float:
+    """The magnitude that so many percent of the values other than zero do not exceed."""
+    below = np.cumsum(histogram.counts)
+    bin_ = int(np.searchsorted(below, below[-1] * percent / 100))
+    return _edge(histogram, bin_ + 1)
+
+
+def _least_divergence(histogram: Histogram, levels: int) -> float:
+    used = int(np.flatnonzero(histogram.counts)[-1]) + 1
+    candidates = np.unique(np.linspace(min(levels, used), used, _CANDIDATES).astype(int))
+    divergences = [_divergence(histogram.counts, int(bins), levels) for bins in candidates]
+    return _edge(histogram, int(candidates[int(np.argmin(divergences))]))
+
+
+def _divergence(counts: NDArray[np.int64], bins: int, levels: int) -> float:
+    """Kullback-Leibler divergence of the values, clipped to so many bins, from their rounding."""
+    clipped = counts[:bins].astype(np.float64)
+    level = np.arange(bins) * min(levels, bins) // bins
+    mass = np.bincount(level, weights=clipped)
+    clipped[-1] += counts[bins:].sum()
+    some = clipped > 0
+    # A level's mass is spread evenly over those of its bins that hold anything.
+    rounded = np.where(some, (mass / np.maximum(np.bincount(level, weights=some), 1))[level], 0)
+    if (rounded[some] == 0).any():
+        return np.inf
+    p, q = clipped[some] / clipped.sum(), rounded[some] / rounded.sum()
+    return float(np.sum(p * np.log(p / q)))
+
+
+def _edge(histogram: Histogram, bins: int) -> float:
+    return min(histogram.limit * bins / _BINS, histogram.maximum)

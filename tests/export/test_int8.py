@@ -1,0 +1,168 @@
+"""The whole path to int8 on a tiny trained network, and what is refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from delugeserve.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.data.augmentation import normalise
+from delugeserve.data.datasets import load_images
+from delugeserve.errors import DatasetError, ParityError, UnknownNameError, UsageError
+from delugeserve.networks.build import build_network
+from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve_export.engines.onnxruntime import OnnxRuntime
+from delugeserve_export.int8 import Int8Options
+from delugeserve_export.pipeline import Request, export
+from delugeserve_export.verification import verify_version
+
+TINY = ModelSpec("tiny", "cifar", (8, 12), (2, 2), CIFAR10)
+CONVOLUTIONS = 14
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, write_tiny_cifar):
+    return write_tiny_cifar(tmp_path_factory.mktemp("data") / "tiny-cifar")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, data):
+    """Trained until it is sure of the colours, so that rounding does not change its mind."""
+    found = load_images(data, "train", CIFAR10)
+    mean, std = torch.tensor(CIFAR10.mean), torch.tensor(CIFAR10.std)
+    images = normalise(torch.from_numpy(found.images), mean, std)
+    labels = torch.from_numpy(found.labels)
+    network = build_network(TINY, seed=0)
+    optimiser = torch.optim.Adam(network.parameters(), 0.01)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        rows = torch.randperm(len(labels), generator=generator)[:64]
+        optimiser.zero_grad()
+        cross_entropy(network(images[rows]), labels[rows]).backward()
+        optimiser.step()
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(Checkpoint(TINY, CIFAR10.class_names, network.state_dict()), path)
+    return path
+
+
+@pytest.fixture
+def request_for(checkpoint, data, tmp_path):
+    request = Request(
+        TINY,
+        checkpoint,
+        tmp_path / "repository",
+        backend="onnxruntime",
+        precision="int8",
+        max_batch_size=16,
+        data=str(data),
+    )
+    return lambda **changes: dataclasses.replace(request, **changes)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_int8_is_calibrated_on_training_images_and_judged_on_test_images(request_for, backend):
+    options = Int8Options(calibration_images=64, calibration_method="minmax")
+    done = export(request_for(backend=backend, int8=options))
+    facts = json.loads((done.folder / "manifest.json").read_text())["quantisation"]
+    assert facts["calibrated_on"] == "64 train images of tiny-cifar"
+    assert facts["representative"] is True
+    assert facts["judged_on"] == "top-1 accuracy on 100 test images of tiny-cifar"
+    assert len(facts["layers"]) == CONVOLUTIONS
+    assert facts["kept"] == []
+    verification = done.manifest.verification
+    rows = {(row["precision"], row["batch_size"]) for row in verification["comparisons"]}
+    assert rows >= {("fp32", 8), ("int8", 1), ("int8", 16)}
+    checks = {check["name"]: check["found"] for check in verification["checks"]}
+    assert checks["computes in the precision asked for"] == (
+        f"matrix products: {CONVOLUTIONS} in int8"
+    )
+    assert verify_version(done.folder).verification["status"] == "passed"
+
+
+def test_layers_that_cost_too_much_stay_in_the_higher_precision(request_for, monkeypatch):
+    """A runtime that errs in one layer, if that is in int8, stands for a layer that cannot be."""
+    harmful = b"block2/layer1/conv2/weight/quantised"
+    honest = OnnxRuntime.load
+
+    def faulty(self, artefact, precision):
+        infer = honest(self, artefact, precision)
+        if harmful not in artefact.read_bytes():
+            return infer
+        return lambda images: infer(np.zeros_like(images))
+
+    monkeypatch.setattr(OnnxRuntime, "load", faulty)
+    done = export(request_for())
+    facts = done.manifest.quantisation
+    assert facts["kept"] == ("block2/layer1/conv2",)
+    assert len(facts["layers"]) == CONVOLUTIONS - 1
+    assert len(facts["sensitivity"]) == CONVOLUTIONS
+    assert max(facts["sensitivity"], key=facts["sensitivity"].get) == "block2/layer1/conv2"
+    assert harmful not in (done.folder / "model.onnx").read_bytes()
+
+
+def test_without_data_photographs_calibrate_and_the_manifest_says_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("DELUGESERVE_DATA", raising=False)
+    spec = dataclasses.replace(TINY, name="untrained")
+    options = Int8Options(calibration_images=20)
+    request = Request(spec, None, tmp_path / "repository", "onnxruntime", "int8", 4, int8=options)
+    facts = export(request).manifest.quantisation
+    assert facts["representative"] is False
+    assert facts["calibrated_on"] == "20 crops of photographs"
+    assert facts["judged_on"].startswith("disagreement with the network on ")
+    assert facts["max_drop"] is None, "an untrained network has no accuracy to lose"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (Int8Options(calibration_images=0), UsageError, "needs an image"),
+        (Int8Options(max_drop=-1), UsageError, "at least 0 points"),
+        (Int8Options(max_drop=float("nan")), UsageError, "at least 0 points"),
+        (Int8Options(calibration_method="entrpy"), UnknownNameError, "Did you mean 'entropy'"),
+        (Int8Options("nowhere/at-all.parquet"), DatasetError, "nowhere"),
+    ],
+)
+def test_int8_that_cannot_be_is_refused(request_for, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        export(request_for(int8=options))
+    assert not (tmp_path / "repository" / "tiny").exists()
+
+
+def test_calibration_images_of_another_size_are_refused(tmp_path, data):
+    larger = dataclasses.replace(CIFAR10, image_size=48)
+    request = Request(
+        dataclasses.replace(TINY, name="large", dataset=larger),
+        repository=tmp_path / "repository",
+        backend="onnxruntime",
+        precision="int8",
+        int8=Int8Options(calibration_data=str(data)),
+    )
+    with pytest.raises(DatasetError, match="32 x 32 pixels"):
+        export(request)
+
+
+def test_an_empty_calibration_set_is_refused(request_for, tmp_path, write_tiny_cifar):
+    empty = write_tiny_cifar(tmp_path / "empty", train=0, test=10)
+    with pytest.raises(DatasetError, match="holds no images"):
+        export(request_for(int8=Int8Options(calibration_data=str(empty))))
+
+
+def test_calibration_without_int8_is_refused(request_for):
+    with pytest.raises(UsageError, match="this export is in fp32"):
+        export(request_for(precision="fp32", int8=Int8Options(max_drop=1)))
+
+
+def test_a_budget_that_cannot_be_met_publishes_nothing(request_for, monkeypatch, tmp_path):
+    honest = OnnxRuntime.load
+
+    def faulty(self, artefact, precision):
+        infer = honest(self, artefact, precision)
+        return lambda images: infer(np.zeros_like(images))
+
+    monkeypatch.setattr(OnnxRuntime, "load", faulty)
+    with pytest.raises(ParityError, match="even without int8"):
+        export(request_for())
+    assert not (tmp_path / "repository" / "tiny").exists()
