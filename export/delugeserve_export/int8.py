@@ -18,6 +18,7 @@ from delugeserve.evaluation import network_classifier
 from delugeserve.networks.flops import count
 from delugeserve.zoo import ModelSpec
 from delugeserve_export.calibration import METHODS, Method, collect_histograms, threshold
+from delugeserve_export.engines import BACKENDS
 from delugeserve_export.engines.base import Backend
 from delugeserve_export.mixed_precision import Loss, OnStep, choose_layers, loss_of
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
@@ -80,7 +81,7 @@ def quantise(
 
     Args:
         graph: serialised ONNX model in fp32.
-        backend: builds and runs what is judged.
+        backend: what the graph is for; builds and runs what is judged, if it can do so here.
         source: the network.
         data: a data set whose test split judges; None takes crops of photographs.
         options: how.
@@ -106,11 +107,13 @@ def quantise(
     judging, labels, judged_on = _judging_images(spec, data)
     on_step("asking the network")
     reference = _in_batches(network_classifier(source.network, spec.dataset), judging)
+    # A plan is built slowly and may not run here; its graph says the same, and runs anywhere.
+    judge = BACKENDS["onnxruntime"] if backend.typed_graph else backend
 
     def logits_of(layers: Collection[str], images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with tempfile.TemporaryDirectory(prefix="delugeserve-") as folder:
             candidate = insert_qdq(graph, ranges, layers, backend.integers)
-            infer = backend.load(backend.build(candidate, Path(folder)), "int8")
+            infer = judge.load(judge.build(candidate, Path(folder)), "int8")
             return _in_batches(lambda batch: infer(batch)[0], images)
 
     def measure(layers: Collection[str]) -> Loss:
@@ -129,7 +132,7 @@ def quantise(
         "representative": calibration_data is not None,
         "activations": backend.integers,
         "max_drop": options.max_drop if source.trained else None,
-        "judged_on": judged_on,
+        "judged_on": f"{judged_on}, by {judge.title}",
         **dataclasses.asdict(choice),
     }
     return insert_qdq(graph, ranges, choice.layers, backend.integers), facts

@@ -58,7 +58,7 @@ class _PlanBackend(Backend):
     """What the two runtimes have in common, which is nearly everything."""
 
     sum_form = "mul"
-    precisions = ("fp16", "bf16", "fp32")
+    precisions = ("fp16", "bf16", "fp32", "int8")
     typed_graph = True
     instance_kind = "KIND_GPU"
     builds_without_gpu: ClassVar[bool]
