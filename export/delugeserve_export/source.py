@@ -81,7 +81,7 @@ def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # cumulative average, here of one batch
+            module.momentum = 1.0  # the statistics of this one batch, and nothing else
     mean, std = torch.tensor(spec.dataset.mean), torch.tensor(spec.dataset.std)
     with torch.no_grad():
         network.train()(normalise(torch.from_numpy(images[:8]), mean, std))
