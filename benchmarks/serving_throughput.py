@@ -23,7 +23,8 @@ from closed_loop import ClosedLoop, random_images
 from delugeserve.serving.supervisor import serve
 from delugeserve.zoo import find_model
 from delugeserve_export.engines import BACKENDS
-from delugeserve_export.pipeline import Request, export
+from delugeserve_export.pipeline import export
+from delugeserve_export.request import Request
 
 METHOD = """One artefact, exported once, runs in this process with all cores, and in the server's
 model process with all cores; whichever is not being timed is idle. In process: one call after the

@@ -59,7 +59,7 @@ def command(
         require(module, "export")
     from delugeserve.data.datasets import load_images
     from delugeserve_export.comparison import compare_engines, every_engine
-    from delugeserve_export.pipeline import Request
+    from delugeserve_export.request import Request
     from delugeserve_export.samples import sample_images
 
     chosen = _choose(engines, every_engine())

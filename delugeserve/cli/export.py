@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.markup import escape
 
-from delugeserve.cli.console import out, print_json, print_next, print_table, talk
+from delugeserve.cli.console import print_json, print_next, talk
+from delugeserve.cli.export_report import describe_settled, print_report, print_settled, warn
 from delugeserve.cli.verification import check_report_path, print_verification, write_report
 from delugeserve.errors import RejectedError, UsageError, require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
-    from delugeserve_export.manifest import Manifest
-    from delugeserve_export.pipeline import Export
+    pass
 
 _PLANS = "TensorRT"
 
@@ -105,6 +103,9 @@ def command(
     report: Annotated[
         Path | None, typer.Option(help="Write a page with plots to this HTML file.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
     """Export a model, prove the artefact, publish it for Triton."""
@@ -115,7 +116,8 @@ def command(
         require(module, "export")
     from delugeserve_export.engines.base import BuildOptions
     from delugeserve_export.int8 import Int8Options
-    from delugeserve_export.pipeline import Progress, Request, export
+    from delugeserve_export.pipeline import Progress, export
+    from delugeserve_export.request import Request, settle
 
     check_report_path(report)
     options = BuildOptions(
@@ -143,6 +145,13 @@ def command(
         options,
         Int8Options(calibration_data, calibration_images, calibration_method, max_drop),
     )
+    if dry_run:
+        settled = settle(request)
+        if json:
+            print_json(describe_settled(settled))
+        else:
+            print_settled(settled)
+        return
     with talk.status("starting") as status:
         try:
             done = export(request, Progress(lambda name: status.update(f"{name} ...")))
@@ -151,93 +160,12 @@ def command(
             print_verification(error.manifest)
             write_report(error.manifest, report)
             raise
-    if not done.manifest.trained:
-        talk.print(
-            "[bold yellow]warning:[/] there are no trained weights of "
-            f"'{done.manifest.model}' here, so an UNTRAINED network was exported. Its speed is "
-            "right, its answers mean nothing.",
-            soft_wrap=True,
-        )
-    quantisation = done.manifest.quantisation
-    if quantisation is not None and not quantisation["representative"]:
-        talk.print(
-            "[bold yellow]warning:[/] int8 was calibrated on crops of photographs, which are not "
-            "what this network classifies. Say --calibration-data.",
-            soft_wrap=True,
-        )
+    warn(done.manifest)
     if json:
         print_json(dataclasses.asdict(done.manifest) | {"folder": str(done.folder)})
     else:
-        _print_report(done)
+        print_report(done)
     write_report(done.manifest, report)
     passed = done.manifest.verification["status"] == "passed"
     where = "" if passed else "  # on a machine that can run it"
     print_next(f"delugeserve serve --repository {repository}{where}")
-
-
-def _print_report(done: Export) -> None:
-    manifest = done.manifest
-    talk.print(escape(done.reason), soft_wrap=True)
-    total = sum(done.seconds.values())
-    print_table(
-        ("stage", "seconds"),
-        [(stage, f"{seconds:.2f}") for stage, seconds in done.seconds.items()]
-        + [("[bold]total[/]", f"[bold]{total:.2f}[/]")],
-    )
-    if manifest.quantisation is not None:
-        _print_quantisation(manifest.quantisation)
-    _print_sum_forms(manifest)
-    print_verification(manifest)
-    _print_speed(manifest)
-    size = f"{manifest.artefact_bytes / 1e6:.1f} MB"
-    out.print(
-        f"{done.folder}: {manifest.artefact}, {size}, {manifest.precision}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _print_speed(manifest: Manifest) -> None:
-    """Print the artefact's speed, and the same backend's in fp32 where that is something else."""
-    if not manifest.speed:
-        return
-    sizes = list(next(iter(manifest.speed.values())))
-    print_table(
-        ("", *(f"ms, batch {size}" for size in sizes), "images/s"),
-        (
-            (
-                name,
-                *(f"{by_size[size]:.3g}" for size in sizes),
-                f"{1000 * int(sizes[-1]) / by_size[sizes[-1]]:,.0f}",
-            )
-            for name, by_size in manifest.speed.items()
-        ),
-        title="speed on this machine",
-    )
-
-
-def _print_sum_forms(manifest: Manifest) -> None:
-    """Say which form of weighted sums was taken, and of what, if that was measured."""
-    figures = manifest.sum_form["milliseconds"]
-    if figures:
-        listed = ", ".join(f"{form} {ms:.3g}" for form, ms in figures.items())
-        talk.print(
-            f"weighted sums written as {manifest.sum_form['form']}: ms for a batch of 8: {listed}",
-            highlight=False,
-        )
-
-
-def _print_quantisation(facts: Mapping[str, Any]) -> None:
-    layers, kept, sensitivity = facts["layers"], facts["kept"], facts["sensitivity"]
-    out.print(
-        f"int8: {len(layers)} of {len(layers) + len(kept)} convolutions, calibrated by "
-        f"{facts['method']} on {facts['calibrated_on']}; drop {facts['loss']['drop']:.2f} points "
-        f"({facts['judged_on']})",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if kept:
-        print_table(
-            ("kept in the higher precision", "logit error of it alone in int8"),
-            ((layer, f"{sensitivity[layer]:.2g}") for layer in kept),
-        )

@@ -43,7 +43,8 @@ def command(
     from delugeserve.serving.supervisor import serve
     from delugeserve_client import Classifier
     from delugeserve_client.benchmark import measure
-    from delugeserve_export.pipeline import Progress, Request, export
+    from delugeserve_export.pipeline import Progress, export
+    from delugeserve_export.request import Request
 
     spec = find_model("delugenet38")
     photos = [Path(str(skimage.__file__)).parent / "data" / name for name in _PHOTOS]

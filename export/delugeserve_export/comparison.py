@@ -16,7 +16,8 @@ from delugeserve.errors import DelugeServeError, Failure, MissingExtraError
 from delugeserve.evaluation import evaluate
 from delugeserve_export.engines import BACKENDS
 from delugeserve_export.interface import Infer
-from delugeserve_export.pipeline import Request, export
+from delugeserve_export.pipeline import export
+from delugeserve_export.request import Request
 from delugeserve_export.speed import measure_speed
 from delugeserve_export.verification import load_version
 

@@ -22,7 +22,7 @@ from delugeserve_export.engines import BACKENDS
 from delugeserve_export.engines.base import Backend
 from delugeserve_export.mixed_precision import Loss, OnStep, choose_layers, loss_of
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
-from delugeserve_export.samples import default_source, sample_images
+from delugeserve_export.samples import sample_images
 from delugeserve_export.source import Source
 
 _JUDGING_FLOPS = 400e9
@@ -96,7 +96,6 @@ def quantise(
     """
     method = options.check()
     spec = source.spec
-    data = data or default_source(spec.dataset)
     calibration_data = options.calibration_data or data
     images, calibrated_on = sample_images(
         spec.dataset, options.calibration_images, calibration_data, split="train"

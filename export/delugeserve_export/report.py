@@ -34,6 +34,7 @@ def render_report(manifest: Manifest) -> str:
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     plots = {
         "How far logits lie from the network's": _draw_errors(manifest),
+        "Logit error of each layer alone in int8": _draw_sensitivity(manifest),
         "Milliseconds of a batch on the machine of the export": _draw_speed(manifest),
     }
     page: str = template.render(
@@ -58,6 +59,23 @@ def _draw_errors(manifest: Manifest) -> Figure | None:
         label = f"{row['precision']}\nbatch {row['batch_size']}"
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
     panels[-1, 0].set_xlabel("difference of a logit")
+    return figure
+
+
+def _draw_sensitivity(manifest: Manifest) -> Figure | None:
+    facts = manifest.quantisation or {}
+    sensitivity = facts.get("sensitivity")
+    if not sensitivity:
+        return None
+    names = list(sensitivity)
+    figure = new_figure(8, 1.2 + 0.16 * len(names))
+    axes: Any = figure.add_subplot()
+    colours = ["C3" if name in facts["kept"] else "C0" for name in names]
+    axes.barh(names, list(sensitivity.values()), color=colours, alpha=0.7)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.set_xlabel("of the logits' spread; red layers were kept in the higher precision")
     return figure
 
 

@@ -16,7 +16,8 @@ def exported(tmp_path_factory) -> Path:
     from delugeserve.checkpoint import Checkpoint, save_checkpoint
     from delugeserve.networks.build import build_network
     from delugeserve.zoo import CIFAR10, ModelSpec
-    from delugeserve_export.pipeline import Request, export
+    from delugeserve_export.pipeline import export
+    from delugeserve_export.request import Request
 
     spec = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
     network = build_network(spec, seed=0)

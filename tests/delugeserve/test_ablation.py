@@ -240,7 +240,9 @@ def test_the_papers_three_sizes_have_both():
         assert one.name.replace("_1x1", "") == name.replace("delugenet", "baseline")
 
 
-def test_what_cannot_be_compared(report, write_run, run, tmp_path):
+def test_what_cannot_be_compared(report, write_run, run, tmp_path, monkeypatch):
+    monkeypatch.delenv("DELUGESERVE_DATA", raising=False)
+
     def refused(*options):
         status, out, err = run("ablation", *options)
         assert (status, out) == (2, "")

@@ -133,3 +133,17 @@ def test_the_tree_in_the_docstring_is_the_tree():
 
     for name in names(errors.DelugeServeError):
         assert name in str(errors.__doc__)
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
+    repository = tmp_path / "repository"
+    arguments = ("export", "--model", "delugenet38", "--repository", repository, "--dry-run")
+    status, out, _ = run(*arguments, "--json")
+    assert status == 0
+    planned = json.loads(out)
+    assert planned["folder"] == str(repository / "delugenet38" / "1")
+    assert planned["checkpoint"] == "delugenet38.safetensors"
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert all(stage in out for stage in planned["stages"])
+    assert not repository.exists()

@@ -13,7 +13,8 @@ from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.cli.references import Reference, recognise
 from delugeserve.errors import UsageError
 from delugeserve.zoo import CIFAR10, find_model
-from delugeserve_export.pipeline import Request, export
+from delugeserve_export.pipeline import export
+from delugeserve_export.request import Request
 
 SPEC = find_model("delugenet38")
 

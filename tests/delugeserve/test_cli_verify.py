@@ -11,7 +11,8 @@ import pytest
 from delugeserve.zoo import find_model
 from delugeserve_export.evidence import read_evidence
 from delugeserve_export.manifest import EVIDENCE
-from delugeserve_export.pipeline import Request, export
+from delugeserve_export.pipeline import export
+from delugeserve_export.request import Request
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,8 @@ from delugeserve_export.engines.base import BuildOptions
 from delugeserve_export.engines.plan_details import count_precisions
 from delugeserve_export.engines.tensorrt import TensorRt, TensorRtRtx
 from delugeserve_export.graph import build_graph
-from delugeserve_export.pipeline import Request, export
+from delugeserve_export.pipeline import export
+from delugeserve_export.request import Request
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]")
 needs_no_gpu = pytest.mark.skipif(bool(hardware.usable_gpus()), reason="this machine has a GPU")

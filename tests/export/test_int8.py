@@ -16,7 +16,8 @@ from delugeserve.networks.build import build_network
 from delugeserve.zoo import CIFAR10, ModelSpec
 from delugeserve_export.engines.onnxruntime import OnnxRuntime
 from delugeserve_export.int8 import Int8Options
-from delugeserve_export.pipeline import Request, export
+from delugeserve_export.pipeline import export
+from delugeserve_export.request import Request
 from delugeserve_export.verification import verify_version
 
 TINY = ModelSpec("tiny", "cifar", (8, 12), (2, 2), CIFAR10)

@@ -13,10 +13,11 @@ from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.errors import CheckpointError, ParityError, UnknownNameError, UsageError
 from delugeserve.networks.build import build_network
 from delugeserve.zoo import CIFAR10, ModelSpec, find_model
-from delugeserve_export import engines, pipeline
+from delugeserve_export import engines
 from delugeserve_export.engines import choose_backend
 from delugeserve_export.engines.onnxruntime import OnnxRuntime
-from delugeserve_export.pipeline import Progress, Request, export
+from delugeserve_export.pipeline import Progress, export
+from delugeserve_export.request import Request, settle
 
 TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
 
@@ -142,8 +143,7 @@ def test_auto_takes_what_is_installed(monkeypatch):
 
 
 def test_verification_stays_affordable():
-    images, _ = pipeline._verification_images(find_model("delugenet122"), Request(None, data=None))
-    assert 8 <= len(images) <= 24
+    assert 8 <= settle(Request(find_model("delugenet122"))).num_images <= 24
 
 
 def test_a_network_may_be_let_go_in_any_thread(request_for):
@@ -168,3 +168,20 @@ def test_a_network_may_be_let_go_in_any_thread(request_for):
         [sys.executable, "-c", script, str(done.folder)], capture_output=True, text=True
     )
     assert (ran.returncode, ran.stdout) == (0, "alive\n"), ran.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_settled_is_what_happens(request_for, precision):
+    request = request_for(backend="openvino", precision=precision)
+    settled = settle(request)
+    folder = settled.folder
+    assert not request.repository.exists()
+    progress = Progress()
+    done = export(request, progress)
+    assert done.folder == folder
+    assert list(progress.seconds) == list(settled.stages)
+    compared = done.manifest.verification["comparisons"]
+    assert sorted({row["batch_size"] for row in compared if row["precision"] == precision}) == list(
+        settled.sizes
+    )
+    assert settle(request).folder.name == "2"

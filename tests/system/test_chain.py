@@ -14,7 +14,8 @@ from delugeserve.cli.subjects import open_subject
 from delugeserve.data.datasets import load_images
 from delugeserve.evaluation import evaluate_fully
 from delugeserve.zoo import CIFAR10, find_model
-from delugeserve_export.pipeline import Request, export
+from delugeserve_export.pipeline import export
+from delugeserve_export.request import Request
 
 pytestmark = pytest.mark.system
 SPEC = find_model("delugenet38")

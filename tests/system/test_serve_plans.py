@@ -14,7 +14,8 @@ from delugeserve.networks.build import build_network
 from delugeserve.serving import server
 from delugeserve.serving.supervisor import serve
 from delugeserve.zoo import CIFAR10, ModelSpec
-from delugeserve_export.pipeline import Request, export
+from delugeserve_export.pipeline import export
+from delugeserve_export.request import Request
 
 runtime = pytest.importorskip(
     "tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]"
