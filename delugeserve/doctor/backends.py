@@ -79,7 +79,7 @@ def _examine(backend: Backend, runtime: Runtime | None) -> Finding:
         )
     # Some runtimes add their build to it.
     version = runtime.version.partition("-")[0]
-    precisions = " and ".join(sorted(backend.precisions))
+    precisions = ", ".join(sorted(backend.precisions))
     if len(backend.precisions) > 1:
         precisions += f", of which {backend.best_precision()} is best here"
     return Finding("backends", backend.name, "ok", f"{backend.title} {version}, in {precisions}")

@@ -45,7 +45,7 @@ def test_a_plan_is_built_and_not_run_and_says_so_everywhere(run, tmp_path):
         ("--version-compatible", "TensorRT-RTX has no use for --version-compatible"),
         ("--timing-cache=x", "TensorRT-RTX has no use for --timing-cache"),
         ("--compute-capability=8.7", "Did you mean '8.9'?"),
-        ("--precision=int8", "There is no precision of TensorRT-RTX 'int8'"),
+        ("--precision=fp8", "There is no precision of TensorRT-RTX 'fp8'"),
     ],
 )
 def test_flags_it_does_not_know_are_refused_in_a_sentence(run, tmp_path, option, said):

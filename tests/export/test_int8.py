@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from delugeserve import hardware
 from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.data.augmentation import normalise
 from delugeserve.data.datasets import load_images
@@ -70,7 +71,8 @@ def test_int8_is_calibrated_on_training_images_and_judged_on_test_images(request
     facts = json.loads((done.folder / "manifest.json").read_text())["quantisation"]
     assert facts["calibrated_on"] == "64 train images of tiny-cifar"
     assert facts["representative"] is True
-    assert facts["judged_on"] == "top-1 accuracy on 100 test images of tiny-cifar"
+    judged_on = "top-1 accuracy on 100 test images of tiny-cifar"
+    assert facts["judged_on"].startswith(judged_on)
     assert len(facts["layers"]) == CONVOLUTIONS
     assert facts["kept"] == []
     verification = done.manifest.verification
@@ -167,3 +169,16 @@ def test_a_budget_that_cannot_be_met_publishes_nothing(request_for, monkeypatch,
     with pytest.raises(ParityError, match="even without int8"):
         export(request_for())
     assert not (tmp_path / "repository" / "tiny").exists()
+
+
+def test_a_plan_is_judged_by_its_graph(request_for):
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]")
+    manifest = export(request_for(backend="tensorrt-rtx")).manifest
+    assert "by ONNX Runtime" in manifest.quantisation["judged_on"]
+    assert manifest.quantisation["activations"] == "int8"
+    assert manifest.engine["precisions"]["int8"] == CONVOLUTIONS
+    if not hardware.usable_gpus():
+        assert manifest.verification["status"] == "built, not run"
+        graph = manifest.verification["checks"][-1]
+        assert graph["name"] == "its ONNX graph in int8, by ONNX Runtime"
+        assert graph["passed"]
