@@ -28,6 +28,9 @@ def command(
     repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path(
         "model_repository"
     ),
+    version: Annotated[
+        int | None, typer.Option(help="Number of the version.", show_default="the next")
+    ] = None,
     backend: Annotated[
         str, typer.Option(help="onnxruntime, openvino, tensorrt, tensorrt-rtx or auto.")
     ] = "auto",
@@ -144,6 +147,7 @@ def command(
         seed,
         options,
         Int8Options(calibration_data, calibration_images, calibration_method, max_drop),
+        version,
     )
     if dry_run:
         settled = settle(request)

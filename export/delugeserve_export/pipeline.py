@@ -186,6 +186,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                 settled.repository,
                 spec.name,
                 labels=source.class_names,
+                version=settled.version,
                 backend=backend.name,
                 instance_kind=backend.instance_kind,
                 artefact=artefact.name,

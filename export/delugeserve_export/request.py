@@ -16,7 +16,7 @@ from delugeserve_export.int8 import Int8Options
 from delugeserve_export.interface import Precision, SumForm
 from delugeserve_export.samples import default_source
 from delugeserve_export.source import Source, load_source
-from delugeserve_export.triton_repository import next_version
+from delugeserve_export.triton_repository import free_version
 from delugeserve_export.tuning import FORMS
 
 _REFERENCE_FLOPS = 250e9
@@ -42,6 +42,7 @@ class Request:
         seed: of an untrained network.
         options: how the artefact is built; the largest batch is ``max_batch_size``.
         int8: how to quantise, if that is the precision.
+        version: number of the version; None takes the next.
     """
 
     model: ModelSpec | None
@@ -55,6 +56,7 @@ class Request:
     seed: int = 0
     options: BuildOptions = field(default_factory=BuildOptions)
     int8: Int8Options = field(default_factory=Int8Options)
+    version: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Settled:
         spec: the model.
         source: its trained network; None for an untrained one.
         repository: the model repository.
+        version: number of the version; None takes the next.
         backend: what runs it.
         reason: why that one, in a sentence.
         precision: what it will compute in.
@@ -80,6 +83,7 @@ class Settled:
     spec: ModelSpec
     source: Source | None
     repository: Path
+    version: int | None
     backend: Backend
     reason: str
     precision: Precision
@@ -115,7 +119,7 @@ class Settled:
     def folder(self) -> Path:
         """Where it will be published, if nobody else does so first."""
         model = self.repository / self.spec.name
-        return model / str(next_version(model))
+        return model / str(free_version(model, self.version))
 
 
 def settle(request: Request) -> Settled:
@@ -144,11 +148,13 @@ def settle(request: Request) -> Settled:
     spec = source.spec if source else request.model
     if spec is None:
         raise UsageError("There is nothing to export.", "Say --model or --checkpoint.")
+    free_version(request.repository / spec.name, request.version)
     affordable = int(_REFERENCE_FLOPS / count(spec).flops)
     return Settled(
         spec=spec,
         source=source,
         repository=request.repository,
+        version=request.version,
         backend=backend,
         reason=reason,
         precision=precision,

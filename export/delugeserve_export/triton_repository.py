@@ -119,7 +119,13 @@ def staging(repository: Path) -> Iterator[Path]:
 
 
 def publish(
-    staged: Path, repository: Path, model: str, *, labels: Sequence[str], **config: object
+    staged: Path,
+    repository: Path,
+    model: str,
+    *,
+    labels: Sequence[str],
+    version: int | None = None,
+    **config: object,
 ) -> Path:
     """Move a staged version into the repository and make it the one that is served.
 
@@ -128,16 +134,20 @@ def publish(
         repository: the model repository.
         model: name in the repository.
         labels: the classes' names.
+        version: its number; None takes the next.
         config: arguments of :func:`model_config` but ``model`` and ``version``.
 
     Returns:
         The published version's folder.
+
+    Raises:
+        RepositoryError: the version is taken.
     """
     filelock = require("filelock", "export")
     (staged / LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
     with filelock.FileLock(repository / ".lock"):
         folder = repository / model
-        version = next_version(folder)
+        version = free_version(folder, version)
         text = model_config(model=model, version=version, **config)  # type: ignore[arg-type]
         config_file = staged.parent / CONFIG
         config_file.write_text(text, encoding="utf-8")
@@ -155,10 +165,26 @@ def publish(
     return folder / str(version)
 
 
-def next_version(folder: Path) -> int:
-    """The version after the highest in a model's folder; 1 if there is none."""
+def free_version(folder: Path, wanted: int | None = None) -> int:
+    """Find the number of a new version.
+
+    Args:
+        folder: the model's.
+        wanted: the number it shall have; None takes the one after the highest, or 1.
+
+    Raises:
+        RepositoryError: there is such a version, or no version has such a number.
+    """
     taken = [int(child.name) for child in _children(folder) if child.name.isdecimal()]
-    return max(taken, default=0) + 1
+    free = max(taken, default=0) + 1
+    if wanted in taken:
+        raise RepositoryError(
+            f"{folder} has a version {wanted} already.",
+            f"Leave --version out, or say --version {free}.",
+        )
+    if wanted is not None and wanted < 1:
+        raise RepositoryError(f"There is no version {wanted}.", f"Say --version {free}.")
+    return wanted or free
 
 
 def _sweep(home: Path, prefix: str) -> None:

@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from delugeserve.checkpoint import Checkpoint, save_checkpoint
-from delugeserve.errors import CheckpointError, ParityError, UnknownNameError, UsageError
+from delugeserve.errors import (
+    CheckpointError,
+    ParityError,
+    RepositoryError,
+    UnknownNameError,
+    UsageError,
+)
 from delugeserve.networks.build import build_network
 from delugeserve.zoo import CIFAR10, ModelSpec, find_model
 from delugeserve_export import engines
@@ -185,3 +191,10 @@ def test_what_is_settled_is_what_happens(request_for, precision):
         settled.sizes
     )
     assert settle(request).folder.name == "2"
+
+
+def test_a_version_may_be_named_once(request_for):
+    assert export(request_for(version=5, backend="onnxruntime")).folder.name == "5"
+    with pytest.raises(RepositoryError, match="has a version 5 already"):
+        settle(request_for(version=5))
+    assert settle(request_for()).folder.name == "6"

@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from delugeserve.errors import RepositoryError
 from delugeserve_export import triton_repository
-from delugeserve_export.triton_repository import model_config, next_version, publish, staging
+from delugeserve_export.triton_repository import free_version, model_config, publish, staging
 
 CONFIG = {
     "backend": "onnxruntime",
@@ -70,8 +70,19 @@ def test_versions_count_up_and_the_newest_is_served(tmp_path):
 def test_the_next_version_passes_over_gaps_and_strangers(tmp_path):
     for name in ("1", "7", "notes", ".hidden"):
         (tmp_path / name).mkdir()
-    assert next_version(tmp_path) == 8
-    assert next_version(tmp_path / "none") == 1
+    assert free_version(tmp_path) == 8
+    assert free_version(tmp_path / "none") == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"), [(7, "has a version 7 already"), (0, "There is no version 0")]
+)
+def test_a_version_that_is_taken_or_none_is_refused(tmp_path, wanted, problem):
+    (tmp_path / "7").mkdir()
+    assert free_version(tmp_path, 3) == 3
+    with pytest.raises(RepositoryError, match=problem) as caught:
+        free_version(tmp_path, wanted)
+    assert "--version 8" in caught.value.remedy
 
 
 class Killed(BaseException):
