@@ -260,8 +260,8 @@ def measure_sums(chosen: Any, device: str) -> Iterator[dict[str, Any]]:
     shapes = list(sums.block_shapes(find_model(NETWORK), batch))
     for shape, outputs in shapes[-1:] if chosen.quick else shapes:
         tensors = sums.draw_tensors(shape, outputs + 1, span, device)
-        # Sums read 2 outputs of the block, or 3, or all; the first is read by all sums, others by
-        # fewer, the last by one.
+        # The sums of a block read 2 of its outputs, 3, and so on to all; its outputs are read by
+        # all of these sums, by one less, and so on to a single one.
         for symbol, make, numbers in (
             ("L", sums.forward_work, range(2, outputs + 1)),
             ("R", sums.backward_work, range(1, outputs)),
@@ -324,7 +324,7 @@ def main() -> None:
             common.out.print(f"the GPU and its memory: left out, since {why}", highlight=False)
             common.out.print(f"the networks on the GPU: left out, since {why}", highlight=False)
         results.extend(measure_sums(chosen, device))
-    finally:  # hours of a GPU are dear: what was measured is kept
+    finally:  # what was measured before a failure is kept
         common.finish(chosen, results)
 
 
