@@ -62,8 +62,16 @@ def options(
     return parser
 
 
-def start(parser: argparse.ArgumentParser, method: str) -> argparse.Namespace:
-    """Parse the options, and print the machine, the versions and the method."""
+def start(
+    parser: argparse.ArgumentParser, method: str, packages: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Parse the options, and print the machine, the versions and the method.
+
+    Args:
+        parser: what :func:`options` made.
+        method: how it is measured.
+        packages: whose versions matter besides the usual ones.
+    """
     chosen = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a file shows each table when it is ready
@@ -77,7 +85,7 @@ def start(parser: argparse.ArgumentParser, method: str) -> argparse.Namespace:
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": hardware.describe(),
         "load_average_at_start": round(os.getloadavg()[0], 2),
-        "versions": _versions(),
+        "versions": _versions(packages),
         "method": " ".join(method.split()),
         "rounds": chosen.rounds,
     }
@@ -150,9 +158,9 @@ def finish(chosen: argparse.Namespace, results: Sequence[Mapping[str, Any]]) -> 
         talk.print(f"wrote {chosen.json}")
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Sequence[str]) -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    for package in ("delugeserve", *_PACKAGES):
+    for package in ("delugeserve", *_PACKAGES, *packages):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
