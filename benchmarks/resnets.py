@@ -15,7 +15,6 @@ from typing import Any
 import common
 import numpy as np
 import torch
-from runtimes import milliseconds
 from torch import Tensor, nn
 
 from delugeserve import hardware
@@ -143,7 +142,7 @@ def main() -> None:
         engines = load_engines(images, Path(folder))
         for batch in (1, 8):
             contestants = {
-                name: partial(milliseconds, infer, images[:batch], chosen.seconds)
+                name: partial(common.milliseconds, infer, images[:batch], chosen.seconds)
                 for name, infer in engines.items()
             }
             samples = common.interleave(f"batch {batch}", contestants, chosen.rounds)

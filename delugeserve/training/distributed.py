@@ -93,7 +93,8 @@ def first_alone(world: World, action: Callable[[], T]) -> T:
             # Fails when the first process has spoken and ended; torchrun ends all when one does.
             with suppress(RuntimeError):
                 dist.broadcast(status, 0)
-            raise SystemExit(failed)
+            # At once: the interpreter's own end trips over the threads of a broken connection.
+            os._exit(failed)
         return action()
     try:
         return action()
