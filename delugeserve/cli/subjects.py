@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from delugeserve.cli.references import Reference
 from delugeserve.errors import RepositoryError, UsageError, require
+from delugeserve.inspection.graphs import read_graph
 from delugeserve.zoo import ModelSpec, find_model
 from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES
 
 if TYPE_CHECKING:
     from delugeserve.evaluation import Classify
+
+_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,16 @@ def _onnx(path: Path, spec: ModelSpec | None) -> Subject:
             f"{ours}.",
         )
     return Subject(
-        f"{path.name} (ONNX Runtime, fp32)",
+        f"{path.name} (ONNX Runtime, {_stored_precision(path)})",
         spec,
         lambda images: session.run([LOGITS], {INPUT: images})[0],
     )
+
+
+def _stored_precision(path: Path) -> str:
+    """The type that most nodes with weights of an ONNX file have theirs stored in."""
+    dtype = next(iter(read_graph(path).weights), "no weights")
+    return _PRECISIONS.get(dtype, dtype)
 
 
 def _tensors(tensors: list[Any]) -> dict[str, str]:

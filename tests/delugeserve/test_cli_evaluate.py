@@ -96,6 +96,23 @@ def test_the_same_figures_whatever_the_form(evaluate, repository):
             assert result[figure] == pytest.approx(expected[figure], rel=1e-3)
 
 
+def test_an_onnx_file_is_called_by_what_its_weights_are_stored_in(evaluate, repository, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(repository / "delugenet38/2/model.onnx")
+    weights = {node.input[1] for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
+    for stored in model.graph.initializer:
+        if stored.name in weights:
+            name, values = stored.name, onnx.numpy_helper.to_array(stored)
+            stored.CopyFrom(onnx.numpy_helper.from_array(values.astype("float16"), f"{name}_half"))
+            cast = onnx.helper.make_node(
+                "Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT
+            )
+            model.graph.node.insert(0, cast)
+    onnx.save(model, tmp_path / "half.onnx")
+    result = evaluate(tmp_path / "half.onnx", "--limit", "10")
+    assert result["subject"] == "half.onnx (ONNX Runtime, fp16)"
+
+
 def test_a_limit(evaluate):
     assert evaluate("delugenet38", "--limit", "30")["num_images"] == 30
 
