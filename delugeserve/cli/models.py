@@ -36,7 +36,7 @@ def command(
         ),
         texts=2,
     )
-    talk.print("error: the paper's, top-1 or top-1/top-5, on the test images")
+    talk.print("error %: the paper's, top-1 or top-1/top-5, on the test images")
 
 
 def _error(published: dict[str, float] | None) -> str:
