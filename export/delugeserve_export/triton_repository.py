@@ -103,8 +103,7 @@ def staging(repository: Path) -> Iterator[Path]:
     """
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        # Beside the repository, not in it: a server takes every folder inside for a model.
-        home = repository.resolve().parent
+        home = _staging_home(repository.resolve())
         prefix = f".{repository.resolve().name}-staging-"
         _sweep(home, prefix)
         with tempfile.TemporaryDirectory(
@@ -185,6 +184,17 @@ def free_version(folder: Path, wanted: int | None = None) -> int:
     if wanted is not None and wanted < 1:
         raise RepositoryError(f"There is no version {wanted}.", f"Say --version {free}.")
     return wanted or free
+
+
+def _staging_home(repository: Path) -> Path:
+    """Beside the repository, for a server may take every folder inside for a model.
+
+    Where its parent cannot be written, or it is a mounted disk, into which nothing can be renamed
+    from outside, it is the repository: ``delugeserve serve`` passes over hidden folders.
+    """
+    parent = repository.parent
+    movable = parent.stat().st_dev == repository.stat().st_dev
+    return parent if movable and os.access(parent, os.W_OK | os.X_OK) else repository
 
 
 def _sweep(home: Path, prefix: str) -> None:

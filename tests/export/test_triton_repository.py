@@ -155,6 +155,15 @@ def test_what_a_killed_export_left_is_swept_and_what_a_running_one_uses_is_not(t
     assert alive.exists()
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_mount(), reason="needs a disk mounted at /dev/shm")
+def test_a_mounted_repository_is_staged_on_its_own_disk():
+    repository = Path("/dev/shm")
+    with staging(repository) as workspace:
+        assert workspace.name.startswith(".")
+        assert workspace.stat().st_dev == repository.stat().st_dev
+    assert not workspace.exists()
+
+
 def test_exports_at_once_get_versions_of_their_own(tmp_path):
     repository = tmp_path / "repository"
     with multiprocessing.get_context("spawn").Pool(4) as pool:
