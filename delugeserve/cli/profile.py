@@ -33,7 +33,11 @@ def command(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "auto",
     variants: Annotated[
         str | None,
-        typer.Option(help="Measure these forms only, a list: once,fused,...", show_default="all"),
+        typer.Option(
+            help="Measure these forms only, a list of per-reader, once, fused, checkpointed, "
+            "fused-checkpointed, folded and baseline, with commas.",
+            show_default="all",
+        ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print every sample as JSON.")] = False,
