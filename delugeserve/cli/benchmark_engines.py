@@ -52,6 +52,10 @@ def command(
     """Export a model for every engine and compare size, error and speed."""
     spec = find_model(model)
     sizes = _batch_sizes(batch_size)
+    if csv_file is not None and not csv_file.parent.is_dir():
+        raise UsageError(
+            f"There is no folder {csv_file.parent}.", "Make it, or choose another file."
+        )
     if plot is not None:
         check_picture_path(plot)
         require("matplotlib", "export")
@@ -96,13 +100,13 @@ def command(
 def _choose(wanted: str | None, known: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     if wanted is None:
         return list(known)
-    by_name = {f"{backend}:{precision}": (backend, precision) for backend, precision in known}
-    chosen = []
-    for name in wanted.split(","):
-        if name.strip() not in by_name:
-            raise UnknownNameError("engine", name.strip(), by_name)
-        chosen.append(by_name[name.strip()])
-    return chosen
+    # With hyphens, as 'export --backend' takes them, or as Triton spells them.
+    by_name = {":".join(engine).replace("_", "-"): engine for engine in known}
+    names = [name.strip() for name in wanted.split(",")]
+    for name in names:
+        if name.replace("_", "-") not in by_name:
+            raise UnknownNameError("engine", name, by_name)
+    return [by_name[name.replace("_", "-")] for name in names]
 
 
 def _batch_sizes(text: str) -> list[int]:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from delugeserve.cli.benchmark_engines import _choose
 from delugeserve.errors import MissingExtraError
 from delugeserve_export import comparison
 from delugeserve_export.engines.openvino import OpenVino
@@ -54,6 +55,8 @@ def test_one_that_fails_does_not_stop_the_others(run, monkeypatch):
     ("arguments", "message"),
     [
         (("--engines", "openvino:bf61"), "Did you mean 'openvino:bf16'"),
+        (("--engines", "tensorrt-rtx:fp61"), "Did you mean 'tensorrt-rtx:fp16'"),
+        (("--csv", "nowhere/engines.csv"), "There is no folder nowhere"),
         (("--batch-size", "1,x"), "no list of batch sizes"),
         (("--batch-size", "0"), "no list of batch sizes"),
         (("--plot", "engines.pdf"), "Let it end in .png or .svg"),
@@ -64,6 +67,11 @@ def test_bad_input_is_one_sentence(run, arguments, message):
     status, out, err = run("benchmark-engines", *arguments)
     assert (status, out) == (2, "")
     assert message in " ".join(err.split())
+
+
+@pytest.mark.parametrize("name", ["tensorrt-rtx:fp16", "tensorrt_rtx:fp16"])
+def test_an_engine_is_named_as_export_names_it_or_as_triton_does(name):
+    assert _choose(name, comparison.every_engine()) == [("tensorrt_rtx", "fp16")]
 
 
 def test_every_engine_is_every_backend_in_each_of_its_precisions():
