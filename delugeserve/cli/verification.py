@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from delugeserve.cli.console import out, print_table, talk
-from delugeserve.errors import UsageError
+from delugeserve.errors import UsageError, require
 
 if TYPE_CHECKING:
     from delugeserve_export.manifest import Manifest
@@ -81,10 +81,12 @@ def write_report(manifest: Manifest, path: Path | None) -> None:
 
 
 def check_report_path(path: Path | None) -> None:
-    """Refuse a path for the report before the work and not after it."""
+    """Let whatever keeps the report from being written do so before the work, not after it."""
     if path is None:
         return
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{path} is no page's name.", "Let it end in .html.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {path.parent}.", "Make it, or choose another file.")
+    for module in ("jinja2", "matplotlib.figure"):
+        require(module, "export")
