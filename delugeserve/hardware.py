@@ -97,7 +97,9 @@ def describe() -> str:
     """One line that names the machine beside a measured number."""
     bf16 = "native bf16" if has_native_bf16() else "no native bf16"
     system = f"{platform.system()} {platform.machine()}"
-    return f"{cpu_model()}, {usable_cores()} cores, {bf16}, {system}"
+    number = usable_cores()
+    cores = "1 core" if number == 1 else f"{number} cores"
+    return f"{cpu_model()}, {cores}, {bf16}, {system}"
 
 
 def _cpuinfo() -> list[str]:
