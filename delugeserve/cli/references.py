@@ -64,7 +64,7 @@ def recognise(text: str, kinds: Collection[Kind] = EVALUABLE) -> Reference:
             return _recognise_path(path, text, kinds)
         if _ADDRESS.fullmatch(text) and "endpoint" in kinds:
             return Reference("endpoint", text)
-        if text in MODELS:
+        if text in MODELS and "weights" in kinds:
             return Reference("weights", text)
         raise UsageError(f"There is no file, folder or model '{text}'.", _suggest(path, kinds))
     except OSError as error:
@@ -75,7 +75,7 @@ def recognise(text: str, kinds: Collection[Kind] = EVALUABLE) -> Reference:
 
 
 def _recognise_path(path: Path, text: str, kinds: Collection[Kind]) -> Reference:
-    if text in MODELS:
+    if text in MODELS and "weights" in kinds:
         shipped = MODELS[text].weights
         raise UsageError(
             f"'{text}' is a model's name, and it lies here too.",
@@ -86,9 +86,12 @@ def _recognise_path(path: Path, text: str, kinds: Collection[Kind]) -> Reference
         return _recognise_folder(path, kinds)
     kind = _KINDS_OF_FILES.get(path.suffix.lower())
     if kind is None or kind not in kinds:
-        *others, last = [
+        files = [
             _FORMS[kind].partition(" (")[0] for kind in _KINDS_OF_FILES.values() if kind in kinds
         ]
+        if not files:
+            raise UsageError(f"{path} is not a folder.", _accepted(kinds))
+        *others, last = files
         raise UsageError(f"{path} is neither {', '.join(others)} nor {last}.", _accepted(kinds))
     return Reference(kind, str(path))
 
@@ -120,10 +123,12 @@ def _suggest(path: Path, kinds: Collection[Kind]) -> str:
     """The nearest of the models' names and of what lies in the same folder, if one is near."""
     folder = path.parent
     names = [str(folder / child.name) for child in folder.iterdir()] if folder.is_dir() else []
-    nearest = difflib.get_close_matches(str(path), [*MODELS, *names], n=1, cutoff=0.75)
+    if "weights" in kinds:
+        names += MODELS
+    nearest = difflib.get_close_matches(str(path), names, n=1, cutoff=0.75)
     return f"Did you mean '{nearest[0]}'?" if nearest else _accepted(kinds)
 
 
 def _accepted(kinds: Collection[Kind]) -> str:
     *others, last = [form for kind, form in _FORMS.items() if kind in kinds]
-    return f"Give {', '.join(others)}, or {last}."
+    return f"Give {', '.join(others)}, or {last}." if others else f"Give {last}."

@@ -13,7 +13,7 @@ import typer
 from delugeserve.cli.console import print_json, talk
 from delugeserve.cli.references import recognise
 from delugeserve.cli.verification import check_report_path, print_verification, write_report
-from delugeserve.errors import RejectedError, RepositoryError, require
+from delugeserve.errors import RejectedError, require
 
 if TYPE_CHECKING:
     from delugeserve_export.interface import Infer
@@ -38,7 +38,7 @@ def command(
     """
     require("onnx", "export")
     check_report_path(report)
-    folder = _find_version(version)
+    folder = Path(recognise(str(version), {"version"}).value)
     from delugeserve_export.manifest import read_manifest
     from delugeserve_export.verification import verify_version
 
@@ -55,16 +55,6 @@ def command(
     write_report(manifest, report)
     if rejected:
         raise rejected
-
-
-def _find_version(path: Path) -> Path:
-    reference = recognise(str(path))
-    if reference.kind != "version":
-        raise RepositoryError(
-            f"{path} is not an exported version.",
-            "Give a folder such as model_repository/delugenet38/1.",
-        )
-    return Path(reference.value)
 
 
 @contextmanager

@@ -120,9 +120,17 @@ def test_damaged_evidence_is_refused(version):
 
 def test_other_paths_are_refused(run, tmp_path):
     (tmp_path / "photo.png").touch()
-    for path in (tmp_path / "photo.png", tmp_path / "none", tmp_path):
+    for path in (tmp_path / "photo.png", "/none/1", tmp_path, "delugenet38"):
         status, _, err = run("verify", path)
         assert status == 2, err
+        assert "Give the folder of an exported version." in " ".join(err.split())
+
+
+def test_a_models_folder_may_be_named_from_within_the_repository(run, version, monkeypatch):
+    monkeypatch.chdir(version.parent.parent)
+    status, out, err = run("verify", "delugenet38")
+    assert status == 0, err
+    assert "passed all" in out
 
 
 def test_the_page_shows_everything_in_one_file(run, version, tmp_path):
@@ -139,3 +147,12 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_work(run, version, 
     for path in (tmp_path / "none" / "report.html", tmp_path / "report.pdf"):
         status, out, _ = run("verify", version, "--report", path)
         assert (status, out) == (2, "")
+
+
+def test_a_page_that_nothing_can_draw_is_refused_before_the_work(
+    run, version, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    status, out, err = run("verify", version, "--report", tmp_path / "report.html")
+    assert (status, out) == (2, "")
+    assert "This needs 'jinja2'" in err
