@@ -151,7 +151,7 @@ def publish(
         config_file = staged.parent / CONFIG
         config_file.write_text(text, encoding="utf-8")
         _flush(staged, config_file)
-        if (folder / CONFIG).is_file():
+        if folder.is_dir():
             staged.replace(folder / str(version))
             config_file.replace(folder / CONFIG)
         else:

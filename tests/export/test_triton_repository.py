@@ -164,6 +164,13 @@ def test_a_mounted_repository_is_staged_on_its_own_disk():
     assert not workspace.exists()
 
 
+def test_a_folder_that_lost_its_configuration_gets_one(tmp_path):
+    publish_one(tmp_path)
+    (tmp_path / "net/config.pbtxt").unlink()
+    publish_one(tmp_path)
+    assert served_version(tmp_path) == 2
+
+
 def test_exports_at_once_get_versions_of_their_own(tmp_path):
     repository = tmp_path / "repository"
     with multiprocessing.get_context("spawn").Pool(4) as pool:
