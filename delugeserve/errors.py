@@ -66,7 +66,7 @@ class UnknownNameError(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.55)
         super().__init__(
             f"There is no {kind} '{name}'.",
             f"Did you mean '{nearest[0]}'?" if nearest else f"Choose one of: {', '.join(known)}.",

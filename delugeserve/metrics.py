@@ -84,7 +84,7 @@ def read_answers(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Answ
 
 def top_k_error(answers: Answers, k: int) -> float:
     """Percent of the images whose label is not among the first ``k`` answers."""
-    return 100 * float((answers.ranks >= k).mean())
+    return 100 * int((answers.ranks >= k).sum()) / len(answers.ranks)
 
 
 def wilson_interval(error: float, num_images: int) -> tuple[float, float]:

@@ -161,7 +161,10 @@ def command(
             done = export(request, Progress(lambda name: status.update(f"{name} ...")))
         except RejectedError as error:
             status.stop()
-            print_verification(error.manifest)
+            if json:
+                print_json(dataclasses.asdict(error.manifest))
+            else:
+                print_verification(error.manifest)
             write_report(error.manifest, report)
             raise
     warn(done.manifest)

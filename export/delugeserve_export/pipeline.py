@@ -22,13 +22,13 @@ from delugeserve_export.evidence import Evidence
 from delugeserve_export.gate import check_precision, examine, not_run, require_passed
 from delugeserve_export.graph import build_graph
 from delugeserve_export.int8 import quantise
-from delugeserve_export.interface import SumForm
+from delugeserve_export.interface import Precision, SumForm
 from delugeserve_export.manifest import Manifest, describe_files
 from delugeserve_export.request import Request, settle
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import describe_network, untrained_source
 from delugeserve_export.speed import measure_speed
-from delugeserve_export.triton_repository import publish, staging
+from delugeserve_export.triton_repository import publish, staging, write_labels
 from delugeserve_export.tuning import choose_sum_form
 from delugeserve_export.typed_graph import check_graph
 
@@ -104,12 +104,13 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     with progress.stage("graph"):
         graph = write(sum_form)
 
-    served, quantisation = graph, None
+    served, quantisation, quantised = graph, None, None
     if settled.int8 is not None:
         with progress.stage("quantise"):
             served, quantisation = quantise(
                 graph, backend, source, settled.data, settled.int8, progress.on_stage
             )
+            quantised = len(quantisation["layers"])
 
     with staging(settled.repository) as workspace:
         staged = workspace / "version"
@@ -122,6 +123,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
             logits = network_classifier(source.network, spec.dataset)(images)
             evidence = Evidence(images, logits, f"{len(images)} {verified_on}")
             evidence.write(staged)
+            write_labels(staged, source.class_names)
 
         with progress.stage("verify"):
             try:
@@ -135,6 +137,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                     sizes=settled.sizes,
                     trained=source.trained,
                     computed_in=executed,
+                    quantised=quantised,
                 )
             except MissingDeviceError as error:
                 in_graph = check_graph(
@@ -145,7 +148,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                     batch_size=settled.sizes[-1],
                     trained=source.trained,
                 )
-                in_engine = check_precision(precision, executed or {})
+                in_engine = check_precision(precision, executed or {}, quantised)
                 verification = not_run(
                     evidence, error.problem.removesuffix("."), in_engine, in_graph
                 )
@@ -174,18 +177,13 @@ def export(request: Request, progress: Progress | None = None) -> Export:
             seconds=dict(progress.seconds),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        require_passed(
-            verification,
-            manifest,
-            "Nothing was published; try --precision fp32 or another --backend.",
-        )
+        require_passed(verification, manifest, _remedy(precision))
         with progress.stage("publish"):
             manifest.write(staged)
             folder = publish(
                 staged,
                 settled.repository,
                 spec.name,
-                labels=source.class_names,
                 version=settled.version,
                 backend=backend.name,
                 instance_kind=backend.instance_kind,
@@ -200,6 +198,15 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                 },
             )
     return Export(folder, manifest, settled.reason, progress.seconds)
+
+
+def _remedy(precision: Precision) -> str:
+    if precision == "int8":
+        return (
+            "Nothing was published; calibrate on images of the network's own kind "
+            "(--calibration-data), lower --max-drop, or choose a higher --precision."
+        )
+    return "Nothing was published; try --precision fp32 or another --backend."
 
 
 def _environment(backend: Backend) -> dict[str, str]:

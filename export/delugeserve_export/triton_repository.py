@@ -117,22 +117,26 @@ def staging(repository: Path) -> Iterator[Path]:
         ) from error
 
 
+def write_labels(folder: Path, class_names: Sequence[str]) -> None:
+    """Write the file that Triton's classification extension names classes from, a line each."""
+    (folder / LABELS).write_text("\n".join(class_names) + "\n", encoding="utf-8")
+
+
 def publish(
     staged: Path,
     repository: Path,
     model: str,
     *,
-    labels: Sequence[str],
     version: int | None = None,
     **config: object,
 ) -> Path:
     """Move a staged version into the repository and make it the one that is served.
 
     Args:
-        staged: folder with the artefact and its manifest, on the repository's file system.
+        staged: folder with the artefact, its labels and its manifest, on the repository's file
+            system.
         repository: the model repository.
         model: name in the repository.
-        labels: the classes' names.
         version: its number; None takes the next.
         config: arguments of :func:`model_config` but ``model`` and ``version``.
 
@@ -143,7 +147,6 @@ def publish(
         RepositoryError: the version is taken.
     """
     filelock = require("filelock", "export")
-    (staged / LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
     with filelock.FileLock(repository / ".lock"):
         folder = repository / model
         version = free_version(folder, version)

@@ -64,17 +64,22 @@ def verify_version(folder: Path, infer: Infer | None = None) -> Manifest:
     precision = _precision_of(manifest)
     check_files(folder, manifest)
     evidence = read_evidence(folder, manifest.verification["images"])
+    computed_in = None
     if infer is not None:
         runs = {precision: infer}
     else:
         backend, _ = choose_backend(manifest.backend)
-        runs = load_runs(backend, folder / manifest.artefact, precision)
+        artefact = folder / manifest.artefact
+        runs = load_runs(backend, artefact, precision)
+        computed_in = backend.executed_precisions(artefact, precision).get("Convolution")
     verification = examine(
         runs,
         evidence,
         precision=precision,
         sizes=batch_sizes(manifest.max_batch_size),
         trained=manifest.trained,
+        computed_in=computed_in,
+        quantised=len(manifest.quantisation["layers"]) if manifest.quantisation else None,
     )
     manifest = dataclasses.replace(manifest, verification=dataclasses.asdict(verification))
     try:

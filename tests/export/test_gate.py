@@ -12,7 +12,14 @@ from delugeserve.networks.inference import fold
 from delugeserve.zoo import find_model
 from delugeserve_export.engines import BACKENDS
 from delugeserve_export.evidence import Evidence
-from delugeserve_export.gate import Verification, batch_sizes, examine, not_run, require_passed
+from delugeserve_export.gate import (
+    Verification,
+    batch_sizes,
+    check_precision,
+    examine,
+    not_run,
+    require_passed,
+)
 from delugeserve_export.graph import build_graph
 from delugeserve_export.invariance import try_invariances
 from delugeserve_export.samples import sample_images
@@ -162,6 +169,20 @@ def test_another_precision_than_was_asked_for_is_caught(verify, graph):
     found = verify(graph, computed_in={"fp32": 40, "fp16": 1})
     assert [check.name for check in found.failures] == ["computes in the precision asked for"]
     assert verify(graph, computed_in={"fp32": 41}).status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("computed_in", "quantised", "passed"),
+    [
+        ({"int8": 39, "fp32": 1}, None, True),
+        ({"int8": 9, "fp32": 30}, None, False),
+        ({"int8": 9, "fp32": 30}, 10, True),
+        ({"int8": 5, "fp32": 34}, 10, False),
+        ({}, None, False),
+    ],
+)
+def test_int8_is_held_to_the_layers_that_were_quantised(computed_in, quantised, passed):
+    assert check_precision("int8", computed_in, quantised).passed is passed
 
 
 def test_an_untrained_network_is_held_to_its_logits_alone(verify, graph, evidence):

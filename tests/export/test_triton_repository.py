@@ -9,7 +9,13 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from delugeserve.errors import RepositoryError
 from delugeserve_export import triton_repository
-from delugeserve_export.triton_repository import free_version, model_config, publish, staging
+from delugeserve_export.triton_repository import (
+    free_version,
+    model_config,
+    publish,
+    staging,
+    write_labels,
+)
 
 CONFIG = {
     "backend": "onnxruntime",
@@ -27,7 +33,8 @@ def publish_one(repository, content="weights"):
         staged = workspace / "version"
         staged.mkdir()
         (staged / "model.onnx").write_text(content)
-        return publish(staged, repository, "net", labels=["cat", "dog"], **CONFIG)
+        write_labels(staged, ["cat", "dog"])
+        return publish(staged, repository, "net", **CONFIG)
 
 
 def served_version(repository):
