@@ -89,6 +89,13 @@ def command(
         int | None,
         typer.Option(help="Pixels around an image before a crop.", rich_help_panel=_RECIPE),
     ] = None,
+    initial_checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the weights of this checkpoint of the same model.",
+            show_default="random weights",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
     limit: Annotated[int | None, typer.Option(min=2, help="Train on the first images only.")] = (
         None
@@ -201,6 +208,7 @@ def command(
         compiled,
         fuse_sums,
         checkpoint_sums,
+        None if initial_checkpoint is None else str(initial_checkpoint),
     )
     if world.is_first:
         _print_config(config, world.size)

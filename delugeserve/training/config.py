@@ -34,6 +34,8 @@ class RunConfig:
         compile: whether the training step goes through ``torch.compile``.
         fuse_sums: whether the cross-layer sums alone are compiled, each into one pass.
         checkpoint_sums: whether they are computed again in the backward pass, to save memory.
+        initial_checkpoint: a checkpoint of the same model whose weights it starts from; None means
+            random weights.
     """
 
     model: str
@@ -48,6 +50,7 @@ class RunConfig:
     compile: bool = False
     fuse_sums: bool = False
     checkpoint_sums: bool = False
+    initial_checkpoint: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The values as they come back from a JSON file."""

@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from torch import nn
 
-from delugeserve.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.errors import DatasetError, TrainingError, UsageError
 from delugeserve.evaluation import Evaluation, evaluate_batches, network_classifier
@@ -77,7 +77,8 @@ def train(
         UsageError: ``output`` holds a run already, or none to resume, or one asked otherwise; or
             the batch cannot be divided among the processes.
         DatasetError: the images cannot be read.
-        CheckpointError: the state to resume from is damaged or another run's.
+        CheckpointError: the state to resume from is damaged or another run's, or the checkpoint to
+            start from is missing, damaged or another model's.
         TrainingError: the loss is no number any more, the disk is full, or another process ended.
     """
     world = current_world()
@@ -86,14 +87,14 @@ def train(
     _check_gpus(world)
     _check_sums(spec, config)
 
-    def prepare() -> tuple[Images, Images]:
+    def prepare() -> tuple[Checkpoint | None, Images, Images]:
         batches.share_of(config.recipe.batch_size, world, config.accumulate)
         if world.is_first:
             check_folder(output, config, resume=resume)
-        return _read(spec, config)
+        return _read_initial(spec, config), *_read(spec, config)
 
     with connected(world):
-        images, test_images = first_alone(world, prepare)
+        initial, images, test_images = first_alone(world, prepare)
         loaders = (
             batches.training_batches(images, spec.dataset, config, world, reading, say),
             batches.test_batches(test_images, spec.dataset, world, reading, say),
@@ -102,6 +103,8 @@ def train(
             start_folder(output, config, environment)
             say(f"{len(images):,} training and {len(test_images):,} test images")
         module = _module(spec, config, images, world)
+        if initial is not None:
+            module.network.load_state_dict(dict(initial.state))
         saved = output / STATE_FILE
         state = saved if resume and saved.is_file() else None
         with _quiet_lightning(), _stopped_from_outside():
@@ -120,7 +123,7 @@ def train(
             spec,
             images.class_names,
             network.state_dict(),
-            recipe=dataclasses.asdict(config.recipe) | {"seed": config.seed},
+            recipe=_describe_recipe(config, initial),
             data={
                 "source": Path(config.data).name,
                 "train_images": len(images),
@@ -162,6 +165,19 @@ def _check_sums(spec: ModelSpec, config: RunConfig) -> None:
         )
     if config.fuse_sums:
         require_compiler()
+
+
+def _read_initial(spec: ModelSpec, config: RunConfig) -> Checkpoint | None:
+    path = config.initial_checkpoint
+    return None if path is None else load_checkpoint(Path(path), spec)
+
+
+def _describe_recipe(config: RunConfig, initial: Checkpoint | None) -> dict[str, Any]:
+    """How a network was trained, and how that was whose weights it started from."""
+    recipe = dataclasses.asdict(config.recipe) | {"seed": config.seed}
+    if initial is not None:
+        recipe["initial"] = {"recipe": initial.recipe, "metrics": initial.metrics}
+    return recipe
 
 
 def _read(spec: ModelSpec, config: RunConfig) -> tuple[Images, Images]:

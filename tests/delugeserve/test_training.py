@@ -321,3 +321,26 @@ def test_a_folder_without_images(run, tmp_path):
         assert (status, out) == (2, "")
         assert "empty holds no images" in " ".join(err.split())
     assert not (tmp_path / "run").exists(), "nothing half-written"
+
+
+def test_it_starts_from_a_checkpoint(config, tmp_path):
+    first, _ = train(TINY, config, tmp_path / "first")
+    still = dataclasses.replace(
+        config,
+        recipe=dataclasses.replace(config.recipe, epochs=1, learning_rate=1e-9, ema_decay=0.0),
+        initial_checkpoint=str(first),
+    )
+    second, _ = train(TINY, still, tmp_path / "second")
+    before, after = load_checkpoint(first), load_checkpoint(second)
+    for name, tensor in before.state.items():
+        if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            torch.testing.assert_close(after.state[name], tensor)
+    assert after.recipe["initial"] == {"recipe": before.recipe, "metrics": before.metrics}
+
+
+def test_a_checkpoint_of_another_model_is_no_start(config, tmp_path):
+    other = dataclasses.replace(TINY, name="other", widths=(4, 8))
+    path, _ = train(other, dataclasses.replace(config, model="other"), tmp_path / "other")
+    with pytest.raises(CheckpointError, match="holds 'other'"):
+        train(TINY, dataclasses.replace(config, initial_checkpoint=str(path)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
