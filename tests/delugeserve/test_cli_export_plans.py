@@ -28,6 +28,7 @@ def test_a_plan_is_built_and_not_run_and_says_so_everywhere(run, tmp_path):
         "engine.json",
         "layers.txt",
         "evidence.npz",
+        "labels.txt",
     }
     for command in (("evaluate", folder, "--data", tmp_path), ("verify", folder)):
         status, out, err = run(*command)

@@ -161,15 +161,20 @@ def test_a_version_that_is_gone(stored, only):
 def test_labels_of_another_number(stored, examine, count):
     labels = stored / "tiny" / "1" / "labels.txt"
     labels.write_text("\n".join("abcdefghijk"[:count]))
-    for finding in examine():
+    changed, *counted = examine()
+    assert changed.text == "1/labels.txt is not the file that was exported"
+    assert len(counted) == 2
+    for finding in counted:
         assert finding.status == "problem"
         assert f"1/labels.txt has {count} labels for the 10 values of" in finding.text
 
 
 def test_labels_that_are_gone(stored, examine):
     (stored / "tiny" / "1" / "labels.txt").unlink()
-    assert [finding.status for finding in examine()] == ["problem", "problem"]
-    assert "1/labels.txt, the labels of logits, is missing" in examine()[0].text
+    missing, *outputs = examine()
+    assert missing.text == "1/labels.txt is missing"
+    assert [finding.status for finding in outputs] == ["problem", "problem"]
+    assert "1/labels.txt, the labels of logits, is missing" in outputs[0].text
 
 
 def test_more_threads_than_cores(stored, examine):

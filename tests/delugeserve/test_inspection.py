@@ -172,7 +172,7 @@ def test_a_version(inspect, run, repository):
     assert found["kind"] == "version"
     assert (found["model"], found["number"], found["served"]) == ("tiny", "1", True)
     states = {file["name"]: file["state"] for file in found["files"]}
-    assert states == {"model.onnx": "whole", "evidence.npz": "whole", "labels.txt": None}
+    assert states == {"model.onnx": "whole", "evidence.npz": "whole", "labels.txt": "whole"}
     assert found["labels"] == list(CIFAR10.class_names)
     assert found["manifest"]["verification"]["status"] == "passed"
     config = found["config"]
