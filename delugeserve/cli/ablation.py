@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from delugeserve.cli.console import print_json, print_table, talk
+from delugeserve.cli.recipes import print_recipe
 from delugeserve.errors import UnknownNameError, UsageError, require
 from delugeserve.training.recipes import Recipe, find_recipe
 from delugeserve.zoo import ModelSpec, find_model
@@ -119,7 +120,7 @@ def _train(
     )
     trials = plan_trials(compared_networks(spec), seeds, output)
     talk.print(f"{len(trials)} runs in {escape(str(output))} on {escape(data)}", soft_wrap=True)
-    talk.print(f"[dim]{recipe}[/]", soft_wrap=True)
+    print_recipe(recipe)
     train_missing(
         trials,
         config,

@@ -312,7 +312,8 @@ def _print_facts(facts: Mapping[str, str]) -> None:
 def _settings(values: Mapping[str, Any]) -> str:
     """Names and values in a row; those with nothing in them are left out."""
     return ", ".join(
-        f"{key.replace('_', ' ')} {value}"
+        f"{key.replace('_', ' ')} "
+        + (f"({_settings(value)})" if isinstance(value, Mapping) else str(value))
         for key, value in values.items()
         if value not in ([], None, "")
     )

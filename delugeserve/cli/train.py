@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from delugeserve import hardware
 from delugeserve.cli.console import out, print_json, print_next, talk
+from delugeserve.cli.recipes import print_recipe
 from delugeserve.errors import UnknownNameError, UsageError, require
-from delugeserve.training.recipes import Recipe, default_recipe, find_recipe, override
+from delugeserve.training.recipes import default_recipe, find_recipe, override
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
@@ -248,23 +248,10 @@ def _parse_milestones(text: str) -> tuple[float, ...]:
 
 
 def _print_config(config: RunConfig, processes: int) -> None:
-    """Say what will be done, and which values are not those of the recipe's name."""
+    """Say what will be done."""
     talk.print(
         f"[bold]{config.model}[/] on {escape(config.data)} in {config.precision}, "
         f"seed {config.seed}" + (f", {processes} processes" if processes > 1 else ""),
         soft_wrap=True,
     )
-    talk.print(f"recipe [bold]{config.recipe.name}[/]")
-    named = find_recipe(config.recipe.name)
-    table = Table.grid(padding=(0, 2))
-    for field in dataclasses.fields(Recipe)[1:]:
-        value, usual = (_as_text(getattr(one, field.name)) for one in (config.recipe, named))
-        note = "" if value == usual else f"[dim](not {usual})[/]"
-        table.add_row(f"  {field.name.replace('_', ' ')}", value, note)
-    talk.print(table)
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "-"
-    return str(value)
+    print_recipe(config.recipe)
