@@ -330,7 +330,9 @@ def test_an_export_without_a_gpu_is_built_and_not_run(request_for):
     assert manifest["engine"]["version"] == rtx.__version__
     assert manifest["engine"]["profile"]["image"]["max"] == [16, 32, 32, 3]
     assert manifest["speed"] == {}
-    assert manifest["files"].keys() == {"model.plan", "engine.json", "evidence.npz"}
+    assert manifest["files"].keys() == {
+        "model.plan", "engine.json", "evidence.npz", "labels.txt",
+    }  # fmt: skip
     config = (done.folder.parent / "config.pbtxt").read_text()
     assert 'backend: "tensorrt_rtx"' in config
     assert "kind: KIND_GPU" in config
