@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from delugeserve.errors import UsageError
+from delugeserve.files import written_beside
 from delugeserve.networks.flops import count
 from delugeserve.training.records import (
     CONFIG_FILE,
@@ -371,12 +371,9 @@ def write_ablation(ablation: Ablation, output: Path) -> Path:
         UsageError: it cannot be written.
     """
     path = output / RESULT_FILE
-    beside = output / f".{os.getpid()}-{RESULT_FILE}"
     try:
-        beside.write_text(json.dumps(describe(ablation), indent=2) + "\n", encoding="utf-8")
-        beside.replace(path)
+        with written_beside(path) as beside:
+            beside.write_text(json.dumps(describe(ablation), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error}.", "Free some space.") from error
-    finally:
-        beside.unlink(missing_ok=True)
     return path

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from delugeserve.errors import UsageError, require
+from delugeserve.files import written_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,15 +36,12 @@ def save_figure(figure: Figure, path: Path) -> None:
         UsageError: the suffix is another one, or the file cannot be written.
     """
     check_picture_path(path)
-    beside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(beside)
-        beside.replace(path)
+        with written_beside(path) as beside:
+            figure.savefig(beside)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error}.", "Choose another file.") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def check_picture_path(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.markup import escape
 from delugeserve import hardware
 from delugeserve.cli.console import out, print_json, print_table, talk
 from delugeserve.errors import UnknownNameError, UsageError, require
+from delugeserve.files import written_beside
 from delugeserve.plotting import check_picture_path, save_figure
 from delugeserve.zoo import find_model
 
@@ -158,11 +158,8 @@ def _write_csv(rows: Sequence[Row], sizes: Sequence[int], path: Path) -> None:
     for row in rows:
         times = [row.milliseconds.get(str(size)) for size in sizes]
         writer.writerow([*(getattr(row, name) for name in fields), *times, row.images_per_s])
-    beside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        beside.write_text(text.getvalue(), encoding="utf-8")
-        beside.replace(path)
+        with written_beside(path) as beside:
+            beside.write_text(text.getvalue(), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error}.", "Choose another file.") from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from delugeserve.cli.console import out, print_table, talk
 from delugeserve.errors import UsageError, require
+from delugeserve.files import written_beside
 
 if TYPE_CHECKING:
     from delugeserve_export.manifest import Manifest
@@ -69,14 +70,11 @@ def write_report(manifest: Manifest, path: Path | None) -> None:
         return
     from delugeserve_export.report import render_report
 
-    beside = path.with_name(f".{path.name}")
     try:
-        beside.write_text(render_report(manifest), encoding="utf-8")
-        beside.replace(path)
+        with written_beside(path) as beside:
+            beside.write_text(render_report(manifest), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error}.", "Choose another file.") from error
-    finally:
-        beside.unlink(missing_ok=True)
     talk.print(f"report: {escape(str(path))}", soft_wrap=True)
 
 

@@ -10,8 +10,9 @@ from typing import TextIO
 
 import lightning.pytorch as pl
 
+from delugeserve.files import written_beside
 from delugeserve.training.records import LOG_FILE, Epoch, read_run
-from delugeserve.training.saving import written_beside
+from delugeserve.training.saving import MARK
 
 _FORMATS = {
     "epoch": "d",
@@ -45,7 +46,7 @@ class EpochLog(pl.Callback):
             return
         epochs = read_run(self.folder).epochs
         with (
-            written_beside(self.folder / LOG_FILE) as beside,
+            written_beside(self.folder / LOG_FILE, MARK) as beside,
             beside.open("w", newline="", encoding="utf-8") as file,
         ):
             csv.writer(file).writerow(_FORMATS)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,14 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from delugeserve.errors import CheckpointError
+from delugeserve.files import written_beside
 
 STATE_FILE = "last.ckpt"
 """The state after a run's last whole epoch, from which it can go on."""
 
 
-@contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """Give a path to write to, which takes the place of ``path`` once that has gone well."""
-    # Always the same name: what a killed process left there is written over.
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+MARK = "part"
+"""One run at a time writes to a folder, and its states are large: none is left lying."""
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -40,7 +32,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written; what was there before is untouched.
     """
-    with written_beside(path) as beside:
+    with written_beside(path, MARK) as beside:
         beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -59,7 +51,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: it cannot be written; what was there before is untouched.
         """
-        with written_beside(Path(path)) as beside, beside.open("wb") as file:
+        with written_beside(Path(path), MARK) as beside, beside.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:

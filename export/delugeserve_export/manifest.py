@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from delugeserve.errors import RepositoryError
+from delugeserve.files import written_beside
 
 FILE_NAME = "manifest.json"
 EVIDENCE = "evidence.npz"
@@ -74,12 +74,8 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``manifest.json`` into a folder: beside its place, then renamed."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        beside = folder / f".{os.getpid()}-{FILE_NAME}"
-        try:
+        with written_beside(folder / FILE_NAME) as beside:
             beside.write_text(text + "\n", encoding="utf-8")
-            beside.replace(folder / FILE_NAME)
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path) -> Manifest:
