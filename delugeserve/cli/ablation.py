@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from rich.markup import escape
 from delugeserve.cli.console import print_json, print_table, talk
 from delugeserve.cli.recipes import print_recipe
 from delugeserve.errors import UnknownNameError, UsageError, require
-from delugeserve.training.recipes import Recipe, find_recipe
+from delugeserve.training.recipes import Recipe, find_recipe, override
 from delugeserve.zoo import ModelSpec, find_model
 
 if TYPE_CHECKING:
@@ -70,9 +69,7 @@ def command(
                 "An ablation needs a model and images.",
                 "Give --model and --data, or --report-only for what is there.",
             )
-        resolved = find_recipe(recipe)
-        if epochs is not None:
-            resolved = dataclasses.replace(resolved, epochs=epochs)
+        resolved = override(find_recipe(recipe), epochs=epochs)
         _train(spec, output, seeds, resolved, precision, data, limit, compiled)
     ablation = read_ablation(output, spec)
     path = write_ablation(ablation, output)

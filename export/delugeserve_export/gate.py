@@ -116,7 +116,7 @@ def examine(
         report.compare(infer, few if size == 1 else evidence, size, precision)
     report.invariances(infer, few, max(sizes), precision)
     if computed_in is not None:
-        report.precision(check_precision(precision, computed_in, quantised))
+        report.add(check_precision(precision, computed_in, quantised))
     return report.verification()
 
 
@@ -201,7 +201,7 @@ class _Report:
             return
         self._comparisons.append(found)
         budget = BUDGETS[precision]
-        allowed = budget.error if self._trained else budget.untrained_error
+        allowed = budget.allowed_error(trained=self._trained)
         self._checks.append(
             Check(
                 f"logits, {name}",
@@ -237,10 +237,10 @@ class _Report:
             lambda: try_invariances(_named(infer), images, evidence.logits.shape[1]),
         )
         budget = BUDGETS[precision]
-        allowed = budget.error if self._trained else budget.untrained_error
+        allowed = budget.allowed_error(trained=self._trained)
         self._checks += [_invariance_check(one, allowed) for one in tried or ()]
 
-    def precision(self, check: Check) -> None:
+    def add(self, check: Check) -> None:
         self._checks.append(check)
 
     def verification(self) -> Verification:

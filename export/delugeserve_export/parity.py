@@ -36,6 +36,10 @@ class Budget:
     agreement: float
     untrained_error: float
 
+    def allowed_error(self, *, trained: bool) -> float:
+        """The ``error`` that a network may make, with trained weights or without."""
+        return self.error if trained else self.untrained_error
+
 
 BUDGETS: Mapping[Precision, Budget] = MappingProxyType(
     {

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from delugeserve.tensorrt_engine import cache_folder, write_cache
 from delugeserve_export.engines.base import Backend
 from delugeserve_export.interface import Infer, Precision, SumForm
 from delugeserve_export.speed import measure_speed
@@ -22,12 +21,6 @@ FORMS: tuple[SumForm, ...] = get_args(SumForm)
 
 _BATCH = 8
 """At batch 1 the sums weigh little, and a larger batch only takes longer to measure."""
-
-
-def cache_folder() -> Path:
-    """Where what was measured on this machine is kept: ``$XDG_CACHE_HOME/delugeserve``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "delugeserve"
 
 
 def choose_sum_form(
@@ -53,8 +46,10 @@ def choose_sum_form(
         json.dumps([backend.name, precision, facts], sort_keys=True, default=str).encode()
     ).hexdigest()
     file = cache_folder() / "sum-forms" / f"{key}.json"
-    figures = _read(file) or _measure(backend, precision, write, images)
-    _remember(file, figures)
+    figures = _read(file)
+    if figures is None:
+        figures = _measure(backend, precision, write, images)
+        write_cache(file, json.dumps(figures).encode())
     fastest = min(figures, key=lambda form: figures[form])
     return cast("SumForm", fastest), figures
 
@@ -82,14 +77,3 @@ def _read(file: Path) -> dict[str, float] | None:
         return None
     whole = isinstance(figures, dict) and set(figures) == set(FORMS)
     return figures if whole and all(isinstance(ms, float) for ms in figures.values()) else None
-
-
-def _remember(file: Path, figures: Mapping[str, float]) -> None:
-    """Keep figures for the next export; a cache that cannot be written costs time and no more."""
-    beside = file.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(figures), encoding="utf-8")
-        beside.replace(file)
-    with contextlib.suppress(OSError):
-        beside.unlink(missing_ok=True)

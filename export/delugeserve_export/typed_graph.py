@@ -46,8 +46,7 @@ def check_graph(
     path.write_bytes(graph)
     infer = backend.load(path, "fp32")
     found = compare(infer, evidence.images, evidence.logits, batch_size, precision)
-    budget = BUDGETS[precision]
-    allowed = budget.error if trained else budget.untrained_error
+    allowed = BUDGETS[precision].allowed_error(trained=trained)
     return Check(
         f"its ONNX graph in {precision}, by {backend.title}",
         found.relative_error <= allowed,
