@@ -89,6 +89,10 @@ def command(
         int | None,
         typer.Option(help="Pixels around an image before a crop.", rich_help_panel=_RECIPE),
     ] = None,
+    cutout: Annotated[
+        int | None,
+        typer.Option(help="Side of a square that is covered; 0: none.", rich_help_panel=_RECIPE),
+    ] = None,
     initial_checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -180,6 +184,7 @@ def command(
         label_smoothing=label_smoothing,
         ema_decay=ema_decay,
         crop_padding=crop_padding,
+        cutout=cutout,
     )
     for kind, name, known in (
         ("precision", precision, _PRECISIONS),

@@ -1,4 +1,4 @@
-"""Random flips and crops of whole uint8 batches, in one gather."""
+"""Random flips, crops and cutouts of whole uint8 batches."""
 
 from __future__ import annotations
 
@@ -61,3 +61,39 @@ def random_flip_crop(
     columns = torch.where(torch.from_numpy(mirror).to(device), columns.flip(1), columns)
     batch = torch.arange(n, device=device)
     return padded[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def cutout(
+    images: Tensor,
+    side: int,
+    fill: Tensor,
+    rng: np.random.Generator,
+    *,
+    rank: int = 0,
+    size: int = 1,
+) -> Tensor:
+    """Cover a square of each image, centred on any of its pixels (DeVries, Taylor: 1708.04552).
+
+    Args:
+        images: uint8 ``[N, H, W, 3]``, on any device.
+        side: of the square, in pixels. Where it reaches over a border, less of it is seen.
+        fill: uint8 ``[3]``, the square's colour.
+        rng: source of the randomness.
+        rank: see :func:`random_flip_crop`.
+        size: likewise.
+
+    Returns:
+        uint8 ``[N, H, W, 3]``.
+    """
+    n, *lengths, _ = images.shape
+    rows, columns = (
+        _is_within(torch.from_numpy(rng.integers(0, length, n * size)[rank::size]), side, length)
+        for length in lengths
+    )
+    covered = (rows[:, :, None] & columns[:, None, :]).to(images.device)
+    return torch.where(covered[..., None], fill.to(images.device), images)
+
+
+def _is_within(centres: Tensor, side: int, length: int) -> Tensor:
+    offsets = torch.arange(length) - (centres - side // 2)[:, None]
+    return (offsets >= 0) & (offsets < side)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
-from delugeserve.data.augmentation import random_flip_crop
+from delugeserve.data.augmentation import cutout, random_flip_crop
 from delugeserve.data.datasets import LabelledImages, load_images
 from delugeserve.data.encoded import EncodedImages, index_images
 from delugeserve.data.splits import SplitName
@@ -23,6 +23,7 @@ from delugeserve.data.streaming import OnUnreadable, stream_batches
 from delugeserve.errors import UsageError
 from delugeserve.training.config import RunConfig
 from delugeserve.training.distributed import World
+from delugeserve.training.recipes import Recipe
 from delugeserve.zoo import DatasetSpec
 
 Batch = tuple[Tensor, Tensor]
@@ -146,13 +147,15 @@ def test_batches(
     return DataLoader(_tensors(images), sampler=batches, batch_size=None)
 
 
-def flips_and_crops(dataset: DatasetSpec, padding: int, seed: int, world: World) -> Augment:
-    """Augment this process's share of a batch as the batch is augmented for one process alone."""
+def augmentation(dataset: DatasetSpec, recipe: Recipe, seed: int, world: World) -> Augment:
+    """Flip, crop and cover this process's share of a batch as if it had all of it to itself."""
     fill = torch.tensor([round(255 * mean) for mean in dataset.mean], dtype=torch.uint8)
 
     def augment(images: Tensor, epoch: int, number: int) -> Tensor:
         rng = np.random.default_rng((seed, epoch, number))
-        return random_flip_crop(images, padding, fill, rng, rank=world.rank, size=world.size)
+        share = {"rank": world.rank, "size": world.size}
+        images = random_flip_crop(images, recipe.crop_padding, fill, rng, **share)
+        return cutout(images, recipe.cutout, fill, rng, **share) if recipe.cutout else images
 
     return augment
 

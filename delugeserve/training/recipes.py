@@ -39,6 +39,7 @@ class Recipe:
             0 for none.
         crop_padding: pixels around an image before a random crop, of images that lie in memory;
             ImageNet's are cropped otherwise, see :mod:`delugeserve.data.imagenet`.
+        cutout: side, in pixels, of the square that is covered in each of those images; 0 for none.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Recipe:
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
     crop_padding: int = 4
+    cutout: int = 0
 
 
 _RECIPES = (
@@ -152,4 +154,5 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "label_smoothing": (_is_part, _PART),
     "ema_decay": (_is_part, _PART),
     "crop_padding": (lambda value: value >= 0, "0 or more"),
+    "cutout": (lambda value: value >= 0, "0 or more"),
 }

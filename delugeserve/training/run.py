@@ -194,9 +194,7 @@ def _read(spec: ModelSpec, config: RunConfig) -> tuple[Images, Images]:
 def _module(spec: ModelSpec, config: RunConfig, images: Images, world: World) -> TrainingModule:
     augment = None
     if not isinstance(images, EncodedImages):
-        augment = batches.flips_and_crops(
-            spec.dataset, config.recipe.crop_padding, config.seed, world
-        )
+        augment = batches.augmentation(spec.dataset, config.recipe, config.seed, world)
     network = build_network(spec, seed=config.seed)
     module = TrainingModule(network, spec.dataset, config.recipe, augment)
     if config.sync_batchnorm and world.size > 1:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delugeserve.data.augmentation import normalise, random_flip_crop
+from delugeserve.data.augmentation import cutout, normalise, random_flip_crop
 
 FILL = torch.tensor([7, 8, 9], dtype=torch.uint8)
 
@@ -56,6 +56,36 @@ def test_shares_come_out_as_the_whole_batch_does(size):
             images[rank::size], 4, FILL, rng, rank=rank, size=size
         )
     assert torch.equal(shares, whole)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 40])
+def test_a_cutout_is_one_square_that_borders_clip(side):
+    images = torch.full((200, 6, 9, 3), 100, dtype=torch.uint8)
+    covered = (cutout(images, side, FILL, np.random.default_rng(0)) != images).all(-1).numpy()
+    shown = covered.reshape(200, -1).sum(axis=1)
+    assert shown.min() >= min(side, 6) // 2 * (min(side, 9) // 2)
+    assert shown.max() == min(side, 6) * min(side, 9)
+    for image in covered:
+        rows, columns = image.any(axis=1), image.any(axis=0)
+        assert np.array_equal(image, rows[:, None] & columns[None, :])
+        assert all(np.diff(np.flatnonzero(line)).max(initial=1) == 1 for line in (rows, columns))
+
+
+def test_cutouts_reach_every_pixel_and_have_the_filling_s_colour():
+    images = torch.full((500, 4, 5, 3), 100, dtype=torch.uint8)
+    cut = cutout(images, 1, FILL, np.random.default_rng(0))
+    assert (cut != images).all(-1).any(0).all()
+    assert torch.equal(cut[(cut != images).all(-1)].unique(dim=0), FILL[None])
+    assert torch.equal(images, torch.full_like(images, 100))
+
+
+def test_shares_are_cut_as_the_whole_batch_is():
+    images = torch.randint(1, 256, (8, 32, 32, 3), dtype=torch.uint8)
+    whole = cutout(images, 8, FILL, np.random.default_rng(3))
+    for rank in range(2):
+        rng = np.random.default_rng(3)
+        share = cutout(images[rank::2], 8, FILL, rng, rank=rank, size=2)
+        assert torch.equal(share, whole[rank::2])
 
 
 def test_normalise_is_the_textbook_formula():

@@ -1,5 +1,6 @@
 """What the command line says and how it exits: one sentence, one remedy, status 2."""
 
+import dataclasses
 import json
 import socket
 import sys
@@ -54,6 +55,25 @@ def test_every_command_explains_itself(run, command):
 def test_an_unknown_model_suggests_the_nearest(run, command):
     name, *options = command.split()
     assert refused(run(name, "--model", "delugnet38", *options), "Did you mean 'delugenet38'?")
+
+
+def test_every_value_of_a_recipe_has_a_flag(run, monkeypatch, tmp_path):
+    values = {
+        "epochs": 7, "batch_size": 10, "learning_rate": 0.3, "schedule": "cosine",
+        "milestones": (0.2, 0.4), "warmup": 0.3, "momentum": 0.5, "weight_decay": 0.25,
+        "label_smoothing": 0.2, "ema_decay": 0.9, "crop_padding": 3, "cutout": 8,
+    }  # fmt: skip
+    asked = []
+    monkeypatch.setattr(
+        "delugeserve.training.run.train", lambda _, config, *rest, **options: asked.append(config)
+    )
+    flags = [
+        f"--{name.replace('_', '-')}={','.join(map(str, value)) if type(value) is tuple else value}"
+        for name, value in values.items()
+    ]
+    base = ("train", "--model", "delugenet38", "--data", "x", "--output", tmp_path / "run")
+    assert run(*base, *flags)[0] == 0
+    assert dataclasses.asdict(asked[0].recipe) == {"name": "cifar-quick", **values}
 
 
 def test_an_unknown_recipe_and_precision(run, tmp_path):

@@ -10,8 +10,9 @@ import torch
 from delugeserve.data.datasets import LabelledImages
 from delugeserve.errors import UsageError
 from delugeserve.training import batches
-from delugeserve.training.batches import EpochBatches, Reading, flips_and_crops, share_of
+from delugeserve.training.batches import EpochBatches, Reading, augmentation, share_of
 from delugeserve.training.distributed import World
+from delugeserve.training.recipes import find_recipe, override
 from delugeserve.zoo import CIFAR10
 
 ALONE = World()
@@ -92,21 +93,25 @@ def test_too_few_test_images():
         batches.test_batches(images(1), CIFAR10, PAIR[0], Reading(), print)
 
 
-def test_augmentation_depends_on_seed_epoch_and_batch():
+@pytest.mark.parametrize("cutout", [0, 8])
+def test_augmentation_depends_on_seed_epoch_and_batch(cutout):
+    recipe = override(find_recipe("cifar"), cutout=cutout)
     pixels = torch.from_numpy(images(8).images)
-    augment = flips_and_crops(CIFAR10, 4, 0, ALONE)
+    augment = augmentation(CIFAR10, recipe, 0, ALONE)
     changed = augment(pixels, 1, 2)
     assert torch.equal(changed, augment(pixels, 1, 2))
     for other in (augment(pixels, 2, 1), augment(pixels, 1, 3)):
         assert not torch.equal(changed, other)
-    assert not torch.equal(changed, flips_and_crops(CIFAR10, 4, 1, ALONE)(pixels, 1, 2))
+    assert not torch.equal(changed, augmentation(CIFAR10, recipe, 1, ALONE)(pixels, 1, 2))
     shares = [
-        flips_and_crops(CIFAR10, 4, 0, world)(pixels[world.rank :: 2], 1, 2) for world in PAIR
+        augmentation(CIFAR10, recipe, 0, world)(pixels[world.rank :: 2], 1, 2) for world in PAIR
     ]
     assert torch.equal(torch.stack(shares, 1).flatten(0, 1), changed)
 
 
-def test_the_padding_is_the_data_set_s_mean():
+@pytest.mark.parametrize("values", [{}, {"crop_padding": 0, "cutout": 8}])
+def test_what_is_filled_is_the_data_set_s_mean(values):
+    recipe = override(find_recipe("cifar"), **values)
     white = dataclasses.replace(CIFAR10, mean=(1.0, 1.0, 1.0))
     black = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
-    assert set(flips_and_crops(white, 4, 0, ALONE)(black, 0, 0).unique().tolist()) == {0, 255}
+    assert set(augmentation(white, recipe, 0, ALONE)(black, 0, 0).unique().tolist()) == {0, 255}
