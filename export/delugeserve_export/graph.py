@@ -51,8 +51,9 @@ def build_graph(
     """
     size, classes = dataset.image_size, dataset.num_classes
     writer = _Writer(sum_form, float_type)
-    images = writer.cast(writer.normalise(INPUT, dataset), "input/cast", float_type)
-    logits = writer.cast(writer.network(network, images), "head/cast", "fp32")
+    logits = writer.network(network, writer.normalise(INPUT, dataset))
+    if float_type != "fp32":
+        logits = writer.cast(logits, "head/cast", "fp32")
     writer.node("Identity", [logits], LOGITS)
     writer.node("Softmax", [logits], PROBABILITIES, axis=1)
 
@@ -101,20 +102,21 @@ class _Writer:
         return name
 
     def cast(self, x: str, name: str, to: FloatType) -> str:
-        if self.float_type == "fp32":
-            return x
         return self.node("Cast", [x], name, to=FORMATS[to].onnx)
 
     def normalise(self, image: str, dataset: DatasetSpec) -> str:
         # Cast before anything else: TensorRT accepts a uint8 input only if it is cast first.
-        pixels = self.node("Cast", [image], "input/float", to=TensorProto.FLOAT)
+        pixels = self.cast(image, "input/float", "fp32")
         planes = self.node("Transpose", [pixels], "input/planes", perm=[0, 3, 1, 2])
         mean = np.array(dataset.mean, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
         std = np.array(dataset.std, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
         centre = self.constant("input/mean", mean, "fp32")
         centred = self.node("Sub", [planes, centre], "input/centred")
         scale = self.constant("input/scale", 1 / std, "fp32")
-        return self.node("Mul", [centred, scale], "input/normalised")
+        if self.float_type == "fp32":
+            return self.node("Mul", [centred, scale], "input/normalised")
+        scaled = self.node("Mul", [centred, scale], "input/scaled")
+        return self.cast(scaled, "input/normalised", self.float_type)
 
     def network(self, network: FoldedDelugeNet, x: str) -> str:
         x = self.stem(network.stem, x)

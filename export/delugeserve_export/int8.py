@@ -71,6 +71,7 @@ class Int8Options:
 
 def quantise(
     graph: bytes,
+    served: bytes,
     backend: Backend,
     source: Source,
     data: str | None,
@@ -80,7 +81,8 @@ def quantise(
     """Quantise a graph as far as the budget allows.
 
     Args:
-        graph: serialised ONNX model in fp32.
+        graph: serialised ONNX model in fp32, on which ranges and layers are found.
+        served: the same in the types in which what is not quantised is to be computed.
         backend: what the graph is for; builds and runs what is judged, if it can do so here.
         source: the network.
         data: a data set whose test split judges; None takes crops of photographs.
@@ -88,7 +90,7 @@ def quantise(
         on_step: told what is being done.
 
     Returns:
-        The quantised graph, and what the manifest says of it.
+        ``served``, quantised, and what the manifest says of it.
 
     Raises:
         UsageError: an option has no meaning, or the images cannot be read.
@@ -106,7 +108,7 @@ def quantise(
     judging, labels, judged_on = _judging_images(spec, data)
     on_step("asking the network")
     reference = _in_batches(network_classifier(source.network, spec.dataset), judging)
-    # A plan is built slowly and may not run here; its graph says the same, and runs anywhere.
+    # A plan is built slowly and may not run here; its graph in fp32 says the same anywhere.
     judge = BACKENDS["onnxruntime"] if backend.typed_graph else backend
 
     def logits_of(layers: Collection[str], images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -134,7 +136,7 @@ def quantise(
         "judged_on": f"{judged_on}, by {judge.title}",
         **dataclasses.asdict(choice),
     }
-    return insert_qdq(graph, ranges, choice.layers, backend.integers), facts
+    return insert_qdq(served, ranges, choice.layers, backend.integers), facts
 
 
 def _calibrate(

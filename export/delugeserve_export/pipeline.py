@@ -22,7 +22,7 @@ from delugeserve_export.evidence import Evidence
 from delugeserve_export.gate import check_precision, examine, not_run, require_passed
 from delugeserve_export.graph import build_graph
 from delugeserve_export.int8 import quantise
-from delugeserve_export.interface import Precision, SumForm
+from delugeserve_export.interface import FloatType, Precision, SumForm
 from delugeserve_export.manifest import Manifest, describe_files
 from delugeserve_export.request import Request, settle
 from delugeserve_export.samples import sample_images
@@ -89,8 +89,9 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     metadata = {"model": spec.name, "trained": str(source.trained).lower()}
     environment = _environment(backend)
 
-    def write(form: SumForm) -> bytes:
-        float_type = backend.float_type(precision)
+    served_type = backend.float_type(precision)
+
+    def write(form: SumForm, float_type: FloatType = served_type) -> bytes:
         return build_graph(
             folded, spec.dataset, sum_form=form, float_type=float_type, metadata=metadata
         )
@@ -102,13 +103,14 @@ def export(request: Request, progress: Progress | None = None) -> Export:
             sum_form, form_figures = choose_sum_form(backend, precision, write, images, facts)
 
     with progress.stage("graph"):
-        graph = write(sum_form)
+        graph = served = write(sum_form)
 
-    served, quantisation, quantised = graph, None, None
+    quantisation, quantised = None, None
     if settled.int8 is not None:
         with progress.stage("quantise"):
+            graph = write(sum_form, "fp32")
             served, quantisation = quantise(
-                graph, backend, source, settled.data, settled.int8, progress.on_stage
+                graph, served, backend, source, settled.data, settled.int8, progress.on_stage
             )
             quantised = len(quantisation["layers"])
 

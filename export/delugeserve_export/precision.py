@@ -24,8 +24,8 @@ class FloatFormat:
     Attributes:
         onnx: number of the type in ``TensorProto``.
         torch: the same type in PyTorch, which rounds to it.
-        opset: the first version of the operator set in which every operator here takes it;
-            Conv, MaxPool and GlobalAveragePool take bfloat16 from 22 on.
+        opset: the first version of the operator set in which every operator here takes it:
+            QuantizeLinear takes float16 from 19 on, Conv and pooling take bfloat16 from 22 on.
         ir_version: the file format that came with that operator set.
     """
 
@@ -38,7 +38,7 @@ class FloatFormat:
 FORMATS: Mapping[FloatType, FloatFormat] = MappingProxyType(
     {
         "fp32": FloatFormat(TensorProto.FLOAT, torch.float32, 17, 8),
-        "fp16": FloatFormat(TensorProto.FLOAT16, torch.float16, 17, 8),
+        "fp16": FloatFormat(TensorProto.FLOAT16, torch.float16, 19, 9),
         "bf16": FloatFormat(TensorProto.BFLOAT16, torch.bfloat16, 22, 10),
     }
 )

@@ -1,8 +1,8 @@
 """int8 in the graph itself: QuantizeLinear and DequantizeLinear around what is to be quantised.
 
 A quantised convolution has its weights in int8, symmetric, with a scale for each output channel,
-its input in int8, symmetric, with one scale, and its bias as it was, in fp32: TensorRT takes Q/DQ
-on weights and activations only.
+its input in int8, symmetric, with one scale, and its bias as it was: TensorRT takes Q/DQ on weights
+and activations only. Scales have the graph's own type, so that what is not quantised stays in it.
 
 If its output goes into cross-layer sums, that is quantised too: a sum then reads half the bytes,
 and the runtime folds the scales into the sum's weights. It also keeps OpenVINO 2026.4 from a fault:
@@ -70,7 +70,8 @@ def insert_qdq(
     """Quantise some convolutions of a graph.
 
     Args:
-        graph: serialised ONNX model, as :func:`delugeserve_export.graph.build_graph` writes it.
+        graph: serialised ONNX model, as :func:`delugeserve_export.graph.build_graph` writes it in
+            fp32 or fp16.
         ranges: of the tensors of :func:`quantisable_layers`.
         layers: names of the convolutions.
         integers: what activations are stored in.
@@ -83,6 +84,8 @@ def insert_qdq(
     model = onnx.load_from_string(graph)
     nodes: list[onnx.NodeProto] = []
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    first_conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    dtype = helper.tensor_dtype_to_np_dtype(constants[first_conv.input[1]].data_type)
     renamed: dict[str, str] = {}
 
     def add_constant(name: str, value: Any) -> str:
@@ -103,7 +106,7 @@ def insert_qdq(
         for tensor in chosen.intersection(node.output):
             levels, zero = _levels_and_zero(ranges[tensor], integers)
             parameters = [
-                add_constant(f"{tensor}/scale", np.float32(ranges[tensor].threshold / levels)),
+                add_constant(f"{tensor}/scale", _scale(ranges[tensor].threshold, levels, dtype)),
                 add_constant(f"{tensor}/zero", zero),
             ]
             quantised, renamed[tensor] = f"{tensor}/quantised", f"{tensor}/dequantised"
@@ -121,13 +124,18 @@ def insert_qdq(
     return serialised
 
 
-def _quantise_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def _quantise_weight(weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[Any]]:
     """Integers ``[out, in, H, W]`` and scales ``[out]``."""
-    largest = np.abs(weight).max(axis=(1, 2, 3))
-    scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(127)
-    # Rounding the scale may carry the largest weight past 127 by its last bit; -128 is not used.
-    values = np.rint(weight / scale[:, None, None, None]).clip(-127, 127)
+    scale = _scale(np.abs(weight).max(axis=(1, 2, 3)), 127, weight.dtype)
+    # Rounding the scale may carry the largest weight past 127; -128 is not used.
+    values = np.rint(weight.astype(np.float32) / scale[:, None, None, None]).clip(-127, 127)
     return values.astype(np.int8), scale
+
+
+def _scale(largest: Any, levels: int, dtype: Any) -> NDArray[Any]:
+    scale = (np.asarray(largest, np.float64) / levels).astype(dtype)
+    # What is too small for the type, or zero, is zero with any scale.
+    return np.where(scale > 0, scale, scale.dtype.type(1))
 
 
 def _levels_and_zero(range_: Range, integers: Integers) -> tuple[int, Any]:

@@ -31,7 +31,7 @@ def test_everything_between_the_casts_is_reduced(float_type):
         "input/float",
         "input/planes",
         "input/centred",
-        "input/normalised",
+        "input/scaled",
         "head/cast",
     }
     assert set(types.values()) == {TensorProto.FLOAT, TYPES[float_type]}

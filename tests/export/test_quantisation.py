@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
@@ -93,6 +93,37 @@ def test_int8_strays_by_rounding_only(graph, images, ranges, integers):
     quantised = insert_qdq(graph, ranges, quantisable_layers(graph), integers)
     error = relative_error(logits_of(quantised, images), logits_of(graph, images))
     assert 0 < error < 0.35
+
+
+def test_what_is_not_quantised_keeps_the_graph_s_type(folded, spec, graph, images, ranges):
+    half = build_graph(folded, spec.dataset, float_type="fp16")
+    layers = quantisable_layers(half)
+    assert layers == quantisable_layers(graph)
+    quantised = insert_qdq(half, ranges, layers, "int8")
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(quantised), strict_mode=True)
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    inside = {kind for name, kind in types.items() if not name.startswith(("input/", "head/cast"))}
+    assert inside == {TensorProto.FLOAT16, TensorProto.INT8}
+    in_fp32 = insert_qdq(graph, ranges, layers, "int8")
+    error = relative_error(logits_of(quantised, images), logits_of(in_fp32, images))
+    assert 0 < error < 0.1
+
+
+def test_weights_too_small_for_their_scale_are_zero(folded, spec, ranges):
+    weight = folded.blocks[1].layers[0].convs[1].weight.detach()
+    kept = weight.clone()
+    try:
+        weight[0], weight[1] = 0, 1e-7
+        half = build_graph(folded, spec.dataset, float_type="fp16")
+    finally:
+        weight.copy_(kept)
+    layer = "block2/layer1/conv2"
+    model = onnx.load_from_string(insert_qdq(half, ranges, [layer], "int8"))
+    constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    values, scales = (constants[f"{layer}/weight/{key}"] for key in ("quantised", "scale"))
+    assert (scales > 0).all()
+    assert not values[:2].any()
+    assert values[2:].any()
 
 
 def test_nothing_quantised_is_the_same_graph(graph, ranges):

@@ -82,8 +82,10 @@ class Backend(ABC):
         """The precision ``auto`` means on this machine."""
 
     def float_type(self, precision: Precision) -> FloatType:
-        """What the graph is written in."""
-        return precision if self.typed_graph and precision != "int8" else "fp32"
+        """What the graph is written in; for int8, what of it is not quantised."""
+        if not self.typed_graph:
+            return "fp32"
+        return "fp16" if precision == "int8" else precision
 
     def suits(self, gpu: Gpu) -> bool:
         """Whether it is made for a GPU."""
