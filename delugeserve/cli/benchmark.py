@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from delugeserve.cli.console import out, print_json, print_table, talk
+from delugeserve.cli.options import check_output_file, parse_counts
 from delugeserve.hardware import cpu_model, describe, usable_cores
 
 if TYPE_CHECKING:
@@ -46,13 +47,14 @@ def command(
     from delugeserve_client.report import require_matplotlib, save_plot, write_csv
     from delugeserve_client.transport import open_transport, parse_address
 
-    workers = _counts("--concurrency", concurrency)
-    sizes = _counts("--batch-size", batch_size)
+    workers = parse_counts("--concurrency", concurrency)
+    sizes = parse_counts("--batch-size", batch_size)
     if protocol not in (None, "grpc", "http"):
         raise typer.BadParameter("choose grpc or http", param_hint="--protocol")
     # Whatever can go wrong with the files goes wrong before the measurement, not after it.
-    for path, option in ((csv, "--csv"), (plot, "--plot")):
-        _check_writable(path, option)
+    for path in (csv, plot):
+        if path is not None:
+            check_output_file(path)
     if plot is not None:
         require_matplotlib()
     address = parse_address(url, protocol)
@@ -109,24 +111,6 @@ def command(
         talk.print(f"plot written to {plot}", soft_wrap=True)
     if any(measurement.errors for measurement in measurements):
         raise typer.Exit(1)
-
-
-def _counts(option: str, text: str) -> list[int]:
-    counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
-    if min(counts) < 1:
-        raise typer.BadParameter(
-            f"'{text}' is not a list of whole numbers from 1 up, such as 1,4,16", param_hint=option
-        )
-    return list(dict.fromkeys(counts))
-
-
-def _check_writable(path: Path | None, option: str) -> None:
-    if path is None:
-        return
-    if path.is_dir():
-        raise typer.BadParameter(f"{path} is a folder", param_hint=option)
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise typer.BadParameter(f"cannot write to {path.absolute().parent}", param_hint=option)
 
 
 def _machine(server_version: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from delugeserve import hardware
 from delugeserve.cli.console import out, print_json, print_table, talk
+from delugeserve.cli.options import check_output_file, parse_counts
 from delugeserve.errors import UnknownNameError, UsageError, require
 from delugeserve.files import written_beside
 from delugeserve.plotting import check_picture_path, save_figure
@@ -51,11 +52,9 @@ def command(
 ) -> None:
     """Export a model for every engine and compare size, error and speed."""
     spec = find_model(model)
-    sizes = _batch_sizes(batch_size)
-    if csv_file is not None and not csv_file.parent.is_dir():
-        raise UsageError(
-            f"There is no folder {csv_file.parent}.", "Make it, or choose another file."
-        )
+    sizes = sorted(parse_counts("--batch-size", batch_size))
+    if csv_file is not None:
+        check_output_file(csv_file)
     if plot is not None:
         check_picture_path(plot)
         require("matplotlib", "export")
@@ -107,16 +106,6 @@ def _choose(wanted: str | None, known: Sequence[tuple[str, str]]) -> list[tuple[
         if name.replace("_", "-") not in by_name:
             raise UnknownNameError("engine", name, by_name)
     return [by_name[name.replace("_", "-")] for name in names]
-
-
-def _batch_sizes(text: str) -> list[int]:
-    try:
-        sizes = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        sizes = [0]
-    if sizes[0] < 1:
-        raise UsageError(f"'{text}' is no list of batch sizes.", "Say --batch-size 1,8,32.")
-    return sizes
 
 
 def _print_rows(rows: Sequence[Row], sizes: Sequence[int], title: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from delugeserve.cli.console import out, print_table, talk
+from delugeserve.cli.options import check_output_file
 from delugeserve.errors import UsageError, require
 from delugeserve.files import written_beside
 
@@ -84,7 +85,6 @@ def check_report_path(path: Path | None) -> None:
         return
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{path} is no page's name.", "Let it end in .html.")
-    if not path.parent.is_dir():
-        raise UsageError(f"There is no folder {path.parent}.", "Make it, or choose another file.")
+    check_output_file(path)
     for module in ("jinja2", "matplotlib.figure"):
         require(module, "export")
