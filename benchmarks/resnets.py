@@ -1,6 +1,6 @@
 """DelugeNet-92 against ResNet-101 and ResNet-152: the same engine, input and batch.
 
-    python benchmarks/resnets.py [--rounds 15]
+    python benchmarks/resnets.py [--rounds 15] [--precision fp32]
 
 Needs the extra `export`.
 """
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from delugeserve import hardware
 from delugeserve.data.augmentation import normalise
 from delugeserve.networks.flops import count
 from delugeserve.networks.inference import fold
@@ -32,8 +31,8 @@ METHOD = """All three are untrained: weights do not change the speed. The ResNet
 timm and torchvision call resnet101 and resnet152 (He et al., 2015, with the stride in the 3x3
 convolution), with random normalisation statistics, exported by torch.onnx.export behind the same
 uint8 input, and folded by the engine. OpenVINO computes in bf16 where the processor does so
-natively, else in fp32. In a round a contestant runs one batch that is not timed, and then whole
-batches until its time is up, two at the least."""
+natively, else in fp32, or as asked for. In a round a contestant runs one batch that is not timed,
+and then whole batches until its time is up, two at the least."""
 
 # Blocks of each stage; multiply-adds of one image, twice, from convolutions and the linear layer.
 RESNETS = {"resnet101": ((3, 4, 23, 3), 15.7), "resnet152": ((3, 8, 36, 3), 23.1)}
@@ -114,9 +113,8 @@ def export_resnet(name: str, folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def load_engines(images: np.ndarray, folder: Path) -> dict[str, Any]:
+def load_engines(images: np.ndarray, folder: Path, precision: Any) -> dict[str, Any]:
     backend = BACKENDS["openvino"]
-    precision = backend.best_precision()
     spec = find_model(OURS)
     folded = fold(untrained_source(spec, images).network)
     graphs = {OURS: build_graph(folded, spec.dataset, sum_form=backend.sum_form)}
@@ -131,15 +129,16 @@ def load_engines(images: np.ndarray, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = common.options(__doc__, rounds=15, seconds=0.7)
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp32"), default=BACKENDS["openvino"].best_precision()
+    )
     chosen = common.start(parser, METHOD)
-    if not hardware.has_native_bf16():
-        common.out.print("This processor emulates bf16; all three run in fp32.")
     gflops = {OURS: count(find_model(OURS)).flops / 1e9}
     gflops |= {name: figure for name, (_, figure) in RESNETS.items()}
     images, _ = sample_images(IMAGENET, 8)
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        engines = load_engines(images, Path(folder))
+        engines = load_engines(images, Path(folder), chosen.precision)
         for batch in (1, 8):
             contestants = {
                 name: partial(common.milliseconds, infer, images[:batch], chosen.seconds)
@@ -157,8 +156,10 @@ def main() -> None:
                 for name in engines
             ]
             columns = ("", "GFLOPs", "ms a batch", f"{OURS} takes, of it", "by FLOPs")
-            common.show(f"OpenVINO, batch {batch}", columns, rows)
-            results.append({"batch": batch, "unit": "ms", "samples": samples})
+            common.show(f"OpenVINO {chosen.precision}, batch {batch}", columns, rows)
+            results.append(
+                {"batch": batch, "precision": chosen.precision, "unit": "ms", "samples": samples}
+            )
     common.finish(chosen, results)
 
 
