@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,16 @@ class Gpu:
     driver: str
     compute_capability: str
     memory: str
+
+    def is_among(self, compute_capabilities: Collection[str], minimum: str | None) -> bool:
+        """Whether it has one of some compute capabilities or, where there is a minimum, that."""
+        if minimum:
+            have, least = (
+                tuple(map(int, version.split(".")))
+                for version in (self.compute_capability, minimum)
+            )
+            return have >= least
+        return self.compute_capability in compute_capabilities
 
 
 @functools.cache

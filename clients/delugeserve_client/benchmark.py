@@ -8,9 +8,10 @@ the time went.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,7 @@ from delugeserve_client.transport import (
 # loop of errors measures nothing.
 _MAX_ERRORS_IN_A_ROW = 10
 
-# Enough different inputs that no cache answers for the model, few enough to fit into memory.
+# Enough different inputs in turn that a small cache answers for none, few enough for the memory.
 _DISTINCT_INPUTS = 16
 
 
@@ -243,7 +244,7 @@ def _batches(model: ServedModel, batch_size: int, images: Pixels | None) -> list
 
 
 class _Load:
-    """A closed loop of workers, each with a request made ready beforehand.
+    """A closed loop of workers, which send requests made ready beforehand in turn.
 
     Over gRPC a worker is a chain of callbacks: the answer's callback sends the next request. All
     of them run in the one thread that gRPC keeps for events, so that no two compete for the
@@ -261,7 +262,8 @@ class _Load:
         requests = [
             request(transport.module, model, batch, {PROBABILITIES: 0}) for batch in batches
         ]
-        self._requests = [requests[worker % len(requests)] for worker in range(workers)]
+        starts = [worker % len(requests) for worker in range(workers)]
+        self._turns = [itertools.cycle(requests[start:] + requests[:start]) for start in starts]
 
     def run(self, seconds: float) -> Samples:
         """Keep the load up for some seconds, then wait for what is still in flight."""
@@ -279,7 +281,7 @@ class _Load:
         remaining = threading.Semaphore(0)
         stopped = threading.Event()
 
-        def send(arguments: Mapping[str, Any], errors_in_a_row: int = 0) -> None:
+        def send(turns: Iterator[Mapping[str, Any]], errors_in_a_row: int = 0) -> None:
             sent = time.perf_counter()
             if sent >= end or errors_in_a_row >= _MAX_ERRORS_IN_A_ROW or stopped.is_set():
                 remaining.release()
@@ -289,17 +291,17 @@ class _Load:
                 if error is None:
                     result.as_numpy(PROBABILITIES)
                     samples.latencies.append(time.perf_counter() - sent)
-                    send(arguments)
+                    send(turns)
                 else:
                     samples.errors.append(error)
-                    send(arguments, errors_in_a_row + 1)
+                    send(turns, errors_in_a_row + 1)
 
-            client.async_infer(callback=answered, client_timeout=timeout, **arguments)
+            client.async_infer(callback=answered, client_timeout=timeout, **next(turns))
 
         try:
-            for arguments in self._requests:
-                send(arguments)
-            for _ in self._requests:
+            for turns in self._turns:
+                send(turns)
+            for _ in self._turns:
                 remaining.acquire()
         finally:  # Ctrl-C: the connection is about to be closed, and nothing may be sent any more
             stopped.set()
@@ -309,7 +311,7 @@ class _Load:
         samples = Samples()
         stopped = threading.Event()
 
-        def work(arguments: Mapping[str, Any]) -> None:
+        def work(turns: Iterator[Mapping[str, Any]]) -> None:
             transport = open_transport(self._transport.address, self._transport.timeout)
             errors_in_a_row = 0
             while errors_in_a_row < _MAX_ERRORS_IN_A_ROW and not stopped.is_set():
@@ -317,7 +319,7 @@ class _Load:
                 if sent >= end:
                     break
                 try:
-                    transport.client.infer(**arguments).as_numpy(PROBABILITIES)
+                    transport.client.infer(**next(turns)).as_numpy(PROBABILITIES)
                 except failures() as error:
                     samples.errors.append(error)
                     errors_in_a_row += 1
@@ -327,8 +329,7 @@ class _Load:
             transport.close()
 
         threads = [
-            threading.Thread(target=work, args=(arguments,), daemon=True)
-            for arguments in self._requests
+            threading.Thread(target=work, args=(turns,), daemon=True) for turns in self._turns
         ]
         try:
             for thread in threads:

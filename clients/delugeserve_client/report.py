@@ -33,11 +33,11 @@ def write_csv(measurements: Sequence[Measurement], path: str | os.PathLike[str])
 def save_plot(
     measurements: Sequence[Measurement], path: str | os.PathLike[str], subtitle: str = ""
 ) -> None:
-    """Draw latency against throughput as a PNG: a line for each batch size.
+    """Draw latency against throughput as PNG or SVG: a line for each batch size.
 
     Args:
         measurements: at least one, all of one model.
-        path: the PNG's path.
+        path: the file; where its suffix is not ``.svg``, it becomes a PNG.
         subtitle: a second line for the title, such as the machine's name.
 
     Raises:
@@ -90,9 +90,9 @@ def save_plot(
     )
     axes.set_title(f"{measurements[0].model}: latency against throughput", loc="left", pad=18)
     axes.text(0, 1.015, subtitle, transform=axes.transAxes, fontsize=8, color="0.4")
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    _write(Path(path), png.getvalue())
+    picture = io.BytesIO()
+    figure.savefig(picture, format="svg" if Path(path).suffix.lower() == ".svg" else "png")
+    _write(Path(path), picture.getvalue())
 
 
 def require_matplotlib() -> tuple[Any, Any, Any, Any]:

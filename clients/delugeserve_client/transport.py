@@ -150,6 +150,11 @@ class Transport:
             return getattr(self.client, method)(*arguments, **self._options())
         except failures() as error:
             raise self.explain(error) from error
+        except ValueError as error:  # an answer that is no JSON
+            raise ServerUnavailable(
+                f"What answers at {self.address} is no Triton Inference Server.",
+                "Give the address of one, or start it with: delugeserve serve",
+            ) from error
 
     def submit(self, model: ServedModel, batch: Pixels, outputs: Outputs) -> Callable[[], Reply]:
         """Send a batch; over HTTP it is sent when the reply is waited for.
@@ -280,7 +285,9 @@ def explain(error: BaseException, address: Address, timeout: float) -> ClientErr
             "Allow more time, or look at what keeps the server busy.",
         )
     # UNAVAILABLE is also how Triton itself says that a queue is full or a model not ready.
-    said_by_server = any(word in text.lower() for word in ("model", "request", "queue"))
+    # gRPC's own words may hold the host's name, in which anything may stand.
+    words = text.replace(address.host.rpartition(":")[0], "").lower()
+    said_by_server = any(word in words for word in ("model", "request", "queue"))
     if not status or (status == "UNAVAILABLE" and not said_by_server):
         return no_answer(address)
     return InferenceFailed(

@@ -12,7 +12,9 @@ import typer
 
 from delugeserve.cli.console import out, print_json, print_table, talk
 from delugeserve.cli.options import check_output_file, parse_counts
+from delugeserve.errors import UsageError
 from delugeserve.hardware import cpu_model, describe, usable_cores
+from delugeserve.plotting import check_picture_path
 
 if TYPE_CHECKING:
     from delugeserve_client.benchmark import Measurement
@@ -37,7 +39,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     csv: Annotated[Path | None, typer.Option(help="Write the figures to this CSV file.")] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw latency against throughput to this PNG file.")
+        Path | None, typer.Option(help="Draw latency against throughput to this PNG or SVG file.")
     ] = None,
 ) -> None:
     """Measure a served model's latency and throughput in a closed loop."""
@@ -56,6 +58,7 @@ def command(
         if path is not None:
             check_output_file(path)
     if plot is not None:
+        check_picture_path(plot)
         require_matplotlib()
     address = parse_address(url, protocol)
     transport = open_transport(address, timeout=30)
@@ -103,12 +106,15 @@ def command(
         print_json({"url": str(address), "machine": machine, "measurements": figures})
     else:
         _print_table(measurements, machine, f"{model} at {address}, {duration:g} s each")
-    if csv is not None:
-        write_csv(measurements, csv)
-        talk.print(f"figures written to {csv}", soft_wrap=True)
-    if plot is not None:
-        save_plot(measurements, plot, subtitle=describe())
-        talk.print(f"plot written to {plot}", soft_wrap=True)
+    try:
+        if csv is not None:
+            write_csv(measurements, csv)
+            talk.print(f"figures written to {csv}", soft_wrap=True)
+        if plot is not None:
+            save_plot(measurements, plot, subtitle=describe())
+            talk.print(f"plot written to {plot}", soft_wrap=True)
+    except OSError as error:
+        raise UsageError(f"The figures cannot be written: {error}.", "Free some space.") from error
     if any(measurement.errors for measurement in measurements):
         raise typer.Exit(1)
 

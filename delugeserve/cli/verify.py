@@ -13,10 +13,13 @@ import typer
 from delugeserve.cli.console import print_json, talk
 from delugeserve.cli.references import recognise
 from delugeserve.cli.verification import check_report_path, print_verification, write_report
-from delugeserve.errors import RejectedError, require
+from delugeserve.errors import RejectedError, UsageError, require
 
 if TYPE_CHECKING:
-    from delugeserve_export.interface import Infer
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from delugeserve_export.interface import Infer, Outputs
 
 
 def command(
@@ -43,9 +46,13 @@ def command(
     from delugeserve_export.verification import verify_version
 
     rejected: RejectedError | None = None
-    with _served(url, read_manifest(folder).model) as infer, talk.status("verifying"):
+    version_number = folder.resolve().name
+    with (
+        _served(url, read_manifest(folder).model, version_number) as infer,
+        talk.status("verifying"),
+    ):
         try:
-            manifest = verify_version(folder, infer)
+            manifest = verify_version(folder, infer, machine=url and f"the server at {url}")
         except RejectedError as error:
             rejected, manifest = error, error.manifest
     if json:
@@ -58,16 +65,23 @@ def command(
 
 
 @contextmanager
-def _served(url: str | None, model: str) -> Iterator[Infer | None]:
-    """How to run a model through a server; None if there is no server to ask."""
+def _served(url: str | None, model: str, version: str) -> Iterator[Infer | None]:
+    """How to run a version through a server; None if there is no server to ask."""
     if url is None:
         yield None
         return
-    from delugeserve_client import Classifier
+    from delugeserve_client import Classifier, ModelUnavailable, ServerUnavailable
     from delugeserve_export.interface import LOGITS, PROBABILITIES
 
-    with Classifier(url, model) as classifier:
-        yield lambda images: (
-            classifier.infer(images, output=LOGITS),
-            classifier.infer(images, output=PROBABILITIES),
-        )
+    with Classifier(url, model, model_version=version) as classifier:
+
+        def infer(images: NDArray[np.uint8]) -> Outputs:
+            try:
+                return (
+                    classifier.infer(images, output=LOGITS),
+                    classifier.infer(images, output=PROBABILITIES),
+                )
+            except (ServerUnavailable, ModelUnavailable) as error:  # tells nothing of the artefact
+                raise UsageError(error.problem, error.remedy) from error
+
+        yield infer

@@ -83,7 +83,8 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
     plan = _read(model)
     if not plan:
         return
-    if not any(_fits(plan, gpu) for gpu in gpus):
+    exact, least = plan["compute_capabilities"], plan["minimum_compute_capability"]
+    if not any(gpu.is_among(exact, least) for gpu in gpus):
         raise PlanError(
             f"Model '{model.name}' is a {title} plan for GPUs of compute capability "
             f"{_wanted(plan)}, and this machine has {_listed(gpus)}.",
@@ -133,13 +134,6 @@ def _read(model: StoredModel) -> Mapping[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return plan  # type: ignore[no-any-return]
-
-
-def _fits(plan: Mapping[str, Any], gpu: Gpu) -> bool:
-    least = plan["minimum_compute_capability"]
-    if least:
-        return _numbers(gpu.compute_capability) >= _numbers(least)
-    return gpu.compute_capability in plan["compute_capabilities"]
 
 
 def _wanted(plan: Mapping[str, Any]) -> str:

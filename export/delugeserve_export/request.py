@@ -128,7 +128,7 @@ def settle(request: Request) -> Settled:
     Raises:
         UsageError: it cannot be met; see the tree in :mod:`delugeserve.errors`.
     """
-    backend, reason = choose_backend(request.backend)
+    backend, reason = choose_backend(request.backend, request.precision)
     precision = _choose_precision(request.precision, backend)
     sum_form = _find_sum_form(request.sum_form)
     if sum_form is None and (backend.typed_graph or precision == "int8"):

@@ -42,7 +42,9 @@ def load_version(folder: Path) -> tuple[Manifest, Infer]:
         ) from error
 
 
-def verify_version(folder: Path, infer: Infer | None = None) -> Manifest:
+def verify_version(
+    folder: Path, infer: Infer | None = None, *, machine: str | None = None
+) -> Manifest:
     """Put a version through the gate again, and write what came out into its manifest.
 
     Neither the checkpoint nor torch is needed: the images and the network's answers lie beside the
@@ -51,6 +53,7 @@ def verify_version(folder: Path, infer: Infer | None = None) -> Manifest:
     Args:
         folder: the version's.
         infer: how to run it, such as through a server; None loads it in this process.
+        machine: where it runs then; None means here.
 
     Returns:
         The manifest, as it was written.
@@ -59,6 +62,7 @@ def verify_version(folder: Path, infer: Infer | None = None) -> Manifest:
         RepositoryError: there is no version, or its files have changed.
         MissingExtraError: its runtime is not installed.
         RejectedError: a check failed; the manifest says so from now on.
+        UsageError: ``infer`` raised it; the manifest stays as it was.
     """
     manifest = read_manifest(folder)
     precision = _precision_of(manifest)
@@ -81,6 +85,8 @@ def verify_version(folder: Path, infer: Infer | None = None) -> Manifest:
         computed_in=computed_in,
         quantised=len(manifest.quantisation["layers"]) if manifest.quantisation else None,
     )
+    if machine is not None:
+        verification = dataclasses.replace(verification, machine=machine)
     manifest = dataclasses.replace(manifest, verification=dataclasses.asdict(verification))
     try:
         manifest.write(folder)

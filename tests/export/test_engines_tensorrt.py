@@ -212,7 +212,9 @@ def test_a_graph_that_the_parser_refuses_is_named_by_its_node(build):
         ({"optimal_batch_size": 0}, "from 1 to 64"),
     ],
 )
-def test_bad_values_are_refused_before_anything_is_built(build, tmp_path, options, said):
+def test_bad_values_are_refused_before_any_work(build, tmp_path, options, said):
+    with pytest.raises(UsageError, match=said):
+        BACKENDS["tensorrt_rtx"].check_options(BuildOptions(**options))
     with pytest.raises(UsageError, match=said):
         build(**options)
     assert not list(tmp_path.iterdir())
@@ -289,21 +291,36 @@ class TestTensorRt:
             ({"hardware_compatibility": "ampere"}, r"Did you mean 'ampere\+'"),
         ],
     )
-    def test_bad_values(self, build, options, said):
+    def test_bad_values(self, options, said):
         with pytest.raises(UsageError, match=said):
-            build(TensorRtOnRtx(), **options)
+            TensorRtOnRtx().check_options(BuildOptions(**options))
 
     @needs_no_gpu
     def test_it_builds_on_a_gpu_only(self, build, monkeypatch):
         monkeypatch.setattr(TensorRt, "module", "tensorrt_rtx")
         with pytest.raises(MissingDeviceError, match="TensorRT builds on an NVIDIA GPU"):
             build(TensorRt())
+        with pytest.raises(MissingDeviceError, match="TensorRT builds on an NVIDIA GPU"):
+            TensorRt().check_options(BuildOptions())
 
 
 @needs_no_gpu
 def test_a_plan_does_not_load_without_a_gpu(build):
     with pytest.raises(MissingDeviceError, match="runs on an NVIDIA GPU, and this machine has non"):
         TensorRtRtx().load(build(), "fp16")
+
+
+@pytest.mark.parametrize(
+    ("made_for", "capability", "said"),
+    [(("12.0",), "8.9", "capability 12.0, and NVIDIA X has 8.9"), ((), "7.5", "8.0 or later")],
+)
+def test_a_plan_for_other_gpus_does_not_load(build, monkeypatch, made_for, capability, said):
+    plan = build(compute_capabilities=made_for)
+    monkeypatch.setattr(
+        hardware, "usable_gpus", lambda: (Gpu("NVIDIA X", "550.54", capability, "23034 MiB"),)
+    )
+    with pytest.raises(MissingDeviceError, match=said):
+        TensorRtRtx().load(plan, "fp16")
 
 
 @needs_no_gpu

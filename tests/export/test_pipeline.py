@@ -139,6 +139,31 @@ def test_auto_follows_the_processor_and_says_why(monkeypatch):
         assert "bf16" in reason
 
 
+@pytest.mark.parametrize(
+    ("native", "precision", "name"),
+    [
+        (True, "bf16", "openvino"),
+        (True, "int8", "openvino"),
+        (True, "fp32", "openvino"),
+        (False, "bf16", "openvino"),
+        (False, "int8", "onnxruntime"),
+    ],
+)
+def test_auto_takes_what_has_the_precision(monkeypatch, native, precision, name):
+    monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
+    monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda: native)
+    backend, reason = choose_backend("auto", precision)
+    assert backend.name == name
+    assert precision in reason
+    assert ("bf16" in reason) == (precision == "bf16")
+
+
+def test_auto_takes_no_plan_where_it_could_not_run(monkeypatch, request_for):
+    monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
+    with pytest.raises(UnknownNameError, match=r"no precision of .* 'fp16'"):
+        settle(request_for(backend="auto", precision="fp16"))
+
+
 def test_auto_takes_what_is_installed(monkeypatch):
     monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
     monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda: True)

@@ -23,11 +23,13 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
 AUTO = "auto"
 
 
-def choose_backend(name: str) -> tuple[Backend, str]:
+def choose_backend(name: str, precision: str = AUTO) -> tuple[Backend, str]:
     """Find a backend by name, or the best one installed for this machine.
 
     Args:
         name: a backend's name, with hyphens or as Triton spells it, or ``auto``.
+        precision: what it is to compute in, if that has been decided: ``auto`` takes a backend
+            that can.
 
     Returns:
         The backend, and one sentence that says why it was taken.
@@ -37,7 +39,7 @@ def choose_backend(name: str) -> tuple[Backend, str]:
         MissingExtraError: its runtime is not installed.
     """
     if name == AUTO:
-        return _best_backend()
+        return _best_backend() if precision == AUTO else _best_backend_in(precision)
     backend = BACKENDS.get(name.replace("-", "_"))
     if backend is None:
         known = [*(known.replace("_", "-") for known in BACKENDS), AUTO]
@@ -49,6 +51,20 @@ def choose_backend(name: str) -> tuple[Backend, str]:
 
 def _best_backend() -> tuple[Backend, str]:
     return _best_gpu_backend() or _best_cpu_backend()
+
+
+def _best_backend_in(precision: str) -> tuple[Backend, str]:
+    """The best backend if it has the precision, or else the first that has."""
+    best, reason = _best_backend()
+    if precision == best.best_precision():
+        return best, reason
+    capable = [
+        backend
+        for backend in (best, *BACKENDS.values())
+        if precision in backend.precisions and _installed(backend) and backend.runs_here()
+    ]
+    backend = capable[0] if capable else best
+    return backend, f"{backend.title}, the first choice here of what computes in {precision}"
 
 
 def _best_gpu_backend() -> tuple[Backend, str] | None:

@@ -87,6 +87,10 @@ class Backend(ABC):
             return "fp32"
         return "fp16" if precision == "int8" else precision
 
+    def runs_here(self) -> bool:
+        """Whether this machine has what running it takes."""
+        return True
+
     def suits(self, gpu: Gpu) -> bool:
         """Whether it is made for a GPU."""
         return False

@@ -67,6 +67,29 @@ class _PlanBackend(Backend):
         """fp16, which every GPU that they support computes natively."""
         return "fp16"
 
+    def runs_here(self) -> bool:
+        """Whether there is a GPU."""
+        return bool(hardware.usable_gpus())
+
+    def check_options(self, options: BuildOptions) -> None:
+        """Refuse what the builder would refuse, before the work that comes first.
+
+        Raises:
+            MissingDeviceError: it needs a GPU to build, and there is none.
+            UsageError: an option has a value that the runtime does not know.
+        """
+        super().check_options(options)
+        if not (self.builds_without_gpu or self.runs_here()):
+            raise self._missing_device("builds on")
+        if options.workspace is not None and options.workspace < 1:
+            raise UsageError("The workspace is at least 1 MiB.", "Say --workspace 1024.")
+        largest, best = options.max_batch_size, _best_batch(options)
+        if not 1 <= best <= largest:
+            raise UsageError(
+                f"The batch to tune for is from 1 to {largest}, the maximum, and not {best}.",
+                f"Say --optimal-batch-size {largest}.",
+            )
+
     def triton_parameters(self, precision: Precision) -> Mapping[str, str]:
         """None: everything is in the plan."""
         return {}
@@ -83,9 +106,8 @@ class _PlanBackend(Backend):
             UsageError: an option has a value that the runtime does not know.
         """
         runtime = require(self.module, self.extra)
+        self.check_options(options)
         gpus = hardware.usable_gpus()
-        if not (gpus or self.builds_without_gpu):
-            raise self._missing_device("builds on")
         log = RuntimeLog(runtime)
         builder: Any = runtime.Builder(log.logger)
         network = self._parse(runtime, builder, model, log)
@@ -142,12 +164,22 @@ class _PlanBackend(Backend):
         """Load ``model.plan`` onto the first GPU.
 
         Raises:
-            MissingDeviceError: there is no GPU.
-            PlanError: the plan is not for this GPU or this version of the runtime.
+            MissingDeviceError: there is no GPU, or the plan is for others.
+            PlanError: the plan is not for this version of the runtime.
         """
         runtime = require(self.module, self.extra)
-        if not hardware.usable_gpus():
+        gpus = hardware.usable_gpus()
+        if not gpus:
             raise self._missing_device("runs on")
+        made_for = self.describe(artefact)
+        exact, least = made_for["compute_capabilities"], made_for["minimum_compute_capability"]
+        if not gpus[0].is_among(exact, least):
+            wanted = f"{least} or later" if least else " or ".join(exact)
+            raise MissingDeviceError(
+                f"The plan is for GPUs of compute capability {wanted}, and {gpus[0].name} has "
+                f"{gpus[0].compute_capability}.",
+                "Go to a machine with such a GPU, or export for this one.",
+            )
         require("cuda.bindings", self.extra)
         try:
             engine = Engine(runtime, artefact)
@@ -192,8 +224,6 @@ class _PlanBackend(Backend):
         if options.refit:
             config.set_flag(flags.REFIT)
         if options.workspace is not None:
-            if options.workspace < 1:
-                raise UsageError("The workspace is at least 1 MiB.", "Say --workspace 1024.")
             config.set_memory_pool_limit(runtime.MemoryPoolType.WORKSPACE, options.workspace * _MIB)
 
     def _attach_timing_cache(self, config: Any, options: BuildOptions) -> Path | None:
@@ -239,19 +269,24 @@ class TensorRt(_PlanBackend):
         """Every NVIDIA GPU that has a current driver."""
         return True
 
+    def check_options(self, options: BuildOptions) -> None:
+        """See the base class."""
+        super().check_options(options)
+        level, wanted = options.optimization_level, options.hardware_compatibility
+        if level is not None and not 0 <= level <= 5:
+            raise UsageError(
+                f"There is no optimisation level {level}.", "Say --optimization-level 0 to 5."
+            )
+        if wanted is not None and wanted not in self._compatibility:
+            raise UnknownNameError("hardware compatibility", wanted, self._compatibility)
+
     def _configure(self, runtime: ModuleType, config: Any, options: BuildOptions) -> None:
         super()._configure(runtime, config, options)
         if options.version_compatible:
             config.set_flag(runtime.BuilderFlag.VERSION_COMPATIBLE)
-        if (level := options.optimization_level) is not None:
-            if not 0 <= level <= 5:
-                raise UsageError(
-                    f"There is no optimisation level {level}.", "Say --optimization-level 0 to 5."
-                )
-            config.builder_optimization_level = level
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
         if wanted := options.hardware_compatibility:
-            if wanted not in self._compatibility:
-                raise UnknownNameError("hardware compatibility", wanted, self._compatibility)
             config.hardware_compatibility_level = getattr(
                 runtime.HardwareCompatibilityLevel, self._compatibility[wanted]
             )
@@ -305,13 +340,18 @@ class TensorRtRtx(_PlanBackend):
         """The RTX GPUs of its support matrix."""
         return gpu.compute_capability in _RTX
 
+    def check_options(self, options: BuildOptions) -> None:
+        """See the base class."""
+        super().check_options(options)
+        if options.compute_capabilities:
+            known = _compute_capabilities(require(self.module, self.extra))
+            for wanted in options.compute_capabilities:
+                if wanted not in known:
+                    raise UnknownNameError(f"compute capability of {self.title}", wanted, known)
+
     def _configure(self, runtime: ModuleType, config: Any, options: BuildOptions) -> None:
         super()._configure(runtime, config, options)
-        members = runtime.ComputeCapability.__members__
-        known = {f"{m[2:-1]}.{m[-1]}": members[m] for m in members if m.startswith("SM")}
-        for wanted in options.compute_capabilities:
-            if wanted not in known:
-                raise UnknownNameError(f"compute capability of {self.title}", wanted, known)
+        known = _compute_capabilities(runtime)
         config.num_compute_capabilities = len(options.compute_capabilities)
         for place, wanted in enumerate(options.compute_capabilities):
             config.set_compute_capability(known[wanted], place)
@@ -332,15 +372,7 @@ def _add_profile(
     builder: Any, network: Any, config: Any, options: BuildOptions
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     """Say which batches the engine must take: from one image to the largest batch."""
-    largest = options.max_batch_size
-    best = options.optimal_batch_size
-    if best is None:
-        best = optimal_batch_size(largest)
-    if not 1 <= best <= largest:
-        raise UsageError(
-            f"The batch to tune for is from 1 to {largest}, the maximum, and not {best}.",
-            f"Say --optimal-batch-size {largest}.",
-        )
+    largest, best = options.max_batch_size, _best_batch(options)
     profile = builder.create_optimization_profile()
     shapes = {}
     for place in range(network.num_inputs):
@@ -350,6 +382,17 @@ def _add_profile(
         profile.set_shape(tensor.name, *shapes[tensor.name].values())
     config.add_optimization_profile(profile)
     return shapes
+
+
+def _best_batch(options: BuildOptions) -> int:
+    best = options.optimal_batch_size
+    return optimal_batch_size(options.max_batch_size) if best is None else best
+
+
+def _compute_capabilities(runtime: ModuleType) -> dict[str, Any]:
+    """TensorRT-RTX's members for what it knows, such as ``8.6``."""
+    members = runtime.ComputeCapability.__members__
+    return {f"{m[2:-1]}.{m[-1]}": members[m] for m in members if m.startswith("SM")}
 
 
 def _stated(options: BuildOptions) -> dict[str, Any]:
