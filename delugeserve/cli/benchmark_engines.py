@@ -40,7 +40,8 @@ def command(
     data: Annotated[
         str | None,
         typer.Option(
-            envvar="DELUGESERVE_DATA", help="Data set with a test split, to measure the error on."
+            help="Data set with a test split, to measure the error on. Default for CIFAR-10: "
+            "DELUGESERVE_DATA."
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use its first images only.")] = None,
@@ -63,9 +64,13 @@ def command(
     from delugeserve.data.datasets import load_images
     from delugeserve_export.comparison import compare_engines, every_engine
     from delugeserve_export.request import Request
-    from delugeserve_export.samples import sample_images
+    from delugeserve_export.samples import default_source, sample_images
+    from delugeserve_export.source import load_source
 
     chosen = _choose(engines, every_engine())
+    if data is None:
+        source = load_source(spec, checkpoint)
+        data = default_source(spec.dataset, source.class_names if source else None)
     labelled = load_images(data, "test", spec.dataset, limit=limit) if data is not None else None
     images, _ = sample_images(spec.dataset, max(sizes))
     with (

@@ -40,7 +40,10 @@ def command(
         str, typer.Option(help="Form of weighted sums: mul, batchnorm, conv or auto.")
     ] = "auto",
     data: Annotated[
-        str | None, typer.Option(help="Data set to verify on. Default: photographs.")
+        str | None,
+        typer.Option(
+            help="Data set to verify on. Default: DELUGESERVE_DATA for CIFAR-10, or photographs."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of an untrained network.")] = 0,
     calibration_data: Annotated[

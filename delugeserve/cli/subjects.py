@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from delugeserve.cli.references import Reference
-from delugeserve.errors import RepositoryError, UsageError, require
+from delugeserve.errors import UsageError, require
 from delugeserve.inspection.graphs import read_graph
 from delugeserve.zoo import ModelSpec, find_model
 from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES
@@ -30,12 +30,14 @@ class Subject:
         spec: the model.
         classify: the classifier.
         class_names: one for each logit, where it says so itself.
+        batch_size: how many images it is given at a time.
     """
 
     title: str
     spec: ModelSpec
     classify: Classify
     class_names: tuple[str, ...] | None = None
+    batch_size: int = 250
 
 
 @contextmanager
@@ -139,18 +141,20 @@ def _listed(tensors: Mapping[str, str]) -> str:
 
 def _version(folder: Path, spec: ModelSpec | None) -> Subject:
     from delugeserve_export.engines import BACKENDS
-    from delugeserve_export.triton_repository import LABELS
+    from delugeserve_export.triton_repository import read_labels
     from delugeserve_export.verification import load_version
 
     manifest, infer = load_version(folder)
     spec = _find_agreed(manifest.model, spec, folder)
-    try:
-        class_names = tuple((folder / LABELS).read_text(encoding="utf-8").splitlines())
-    except OSError as error:
-        raise RepositoryError(f"{folder} lacks {LABELS}.", "Export the model again.") from error
     runtime = BACKENDS[manifest.backend].title
     title = f"{spec.name}/{folder.resolve().name} ({runtime}, {manifest.precision})"
-    return Subject(title, spec, lambda images: infer(images)[0], class_names)
+    return Subject(
+        title,
+        spec,
+        lambda images: infer(images)[0],
+        read_labels(folder),
+        batch_size=min(Subject.batch_size, manifest.max_batch_size),
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ Whatever it is, labels come out in the order of the data set's classes in ``zoo.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,27 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def require_classes(self, class_names: Sequence[str], classifier: str) -> None:
+        """Make sure that a classifier's answers can be compared with the labels.
+
+        Args:
+            class_names: the classifier's, in the order of its logits.
+            classifier: what to call it.
+
+        Raises:
+            DatasetError: the images are labelled with other classes, or in another order.
+        """
+        if tuple(class_names) != self.class_names:
+            raise DatasetError(
+                f"{classifier} tells apart {_few(class_names)}, and the images are labelled "
+                f"{_few(self.class_names)}.",
+                "Give a data set with the classes that it was trained on, in the same order.",
+            )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def load_images(

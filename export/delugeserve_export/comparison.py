@@ -19,6 +19,7 @@ from delugeserve_export.interface import Infer
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
 from delugeserve_export.speed import measure_speed
+from delugeserve_export.triton_repository import read_labels
 from delugeserve_export.verification import load_version
 
 Status = Literal["passed", "built, not run", "failed", "refused", "not installed"]
@@ -84,6 +85,9 @@ def compare_engines(
 
     Returns:
         A row for each engine, whatever became of it.
+
+    Raises:
+        DatasetError: ``labelled`` has other classes than the network.
     """
     rows: list[Row] = []
     loaded: dict[str, Infer] = {}
@@ -94,6 +98,7 @@ def compare_engines(
             _, infer = load_version(version)
             loaded[_key(row)] = infer
             if labelled is not None:
+                labelled.require_classes(read_labels(version), "The network")
                 row = dataclasses.replace(row, top1_error=_top1_error(infer, labelled, max(sizes)))
         rows.append(row)
     on_stage("timing")

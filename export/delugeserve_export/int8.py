@@ -16,7 +16,6 @@ from delugeserve.data.datasets import load_images
 from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.evaluation import network_classifier
 from delugeserve.networks.flops import count
-from delugeserve.zoo import ModelSpec
 from delugeserve_export.calibration import METHODS, Method, collect_histograms, threshold
 from delugeserve_export.engines import BACKENDS
 from delugeserve_export.engines.base import Backend
@@ -105,7 +104,7 @@ def quantise(
     layers = quantisable_layers(graph)
     ranges = _calibrate(graph, layers, images, method, backend, on_step)
 
-    judging, labels, judged_on = _judging_images(spec, data)
+    judging, labels, judged_on = _judging_images(source, data)
     on_step("asking the network")
     reference = _in_batches(network_classifier(source.network, spec.dataset), judging)
     # A plan is built slowly and may not run here; its graph in fp32 says the same anywhere.
@@ -170,14 +169,16 @@ def _levels(backend: Backend, *, signed: bool) -> int:
 
 
 def _judging_images(
-    spec: ModelSpec, data: str | None
+    source: Source, data: str | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, str]:
+    spec = source.spec
     affordable = int(_JUDGING_FLOPS / count(spec).flops)
     number = min(max(affordable, _FEWEST_IMAGES), _MOST_IMAGES)
     if data is None:
         images, what = sample_images(spec.dataset, number)
         return images, None, f"disagreement with the network on {number} {what}"
     found = load_images(data, "test", spec.dataset, limit=number)
+    found.require_classes(source.class_names, f"The network '{spec.name}'")
     what = f"top-1 accuracy on {len(found)} test images of {Path(data).name}"
     return found.images, found.labels, what
 

@@ -162,7 +162,7 @@ def settle(request: Request) -> Settled:
         options=options,
         int8=request.int8 if precision == "int8" else None,
         sizes=tuple(batch_sizes(request.max_batch_size)),
-        data=request.data or default_source(spec.dataset),
+        data=request.data or default_source(spec.dataset, source.class_names if source else None),
         num_images=min(max(affordable, _FEWEST_IMAGES), _MOST_IMAGES),
         seed=request.seed,
     )

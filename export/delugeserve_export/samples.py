@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +48,16 @@ def sample_images(
     return _photo_crops(dataset.image_size, count, seed), "crops of photographs"
 
 
-def default_source(dataset: DatasetSpec) -> str | None:
-    """The data set that ``DELUGESERVE_DATA`` names, if it is one this network classifies."""
+def default_source(dataset: DatasetSpec, class_names: Sequence[str] | None) -> str | None:
+    """The data set that ``DELUGESERVE_DATA`` names, for a network that classifies CIFAR-10.
+
+    Args:
+        dataset: the network's.
+        class_names: its classes, if it was trained; one of other classes has the same sizes.
+    """
     source = os.environ.get("DELUGESERVE_DATA")
-    return source if source and dataset.name == "cifar10" else None
+    of_cifar10 = dataset.name == "cifar10" and class_names in (None, dataset.class_names)
+    return source if source and of_cifar10 else None
 
 
 def _photo_crops(size: int, count: int, seed: int) -> NDArray[np.uint8]:

@@ -122,6 +122,18 @@ def write_labels(folder: Path, class_names: Sequence[str]) -> None:
     (folder / LABELS).write_text("\n".join(class_names) + "\n", encoding="utf-8")
 
 
+def read_labels(folder: Path) -> tuple[str, ...]:
+    """Read the names of a version's classes.
+
+    Raises:
+        RepositoryError: it has none.
+    """
+    try:
+        return tuple((folder / LABELS).read_text(encoding="utf-8").splitlines())
+    except OSError as error:
+        raise RepositoryError(f"{folder} lacks {LABELS}.", "Export the model again.") from error
+
+
 def publish(
     staged: Path,
     repository: Path,

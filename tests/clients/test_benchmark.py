@@ -74,6 +74,11 @@ def test_plot(tmp_path):
         assert image.size == (1200, 750)
 
 
+def test_a_plot_is_what_its_name_says(tmp_path):
+    save_plot([measurement()], tmp_path / "plot.svg")
+    assert b"<svg" in (tmp_path / "plot.svg").read_bytes()[:1000]
+
+
 def test_plot_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ClientError, match=r"pip install 'delugeserve\[benchmark\]'"):

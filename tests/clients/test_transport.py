@@ -1,5 +1,7 @@
+import http.server
 import json
 import socket
+import threading
 
 import pytest
 from tritonclient.utils import InferenceServerException
@@ -103,6 +105,13 @@ def test_errors_in_the_clients_terms(error, kind, says):
     assert says in str(explained)
 
 
+def test_a_telling_host_name_is_not_what_the_server_says():
+    text = "DNS resolution failed for model-queue.example:8001: Domain name not found"
+    error = InferenceServerException(text, status="StatusCode.UNAVAILABLE")
+    address = Address("model-queue.example:8001", "grpc")
+    assert type(explain(error, address, 30.0)) is ServerUnavailable
+
+
 INDEX = [
     {"name": "delugenet38", "version": "1", "state": "READY"},
     {"name": "delugenet92", "version": "1", "state": "READY"},
@@ -126,6 +135,24 @@ def test_names_what_the_server_does_serve(name, version, says):
 
 def test_an_empty_server():
     assert "It serves no model at all." in str(not_served(HERE, "x", "", []))
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>hello</html>")
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_web_server_that_is_no_triton():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ServerUnavailable, match="is no Triton Inference Server"):
+            Classifier(f"http://127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
 
 
 def test_nobody_listens():

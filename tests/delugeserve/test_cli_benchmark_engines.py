@@ -5,8 +5,10 @@ import json
 
 import pytest
 
+from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.cli.benchmark_engines import _choose
 from delugeserve.errors import MissingExtraError
+from delugeserve.zoo import find_model
 from delugeserve_export import comparison
 from delugeserve_export.engines.openvino import OpenVino
 
@@ -37,6 +39,24 @@ def test_figures_of_every_kind(run, tmp_path, tiny_cifar):
     assert [float(row["ms_batch_4"]) for row in written] == [
         row["milliseconds"]["4"] for row in rows
     ]
+
+
+def test_the_environment_names_the_data_of_cifar10_only(run, monkeypatch, tiny_cifar, tmp_path):
+    monkeypatch.setenv("DELUGESERVE_DATA", str(tiny_cifar))
+    options = ("--engines", "onnxruntime:fp32", "--batch-size", "4", "--json")
+    trained = load_checkpoint(find_model("delugenet38").weights)
+    names = [f"dog {number}" for number in range(10)]
+    save_checkpoint(Checkpoint(trained.spec, tuple(names), trained.state), tmp_path / "dogs.st")
+    for more, measured in (((), True), (("--checkpoint", tmp_path / "dogs.st"), False)):
+        status, out, err = run("benchmark-engines", *options, *more)
+        assert status == 0, err
+        (row,) = json.loads(out)["engines"]
+        assert (row["top1_error"] is not None) is measured
+    status, _, err = run(
+        "benchmark-engines", *options, "--checkpoint", tmp_path / "dogs.st", "--data", tiny_cifar
+    )
+    assert status == 2
+    assert "tells apart dog 0" in err
 
 
 def test_one_that_fails_does_not_stop_the_others(run, monkeypatch):

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.cli.references import Reference, recognise
+from delugeserve.cli.subjects import open_subject
 from delugeserve.errors import UsageError
 from delugeserve.zoo import CIFAR10, find_model
 from delugeserve_export.pipeline import export
@@ -275,6 +276,13 @@ def test_other_classes_than_it_was_trained_on(refusal, tmp_path):
     save_checkpoint(Checkpoint(SPEC, names, trained.state), tmp_path / "ants.safetensors")
     said = refusal(tmp_path / "ants.safetensors")
     assert "tells apart ant, automobile, bird, ..., and the images are labelled airplane" in said
+
+
+def test_a_version_is_given_no_more_than_its_largest_batch(tmp_path):
+    request = Request(SPEC, None, tmp_path, "onnxruntime", "fp32", max_batch_size=4)
+    folder = export(request).folder
+    with open_subject(Reference("version", str(folder))) as opened:
+        assert opened.batch_size == 4
 
 
 def test_a_server_needs_a_model_and_must_be_there(refusal):

@@ -8,11 +8,13 @@ import sys
 import numpy as np
 import pytest
 
+from delugeserve.errors import UsageError
 from delugeserve.zoo import find_model
 from delugeserve_export.evidence import read_evidence
 from delugeserve_export.manifest import EVIDENCE
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
+from delugeserve_export.verification import verify_version
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,17 @@ def test_it_needs_no_torch(version):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "passed" in done.stdout
+
+
+def test_a_server_that_goes_away_says_nothing_of_the_artefact(version):
+    before = manifest_of(version)
+
+    def gone(images):
+        raise UsageError("No server answers.", "Start one.")
+
+    with pytest.raises(UsageError, match="No server answers"):
+        verify_version(version, gone)
+    assert manifest_of(version) == before
 
 
 def test_what_fails_is_reported_and_remembered(run, version, tmp_path):

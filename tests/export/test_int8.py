@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from delugeserve import hardware
-from delugeserve.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.data.augmentation import normalise
 from delugeserve.data.datasets import load_images
 from delugeserve.errors import DatasetError, ParityError, UnknownNameError, UsageError
@@ -145,6 +145,14 @@ def test_calibration_images_of_another_size_are_refused(tmp_path, data):
     )
     with pytest.raises(DatasetError, match="32 x 32 pixels"):
         export(request)
+
+
+def test_labels_of_other_classes_do_not_judge(request_for, checkpoint, tmp_path):
+    loaded = load_checkpoint(checkpoint, TINY)
+    other = Checkpoint(TINY, loaded.class_names[::-1], loaded.state)
+    save_checkpoint(other, tmp_path / "other.safetensors")
+    with pytest.raises(DatasetError, match="tells apart truck, ship, horse, "):
+        export(request_for(checkpoint=tmp_path / "other.safetensors"))
 
 
 def test_an_empty_calibration_set_is_refused(request_for, tmp_path, write_tiny_cifar):

@@ -51,6 +51,38 @@ def test_quickstart_says_the_cat_is_a_cat_and_leaves_nothing(tmp_path):
     assert not [process for process in left if process.info["status"] != psutil.STATUS_ZOMBIE]
 
 
+def test_verifying_through_the_server_asks_the_very_version(tmp_path):
+    from delugeserve.serving.supervisor import serve
+
+    request = Request(SPEC, None, tmp_path / "repository", "onnxruntime", max_batch_size=8)
+    first = export(request).folder
+
+    def verify(folder):
+        return subprocess.run(
+            [sys.executable, "-m", "delugeserve", "verify", folder, "--url", server.grpc_url],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    def verification(folder):
+        return json.loads((folder / "manifest.json").read_text())["verification"]
+
+    with serve(tmp_path / "repository", grpc_port=0, http_port=None, metrics_port=None) as server:
+        second = export(request).folder  # the server has the first one loaded
+        done = verify(first)
+        assert done.returncode == 0, done.stderr
+        assert verification(first)["machine"] == f"the server at {server.grpc_url}"
+        before = verification(second)
+        done = verify(second)
+        assert done.returncode == 2
+        assert "version" in done.stderr
+        assert verification(second) == before
+    verified = verification(first)
+    done = verify(first)
+    assert done.returncode == 2
+    assert "No server answers" in done.stderr
+    assert verification(first) == verified
+
+
 @pytest.mark.data
 def test_the_error_is_the_same_through_every_stage(cifar10_dir, repository, tmp_path):
     """PyTorch, ONNX Runtime, OpenVINO in bf16, and the server: within 0.05 points."""
