@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from delugeserve.doctor.findings import Finding, Status
+from delugeserve.doctor.server import native_backends
 from delugeserve.errors import DelugeServeError, MissingDeviceError, UsageError
 from delugeserve.inspection.plans import read_plan
 from delugeserve.inspection.versions import Version
@@ -26,7 +27,7 @@ def examine_plan(version: Version, stored: StoredModel) -> Iterator[Finding]:
             except UsageError as error:
                 yield _finding(version, "problem", error)
     try:
-        require_loadable(stored)
+        require_loadable(stored, native=stored.backend in native_backends())
     except MissingDeviceError as error:
         yield _finding(version, "absent", error)
     except DelugeServeError as error:

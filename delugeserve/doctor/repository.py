@@ -17,6 +17,7 @@ from delugeserve.inspection.versions import (
     read_labels,
     read_version,
 )
+from delugeserve.serving.plans import DISTRIBUTIONS
 from delugeserve.serving.repository import find_models, list_names
 from delugeserve.serving.server import OWN_BACKENDS
 from delugeserve.zoo import MODELS
@@ -164,8 +165,9 @@ def _examine_backend(version: Version, config: ServingConfig, again: str) -> Ite
             f"config.pbtxt says backend {config.backend}, and the manifest {exported_for}",
             again,
         )
-    # Where a plan runs is a question of its own.
-    if config.backend not in servable_backends() and not config.backend.startswith("tensorrt"):
+    # Where there is no GPU, that is what is said of a plan.
+    wanted = config.backend not in DISTRIBUTIONS or hardware.usable_gpus()
+    if wanted and config.backend not in servable_backends():
         yield _finding(
             version.model,
             "problem",

@@ -54,11 +54,16 @@ def examine_server() -> Iterator[Finding]:
 def servable_backends() -> frozenset[str]:
     """The backends that 'delugeserve serve' could use here: the server's own, and ours."""
     ours = {name for name, module in OWN_BACKENDS.items() if find_spec(module)}
+    return native_backends() | ours
+
+
+def native_backends() -> frozenset[str]:
+    """The backends that the server here has of its own, which go before ours."""
     try:
-        native = {path.name for path in find_tritonserver().backends.iterdir() if path.is_dir()}
+        folders = find_tritonserver().backends.iterdir()
+        return frozenset(path.name for path in folders if path.is_dir())
     except UsageError:
-        native = set()
-    return frozenset(ours | native)
+        return frozenset()
 
 
 def _faults(version: str | None) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections import deque
@@ -24,7 +25,9 @@ class LogFollower:
 
     Args:
         stream: what to read.
-        file: also write every line to this file, and close it at the end.
+        file: also write every line to this file, and close it at the end. Where it takes no more,
+            it ends there; the stream is read on, since the server would not outlive a pipe that
+            nobody reads.
     """
 
     def __init__(self, stream: IO[bytes], file: TextIO | None = None) -> None:
@@ -48,10 +51,21 @@ class LogFollower:
             for raw in self._stream:
                 line = raw.decode("utf-8", "replace").rstrip()
                 self._lines.append(line)
-                if self._file:
-                    self._file.write(line + "\n")
+                self._write(line)
+        self._close()
+
+    def _write(self, line: str) -> None:
         if self._file:
-            self._file.close()
+            try:
+                self._file.write(line + "\n")
+            except OSError:  # such as a full disk
+                self._close()
+
+    def _close(self) -> None:
+        if self._file:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            self._file = None
 
 
 def tail(lines: list[str], count: int = 12) -> str:

@@ -8,6 +8,7 @@ between leaves an unused folder, nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES
 
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
+_LOCK = ".lock"
 
 
 def model_config(
@@ -101,14 +103,19 @@ def staging(repository: Path) -> Iterator[Path]:
     Raises:
         RepositoryError: the repository cannot be written, or its disk is full.
     """
+    filelock = require("filelock", "export")
     try:
         repository.mkdir(parents=True, exist_ok=True)
         home = _staging_home(repository.resolve())
         prefix = f".{repository.resolve().name}-staging-"
-        _sweep(home, prefix)
-        with tempfile.TemporaryDirectory(
-            prefix=f"{prefix}{os.getpid()}-", dir=home, ignore_cleanup_errors=True
-        ) as folder:
+        with contextlib.ExitStack() as stack:
+            # Under the repository's lock, lest another export sweep it before its own is held.
+            with filelock.FileLock(repository / _LOCK):
+                _sweep(home, prefix)
+                folder = stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix=prefix, dir=home, ignore_cleanup_errors=True)
+                )
+                stack.enter_context(filelock.FileLock(Path(folder) / _LOCK))
             yield Path(folder)
     except OSError as error:
         raise RepositoryError(
@@ -159,7 +166,7 @@ def publish(
         RepositoryError: the version is taken.
     """
     filelock = require("filelock", "export")
-    with filelock.FileLock(repository / ".lock"):
+    with filelock.FileLock(repository / _LOCK):
         folder = repository / model
         version = free_version(folder, version)
         text = model_config(model=model, version=version, **config)  # type: ignore[arg-type]
@@ -213,21 +220,17 @@ def _staging_home(repository: Path) -> Path:
 
 
 def _sweep(home: Path, prefix: str) -> None:
-    """Remove the staging folders of exports that were killed."""
+    """Remove the staging folders of exports that were killed.
+
+    An export holds its folder's lock as long as it lives, in whatever container.
+    """
+    filelock = require("filelock", "export")
     for folder in home.glob(f"{prefix}*"):
-        owner = folder.name.removeprefix(prefix).partition("-")[0]
-        if owner.isdecimal() and not _is_running(int(owner)):
+        with (
+            contextlib.suppress(OSError, filelock.Timeout),
+            filelock.FileLock(folder / _LOCK, timeout=0),
+        ):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _children(folder: Path) -> list[Path]:

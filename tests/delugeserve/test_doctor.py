@@ -203,6 +203,15 @@ def test_a_backend_whose_runtime_is_missing(monkeypatch, only):
     assert "delugeserve[server]" in remedy
 
 
+@pytest.mark.parametrize("gpus", [(), (hardware.Gpu("NVIDIA L4", "550.54", "8.9", "1 MiB"),)])
+def test_a_plan_whose_runtime_is_missing(edit, examine, monkeypatch, gpus):
+    edit('backend: "onnxruntime"', 'backend: "tensorrt"')
+    monkeypatch.setattr(server, "find_spec", lambda module: None)
+    monkeypatch.setattr(hardware, "usable_gpus", lambda: gpus)
+    texts = [finding.text for finding in examine()]
+    assert ("no server here has the backend 'tensorrt'" in texts) is bool(gpus)
+
+
 def test_a_configuration_or_manifest_that_does_not_parse(stored, only):
     manifest = stored / "tiny" / "1" / "manifest.json"
     manifest.write_text("{")

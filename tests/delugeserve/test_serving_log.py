@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,12 @@ def test_the_tail_leaves_out_tables_and_absent_gpus():
 )
 def test_tidying(said, tidied):
     assert log.tidy(said) == tidied
+
+
+def test_a_full_disk_ends_the_file_and_not_the_reading(tmp_path):
+    with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as file:
+        follower = log.LogFollower(io.BytesIO(b"one\ntwo\nthree\n"), file)
+        assert follower.finish() == ["one", "two", "three"]
 
 
 def test_following_a_stream_into_a_file(tmp_path):

@@ -1,6 +1,8 @@
 """Publishing: loadable at every moment."""
 
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,16 +152,25 @@ def test_a_repository_below_a_file_is_refused(tmp_path):
 
 
 def test_what_a_killed_export_left_is_swept_and_what_a_running_one_uses_is_not(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=int)
-    process.start()
-    process.join()
-    dead = tmp_path / f".repository-staging-{process.pid}-x"
-    alive = tmp_path / ".repository-staging-1-x"
-    for folder in (dead, alive):
-        folder.mkdir()
-    publish_one(tmp_path / "repository")
-    assert not dead.exists()
-    assert alive.exists()
+    repository = tmp_path / "repository"
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from delugeserve_export.triton_repository import staging\n"
+        "with staging(Path(sys.argv[1])) as folder:\n"
+        "    print(folder, flush=True)\n"
+        "    sys.stdin.read()\n"
+        "    os._exit(9)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, repository],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        folder = Path(other.stdout.readline().strip())
+        publish_one(repository)
+        assert folder.is_dir()
+    publish_one(repository)
+    assert not folder.exists()
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_mount(), reason="needs a disk mounted at /dev/shm")
