@@ -309,6 +309,7 @@ def test_the_recipe_is_said_first_and_the_result_is_data(run, config, tmp_path, 
         "label smoothing 0.1",
         "ema decay 0.999",
         "crop padding 4",
+        "cutout 0",
     ]
 
 
