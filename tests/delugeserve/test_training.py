@@ -281,6 +281,17 @@ def test_precision_follows_the_processor(monkeypatch):
         resolve_precision("fp16")
 
 
+def test_a_gpu_that_emulates_bf16_trains_in_fp32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for native in (True, False):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, native=native: native or including_emulation,
+        )
+        assert resolve_precision("auto") == ("bf16" if native else "fp32")
+
+
 # The command
 
 
