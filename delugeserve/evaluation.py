@@ -166,8 +166,9 @@ def network_classifier(network: nn.Module, dataset: DatasetSpec) -> Classify:
 
     def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            batch = torch.from_numpy(images).to(device)
-            logits: NDArray[np.float32] = network(normalise(batch, mean, std)).cpu().numpy()
+            batch = normalise(torch.from_numpy(images).to(device), mean, std)
+            # Around the compiled form, if there is one, which would be compiled anew for this mode.
+            logits: NDArray[np.float32] = network.forward(batch).cpu().numpy()
         return logits
 
     return classify
