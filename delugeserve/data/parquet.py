@@ -78,7 +78,7 @@ def find_files(path: Path, split: SplitName, dataset: DatasetSpec) -> list[Path]
         The files in the order of their shards; None where nothing is parquet.
 
     Raises:
-        DatasetError: there are other files, or the split's are not complete.
+        DatasetError: there are other files, or the split's are not complete or of two downloads.
     """
     if path.is_file():
         if path.suffix != ".parquet":
@@ -126,11 +126,21 @@ def _split_of(file: Path) -> SplitName | None:
 
 
 def _check_shards(files: list[Path]) -> None:
-    shards = [match for file in files if (match := _FILE_NAME.fullmatch(file.name))]
-    numbers = {int(match["shard"]) for match in shards if match["shard"]}
-    if not numbers:
+    """Check that the files of a split, in one folder, are all parts of one download."""
+    shards = [_FILE_NAME.fullmatch(file.name) for file in files]
+    # None of a split in one file, and "" of numbered files, which do not say how many they are.
+    counts = [match["shards"] if match else "" for match in shards]
+    other = next((i for i, count in enumerate(counts) if count != counts[0]), None)
+    if other is not None:
+        raise DatasetError(
+            f"{files[0].parent} has parquet files of two downloads: {files[0].name} and"
+            f" {files[other].name}.",
+            "Remove those of one of them.",
+        )
+    if not counts[0]:
         return
-    missing = set(range(int(shards[-1]["shards"]))) - numbers
+    numbers = {int(match["shard"]) for match in shards if match}
+    missing = set(range(int(counts[0]))) - numbers
     if missing:
         raise DatasetError(
             f"{files[0].parent} lacks part {min(missing):05d} of the parquet files"

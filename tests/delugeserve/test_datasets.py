@@ -288,6 +288,21 @@ def test_a_missing_shard(tmp_path: Path) -> None:
     assert "lacks part 00001" in refusal(tmp_path, "train", CIFAR10).problem
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"),
+        ("train-00000-of-00001", "train"),
+        ("0000", "train"),
+    ],
+)
+def test_files_of_two_downloads(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        write_parquet(tmp_path / f"train/{name}.parquet")
+    error = refusal(tmp_path, "train", CIFAR10)
+    assert f"of two downloads: {names[0]}.parquet and {names[1]}.parquet." in error.problem
+
+
 def test_a_split_in_two_places(tmp_path: Path) -> None:
     for config in ("full", "small"):
         write_parquet(tmp_path / config / "train-00000-of-00001.parquet")
