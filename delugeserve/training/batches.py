@@ -116,6 +116,8 @@ def training_batches(
     batch_size, accumulate, seed = config.recipe.batch_size, config.accumulate, config.seed
     share = share_of(batch_size, world, accumulate)
     if isinstance(images, EncodedImages):
+        # A process without images would have nothing to train, and end well.
+        _check_count(len(images), world.size * accumulate)
         # The last step of an epoch may add up fewer batches than the others.
         return _stream(images, dataset, share, seed, world, reading, say, training=True)
     order = EpochBatches(len(images), batch_size, seed=seed, world=world, accumulate=accumulate)
@@ -182,12 +184,8 @@ class EpochBatches(Sampler[list[int]]):
         self, count: int, batch_size: int, *, seed: int, world: World, accumulate: int = 1
     ) -> None:
         parts = world.size * accumulate
+        _check_count(count, parts)
         step = min(batch_size, count - count % parts)
-        if not step:
-            raise UsageError(
-                f"{count} training images are too few: a step is divided into {parts} parts.",
-                "Give more images, or start fewer processes.",
-            )
         self.epoch = 0
         self._count, self._seed, self._world = count, seed, world
         self._batch = step // accumulate
@@ -204,6 +202,14 @@ class EpochBatches(Sampler[list[int]]):
         order = np.random.default_rng((self._seed, self.epoch)).permutation(self._count)
         for batch in order[: self._batches * self._batch].reshape(self._batches, self._batch):
             yield batch[self._world.rank :: self._world.size].tolist()
+
+
+def _check_count(count: int, parts: int) -> None:
+    if count < parts:
+        raise UsageError(
+            f"{count} training images are too few: a step is divided into {parts} parts.",
+            "Give more images, or start fewer processes.",
+        )
 
 
 def _stream(

@@ -11,9 +11,10 @@ from delugeserve.data.datasets import LabelledImages
 from delugeserve.errors import UsageError
 from delugeserve.training import batches
 from delugeserve.training.batches import EpochBatches, Reading, augmentation, share_of
+from delugeserve.training.config import RunConfig
 from delugeserve.training.distributed import World
 from delugeserve.training.recipes import find_recipe, override
-from delugeserve.zoo import CIFAR10
+from delugeserve.zoo import CIFAR10, IMAGENET
 
 ALONE = World()
 PAIR = [World(rank, 2, rank, 2) for rank in (0, 1)]
@@ -91,6 +92,17 @@ def test_every_test_image_is_read_once(count):
 def test_too_few_test_images():
     with pytest.raises(UsageError, match="1 test images are too few for 2 processes"):
         batches.test_batches(images(1), CIFAR10, PAIR[0], Reading(), print)
+
+
+def test_too_few_training_images_of_those_that_are_streamed(tmp_path, write_tiny_imagenet):
+    mini = dataclasses.replace(IMAGENET, num_classes=2, image_size=72, resize_size=80)
+    config = RunConfig("mini", find_recipe("imagenet"), 0, "fp32", "images")
+    source = write_tiny_imagenet(tmp_path, "folder", train=4, test=2)
+    few = batches.read_split(str(source), "train", mini, limit=2)
+    world = World(size=4, local_size=4)
+    with pytest.raises(UsageError, match=r"2 training images are too few: .* into 4 parts"):
+        batches.training_batches(few, mini, config, world, Reading(), print)
+    assert len(batches.training_batches(few, mini, config, PAIR[0], Reading(), print)) == 1
 
 
 @pytest.mark.parametrize("cutout", [0, 8])
