@@ -181,6 +181,13 @@ def _describe_recipe(config: RunConfig, initial: Checkpoint | None) -> dict[str,
 
 
 def _read(spec: ModelSpec, config: RunConfig) -> tuple[Images, Images]:
+    file = Path(config.data).expanduser()
+    if file.suffix == ".parquet" and file.is_file():
+        # It would serve as either split, and with a limit the two would not even be the same.
+        raise DatasetError(
+            f"{config.data} is a single file, and training takes a train and a test split.",
+            "Give a folder with both, such as train.parquet and test.parquet.",
+        )
     images = batches.read_split(config.data, "train", spec.dataset, limit=config.limit)
     test_images = batches.read_split(config.data, "test", spec.dataset)
     if test_images.fingerprint == images.fingerprint:

@@ -224,9 +224,13 @@ def test_a_state_that_is_damaged_or_another_run_s(config, whole, tmp_path):
 
 def test_training_images_are_no_test_images(config, write_tiny_cifar, tmp_path):
     data = write_tiny_cifar(tmp_path / "data")
-    (data / "train.parquet").rename(data / "mine.parquet")
+    shutil.copy(data / "train.parquet", data / "test.parquet")
     with pytest.raises(DatasetError, match="the same images"):
-        train(TINY, asked(config, data=str(data / "mine.parquet")), tmp_path / "run")
+        train(TINY, asked(config, data=str(data)), tmp_path / "run")
+    # A file serves as either split, and with a limit the two are not the same.
+    (data / "train.parquet").rename(data / "mine.parquet")
+    with pytest.raises(DatasetError, match="is a single file"):
+        train(TINY, asked(config, data=str(data / "mine.parquet"), limit=20), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
