@@ -40,7 +40,10 @@ def command(
         None
     ),
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the step; needs a C++ compiler or a GPU.")
+        bool,
+        typer.Option(
+            "--compile", help="Compile the step; needs a C++ compiler, or for a GPU one of C."
+        ),
     ] = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing; report what is finished.")

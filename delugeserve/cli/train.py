@@ -134,7 +134,7 @@ def command(
         bool,
         typer.Option(
             "--compile",
-            help="Compile the step; needs a C++ compiler or a GPU.",
+            help="Compile the step; needs a C++ compiler, or for a GPU one of C.",
             rich_help_panel=_MACHINE,
         ),
     ] = False,

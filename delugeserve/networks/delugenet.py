@@ -54,8 +54,8 @@ class DelugeNet(nn.Module):
         """Let every cross-layer sum read each of its inputs once; see :mod:`.fused`.
 
         Args:
-            kernels: ``compiled`` needs a C++ compiler, and on a GPU Triton too; ``plain`` runs
-                everywhere, and is not faster than what it replaces.
+            kernels: ``compiled`` needs a C++ compiler, or on a GPU Triton and a C compiler;
+                ``plain`` runs everywhere, and is not faster than what it replaces.
         """
         for block, following in zip(self.blocks, self.followers, strict=True):
             block.readers = (*block.sums, following.sum)

@@ -266,14 +266,21 @@ def _as_images(matrix: Tensor, like: Tensor) -> Tensor:
 
 
 def require_compiler() -> None:
-    """Check that kernels can be compiled.
+    """Check that kernels can be compiled: for a GPU where there is one, or else for the processor.
 
     Raises:
-        UsageError: there is no C++ compiler.
+        UsageError: there is no compiler.
     """
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
+    if torch.cuda.is_available():  # Triton builds what launches its kernels
+        language, variable, usual = "C", "CC", ["gcc", "clang"]
+    else:
+        gnu_or_clang = "clang++" if sys.platform == "darwin" else "g++"
+        language, variable, usual = "C++", "CXX", [gnu_or_clang]
+    named = os.environ.get(variable)
+    compilers = [named] if named else usual
+    if not any(map(shutil.which, compilers)):
         raise UsageError(
-            f"Fused sums need a C++ compiler, and there is no {compiler}.",
-            "Install one, name another in CXX, or do without fused sums.",
+            f"Compiled kernels need a {language} compiler, and there is no"
+            f" {' or '.join(compilers)}.",
+            f"Install one, name another in {variable}, or do without --compile and fused sums.",
         )

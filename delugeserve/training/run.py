@@ -86,6 +86,8 @@ def train(
     environment = describe_environment(config.precision) | {"processes": str(world.size)}
     _check_gpus(world)
     _check_sums(spec, config)
+    if config.compile or config.fuse_sums:
+        require_compiler()
 
     def prepare() -> tuple[Checkpoint | None, Images, Images]:
         batches.share_of(config.recipe.batch_size, world, config.accumulate)
@@ -163,8 +165,6 @@ def _check_sums(spec: ModelSpec, config: RunConfig) -> None:
             "Processes cannot share statistics that --checkpoint-sums computes twice.",
             "Leave --checkpoint-sums or --sync-batchnorm away.",
         )
-    if config.fuse_sums:
-        require_compiler()
 
 
 def _read_initial(spec: ModelSpec, config: RunConfig) -> Checkpoint | None:

@@ -225,7 +225,13 @@ def test_a_fused_network_can_be_copied():
     assert twin.blocks[-1].readers[-1] is twin.head.sum
 
 
-def test_no_compiler_is_said(monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UsageError, match="no no-such-compiler"):
+@pytest.mark.parametrize(("gpu", "variable"), [(False, "CXX"), (True, "CC")])
+def test_no_compiler_is_said(monkeypatch, gpu, variable):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setenv(variable, "no-such-compiler")
+    with pytest.raises(UsageError, match=f"no no-such-compiler.*in {variable},"):
+        require_compiler()
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match="no gcc or clang" if gpu else r"no (g|clang)\+\+"):
         require_compiler()

@@ -275,6 +275,15 @@ def test_options_of_sums_where_there_is_nothing_to_choose(config, option, tmp_pa
     assert not list(tmp_path.glob("*.json"))
 
 
+@pytest.mark.parametrize("option", ["compile", "fuse_sums"])
+def test_without_a_compiler_nothing_is_begun(config, option, tmp_path, monkeypatch):
+    for variable in ("CC", "CXX"):
+        monkeypatch.setenv(variable, "no-such-compiler")
+    with pytest.raises(UsageError, match="no no-such-compiler"):
+        train(TINY, dataclasses.replace(config, **{option: True}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_precision_follows_the_processor(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for native, expected in ((True, "bf16"), (False, "fp32")):
