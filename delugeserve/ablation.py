@@ -21,7 +21,8 @@ from delugeserve.networks.flops import count
 from delugeserve.training.records import (
     CONFIG_FILE,
     RunRecord,
-    compare_settings,
+    changed_settings,
+    check_same,
     read_run,
     read_runs,
 )
@@ -216,13 +217,7 @@ def _check_run(trial: Trial, config: RunConfig) -> None:
             f"The run in {trial.folder} is damaged: {record.reason}.",
             "Remove the folder to train it anew.",
         )
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    changed = [key for key in wanted if wanted[key] != record.config.get(key)]
-    if changed:
-        raise UsageError(
-            f"The run in {trial.folder} was started with another {', '.join(changed)}.",
-            "Repeat the options it was started with, or choose another --output.",
-        )
+    check_same(record, config)
 
 
 def _estimate_seconds(trials: Sequence[Trial], epochs: int) -> float | None:
@@ -294,13 +289,18 @@ def _find_delugenet(output: Path, runs: Sequence[RunRecord]) -> ModelSpec:
 
 
 def _check_budget(output: Path, runs: Sequence[RunRecord]) -> None:
-    asked = [dataclasses.replace(run, environment={}) for run in runs]
-    differing = compare_settings(asked).keys() - {"model", "seed"}
-    if differing:
-        raise UsageError(
-            f"The runs in {output} differ in {', '.join(sorted(differing))}.",
-            "Only runs of one budget can be compared; train them anew in another --output.",
-        )
+    first = runs[0]
+    for run in runs:
+        changed = [
+            f"{name} {one} in {first.name}, {other} in {run.name}"
+            for name, (one, other) in changed_settings(first.config, run.config).items()
+            if name not in ("model", "seed")
+        ]
+        if changed:
+            raise UsageError(
+                f"The runs in {output} differ: {'; '.join(changed)}.",
+                "Only runs of one budget can be compared; train them anew in another --output.",
+            )
 
 
 def _summarise(spec: ModelSpec, runs: Sequence[RunRecord]) -> NetworkResult:

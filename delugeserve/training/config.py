@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
+from typing import Literal
 
 from delugeserve import hardware
 from delugeserve.errors import UsageError
@@ -19,6 +15,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 @dataclass(frozen=True)
 class RunConfig:
     """What was asked of a run; a resumed run must be asked the same.
+
+    A field that is added needs a default that is what was done before, here as in a recipe: it
+    stands for the field in runs of before.
 
     Attributes:
         model: name of the model.
@@ -52,11 +51,6 @@ class RunConfig:
     checkpoint_sums: bool = False
     initial_checkpoint: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """The values as they come back from a JSON file."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return values
-
 
 def resolve_precision(precision: Precision | Literal["auto"]) -> Precision:
     """Turn ``auto`` into bf16 where the processor or GPU computes it natively.
@@ -64,6 +58,9 @@ def resolve_precision(precision: Precision | Literal["auto"]) -> Precision:
     Raises:
         UsageError: fp16 is asked for without a GPU.
     """
+    # Here, so that runs can be read without torch.
+    import torch
+
     gpu = torch.cuda.is_available()
     if precision == "fp16" and not gpu:
         raise UsageError("--precision fp16 needs a GPU.", "Choose bf16 or fp32.")

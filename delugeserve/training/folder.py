@@ -15,7 +15,8 @@ from delugeserve.training.records import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     METRICS_FILE,
-    RunRecord,
+    as_recorded,
+    check_same,
     read_run,
 )
 from delugeserve.training.saving import write_json
@@ -50,7 +51,7 @@ def start_folder(output: Path, config: RunConfig, environment: Mapping[str, str]
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / ENVIRONMENT_FILE, environment)
-        write_json(output / CONFIG_FILE, config.as_json())
+        write_json(output / CONFIG_FILE, as_recorded(config))
     except OSError as error:
         raise UsageError(
             f"{output} cannot be written: {error}.", "Choose another --output."
@@ -79,13 +80,4 @@ def _check_same(output: Path, config: RunConfig) -> None:
         raise UsageError(
             f"The run in {output} cannot go on: {found.reason}.", "Choose another --output."
         )
-    wanted = RunRecord(output.name, output, "unfinished", config=config.as_json())
-    before, now = found.settings, wanted.settings
-    changed = [
-        f"{key} {before.get(key)}, not {now[key]}" for key in now if before.get(key) != now[key]
-    ]
-    if changed:
-        raise UsageError(
-            f"The run in {output} was started with {'; '.join(changed)}.",
-            f"Repeat the options it was started with; they are in {output / CONFIG_FILE}.",
-        )
+    check_same(found, config)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from delugeserve.errors import CheckpointError, TrainingError
 from delugeserve.training.batches import Augment, Batch
 from delugeserve.training.distributed import share_buffers
 from delugeserve.training.recipes import Recipe
+from delugeserve.training.records import as_recorded, changed_settings, describe_changes
 from delugeserve.training.saving import STATE_FILE
 from delugeserve.zoo import DatasetSpec
 
@@ -116,7 +115,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the recipe with the state."""
-        checkpoint["recipe"] = _as_json(self.recipe)
+        checkpoint["recipe"] = as_recorded(self.recipe)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that a state is one of this network and recipe.
@@ -124,12 +123,16 @@ class TrainingModule(pl.LightningModule):
         Raises:
             CheckpointError: it is not.
         """
-        recipe = checkpoint.get("recipe")
-        same_network = _shapes(checkpoint["state_dict"]) == _shapes(self.state_dict())
-        if same_network and recipe == _as_json(self.recipe):
+        recipes = (checkpoint.get("recipe", {}), as_recorded(self.recipe))
+        changed = changed_settings(*({"recipe": recipe} for recipe in recipes))
+        if _shapes(checkpoint["state_dict"]) != _shapes(self.state_dict()):
+            other = "network"
+        elif changed:
+            other = f"recipe: {describe_changes(changed)}"
+        else:
             return
         raise CheckpointError(
-            f"{STATE_FILE} is the state of another {'recipe' if same_network else 'network'}.",
+            f"{STATE_FILE} is the state of another {other}.",
             "Put the run's own state back, or start again in another --output.",
         )
 
@@ -184,11 +187,6 @@ _SCHEDULES = {
     "one-cycle": _one_cycle_schedule,
     "cosine": _cosine_schedule,
 }
-
-
-def _as_json(recipe: Recipe) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    return values
 
 
 def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:

@@ -7,6 +7,7 @@ for each epoch), and in the end ``metrics.json`` and the checkpoint.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from delugeserve.errors import UsageError
+from delugeserve.training.config import RunConfig
+from delugeserve.training.recipes import Recipe
 
 CONFIG_FILE = "run.json"
 ENVIRONMENT_FILE = "environment.json"
@@ -91,8 +94,7 @@ class RunRecord:
 
         The command line is left out: it says the same again, and always names another folder.
         """
-        recipe = dict(self.config.get("recipe", {}))
-        settings = {**self.config, "recipe": recipe.pop("name", None), **recipe, **self.environment}
+        settings = {**_flatten(self.config), **self.environment}
         settings.pop("command", None)
         return settings
 
@@ -148,6 +150,68 @@ def compare_settings(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for values in settings for name in values)
     rows = {name: [values.get(name) for values in settings] for name in names}
     return {name: row for name, row in rows.items() if any(value != row[0] for value in row)}
+
+
+def as_recorded(values: RunConfig | Recipe) -> dict[str, Any]:
+    """What is asked, as it comes back from a JSON file."""
+    return _as_json(dataclasses.asdict(values))
+
+
+def changed_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Find what is asked of one run and not of another.
+
+    Args:
+        before: a run's config as its file holds it, recipe included. What it lacks has its default.
+        now: another's, likewise.
+
+    Returns:
+        By name, the values in ``before`` and in ``now``; None where there is none.
+    """
+    old, new = _flatten(before), _flatten(now)
+    pairs = {name: (old.get(name), new.get(name)) for name in {**old, **new}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def describe_changes(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """What :func:`changed_settings` has found, such as ``seed 0, not 5; epochs 30, not 3``."""
+    return "; ".join(f"{name} {old}, not {new}" for name, (old, new) in changed.items())
+
+
+def check_same(record: RunRecord, config: RunConfig) -> None:
+    """Check that what is asked is what was asked of a run that is to go on.
+
+    Raises:
+        UsageError: it is not.
+    """
+    changed = changed_settings(record.config, as_recorded(config))
+    if changed:
+        raise UsageError(
+            f"The run in {record.path} was started with {describe_changes(changed)}.",
+            f"Repeat the options in {record.path / CONFIG_FILE}, or choose another --output.",
+        )
+
+
+def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Config and recipe in one mapping; what did not exist yet has its default, as it was then."""
+    recipe = _complete(config.get("recipe", {}), Recipe)
+    return {**_complete(config, RunConfig), "recipe": recipe.pop("name", None), **recipe}
+
+
+def _complete(values: Mapping[str, Any], kind: type[RunConfig] | type[Recipe]) -> dict[str, Any]:
+    missing = {k: v for k, v in _defaults(kind).items() if k not in values}
+    return {**values, **missing}
+
+
+def _defaults(kind: type[RunConfig] | type[Recipe]) -> dict[str, Any]:
+    defaults = {one.name: one.default for one in fields(kind)}
+    return _as_json({k: v for k, v in defaults.items() if v is not dataclasses.MISSING})
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    recorded: dict[str, Any] = json.loads(json.dumps(values))
+    return recorded
 
 
 class _DamageError(Exception):

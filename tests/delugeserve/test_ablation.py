@@ -103,7 +103,7 @@ def test_the_whole_of_it(run, tiny_cifar, tmp_path):
 
     status, out, err = run("ablation", *options, "--epochs", 2)
     assert (status, out) == (2, "")
-    assert "was started with another recipe" in " ".join(err.split())
+    assert "was started with epochs 1, not 2." in " ".join(err.split())
 
 
 def test_an_interrupted_one_goes_on_to_the_same_bits(tiny_cifar, tmp_path):
@@ -203,6 +203,17 @@ def test_other_runs_in_the_folder_are_let_alone(report, write_run):
     assert ablation.networks[0].errors == {1: 11, 2: 12}
 
 
+def test_runs_of_before_there_was_an_option_had_its_default(report):
+    file = report / "tiny-seed0" / "run.json"
+    config = json.loads(file.read_text())
+    del config["recipe"]["cutout"], config["initial_checkpoint"]
+    file.write_text(json.dumps(config))
+    assert len(read_ablation(report).finished) == 9
+    recipe = dataclasses.replace(find_recipe("cifar-quick"), epochs=2)
+    trials = plan_trials(compared_networks(TINY), 1, report)
+    train_missing(trials, RunConfig("tiny", recipe, 0, "fp32", "cifar10"))
+
+
 def test_the_picture_holds_the_figures(report):
     errors, curves = draw_ablation(read_ablation(report)).axes
     points = [line.get_ydata() for line in errors.lines if line.get_marker() == "o"]
@@ -255,12 +266,13 @@ def test_what_cannot_be_compared(report, write_run, run, tmp_path, monkeypatch):
     assert "No run in" in refused(*only, report, "--model", "delugenet38")
     assert "needs a model and images" in refused("--output", report, "--model", "tiny")
     options = ("--output", report, "--model", "tiny", "--data", "cifar10", "--epochs", 2)
-    assert "another precision" in refused(*options, "--precision", "bf16")
+    changed = refused(*options, "--precision", "bf16")
+    assert "tiny-seed0 was started with precision fp32, not bf16." in changed
     assert "no precision 'fp8'" in refused(*options, "--precision", "fp8")
     (report / "tiny_3x3-seed2" / "log.csv").write_text("epoch\n1\n")
     assert "is damaged: log.csv" in refused(*options, "--precision", "fp32")
     write_run("tiny", 3, 9, limit=60)
-    assert "differ in limit" in refused(*only, report)
+    assert "differ: limit None in tiny-seed0, 60 in tiny-seed3." in refused(*only, report)
     write_run("delugenet38", 0, 9)
     assert "holds runs of 2 DelugeNets" in refused(*only, report)
     assert not (report / "ablation.json").exists()

@@ -13,7 +13,15 @@ from delugeserve.plotting import save_figure
 from delugeserve.training.config import RunConfig
 from delugeserve.training.curves import draw_curves
 from delugeserve.training.recipes import find_recipe
-from delugeserve.training.records import Epoch, RunRecord, compare_settings, read_run, read_runs
+from delugeserve.training.records import (
+    Epoch,
+    RunRecord,
+    as_recorded,
+    changed_settings,
+    compare_settings,
+    read_run,
+    read_runs,
+)
 from delugeserve.training.run import train
 from delugeserve.zoo import CIFAR10, ModelSpec
 
@@ -128,6 +136,22 @@ def test_every_setting_is_the_same_or_compared(settings):
         values = [config.get(name) for config in settings]
         assert differing.get(name, [values[0]] * len(values)) == values
         assert (name in differing) == (len(set(values)) > 1)
+
+
+def test_what_a_run_could_not_be_asked_yet_has_its_default():
+    config = RunConfig("delugenet38", find_recipe("cifar-quick"), 0, "bf16", "cifar10")
+    now = as_recorded(config)
+    recipe = {name: value for name, value in now["recipe"].items() if name != "cutout"}
+    before = {"model": "delugenet38", "seed": 0, "precision": "bf16", "data": "cifar10"}
+    before["recipe"] = recipe
+    assert changed_settings(before, now) == {}
+    records = [RunRecord("", Path(), "unfinished", config=one) for one in (before, now)]
+    assert compare_settings(records) == {}
+
+    covered = now | {"recipe": now["recipe"] | {"cutout": 8}, "limit": 100}
+    assert changed_settings(before, covered) == {"limit": (None, 100), "cutout": (0, 8)}
+    # Nor does this version pass over what it does not know.
+    assert changed_settings(now | {"later": 1}, before) == {"later": (1, None)}
 
 
 def test_the_curves_hold_the_log(make_run, tmp_path):

@@ -192,6 +192,20 @@ def test_a_resumed_run_must_be_asked_the_same(config, whole):
         train(TINY, other, whole[0], resume=True)
 
 
+def test_a_run_of_before_there_was_an_option_goes_on(config, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    (folder / "tiny.safetensors").unlink()
+    asked_before = json.loads((folder / "run.json").read_text())
+    del asked_before["recipe"]["cutout"], asked_before["initial_checkpoint"]
+    (folder / "run.json").write_text(json.dumps(asked_before))
+    state = torch.load(folder / "last.ckpt", weights_only=True)
+    del state["recipe"]["cutout"]
+    torch.save(state, folder / "last.ckpt")
+    train(TINY, config, folder, resume=True)
+    assert_same_weights(whole[0], folder)
+
+
 def test_a_run_whose_files_are_damaged(config, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / "log.csv").write_text("epoch\nx\n")
@@ -213,12 +227,12 @@ def test_a_state_that_is_damaged_or_another_run_s(config, whole, tmp_path):
 
     for spec, changes, what in (
         (dataclasses.replace(TINY, widths=(5, 6)), {}, "network"),
-        (TINY, {"momentum": 0.8}, "recipe"),
+        (TINY, {"momentum": 0.8}, "recipe: epochs 1, not 3; momentum 0.8, not 0.9"),
     ):
-        other = tmp_path / what
+        other = tmp_path / what[:7]
         train(spec, asked(config, epochs=1, limit=20, **changes), other)
         state.write_bytes((other / "last.ckpt").read_bytes())
-        with pytest.raises(CheckpointError, match=f"another {what}"):
+        with pytest.raises(CheckpointError, match=rf"another {what}\."):
             train(TINY, config, tmp_path / "run", resume=True)
 
 
