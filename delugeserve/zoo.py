@@ -18,6 +18,8 @@ from delugeserve.errors import UnknownNameError
 Stem = Literal["cifar", "imagenet"]
 Shortcut = Literal["1x1", "3x3"]
 
+_LARGEST_IN_MEMORY = 64  # pixels across
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
@@ -40,6 +42,11 @@ class DatasetSpec:
     resize_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether its images are small enough to lie in memory; others are read as needed."""
+        return self.image_size <= _LARGEST_IN_MEMORY
 
     @property
     def class_names(self) -> tuple[str, ...]:

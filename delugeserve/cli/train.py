@@ -13,7 +13,7 @@ from delugeserve import hardware
 from delugeserve.cli.console import out, print_json, print_next, talk
 from delugeserve.cli.recipes import print_recipe
 from delugeserve.errors import UnknownNameError, UsageError, require
-from delugeserve.training.recipes import default_recipe, find_recipe, override
+from delugeserve.training.recipes import check_effect, default_recipe, find_recipe, override
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
@@ -171,21 +171,23 @@ def command(
     On several GPUs: torchrun --nproc-per-node 8 -m delugeserve train ...
     """
     spec = find_model(model)
-    resolved = override(
-        find_recipe(recipe) if recipe else default_recipe(spec.dataset),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        milestones=None if milestones is None else _parse_milestones(milestones),
-        warmup=warmup,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        ema_decay=ema_decay,
-        crop_padding=crop_padding,
-        cutout=cutout,
-    )
+    values = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "milestones": None if milestones is None else _parse_milestones(milestones),
+        "warmup": warmup,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "ema_decay": ema_decay,
+        "crop_padding": crop_padding,
+        "cutout": cutout,
+    }
+    named = find_recipe(recipe) if recipe else default_recipe(spec.dataset)
+    resolved = override(named, **values)
+    check_effect(resolved, spec.dataset, [name for name in values if values[name] is not None])
     for kind, name, known in (
         ("precision", precision, _PRECISIONS),
         ("way to deal with unreadable images", on_unreadable, _ON_UNREADABLE),

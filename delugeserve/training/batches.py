@@ -50,7 +50,6 @@ class Reading:
     on_unreadable: OnUnreadable = "fail"
 
 
-_LARGEST_IN_MEMORY = 64  # pixels across
 _TEST_BATCH = 250
 
 
@@ -62,7 +61,7 @@ def read_split(
     Raises:
         DatasetError: there is no such source, or it does not hold what it should.
     """
-    read = load_images if dataset.image_size <= _LARGEST_IN_MEMORY else index_images
+    read = load_images if dataset.fits_memory else index_images
     return read(source, split, dataset, limit=limit)
 
 

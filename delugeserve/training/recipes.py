@@ -7,7 +7,7 @@ is ours, for a CPU or half an hour of a GPU.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -123,11 +123,55 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
     for name, (is_sound, range_) in _RANGES.items():
         value = getattr(changed, name)
         if not is_sound(value):
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} {_as_text(value)} is out of range.", f"Give {range_}.")
+            problem = f"--{_as_option(name)} {_as_text(value)} is out of range."
+            raise UsageError(problem, f"Give {range_}.")
     if changed.schedule not in get_args(Schedule):
         raise UnknownNameError("schedule", changed.schedule, get_args(Schedule))
     return changed
+
+
+def check_effect(recipe: Recipe, dataset: DatasetSpec, chosen: Iterable[str]) -> None:
+    """Check that each value that somebody has chosen does something, and no harm.
+
+    Args:
+        recipe: what will be done.
+        dataset: to images of what.
+        chosen: names of the attributes that are not the named recipe's own.
+
+    Raises:
+        UsageError: a value does nothing, or leaves nothing to learn.
+    """
+    by_steps = recipe.schedule == "step"
+    if by_steps and not recipe.milestones:
+        raise UsageError(
+            "With the schedule step and no milestones the learning rate never falls.",
+            "Add --milestones, such as 0.5,0.75.",
+        )
+    idle = {
+        "warmup" if by_steps else "milestones": (
+            f"with the schedule {recipe.schedule}",
+            "Leave it away, or choose another --schedule.",
+        )
+    }
+    if not dataset.fits_memory:
+        otherwise = f"to images of {dataset.title}, which are augmented in another way"
+        idle |= dict.fromkeys(("crop_padding", "cutout"), (otherwise, "Leave it away."))
+    for name in chosen:
+        if name in idle and getattr(recipe, name):  # nothing is what 0 asks for
+            where, remedy = idle[name]
+            raise UsageError(f"--{_as_option(name)} does nothing {where}.", remedy)
+    # A square of this side reaches every border, wherever its centre lies.
+    whole = 2 * dataset.image_size - 1
+    if recipe.cutout >= whole:
+        size = f"{dataset.image_size} x {dataset.image_size}"
+        raise UsageError(
+            f"--cutout {recipe.cutout} covers every image of {size} pixels whole.",
+            f"Give less than {whole}.",
+        )
+
+
+def _as_option(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _as_text(value: Any) -> str:

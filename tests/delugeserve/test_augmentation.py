@@ -71,6 +71,13 @@ def test_a_cutout_is_one_square_that_borders_clip(side):
         assert all(np.diff(np.flatnonzero(line)).max(initial=1) == 1 for line in (rows, columns))
 
 
+@pytest.mark.parametrize(("side", "whole"), [(10, False), (11, True)])
+def test_twice_the_size_of_an_image_covers_all_of_it(side, whole):
+    images = torch.full((500, 6, 6, 3), 100, dtype=torch.uint8)
+    covered = cutout(images, side, FILL, np.random.default_rng(0)) != images
+    assert covered.all() == whole
+
+
 def test_cutouts_reach_every_pixel_and_have_the_filling_s_colour():
     images = torch.full((500, 4, 5, 3), 100, dtype=torch.uint8)
     cut = cutout(images, 1, FILL, np.random.default_rng(0))

@@ -11,6 +11,7 @@ from delugeserve.training.module import learning_rate
 from delugeserve.training.recipes import (
     RECIPES,
     Recipe,
+    check_effect,
     default_recipe,
     find_recipe,
     override,
@@ -69,6 +70,37 @@ def test_values_out_of_range(name, value):
 def test_an_unknown_schedule():
     with pytest.raises(UnknownNameError, match="Did you mean 'cosine'"):
         override(find_recipe("cifar"), schedule="cosin")
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "values", "problem"),
+    [
+        ("cifar-quick", CIFAR10, {"schedule": "step"}, "the learning rate never falls"),
+        ("cifar", CIFAR10, {"milestones": ()}, "the learning rate never falls"),
+        ("cifar-quick", CIFAR10, {"milestones": (0.5,)}, "--milestones does nothing with the sch"),
+        ("cifar", CIFAR10, {"warmup": 0.1}, "--warmup does nothing with the schedule step"),
+        ("imagenet", IMAGENET, {"cutout": 16}, "--cutout does nothing to images of ImageNet"),
+        ("imagenet", IMAGENET, {"crop_padding": 4}, "--crop-padding does nothing to images of"),
+        ("cifar", CIFAR10, {"cutout": 63}, "--cutout 63 covers every image of 32 x 32 pixels whol"),
+    ],
+)
+def test_values_that_do_nothing_or_harm(name, dataset, values, problem):
+    with pytest.raises(UsageError, match=f"{problem}.*\\. [A-Z].*\\.$"):
+        check_effect(override(find_recipe(name), **values), dataset, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "values"),
+    [
+        ("cifar-quick", CIFAR10, {"schedule": "step", "milestones": (0.5,)}),
+        ("cifar", CIFAR10, {"schedule": "cosine", "warmup": 0.1}),
+        ("cifar", CIFAR10, {"warmup": 0.0, "cutout": 62}),
+        ("imagenet", IMAGENET, {"crop_padding": 0, "cutout": 0}),
+        ("cifar", IMAGENET, {}),  # whose crops are padded, and ImageNet's are not
+    ],
+)
+def test_values_that_do_something_or_ask_for_nothing(name, dataset, values):
+    check_effect(override(find_recipe(name), **values), dataset, values)
 
 
 def rates(recipe: Recipe, steps: int) -> list[float]:

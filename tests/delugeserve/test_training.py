@@ -351,6 +351,18 @@ def test_the_recipe_is_said_first_and_the_result_is_data(run, config, tmp_path, 
     ]
 
 
+def test_a_flag_that_does_nothing_is_refused(run, config, tmp_path):
+    command = ("train", "--model", "delugenet38", "--data", config.data, "--output")
+    for flags, problem in (
+        (("--milestones", "0.5"), "--milestones does nothing with the schedule one-cycle."),
+        (("--schedule", "step"), "the learning rate never falls."),
+    ):
+        status, out, err = run(*command, tmp_path / "run", *flags)
+        assert (status, out) == (2, "")
+        assert problem in " ".join(err.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_without_images(run, tmp_path):
     (tmp_path / "empty").mkdir()
     for model in ("delugenet38", "delugenet92"):
