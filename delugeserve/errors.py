@@ -14,6 +14,7 @@
     │   └── PortError           a port is taken
     └── Failure                 exit 1: the work was understood and did not succeed
         ├── TrainingError       training cannot go on
+        │   └── StoppedError    SIGTERM has ended it; exit 143
         ├── EvaluationError     a classifier's answers cannot be judged
         ├── BuildError          a runtime cannot build its artefact
         ├── ParityError         an exported artefact does not compute what the network computes
@@ -113,6 +114,12 @@ class Failure(DelugeServeError):
 
 class TrainingError(Failure):
     """Training cannot go on."""
+
+
+class StoppedError(TrainingError):
+    """SIGTERM has ended training; the exit status is the one that shells give for that."""
+
+    exit_code = 143
 
 
 class EvaluationError(Failure):

@@ -1,7 +1,8 @@
 """The command line: one small module for each command, heavy imports inside the commands.
 
 Standard output carries data, standard error everything said about it. Exit status: 0 for success,
-1 for work that failed, 2 for what the user can mend, 130 for Ctrl-C.
+1 for work that failed, 2 for what the user can mend, 130 for Ctrl-C, 143 for training that SIGTERM
+has ended.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.imagenet import augmented_crop, centre_crop
 from delugeserve.data.order import Draw, EpochOrder
-from delugeserve.errors import DatasetError
+from delugeserve.errors import DatasetError, TrainingError
 from delugeserve.zoo import DatasetSpec
 from delugeserve_client.errors import ImageError
 
@@ -168,6 +169,28 @@ def stream_batches(
         pin_memory=torch.cuda.is_available(),
         collate_fn=_collate,
     )
+
+
+@contextmanager
+def lost_workers_named() -> Iterator[None]:
+    """Say what became of a worker process that has died.
+
+    PyTorch raises wherever the main process happens to be, not only where it waits for a batch.
+
+    Raises:
+        TrainingError: one has died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition(". ")[0].rstrip(".")
+        if not reason.startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"A process that decodes images has died: {reason}.",
+            "Run the same command with --resume, and with more shared memory (a container's"
+            " --shm-size=8g) or fewer --workers.",
+        ) from error
 
 
 _Collated = tuple[Tensor, Tensor, list[str]]

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 
 from delugeserve.files import written_beside
 from delugeserve.training.records import LOG_FILE, Epoch, read_run
-from delugeserve.training.saving import MARK
+from delugeserve.training.saving import MARK, saving
 
 _FORMATS = {
     "epoch": "d",
@@ -41,11 +41,16 @@ class EpochLog(pl.Callback):
         self._started = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drop the rows of epochs that are about to be trained again."""
+        """Drop the rows of epochs that are about to be trained again.
+
+        Raises:
+            TrainingError: the log cannot be written.
+        """
         if not trainer.is_global_zero:
             return
         epochs = read_run(self.folder).epochs
         with (
+            saving(self.folder, trainer.current_epoch),
             written_beside(self.folder / LOG_FILE, MARK) as beside,
             beside.open("w", newline="", encoding="utf-8") as file,
         ):
@@ -59,7 +64,11 @@ class EpochLog(pl.Callback):
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the epoch's row and say it."""
+        """Write the epoch's row and say it.
+
+        Raises:
+            TrainingError: the log cannot be written.
+        """
         if not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -71,7 +80,10 @@ class EpochLog(pl.Callback):
             val_error=metrics["val_error"],
             seconds=time.perf_counter() - self._started,
         )
-        with (self.folder / LOG_FILE).open("a", newline="", encoding="utf-8") as file:
+        with (
+            saving(self.folder, trainer.current_epoch),
+            (self.folder / LOG_FILE).open("a", newline="", encoding="utf-8") as file,
+        ):
             row = _write(epoch, file)
         self.say(
             f"epoch {row['epoch']:>3}/{trainer.max_epochs}  loss {row['train_loss']}  "

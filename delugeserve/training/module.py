@@ -19,7 +19,7 @@ from delugeserve.training.batches import Augment, Batch
 from delugeserve.training.distributed import share_buffers
 from delugeserve.training.recipes import Recipe
 from delugeserve.training.records import as_recorded, changed_settings, describe_changes
-from delugeserve.training.saving import STATE_FILE
+from delugeserve.training.saving import STATE_FILE, describe_state
 from delugeserve.zoo import DatasetSpec
 
 
@@ -138,12 +138,7 @@ class TrainingModule(pl.LightningModule):
 
     def _diverged(self, what: str, loss: Tensor) -> TrainingError:
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-        state = Path(self.trainer.default_root_dir) / STATE_FILE
-        saved = (
-            f"The state after epoch {self.current_epoch} is whole, in {state}."
-            if state.is_file()
-            else "No state was saved before."
-        )
+        saved = describe_state(Path(self.trainer.default_root_dir), self.current_epoch)
         return TrainingError(
             f"The {what} is {loss.item()} at step {self.global_step} "
             f"(epoch {self.current_epoch + 1}), with the learning rate at {rate:.3g}. {saved}",

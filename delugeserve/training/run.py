@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +14,13 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.data.encoded import EncodedImages
-from delugeserve.errors import DatasetError, TrainingError, UsageError
+from delugeserve.data.streaming import lost_workers_named
+from delugeserve.errors import DatasetError, StoppedError, TrainingError, UsageError
 from delugeserve.evaluation import Evaluation, evaluate_batches, network_classifier
 from delugeserve.networks.build import build_network
 from delugeserve.networks.delugenet import DelugeNet
@@ -37,7 +40,7 @@ from delugeserve.training.environment import describe_environment
 from delugeserve.training.folder import check_folder, finish_folder, start_folder
 from delugeserve.training.log import EpochLog
 from delugeserve.training.module import TrainingModule
-from delugeserve.training.saving import STATE_FILE, AtomicCheckpointIO
+from delugeserve.training.saving import STATE_FILE, AtomicCheckpointIO, describe_state
 from delugeserve.zoo import ModelSpec
 
 _PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
@@ -79,7 +82,9 @@ def train(
         DatasetError: the images cannot be read.
         CheckpointError: the state to resume from is damaged or another run's, or the checkpoint to
             start from is missing, damaged or another model's.
-        TrainingError: the loss is no number any more, the disk is full, or another process ended.
+        TrainingError: the loss is no number any more, the disk is full, or another process ended,
+            one that trains or one that decodes.
+        StoppedError: SIGTERM has ended the run.
     """
     world = current_world()
     reading = reading or Reading()
@@ -109,15 +114,17 @@ def train(
             module.network.load_state_dict(dict(initial.state))
         saved = output / STATE_FILE
         state = saved if resume and saved.is_file() else None
-        with _quiet_lightning(), _stopped_from_outside():
+        with _quiet_lightning():
             trainer = _trainer(config, output, world, say, progress=progress)
-            trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
+            with _stopped_from_outside(trainer), lost_workers_named():
+                trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
     if not world.is_first:
         return None
 
     # Lightning has left it on the CPU.
     network = module.network.to(trainer.strategy.root_device)
-    evaluation = _evaluate(network, spec, test_images, reading, say)
+    with lost_workers_named():
+        evaluation = _evaluate(network, spec, test_images, reading, say)
     path = output / f"{spec.name}.safetensors"
     del environment["command"]  # names paths of this machine, and the checkpoint is handed on
     save_checkpoint(
@@ -266,16 +273,24 @@ def _trainer(
 
 
 @contextmanager
-def _stopped_from_outside() -> Iterator[None]:
-    """Name what stops a run from outside: a full disk, or Ctrl-C, which Lightning swallows."""
+def _stopped_from_outside(trainer: pl.Trainer) -> Iterator[None]:
+    """Name what stops a run from outside: SIGTERM or Ctrl-C, both of which Lightning swallows.
+
+    Raises:
+        StoppedError: it was SIGTERM.
+    """
     try:
         yield
-    except OSError as error:
-        raise TrainingError(
-            f"The run could not be saved: {error}. The state before this epoch is whole.",
-            "Free some space, then run the same command with --resume.",
-        ) from error
-    except SystemExit as end:
+    except (TrainingError, SystemExit) as end:
+        # Whoever stops a whole group of processes stops those that decode images as well.
+        if isinstance(end, SIGTERMException) or trainer.received_sigterm:
+            if not trainer.is_global_zero:  # the first process speaks
+                sys.exit(StoppedError.exit_code)
+            state = describe_state(Path(trainer.default_root_dir), trainer.current_epoch)
+            raise StoppedError(
+                f"SIGTERM has ended the run. {state}",
+                "To go on, run the same command again, 'train' with --resume.",
+            ) from end
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from end
         raise

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from delugeserve.errors import CheckpointError
+from delugeserve.errors import CheckpointError, TrainingError
 from delugeserve.files import written_beside
 
 STATE_FILE = "last.ckpt"
@@ -24,6 +25,39 @@ STATE_FILE = "last.ckpt"
 
 MARK = "part"
 """One run at a time writes to a folder, and its states are large: none is left lying."""
+
+
+def describe_state(folder: Path, epochs: int) -> str:
+    """Say in one sentence from where a run could go on.
+
+    Args:
+        folder: the run's.
+        epochs: how many of its epochs are whole.
+    """
+    state = folder / STATE_FILE
+    if epochs and state.is_file():
+        return f"The state after epoch {epochs} is whole, in {state}."
+    return "No state was saved before."
+
+
+@contextmanager
+def saving(folder: Path, epochs: int) -> Iterator[None]:
+    """Say of a file of a run that is going on that it cannot be written.
+
+    Args:
+        folder: see :func:`describe_state`.
+        epochs: likewise.
+
+    Raises:
+        TrainingError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"The run could not be saved: {error}. {describe_state(folder, epochs)}",
+            "Free some space, then run the same command again, 'train' with --resume.",
+        ) from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -49,9 +83,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save a state.
 
         Raises:
-            OSError: it cannot be written; what was there before is untouched.
+            TrainingError: it cannot be written; what was there before is untouched.
         """
-        with written_beside(Path(path), MARK) as beside, beside.open("wb") as file:
+        path = Path(path)
+        with (
+            saving(path.parent, checkpoint["epoch"]),
+            written_beside(path, MARK) as beside,
+            beside.open("wb") as file,
+        ):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:

@@ -14,8 +14,8 @@ from PIL import Image
 from delugeserve.data.encoded import index_images
 from delugeserve.data.imagenet import centre_crop
 from delugeserve.data.order import Draw
-from delugeserve.data.streaming import StreamedImages, stream_batches
-from delugeserve.errors import DatasetError
+from delugeserve.data.streaming import StreamedImages, lost_workers_named, stream_batches
+from delugeserve.errors import DatasetError, TrainingError
 from delugeserve.zoo import IMAGENET
 
 pa = pytest.importorskip("pyarrow")
@@ -208,6 +208,14 @@ def test_a_damaged_shard_is_an_error_of_ours_in_a_worker_too(tmp_path, write_tin
     (tmp_path / "data" / "train-00001-of-00002.parquet").write_bytes(b"")
     with pytest.raises(DatasetError, match="is damaged or truncated"):
         epoch(loader, 0)
+
+
+def test_a_lost_worker_is_told_from_other_errors():
+    bus_error = "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that"
+    with pytest.raises(TrainingError, match=r"has died: .* Bus error\. Run"), lost_workers_named():
+        raise RuntimeError(bus_error)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), lost_workers_named():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
 
 def test_many_names_are_cut_short(source):

@@ -101,19 +101,31 @@ def test_another_seed_gives_other_weights(config, tmp_path):
     assert not torch.equal(one, other)
 
 
-def test_a_killed_run_resumes_to_the_same_bits(config, whole, tmp_path):
-    recipe = config.recipe
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-c", SCRIPT, "train", "--model", "tiny", "--data", config.data),
-            *("--output", tmp_path / "run", "--epochs", str(recipe.epochs), "--precision", "fp32"),
-            *("--batch-size", str(recipe.batch_size), "--learning-rate", "0.05"),
-        ],
-        stderr=subprocess.PIPE,
-    )
-    for line in process.stderr:
-        if line.startswith(b"epoch   2"):  # the state after the first epoch is there
-            break
+@pytest.fixture
+def start(config, tmp_path):
+    """Start the command in a process of its own; it has said the line when this returns."""
+
+    def start(line, *options):
+        recipe = config.recipe
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", SCRIPT, "train", "--model", "tiny", "--data", config.data),
+                *("--output", tmp_path / "run", "--epochs", str(recipe.epochs)),
+                *("--batch-size", str(recipe.batch_size), "--learning-rate", "0.05"),
+                *("--precision", "fp32", *options),
+            ],
+            stderr=subprocess.PIPE,
+        )
+        for said in process.stderr:
+            if said.startswith(line):
+                break
+        return process
+
+    return start
+
+
+def test_a_killed_run_resumes_to_the_same_bits(config, whole, tmp_path, start):
+    process = start(b"epoch   2")  # the state after the first epoch is there
     process.kill()
     process.communicate()
     assert not (tmp_path / "run" / "tiny.safetensors").exists()
@@ -123,6 +135,16 @@ def test_a_killed_run_resumes_to_the_same_bits(config, whole, tmp_path):
     assert [row["epoch"] for row in log_of(tmp_path / "run")] == ["1", "2", "3"]
 
 
+def test_a_run_that_is_terminated_says_so(tmp_path, start):
+    process = start(b"epoch   2", "--epochs", "100")
+    process.terminate()
+    said = " ".join(process.communicate()[1].decode().split())
+    assert process.returncode == 143
+    epoch = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["epoch"] + 1
+    assert f"error: SIGTERM has ended the run. The state after epoch {epoch} is whole, in" in said
+    assert said.endswith("'train' with --resume.")
+
+
 def test_a_run_stopped_after_its_last_epoch_still_gives_the_moving_average(config, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "run")
     (tmp_path / "run" / "tiny.safetensors").unlink()
@@ -130,24 +152,47 @@ def test_a_run_stopped_after_its_last_epoch_still_gives_the_moving_average(confi
     assert_same_weights(whole[0], tmp_path / "run")
 
 
-def test_a_full_disk_leaves_the_last_good_state(config, whole, tmp_path):
-    """The limit on a file's size stands for the disk's end: the log fits, the state does not."""
+@pytest.fixture
+def fill_the_disk():
+    """Allow small files only: the log fits, the state does not."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def fill_the_disk(line):
-        if line.startswith("epoch   2"):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
 
-    try:
-        with pytest.raises(TrainingError, match=r"File too large.*--resume"):
-            train(TINY, config, tmp_path / "run", say=fill_the_disk)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def test_a_full_disk_leaves_the_last_good_state(config, whole, tmp_path, fill_the_disk):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(TrainingError, match=r"File too large.*The state after epoch 1 .*--resume"):
+        train(
+            TINY, config, tmp_path / "run",
+            say=lambda line: fill_the_disk() if line.startswith("epoch   2") else None,
+        )  # fmt: skip
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
     state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     assert state["epoch"] == 0
     assert sorted(path.name for path in tmp_path.glob("run/.*")) == []
     train(TINY, config, tmp_path / "run", resume=True)
     assert_same_weights(whole[0], tmp_path / "run")
+
+
+def test_what_cannot_be_written_in_the_first_epoch(config, tmp_path, fill_the_disk):
+    (tmp_path / "run" / "log.csv").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"directory.*No state was saved before\."):
+        train(TINY, config, tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"File too large.*No state was saved before\."):
+        train(
+            TINY, config, tmp_path / "other",
+            say=lambda line: fill_the_disk() if line.startswith("epoch") else None,
+        )  # fmt: skip
+
+
+def test_not_everything_that_fails_is_a_failed_save(config, tmp_path):
+    def say(line):
+        if line.startswith("epoch"):
+            raise OSError("the terminal has gone")
+
+    with pytest.raises(OSError, match="the terminal has gone"):
+        train(TINY, config, tmp_path / "run", say=say)
 
 
 def test_accumulated_batches_make_the_same_steps(config, whole, tmp_path):

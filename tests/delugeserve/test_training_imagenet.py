@@ -3,12 +3,14 @@
 import csv
 import dataclasses
 import json
+import multiprocessing
 
 import pytest
 import torch
 
 from delugeserve import zoo
 from delugeserve.checkpoint import load_checkpoint
+from delugeserve.errors import TrainingError
 from delugeserve.training.batches import Reading
 from delugeserve.training.config import RunConfig
 from delugeserve.training.recipes import find_recipe, override
@@ -64,6 +66,20 @@ def test_workers_and_resuming_change_nothing(tmp_path, write_tiny_imagenet):
         load_checkpoint(tmp_path / name / "mini.safetensors").state for name in ("whole", "stopped")
     )
     assert all(torch.equal(tensor, stopped[name]) for name, tensor in whole.items())
+
+
+def test_a_worker_that_dies_ends_the_run_with_what_to_do(tmp_path, write_tiny_imagenet):
+    data = write_tiny_imagenet(tmp_path / "images", "folder", train=24)
+    recipe = override(find_recipe("imagenet"), epochs=2, batch_size=12)
+    config = RunConfig("mini", recipe, seed=0, precision="fp32", data=str(data))
+
+    def kill(line):
+        if line.startswith("epoch   1"):
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    with pytest.raises(TrainingError, match=r"images has died: .*--shm-size.*--workers"):
+        train(MINI, config, tmp_path / "run", reading=Reading(workers=1), say=kill)
 
 
 def test_an_unreadable_image_ends_the_run_or_is_skipped(command, tmp_path, write_tiny_imagenet):
