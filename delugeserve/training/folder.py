@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from delugeserve.errors import UsageError
 from delugeserve.evaluation import Evaluation
@@ -22,13 +26,64 @@ from delugeserve.training.records import (
 from delugeserve.training.saving import write_json
 
 CURVES_FILE = "curves.png"
+LOCK_FILE = ".lock"
+"""Locked for as long as a run goes on; that it exists means nothing."""
+
+
+@contextmanager
+def claimed(output: Path) -> Iterator[None]:
+    """Keep other processes from training into a folder.
+
+    The folder is made, and taken away again if nothing comes to lie in it. The lock is the
+    operating system's, and ends with this process, however that ends.
+
+    Raises:
+        UsageError: another process trains into it, or it cannot be written.
+    """
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
+    lock = output / LOCK_FILE
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    with file:
+        if not _is_locked(file, lock):
+            raise UsageError(
+                f"{output} is being trained into by another process.",
+                "Wait for its end, or choose another --output.",
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            for folder in made:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+
+
+def _is_locked(file: IO[str], path: Path) -> bool:
+    """Lock an open file, unless another process has; whether that was possible."""
+    try:
+        # Not by flock, whose locks belong to forked processes too: those that decode images
+        # outlive a killed run by seconds.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # the file system has no locks
+        return True
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:  # removed, since it was opened, by whoever held the lock before
+        return False
 
 
 def check_folder(output: Path, config: RunConfig, *, resume: bool) -> None:
     """Check that a run can be started, or resumed, in a folder.
 
     Raises:
-        UsageError: it holds a run already, or none to resume, or one that was asked otherwise.
+        UsageError: it holds a run already, or none to resume, or one that was asked otherwise, or
+            a checkpoint of unknown origin.
     """
     exists = (output / CONFIG_FILE).exists()
     if exists and not resume:
@@ -40,6 +95,13 @@ def check_folder(output: Path, config: RunConfig, *, resume: bool) -> None:
         raise UsageError(f"{output} holds no run to resume.", "Leave --resume away to start one.")
     if resume:
         _check_same(output, config)
+        return
+    checkpoint = output / f"{config.model}.safetensors"
+    if checkpoint.exists():
+        raise UsageError(
+            f"{checkpoint} exists, and no {CONFIG_FILE} beside it says of which run.",
+            "Move it away, or choose another --output.",
+        )
 
 
 def start_folder(output: Path, config: RunConfig, environment: Mapping[str, str]) -> None:
@@ -49,13 +111,10 @@ def start_folder(output: Path, config: RunConfig, environment: Mapping[str, str]
         UsageError: the folder cannot be written.
     """
     try:
-        output.mkdir(parents=True, exist_ok=True)
         write_json(output / ENVIRONMENT_FILE, environment)
         write_json(output / CONFIG_FILE, as_recorded(config))
     except OSError as error:
-        raise UsageError(
-            f"{output} cannot be written: {error}.", "Choose another --output."
-        ) from error
+        raise _unwritable(output, error) from error
 
 
 def finish_folder(output: Path, evaluation: Evaluation) -> None:
@@ -72,6 +131,10 @@ def finish_folder(output: Path, evaluation: Evaluation) -> None:
             "Free some space, then run the same command with --resume.",
         ) from error
     save_figure(draw_curves([read_run(output)]), output / CURVES_FILE)
+
+
+def _unwritable(output: Path, error: OSError) -> UsageError:
+    return UsageError(f"{output} cannot be written: {error}.", "Choose another --output.")
 
 
 def _check_same(output: Path, config: RunConfig) -> None:

@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from delugeserve.training.distributed import (
     synchronise_norms,
 )
 from delugeserve.training.environment import describe_environment
-from delugeserve.training.folder import check_folder, finish_folder, start_folder
+from delugeserve.training.folder import check_folder, claimed, finish_folder, start_folder
 from delugeserve.training.log import EpochLog
 from delugeserve.training.module import TrainingModule
 from delugeserve.training.saving import STATE_FILE, AtomicCheckpointIO, describe_state
@@ -77,8 +77,8 @@ def train(
         the first, which is the one that writes.
 
     Raises:
-        UsageError: ``output`` holds a run already, or none to resume, or one asked otherwise; or
-            the batch cannot be divided among the processes.
+        UsageError: ``output`` holds a run already, or none to resume, or one asked otherwise, or
+            one that is going on; or the batch cannot be divided among the processes.
         DatasetError: the images cannot be read.
         CheckpointError: the state to resume from is damaged or another run's, or the checkpoint to
             start from is missing, damaged or another model's.
@@ -94,58 +94,61 @@ def train(
     if config.compile or config.fuse_sums:
         require_compiler()
 
-    def prepare() -> tuple[Checkpoint | None, Images, Images]:
-        batches.share_of(config.recipe.batch_size, world, config.accumulate)
-        if world.is_first:
-            check_folder(output, config, resume=resume)
-        return _read_initial(spec, config), *_read(spec, config)
+    with ExitStack() as claim:
 
-    with connected(world):
-        initial, images, test_images = first_alone(world, prepare)
-        loaders = (
-            batches.training_batches(images, spec.dataset, config, world, reading, say),
-            batches.test_batches(test_images, spec.dataset, world, reading, say),
+        def prepare() -> tuple[Checkpoint | None, Images, Images]:
+            batches.share_of(config.recipe.batch_size, world, config.accumulate)
+            if world.is_first:
+                claim.enter_context(claimed(output))
+                check_folder(output, config, resume=resume)
+            return _read_initial(spec, config), *_read(spec, config)
+
+        with connected(world):
+            initial, images, test_images = first_alone(world, prepare)
+            loaders = (
+                batches.training_batches(images, spec.dataset, config, world, reading, say),
+                batches.test_batches(test_images, spec.dataset, world, reading, say),
+            )
+            if world.is_first:
+                start_folder(output, config, environment)
+                say(f"{len(images):,} training and {len(test_images):,} test images")
+            module = _module(spec, config, images, world)
+            if initial is not None:
+                module.network.load_state_dict(dict(initial.state))
+            saved = output / STATE_FILE
+            state = saved if resume and saved.is_file() else None
+            with _quiet_lightning():
+                trainer = _trainer(config, output, world, say, progress=progress)
+                with _stopped_from_outside(trainer), lost_workers_named():
+                    trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
+        if not world.is_first:
+            return None
+
+        # Lightning has left it on the CPU.
+        network = module.network.to(trainer.strategy.root_device)
+        with lost_workers_named():
+            evaluation = _evaluate(network, spec, test_images, reading, say)
+        path = output / f"{spec.name}.safetensors"
+        del environment["command"]  # names paths of this machine, and the checkpoint is handed on
+        save_checkpoint(
+            Checkpoint(
+                spec,
+                images.class_names,
+                network.state_dict(),
+                recipe=_describe_recipe(config, initial),
+                data={
+                    "source": Path(config.data).name,
+                    "train_images": len(images),
+                    "train_fingerprint": images.fingerprint,
+                    "test_fingerprint": test_images.fingerprint,
+                },
+                metrics=dataclasses.asdict(evaluation),
+                environment=environment,
+            ),
+            path,
         )
-        if world.is_first:
-            start_folder(output, config, environment)
-            say(f"{len(images):,} training and {len(test_images):,} test images")
-        module = _module(spec, config, images, world)
-        if initial is not None:
-            module.network.load_state_dict(dict(initial.state))
-        saved = output / STATE_FILE
-        state = saved if resume and saved.is_file() else None
-        with _quiet_lightning():
-            trainer = _trainer(config, output, world, say, progress=progress)
-            with _stopped_from_outside(trainer), lost_workers_named():
-                trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
-    if not world.is_first:
-        return None
-
-    # Lightning has left it on the CPU.
-    network = module.network.to(trainer.strategy.root_device)
-    with lost_workers_named():
-        evaluation = _evaluate(network, spec, test_images, reading, say)
-    path = output / f"{spec.name}.safetensors"
-    del environment["command"]  # names paths of this machine, and the checkpoint is handed on
-    save_checkpoint(
-        Checkpoint(
-            spec,
-            images.class_names,
-            network.state_dict(),
-            recipe=_describe_recipe(config, initial),
-            data={
-                "source": Path(config.data).name,
-                "train_images": len(images),
-                "train_fingerprint": images.fingerprint,
-                "test_fingerprint": test_images.fingerprint,
-            },
-            metrics=dataclasses.asdict(evaluation),
-            environment=environment,
-        ),
-        path,
-    )
-    finish_folder(output, evaluation)
-    return path, evaluation
+        finish_folder(output, evaluation)
+        return path, evaluation
 
 
 def _check_gpus(world: World) -> None:

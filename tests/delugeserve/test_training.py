@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -20,6 +22,18 @@ from delugeserve.training.run import train
 from delugeserve.zoo import CIFAR10, ModelSpec
 
 TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+# A process that trains into a folder, and one forked from it as those are that decode images.
+TRAINING = """
+import os, sys, time
+from pathlib import Path
+from delugeserve.training.folder import claimed
+with claimed(Path(sys.argv[1])):
+    forked = os.fork()
+    if forked:
+        print(forked, flush=True)
+    time.sleep(120)
+    os._exit(0)
+"""
 # The command line, with one more model.
 SCRIPT = """
 from delugeserve import cli, zoo
@@ -226,9 +240,40 @@ def test_an_existing_run_is_not_overwritten(config, tmp_path):
         train(TINY, config, tmp_path)
 
 
+def test_a_checkpoint_that_no_run_explains_is_not_overwritten(config, tmp_path):
+    (tmp_path / "tiny.safetensors").touch()
+    with pytest.raises(UsageError, match=r"tiny\.safetensors exists, and no run\.json"):
+        train(TINY, config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]
+
+
+def test_one_process_at_a_time_trains_into_a_folder(config, tmp_path):
+    folder = tmp_path / "new" / "run"
+    other = subprocess.Popen(
+        [sys.executable, "-c", TRAINING, folder], stdout=subprocess.PIPE, text=True
+    )
+    forked = int(other.stdout.readline())
+    try:
+        for resume in (False, True):
+            with pytest.raises(UsageError, match=r"run is being trained into by another process\."):
+                train(TINY, config, folder, resume=resume)
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        other.kill()
+        other.wait()
+        # Neither what a killed run has left nor the one that decoded for it stands in the way.
+        with pytest.raises(DatasetError):
+            train(TINY, asked(config, data="nowhere/at-all"), folder)
+        assert list(folder.iterdir()) == []
+    finally:
+        os.kill(forked, signal.SIGKILL)
+        other.kill()
+        other.communicate()
+
+
 def test_nothing_to_resume(config, tmp_path):
     with pytest.raises(UsageError, match="holds no run to resume"):
-        train(TINY, config, tmp_path, resume=True)
+        train(TINY, config, tmp_path / "new" / "run", resume=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_resumed_run_must_be_asked_the_same(config, whole):
