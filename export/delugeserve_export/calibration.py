@@ -76,7 +76,8 @@ class Histogram:
         # An odd step, so that no column of the images is always passed over.
         step = values.size // _MOST_VALUES | 1
         magnitudes = np.abs(values.reshape(-1)[::step])
-        bins = magnitudes[magnitudes > 0] * np.float32(_BINS / self.limit)
+        # Divided first: the reciprocal of the smallest numbers is too large for float32.
+        bins = magnitudes[magnitudes > 0] / np.float32(self.limit) * np.float32(_BINS)
         self.counts += np.bincount(np.minimum(bins.astype(np.int64), _BINS - 1), minlength=_BINS)
 
     def _double(self) -> None:

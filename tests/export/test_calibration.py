@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -27,6 +27,7 @@ def histogram_of(*batches):
 
 @settings(max_examples=60, deadline=None)
 @given(batches)
+@example([np.array([np.finfo(np.float32).smallest_normal])])
 def test_a_histogram_forgets_no_value(batches):
     histogram = histogram_of(*batches)
     everything = np.concatenate(batches)
