@@ -106,23 +106,23 @@ def _print_measured(samples: Samples, batch: int, title: str) -> None:
             _spread(memory_ratio(samples, phase, name)),
         )
 
-    print_table(
-        ("", "variant", "images/s", "CPU s", "speed", "peak MB", "memory"),
-        (
+    for phase in dict.fromkeys(phase for phase, _ in samples):
+        print_table(
+            ("variant", "images/s", "CPU s", "speed", "peak MB", "memory"),
             (
-                phase,
-                name,
-                f"{batch / median(sample.seconds for sample in of_rounds):.1f}",
-                f"{median(sample.cpu_seconds for sample in of_rounds):.3f}",
-                ratios(phase, name)[0],
-                f"{median(sample.peak_bytes for sample in of_rounds) / 1e6:.0f}",
-                ratios(phase, name)[1],
-            )
-            for (phase, name), of_rounds in samples.items()
-        ),
-        title=title,
-        texts=2,
-    )
+                (
+                    name,
+                    f"{batch / median(sample.seconds for sample in of_rounds):.1f}",
+                    f"{median(sample.cpu_seconds for sample in of_rounds):.3f}",
+                    ratios(phase, name)[0],
+                    f"{median(sample.peak_bytes for sample in of_rounds) / 1e6:.0f}",
+                    ratios(phase, name)[1],
+                )
+                for (one, name), of_rounds in samples.items()
+                if one == phase
+            ),
+            title=f"{title}: {phase}",
+        )
     talk.print(
         f"CPU s: of all cores for a step; "
         f"speed, memory: ratios to {REFERENCE} within a round, median (lowest..highest)",
