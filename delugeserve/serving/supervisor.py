@@ -26,6 +26,7 @@ _GRACE = 35.0  # seconds from SIGTERM to SIGKILL
 _POLL = 0.05
 _IDLE_SPAN = 0.4  # seconds without work that show there is none left
 _WATCH_INTERVAL = 1.0  # seconds
+_AFTERMATH = 1.0  # seconds
 
 
 class RunningServer:
@@ -116,7 +117,12 @@ class RunningServer:
         """
         while self.poll() is None:
             for pid, model in self._model_processes.items():
-                if not processes.is_alive(pid) and self.poll() is None:
+                if processes.is_alive(pid):
+                    continue
+                # A server that dies takes its models along, and is known to be dead a little later.
+                with contextlib.suppress(TimeoutError):
+                    self.wait(_AFTERMATH)
+                if self.poll() is None:
                     raise ServerError(
                         f"The process of model '{model}' died.",
                         f"The server's last words:\n{self.log_tail()}",
