@@ -44,6 +44,11 @@ class Gpu:
         return self.compute_capability in compute_capabilities
 
 
+def name_capabilities(compute_capabilities: Collection[str], minimum: str | None) -> str:
+    """Put into words what :meth:`Gpu.is_among` looks for."""
+    return f"{minimum} or later" if minimum else " or ".join(compute_capabilities)
+
+
 @functools.cache
 def cpu_flags() -> frozenset[str]:
     """The feature flags Linux reports of the first core; empty elsewhere."""

@@ -68,10 +68,13 @@ def command(
     from delugeserve_export.source import load_source
 
     chosen = _choose(engines, every_engine())
+    source = load_source(spec, checkpoint)
+    class_names = source.class_names if source else spec.dataset.class_names
     if data is None:
-        source = load_source(spec, checkpoint)
-        data = default_source(spec.dataset, source.class_names if source else None)
+        data = default_source(spec.dataset, class_names)
     labelled = load_images(data, "test", spec.dataset, limit=limit) if data is not None else None
+    if labelled is not None:
+        labelled.require_classes(class_names, "The network")
     images, _ = sample_images(spec.dataset, max(sizes))
     with (
         tempfile.TemporaryDirectory(prefix="delugeserve-engines-") as folder,

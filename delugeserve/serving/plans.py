@@ -137,8 +137,8 @@ def _read(model: StoredModel) -> Mapping[str, Any]:
 
 
 def _wanted(plan: Mapping[str, Any]) -> str:
-    least = plan["minimum_compute_capability"]
-    return f"{least} or later" if least else " or ".join(plan["compute_capabilities"])
+    exact, least = plan["compute_capabilities"], plan["minimum_compute_capability"]
+    return hardware.name_capabilities(exact, least)
 
 
 def _loads(here: str, plan: Mapping[str, Any]) -> bool:

@@ -108,7 +108,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
     quantisation, quantised = None, None
     if settled.int8 is not None:
         with progress.stage("quantise"):
-            graph = write(sum_form, "fp32")
+            graph = served if served_type == "fp32" else write(sum_form, "fp32")
             served, quantisation = quantise(
                 graph, served, backend, source, settled.data, settled.int8, progress.on_stage
             )

@@ -174,9 +174,9 @@ class _PlanBackend(Backend):
         made_for = self.describe(artefact)
         exact, least = made_for["compute_capabilities"], made_for["minimum_compute_capability"]
         if not gpus[0].is_among(exact, least):
-            wanted = f"{least} or later" if least else " or ".join(exact)
             raise MissingDeviceError(
-                f"The plan is for GPUs of compute capability {wanted}, and {gpus[0].name} has "
+                f"The plan is for GPUs of compute capability "
+                f"{hardware.name_capabilities(exact, least)}, and {gpus[0].name} has "
                 f"{gpus[0].compute_capability}.",
                 "Go to a machine with such a GPU, or export for this one.",
             )
