@@ -1,4 +1,4 @@
-"""ONNX Runtime against OpenVINO, in fp32 and bf16, and the three ways to write a weighted sum.
+"""ONNX Runtime against OpenVINO, in fp32 and bf16, and the ways to write a weighted sum.
 
     python benchmarks/runtimes.py [--models delugenet38,delugenet146,delugenet92] [--rounds 9]
 
@@ -25,10 +25,10 @@ from delugeserve_export.source import load_source, untrained_source
 from delugeserve_export.tuning import FORMS
 
 METHOD = """The folded network is written once with each form of the cross-layer sum (Add nodes
-and 'mul': Mul, 'batchnorm': BatchNormalization, 'conv': depthwise Conv). Every runtime loads all
-of them, as the exporter does, with all cores. In a round a contestant runs one batch that is not
-timed, and then whole batches until its time is up, two at the least; the figure is the mean of
-these."""
+and 'mul': Mul, 'batchnorm': BatchNormalization, 'conv': depthwise Conv; 'horner': Mul and Add by
+turns, after Horner). Every runtime loads all of them, as the exporter does, with all cores. In a
+round a contestant runs one batch that is not timed, and then whole batches until its time is up,
+two at the least; the figure is the mean of these."""
 
 BASE = "ONNX Runtime fp32, batchnorm"
 ENGINES = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))

@@ -37,7 +37,7 @@ def command(
     precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8 or auto.")] = "auto",
     max_batch_size: Annotated[int, typer.Option(help="Most images of one batch.")] = 64,
     sum_form: Annotated[
-        str, typer.Option(help="Form of weighted sums: mul, batchnorm, conv or auto.")
+        str, typer.Option(help="Form of weighted sums: mul, batchnorm, conv, horner or auto.")
     ] = "auto",
     data: Annotated[
         str | None,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import nn
@@ -20,6 +21,7 @@ from torch import nn
 from delugeserve import __version__
 from delugeserve.networks.inference import FoldedDelugeNet, WeightedSum
 from delugeserve.zoo import DatasetSpec
+from delugeserve_export import horner
 from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, FloatType, SumForm
 from delugeserve_export.precision import FORMATS, encode
 
@@ -37,7 +39,7 @@ def build_graph(
     Args:
         network: what :func:`delugeserve.networks.inference.fold` returns, in float32.
         dataset: gives image size, classes, mean and standard deviation.
-        sum_form: how the terms of weighted sums are written, which Add nodes add up.
+        sum_form: how weighted sums are written.
         float_type: what weights are stored and activations are computed in. The input is
             normalised, and the softmax taken, in fp32 whatever it is.
         metadata: strings to store with the model.
@@ -171,12 +173,14 @@ class _Writer:
         )
 
     def weighted_sum(self, sum_: WeightedSum, outputs: Sequence[str], name: str) -> str:
+        weight, bias = _array(sum_.weight), _array(sum_.bias)
+        if self.sum_form == "horner":
+            return self._horner_chain(outputs, weight, bias, name)
         write = {
             "mul": self._mul_term,
             "batchnorm": self._batchnorm_term,
             "conv": self._conv_term,
         }[self.sum_form]
-        weight, bias = _array(sum_.weight), _array(sum_.bias)
         total = ""
         for index, (h, w) in enumerate(zip(outputs, weight, strict=True)):
             last = index == len(outputs) - 1
@@ -190,15 +194,36 @@ class _Writer:
             )
         return total
 
+    def _horner_chain(
+        self,
+        outputs: Sequence[str],
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        name: str,
+    ) -> str:
+        epsilon = torch.finfo(FORMATS[self.float_type].torch).eps
+        total = ""
+        for index, (h, factor) in enumerate(
+            zip(outputs, horner.factors(weight, epsilon), strict=True)
+        ):
+            total = self.node("Add", [total, h], f"{name}/add{index}") if total else h
+            total = self._scale(total, factor, f"{name}/scaled{index}")
+        return self._shift(total, bias, name)
+
+    def _scale(self, x: str, factor: NDArray[np.float32], name: str) -> str:
+        scale = self.constant(f"{name}/weight", factor.reshape(1, -1, 1, 1))
+        return self.node("Mul", [x, scale], name)
+
+    def _shift(self, x: str, bias: NDArray[np.float32], name: str) -> str:
+        shift = self.constant(f"{name}/bias", bias.reshape(1, -1, 1, 1))
+        return self.node("Add", [x, shift], name)
+
     def _mul_term(
         self, h: str, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, name: str
     ) -> str:
-        scale = self.constant(f"{name}/weight", weight.reshape(1, -1, 1, 1))
         if bias is None:
-            return self.node("Mul", [h, scale], name)
-        scaled = self.node("Mul", [h, scale], f"{name}/scaled")
-        shift = self.constant(f"{name}/bias", bias.reshape(1, -1, 1, 1))
-        return self.node("Add", [scaled, shift], name)
+            return self._scale(h, weight, name)
+        return self._shift(self._scale(h, weight, f"{name}/scaled"), bias, name)
 
     def _batchnorm_term(
         self, h: str, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, name: str

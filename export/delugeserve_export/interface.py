@@ -36,9 +36,10 @@ Infer = Callable[[NDArray[np.uint8]], Outputs]
 FloatType = Literal["fp32", "fp16", "bf16"]
 """What a graph stores weights in and computes in."""
 
-SumForm = Literal["mul", "batchnorm", "conv"]
-"""How a term ``w * h`` of a weighted sum is written: as Mul, as BatchNormalization or as a
-depthwise Conv of one pixel. Runtimes differ in which they fuse, and so in which is fastest."""
+SumForm = Literal["mul", "batchnorm", "conv", "horner"]
+"""How a weighted sum is written: Add nodes with each term ``w * h`` as Mul, as BatchNormalization
+or as a depthwise Conv of one pixel; or :mod:`Horner's scheme <delugeserve_export.horner>`, in Mul
+and Add by turns. Runtimes differ in which they fuse, and so in which is fastest."""
 
 
 def optimal_batch_size(maximum: int) -> int:

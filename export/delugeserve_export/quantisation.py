@@ -61,7 +61,7 @@ def quantisable_layers(graph: bytes) -> dict[str, tuple[str, ...]]:
 def _is_term(node: onnx.NodeProto) -> bool:
     """Whether a node is a term of a weighted sum, in whichever form."""
     grouped = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
-    return node.op_type in {"Mul", "BatchNormalization"} or grouped
+    return node.op_type in {"Mul", "Add", "BatchNormalization"} or grouped
 
 
 def insert_qdq(

@@ -45,13 +45,16 @@ def test_everything_between_the_casts_is_reduced(float_type):
     }
 
 
+@pytest.mark.parametrize("sum_form", ["mul", "horner"])
 @pytest.mark.parametrize("float_type", TYPES)
-def test_a_trained_network_stays_within_the_budget(float_type, tmp_path):
+def test_a_trained_network_stays_within_the_budget(float_type, sum_form, tmp_path):
     spec = find_model("delugenet38")
     source = load_source(spec, None)
     images, _ = sample_images(spec.dataset, 32)
     reference = network_classifier(source.network, spec.dataset)(images)
-    graph = build_graph(fold(source.network), spec.dataset, float_type=float_type)
+    graph = build_graph(
+        fold(source.network), spec.dataset, float_type=float_type, sum_form=sum_form
+    )
     check = check_graph(
         graph,
         tmp_path,

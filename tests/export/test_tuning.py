@@ -10,7 +10,7 @@ from delugeserve_export.engines.onnxruntime import OnnxRuntime
 from delugeserve_export.tuning import FORMS, choose_sum_form
 
 IMAGES = np.zeros((2, 4, 4, 3), np.uint8)
-DELAYS = {"mul": 0.03, "batchnorm": 0.001, "conv": 0.02}
+DELAYS = {"mul": 0.03, "batchnorm": 0.001, "conv": 0.02, "horner": 0.02}
 
 
 class Sleeping(OnnxRuntime):

@@ -32,7 +32,7 @@ class OpenVino(Backend):
     name = "openvino"
     title = "OpenVINO"
     module = "openvino"
-    sum_form = "mul"
+    sum_form = "horner"
     integers = "either"
     precisions = ("bf16", "fp32", "int8")
     instance_kind = "KIND_CPU"

@@ -1,0 +1,34 @@
+"""Horner's scheme for a weighted sum: one chain, of which a runtime can fuse several links.
+
+    w0 h0 + w1 h1 + w2 h2  =  ((h0 * w0/w1 + h1) * w1/w2 + h2) * w2
+
+A sum of products is a tree, and OpenVINO 2026.4 takes a pass over memory for each of its terms. Of
+a chain it fuses what one kernel's seven inputs can hold, which is three terms and more.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def factors(weight: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]:
+    """What the sum so far is multiplied by, after each term.
+
+    No weight may be zero, as the next divides by it: those of less than ``epsilon`` times their
+    channel's largest are raised to that, which is less than rounding makes of the sum. So no factor
+    but the last is larger than ``1 / epsilon``.
+
+    Args:
+        weight: float32 ``[L, C]``, the weights of L terms.
+        epsilon: the relative distance of the numbers that the sum is computed in.
+
+    Returns:
+        float32 ``[L, C]``: ratios of neighbouring weights, and then the last weight itself.
+    """
+    exact = weight.astype(np.float64)
+    least = epsilon * np.abs(exact).max(axis=0)
+    raised = np.where(np.abs(exact) < least, np.copysign(least, exact), exact)
+    # A channel without any weight stays without.
+    following = np.concatenate([np.where(raised == 0, 1, raised)[1:], np.ones_like(raised[:1])])
+    return (raised / following).astype(np.float32)
