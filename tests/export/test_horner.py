@@ -63,5 +63,3 @@ def test_openvino_takes_fewer_passes(tmp_path):
         )
         passes[form] = sum(kinds[kind] for kind in ("Eltwise", "Multiply", "MulAdd", "Add"))
     assert passes["horner"] < 0.6 * passes["mul"]
-
-
