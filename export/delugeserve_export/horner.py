@@ -31,4 +31,5 @@ def factors(weight: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]:
     raised = np.where(np.abs(exact) < least, np.copysign(least, exact), exact)
     # A channel without any weight stays without.
     following = np.concatenate([np.where(raised == 0, 1, raised)[1:], np.ones_like(raised[:1])])
-    return (raised / following).astype(np.float32)
+    chain: NDArray[np.float32] = (raised / following).astype(np.float32)
+    return chain
