@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from delugeserve.data.datasets import LabelledImages
 from delugeserve.errors import EvaluationError
+from delugeserve.heap import freed_memory_kept
 from delugeserve.metrics import (
     Answers,
     Bin,
@@ -180,6 +181,7 @@ def _cut(data: LabelledImages, batch_size: int) -> Iterator[Batch]:
         yield data.images[batch], data.labels[batch]
 
 
+@freed_memory_kept()
 def _ask(
     classify: Classify,
     batches: Iterable[Batch],

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from delugeserve.errors import Failure, UsageError
+from delugeserve.heap import freed_memory_kept
 from delugeserve.networks.build import build_network
 from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.networks.inference import fold
@@ -154,6 +155,7 @@ def memory_ratio(samples: Samples, phase: Phase, name: str) -> list[float]:
     return [sample.peak_bytes / reference.peak_bytes for reference, sample in pairs]
 
 
+@freed_memory_kept()
 def measure(
     spec: ModelSpec, batch: int, precision: Precision, name: str, phase: Phase, steps: int
 ) -> Sample:

@@ -22,6 +22,7 @@ from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.streaming import lost_workers_named
 from delugeserve.errors import DatasetError, StoppedError, TrainingError, UsageError
 from delugeserve.evaluation import Evaluation, evaluate_batches, network_classifier
+from delugeserve.heap import freed_memory_kept
 from delugeserve.networks.build import build_network
 from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.networks.fused import require_compiler
@@ -50,6 +51,7 @@ _PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 }
 
 
+@freed_memory_kept()
 def train(
     spec: ModelSpec,
     config: RunConfig,

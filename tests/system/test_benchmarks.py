@@ -87,6 +87,14 @@ def test_serving_throughput(tmp_path):
     assert loads["executed"][0] > 1, "single images were not put together into batches"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
+def test_freed_memory(tmp_path):
+    printed, written = run_quickly("freed_memory.py", tmp_path)
+    assert [result["phase"] for result in written["results"]] == ["training", "inference"]
+    assert all(set(result["samples"]) == {"kept", "returned"} for result in written["results"])
+    assert "peak MB" in printed
+
+
 def test_the_resnets_are_those_of_the_field(monkeypatch):
     """Parameters as timm and torchvision count them; the speed of the network hangs on them."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -1,0 +1,75 @@
+"""Training and inference on a CPU, with freed memory kept by the process or returned to the system.
+
+    python benchmarks/freed_memory.py [--models delugenet38,wide_delugenet38] [--rounds 5]
+
+Needs the extra `train`, and Linux.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import common
+
+from delugeserve.profiling import Phase, measure
+from delugeserve.zoo import ModelSpec, find_model
+
+METHOD = """A training step of 128 images in bf16, and the inference of 250 in fp32, in PyTorch
+without a compiler. Every figure comes from a process of its own: one step on a small network, one
+that is not timed, and the median of five. 'kept' is what this package does (delugeserve/heap.py),
+'returned' what the GNU C library does by itself. Memory is the peak of the resident set beyond what
+the libraries take."""
+
+PHASES: dict[Phase, tuple[int, str]] = {"training": (128, "bf16"), "inference": (250, "fp32")}
+# Whoever sets such a variable is left with the C library's ways; this one changes none of them.
+CHOICES: dict[str, dict[str, str]] = {"kept": {}, "returned": {"MALLOC_PERTURB_": "0"}}
+STEPS = 5
+
+
+def step_ms(
+    spec: ModelSpec, phase: Phase, environment: dict[str, str], peaks: list[float]
+) -> float:
+    """Milliseconds of a step; its megabytes are added to the others."""
+    os.environ.update(environment)
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            sample = process.submit(measure, spec, *PHASES[phase], "once", phase, STEPS).result()
+    finally:
+        for name in environment:
+            del os.environ[name]
+    peaks.append(sample.peak_bytes / 1e6)
+    return 1e3 * sample.seconds
+
+
+def main() -> None:
+    parser = common.options(__doc__, models=["delugenet38", "wide_delugenet38"], rounds=5)
+    chosen = common.start(parser, METHOD)
+    results = []
+    for spec, phase in itertools.product(map(find_model, chosen.models), PHASES):
+        peaks: dict[str, list[float]] = {name: [] for name in CHOICES}
+        contestants = {
+            name: partial(step_ms, spec, phase, environment, peaks[name])
+            for name, environment in CHOICES.items()
+        }
+        title = f"{spec.name}, {phase}"
+        samples = common.interleave(title, contestants, chosen.rounds)
+        rows = [
+            (
+                name,
+                common.spread(samples[name]),
+                common.ratio(samples, "returned", name),
+                common.spread(peaks[name]),
+            )
+            for name in CHOICES
+        ]
+        common.show(title, ("freed memory", "ms a step", "speed", "peak MB"), rows)
+        results.append({"model": spec.name, "phase": phase, "unit": "ms", "samples": samples})
+    common.finish(chosen, results)
+
+
+if __name__ == "__main__":
+    main()
