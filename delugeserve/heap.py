@@ -15,10 +15,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# malloc.h; blocks that may lie outside of the heap, and free bytes that are too many to keep
-_MMAP_MAX, _TRIM_THRESHOLD = -4, -1
-_KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
-_USUAL = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 * 1024}
+# malloc.h: blocks that may lie outside of the heap, from which size on they do, and how many free
+# bytes are too many to keep; -1 is never.
+_MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1
+_KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
+# Any setting ends the library's habit of raising its thresholds to the sizes that are asked for, so
+# they are left where that habit takes them at the most.
+_AFTERWARDS = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 
 _lock = threading.Lock()
 _depth = 0
@@ -43,7 +46,7 @@ def freed_memory_kept() -> Iterator[None]:
         with _lock:
             _depth -= 1
             if library and not _depth:
-                _set(library, _USUAL)
+                _set(library, _AFTERWARDS)
                 library.malloc_trim(0)
 
 
