@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,8 @@ from rich.text import Text
 from delugeserve.cli.console import out, print_json, print_table, talk
 from delugeserve.cli.references import Reference, recognise
 from delugeserve.cli.subjects import open_subject
-from delugeserve.errors import UsageError, require
+from delugeserve.data.unreadable import ON_UNREADABLE, left_out
+from delugeserve.errors import UnknownNameError, UsageError, require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ def command(
         str | None, typer.Option(help="Evaluate --model as the server at this address answers.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first images only.")] = None,
+    on_unreadable: Annotated[
+        str, typer.Option(help="What to do about an image that cannot be read: fail, or skip it.")
+    ] = "fail",
     confusion: Annotated[
         Path | None, typer.Option(help="Draw the confusion matrix to this PNG or SVG file.")
     ] = None,
@@ -59,6 +64,8 @@ def command(
     reference = _choose(subject, model, checkpoint, version, url)
     spec = find_model(model) if model else None
     _check_pictures(confusion, reliability)
+    if on_unreadable not in ON_UNREADABLE:
+        raise UnknownNameError("way to deal with unreadable images", on_unreadable, ON_UNREADABLE)
     from delugeserve.data.datasets import load_images
     from delugeserve.evaluation import evaluate_fully
 
@@ -66,7 +73,8 @@ def command(
         open_subject(reference, spec) as opened,
         Progress(console=talk, transient=True, disable=not talk.is_terminal) as progress,
     ):
-        images = load_images(data, "test", opened.spec.dataset, limit=limit)
+        skip = _say_skipped if on_unreadable == "skip" else None
+        images = load_images(data, "test", opened.spec.dataset, limit=limit, skip=skip)
         if opened.class_names is not None:
             images.require_classes(opened.class_names, opened.title)
         task = progress.add_task("evaluating", total=len(images))
@@ -91,6 +99,10 @@ def command(
     else:
         _print_report(report, opened.title, images_per_s)
     _draw(report, opened.title, confusion, reliability)
+
+
+def _say_skipped(names: Sequence[str]) -> None:
+    talk.print(left_out(names), soft_wrap=True, highlight=False, markup=False)
 
 
 def _choose(

@@ -12,6 +12,7 @@ from rich.markup import escape
 from delugeserve import hardware
 from delugeserve.cli.console import out, print_json, print_next, talk
 from delugeserve.cli.recipes import print_recipe
+from delugeserve.data.unreadable import ON_UNREADABLE
 from delugeserve.errors import UnknownNameError, UsageError, require
 from delugeserve.training.recipes import check_effect, default_recipe, find_recipe, override
 from delugeserve.zoo import find_model
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from delugeserve.training.config import RunConfig
 
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-_ON_UNREADABLE = ("fail", "skip")
 _RECIPE = "The recipe, value by value"
 _MACHINE = "Memory, speed and several GPUs"
 
@@ -105,7 +105,10 @@ def command(
         None
     ),
     on_unreadable: Annotated[
-        str, typer.Option(help="What to do about an image of ImageNet: fail, or skip and name it.")
+        str,
+        typer.Option(
+            help="What to do about an image that cannot be read: fail, or skip and name it."
+        ),
     ] = "fail",
     precision: Annotated[
         str, typer.Option(help="fp32, bf16, fp16 or auto.", rich_help_panel=_MACHINE)
@@ -190,7 +193,7 @@ def command(
     check_effect(resolved, spec.dataset, [name for name in values if values[name] is not None])
     for kind, name, known in (
         ("precision", precision, _PRECISIONS),
-        ("way to deal with unreadable images", on_unreadable, _ON_UNREADABLE),
+        ("way to deal with unreadable images", on_unreadable, ON_UNREADABLE),
     ):
         if name not in known:
             raise UnknownNameError(kind, name, known)

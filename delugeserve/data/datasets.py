@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from delugeserve.data import cifar_archives, folders, parquet
 from delugeserve.data.sources import located
 from delugeserve.data.splits import Split, SplitName, align
+from delugeserve.data.unreadable import Skip
 from delugeserve.errors import DatasetError
 from delugeserve.zoo import DatasetSpec
 
@@ -72,7 +74,12 @@ def _few(names: Sequence[str]) -> str:
 
 
 def load_images(
-    source: str | Path, split: SplitName, dataset: DatasetSpec, *, limit: int | None = None
+    source: str | Path,
+    split: SplitName,
+    dataset: DatasetSpec,
+    *,
+    limit: int | None = None,
+    skip: Skip | None = None,
 ) -> LabelledImages:
     """Read one split of a data set.
 
@@ -83,6 +90,7 @@ def load_images(
         dataset: how large the images are and how many classes there are.
         limit: at most so many images, the first ones; of an image folder, equally many of each
             class. None for all.
+        skip: leave out images that cannot be decoded, and tell their names to this.
 
     Returns:
         All of them, in the order in which the source has them.
@@ -92,7 +100,7 @@ def load_images(
         MissingExtraError: the extra ``train`` is not installed.
     """
     with located(source, split, limit) as path:
-        found = _read(path, split, dataset, limit)
+        found = _read(path, split, dataset, limit, skip)
     labels, class_names = align(found.source, found.labels, found.class_names, dataset)
     return LabelledImages(found.images, labels, class_names, fingerprint(found.images, labels))
 
@@ -119,8 +127,15 @@ def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
     return whole.hexdigest()
 
 
-def _read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) -> Split:
-    for read in (parquet.read, cifar_archives.read, folders.read):
+def _read(
+    path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None, skip: Skip | None
+) -> Split:
+    # An archive holds pixels, which cannot be unreadable one by one.
+    for read in (
+        partial(parquet.read, skip=skip),
+        cifar_archives.read,
+        partial(folders.read, skip=skip),
+    ):
         found = read(path, split, dataset, limit)
         if found is not None:
             return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from delugeserve.data.splits import SPLIT_NAMES, Split, SplitName, allocate
+from delugeserve.data.unreadable import Skip, UnreadableImageError, decode_resized
 from delugeserve.errors import DatasetError
 from delugeserve.hardware import usable_cores
 from delugeserve.zoo import DatasetSpec
@@ -46,7 +48,13 @@ class Listing:
         return np.array([label for label, _ in self.files], np.int64)
 
 
-def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) -> Split | None:
+def read(
+    path: Path,
+    split: SplitName,
+    dataset: DatasetSpec,
+    limit: int | None,
+    skip: Skip | None = None,
+) -> Split | None:
     """Read a split of an image folder.
 
     Images of another size than the data set's are scaled and cropped as the client does it before
@@ -57,6 +65,7 @@ def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) 
         split: which split.
         dataset: gives the size that images are brought to.
         limit: at most so many images, taken from the classes in turn.
+        skip: leave out images that cannot be decoded, and tell their names to this.
 
     Returns:
         None if there is no split of either name.
@@ -69,14 +78,25 @@ def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) 
         return None
     images = allocate(len(found.files), dataset, str(found.folder))
 
+    unreadable: dict[int, str] = {}
+
     def place(row: int) -> None:
         label, name = found.files[row]
-        images[row] = _decode(found.folder / found.classes[label] / name, dataset)
+        file = found.folder / found.classes[label] / name
+        try:
+            images[row] = _decode(file, dataset)
+        except UnreadableImageError:
+            if skip is None:
+                raise
+            unreadable[row] = str(file)
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         for _ in pool.map(place, range(len(found.files))):
             pass
-    return Split(str(found.folder), images, found.labels, found.class_names)
+    if skip is not None and unreadable:
+        skip([unreadable[row] for row in sorted(unreadable)])
+    whole = Split(str(found.folder), images, found.labels, found.class_names)
+    return whole.without(unreadable)
 
 
 def list_images(
@@ -154,16 +174,9 @@ def _class_names(classes: list[str], dataset: DatasetSpec) -> tuple[str, ...]:
 
 
 def _decode(file: Path, dataset: DatasetSpec) -> NDArray[np.uint8]:
-    # Imported here because the client's package brings its network libraries.
-    from delugeserve_client.errors import ImageError
-    from delugeserve_client.preprocessing import Preprocessing
-
-    size = dataset.image_size
-    resize_size = size if _has_size(file, size) else dataset.resize_size
-    try:
-        return Preprocessing(size, size, resize_size)(file)
-    except ImageError as error:
-        raise DatasetError(error.problem, error.remedy) from error
+    if _has_size(file, dataset.image_size):
+        dataset = dataclasses.replace(dataset, resize_size=dataset.image_size)
+    return decode_resized(file, dataset, str(file))
 
 
 def _has_size(file: Path, size: int) -> bool:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from delugeserve.data.splits import SPLIT_NAMES, Split, SplitName, allocate, check_size
+from delugeserve.data.unreadable import Skip, UnreadableImageError, decode_resized
 from delugeserve.errors import DatasetError, require
 from delugeserve.zoo import DatasetSpec
 
@@ -33,14 +34,22 @@ _FILE_NAME = re.compile(r"(?P<split>[a-z]+)(-(?P<shard>\d+)-of-(?P<shards>\d+))?
 _NUMBERED = re.compile(r"\d+\.parquet")
 
 
-def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) -> Split | None:
+def read(
+    path: Path,
+    split: SplitName,
+    dataset: DatasetSpec,
+    limit: int | None,
+    skip: Skip | None = None,
+) -> Split | None:
     """Read a split from a parquet file, or from those in a folder or one level below it.
 
     Args:
         path: a file or a folder. A file whose name names no split serves for either.
         split: which split.
-        dataset: gives the size that the images must have.
+        dataset: gives the size that the images must have; those of a data set that does not fit
+            the memory have any size, and are scaled and cropped.
         limit: at most so many images.
+        skip: leave out images that cannot be decoded, and tell their names to this.
 
     Returns:
         None if there are no parquet files.
@@ -58,12 +67,17 @@ def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) 
     count = available if limit is None else min(limit, available)
     images, labels = allocate(count, dataset, source), np.empty(count, np.int64)
     start = 0
+    unreadable: dict[int, str] = {}
     for name, file in zip(found, files, strict=True):
         stop = min(count, start + file.metadata.num_rows)
         if start < stop:
-            _read_rows(name, file, images[start:stop], labels[start:stop], dataset)
+            rows = slice(start, stop)
+            for row, image in _read_rows(name, file, images[rows], labels[rows], dataset, skip):
+                unreadable[start + row] = image
         start = stop
-    return Split(source, images, labels, class_names(files[0]))
+    if skip is not None and unreadable:
+        skip(list(unreadable.values()))
+    return Split(source, images, labels, class_names(files[0])).without(unreadable)
 
 
 def find_files(path: Path, split: SplitName, dataset: DatasetSpec) -> list[Path] | None:
@@ -177,13 +191,15 @@ def _read_rows(
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     dataset: DatasetSpec,
-) -> None:
-    """Fill the arrays with a file's first rows."""
+    skip: Skip | None,
+) -> list[tuple[int, str]]:
+    """Fill the arrays with a file's first rows; return numbers and names of those left out."""
     pyarrow = require("pyarrow", "train")
     struct, encoded = image_column(path, file.schema_arrow)
     label = _label_column(path, file.schema_arrow)
     batches = file.iter_batches(_ROWS_AT_A_TIME, columns=[encoded, label])
     start = 0
+    unreadable = []
     try:
         for batch in batches:
             count = min(batch.num_rows, len(labels) - start)
@@ -193,10 +209,15 @@ def _read_rows(
             labels[start : start + count] = _as_labels(path, batch.column(label))[:count]
             for row, encoded_image in enumerate(column[:count].to_pylist(), start):
                 where = f"The image in row {row} of {path} (counted from 0)"
-                images[row] = _decode(encoded_image, dataset, where)
+                try:
+                    images[row] = _decode(encoded_image, dataset, where)
+                except UnreadableImageError:
+                    if skip is None:
+                        raise
+                    unreadable.append((row, where))
             start += count
             if start == len(labels):
-                return
+                return unreadable
     except (pyarrow.ArrowException, OSError) as error:
         raise damaged(path) from error
     raise damaged(path)
@@ -283,15 +304,20 @@ def class_names(file: Any) -> tuple[str, ...] | None:
 
 def _decode(encoded: bytes | None, dataset: DatasetSpec, where: str) -> NDArray[np.uint8]:
     if encoded is None:
-        raise DatasetError(f"{where} has no bytes.", "Store the images inside the parquet file.")
+        raise UnreadableImageError(
+            f"{where} has no bytes.", "Store the images inside the parquet file."
+        )
+    size = (dataset.image_size, dataset.image_size)
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            if image.size != size and not dataset.fits_memory:
+                return decode_resized(encoded, dataset, where)
             check_size(*image.size, dataset, where)
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except DatasetError:
         raise
     except Exception as error:  # damaged images make Pillow's decoders raise nearly anything
-        raise DatasetError(
+        raise UnreadableImageError(
             f"{where} cannot be decoded.", "Remove the row, or fetch the data set again."
         ) from error
 

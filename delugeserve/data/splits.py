@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,13 @@ class Split:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...] | None
+
+    def without(self, rows: Collection[int]) -> Split:
+        """The same, but for some images."""
+        if not rows:
+            return self
+        images, labels = (np.delete(x, list(rows), axis=0) for x in (self.images, self.labels))
+        return dataclasses.replace(self, images=images, labels=labels)
 
 
 def allocate(count: int, dataset: DatasetSpec, source: str) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.imagenet import augmented_crop, centre_crop
 from delugeserve.data.order import Draw, EpochOrder
+from delugeserve.data.unreadable import OnUnreadable, name_some
 from delugeserve.errors import DatasetError, TrainingError
 from delugeserve.zoo import DatasetSpec
 from delugeserve_client.errors import ImageError
 
-OnUnreadable = Literal["fail", "skip"]
-
 # So many unreadable images in a row are no accident.
 _TRIES = 100
-_NAMED = 10
 
 
 class Sample(NamedTuple):
@@ -228,8 +226,7 @@ def _collate(samples: list[Sample] | DatasetError) -> _Collated | DatasetError:
 
 
 def _account(unreadable: list[str]) -> str:
-    count, more = len(unreadable), len(unreadable) - _NAMED
-    names = ", ".join(unreadable[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    count, names = len(unreadable), name_some(unreadable)
     if count == 1:
         return f"1 image could not be read, and another was taken in its place: {names}."
     return f"{count} images could not be read, and others were taken in their place: {names}."

@@ -19,7 +19,8 @@ from delugeserve.data.augmentation import cutout, random_flip_crop
 from delugeserve.data.datasets import LabelledImages, load_images
 from delugeserve.data.encoded import EncodedImages, index_images
 from delugeserve.data.splits import SplitName
-from delugeserve.data.streaming import OnUnreadable, stream_batches
+from delugeserve.data.streaming import stream_batches
+from delugeserve.data.unreadable import OnUnreadable, left_out
 from delugeserve.errors import UsageError
 from delugeserve.training.config import RunConfig
 from delugeserve.training.distributed import World
@@ -38,12 +39,12 @@ Augment = Callable[[Tensor, int, int], Tensor]
 
 @dataclass(frozen=True)
 class Reading:
-    """How large images are read. If all of them can be, it changes nothing of what comes out.
+    """How images are read. If all of them can be, it changes nothing of what comes out.
 
     Attributes:
-        workers: processes that decode them, for each process that trains.
-        on_unreadable: what becomes of an image that cannot be decoded: ``fail``, or ``skip`` it
-            and take the next one that can.
+        workers: processes that decode large ones, for each process that trains.
+        on_unreadable: what becomes of an image that cannot be decoded: ``fail``, or ``skip`` it,
+            for which a large one is replaced by the next one that can.
     """
 
     workers: int = 0
@@ -54,15 +55,32 @@ _TEST_BATCH = 250
 
 
 def read_split(
-    source: str, split: SplitName, dataset: DatasetSpec, *, limit: int | None = None
+    source: str,
+    split: SplitName,
+    dataset: DatasetSpec,
+    *,
+    limit: int | None = None,
+    reading: Reading | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Images:
     """Read the images of one split, or find them if they are large.
+
+    Args:
+        source: the data set.
+        split: which split.
+        dataset: what the images are of.
+        limit: at most so many images.
+        reading: how they are read; None for the defaults.
+        say: is told which of them were skipped.
 
     Raises:
         DatasetError: there is no such source, or it does not hold what it should.
     """
-    read = load_images if dataset.fits_memory else index_images
-    return read(source, split, dataset, limit=limit)
+    if not dataset.fits_memory:
+        return index_images(source, split, dataset, limit=limit)
+    skipping = reading is not None and reading.on_unreadable == "skip"
+    skip = (lambda names: say(left_out(names))) if skipping else None
+    return load_images(source, split, dataset, limit=limit, skip=skip)
 
 
 def share_of(batch_size: int, world: World, accumulate: int) -> int:

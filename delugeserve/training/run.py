@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +104,7 @@ def train(
             if world.is_first:
                 claim.enter_context(claimed(output))
                 check_folder(output, config, resume=resume)
-            return _read_initial(spec, config), *_read(spec, config)
+            return _read_initial(spec, config), *_read(spec, config, reading, say)
 
         with connected(world):
             initial, images, test_images = first_alone(world, prepare)
@@ -192,7 +193,9 @@ def _describe_recipe(config: RunConfig, initial: Checkpoint | None) -> dict[str,
     return recipe
 
 
-def _read(spec: ModelSpec, config: RunConfig) -> tuple[Images, Images]:
+def _read(
+    spec: ModelSpec, config: RunConfig, reading: Reading, say: Callable[[str], None]
+) -> tuple[Images, Images]:
     file = Path(config.data).expanduser()
     if file.suffix == ".parquet" and file.is_file():
         # It would serve as either split, and with a limit the two would not even be the same.
@@ -200,8 +203,8 @@ def _read(spec: ModelSpec, config: RunConfig) -> tuple[Images, Images]:
             f"{config.data} is a single file, and training takes a train and a test split.",
             "Give a folder with both, such as train.parquet and test.parquet.",
         )
-    images = batches.read_split(config.data, "train", spec.dataset, limit=config.limit)
-    test_images = batches.read_split(config.data, "test", spec.dataset)
+    read = partial(batches.read_split, config.data, dataset=spec.dataset, reading=reading, say=say)
+    images, test_images = read("train", limit=config.limit), read("test")
     if test_images.fingerprint == images.fingerprint:
         raise DatasetError(
             f"{config.data} gives the same images for training and for testing.",

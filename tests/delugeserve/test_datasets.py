@@ -16,8 +16,10 @@ from PIL import Image
 
 from delugeserve.data import hub
 from delugeserve.data.datasets import fingerprint, load_images
+from delugeserve.data.unreadable import left_out
 from delugeserve.errors import DatasetError, MissingExtraError
-from delugeserve.zoo import CIFAR10, CIFAR100
+from delugeserve.zoo import CIFAR10, CIFAR100, IMAGENET
+from delugeserve_client.preprocessing import Preprocessing
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -339,6 +341,36 @@ def test_an_unreadable_image_is_named(tmp_path: Path, damage: bytes | None) -> N
     write_parquet(tmp_path / "test.parquet", [*images[:9], damage, *images[10:]])
     assert "The image in row 9 of" in refusal(tmp_path, "test", CIFAR10).problem
     assert len(load_images(tmp_path, "test", CIFAR10, limit=9)) == 9
+
+
+def test_unreadable_images_are_left_out_and_told_of(tmp_path: Path) -> None:
+    images: list[bytes | None] = [encode(image) for image in PIXELS]
+    images[9], images[16] = b"not an image", None  # in different row groups
+    write_parquet(tmp_path / "test.parquet", images)
+    told: list[Sequence[str]] = []
+    found = load_images(tmp_path, "test", CIFAR10, skip=told.append)
+    rows = [row for row in range(20) if row not in (9, 16)]
+    np.testing.assert_array_equal(found.images, PIXELS[rows])
+    np.testing.assert_array_equal(found.labels, LABELS[rows])
+    (names,) = told
+    assert ["row 9" in names[0], "row 16" in names[1], len(names)] == [True, True, 2]
+    assert left_out(names).startswith("2 images could not be read, and were left out: The image in")
+    told.clear()
+    load_images(tmp_path, "test", CIFAR10, limit=9, skip=told.append)
+    assert not told
+    write_parquet(tmp_path / "test.parquet", [b"", b""], [0, 1])
+    assert "holds no images" in refusal(tmp_path, "test", CIFAR10, skip=told.append).problem
+
+
+def test_imagenets_photographs_have_any_size(tmp_path: Path) -> None:
+    photo, cut = (
+        np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        for size in ((260, 390), (224, 224))
+    )
+    write_parquet(tmp_path / "test.parquet", [encode(photo), encode(cut)], [0, 1], names=None)
+    found = load_images(tmp_path, "test", IMAGENET)
+    np.testing.assert_array_equal(found.images[0], Preprocessing(224, 224, 256)(photo))
+    np.testing.assert_array_equal(found.images[1], cut)
 
 
 def test_an_image_of_another_size_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,11 @@ def test_an_unreadable_image_is_named(tmp_path: Path, damage: bytes | None) -> N
     path = folder / "cat" / "03.png"
     path.write_bytes(path.read_bytes()[:-400] if damage is None else damage)
     assert str(path) in refusal(tmp_path).problem
+
+    told: list[Sequence[str]] = []
+    found = load_images(tmp_path, "test", CIFAR10, skip=told.append)
+    assert told == [[str(path)]]
+    of_each = np.bincount(found.labels)
+    assert of_each.tolist() == [1 if name == "cat" else 2 for name in CIFAR10.class_names]
+    path.unlink()
+    assert found.fingerprint == load_images(tmp_path, "test", CIFAR10).fingerprint
