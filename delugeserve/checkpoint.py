@@ -95,7 +95,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -
     except (OSError, require("safetensors", "train").SafetensorError) as error:
         raise CheckpointError(
             f"The checkpoint {path} could not be written: {error}.",
-            "Free some space or choose another --output.",
+            "Free some space, then save it again.",
         ) from error
 
 

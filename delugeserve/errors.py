@@ -26,7 +26,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -169,3 +171,26 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or module, extra) from error
+
+
+@contextmanager
+def memory_shortage_named(remedy: str) -> Iterator[None]:
+    """Say in a sentence that the memory of a GPU or of the machine is too small.
+
+    Args:
+        remedy: one sentence.
+
+    Raises:
+        Failure: it is.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # PyTorch has an error of its own for a GPU's memory, and none for the machine's.
+        text = str(error)
+        named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not named and "can't allocate memory" not in text:
+            raise
+        wanted = re.search(r"tried to allocate [\d.]+ \w+", text, re.IGNORECASE)
+        more = f": {wanted[0].lower()}" if wanted else ""
+        raise Failure(f"There is not enough memory{more}.", remedy) from error

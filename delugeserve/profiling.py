@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from delugeserve.errors import Failure, UsageError
+from delugeserve.errors import Failure, UsageError, memory_shortage_named
 from delugeserve.heap import freed_memory_kept
 from delugeserve.networks.build import build_network
 from delugeserve.networks.delugenet import DelugeNet
@@ -131,9 +131,10 @@ def profile(
             say(f"round {number + 1} of {rounds}: {phase}, {name}")
             with ProcessPoolExecutor(1, spawn) as process:
                 try:
-                    sample = process.submit(
-                        measure, spec, batch, precision, name, phase, steps
-                    ).result()
+                    with memory_shortage_named("Give a smaller --batch."):
+                        sample = process.submit(
+                            measure, spec, batch, precision, name, phase, steps
+                        ).result()
                 except BrokenProcessPool as error:
                     raise Failure(
                         f"The process that measured {name} in {phase} was killed.",

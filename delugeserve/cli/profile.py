@@ -51,7 +51,7 @@ def command(
     from delugeserve.profiling import VARIANTS, profile
     from delugeserve.training.config import resolve_precision
 
-    chosen = variants.split(",") if variants else list(VARIANTS)
+    chosen = list(dict.fromkeys(variants.split(","))) if variants else list(VARIANTS)
     for name in chosen:
         if name not in VARIANTS:
             raise UnknownNameError("variant", name, VARIANTS)

@@ -44,8 +44,8 @@ class Split:
         """The same, but for some images."""
         if not rows:
             return self
-        images, labels = (np.delete(x, list(rows), axis=0) for x in (self.images, self.labels))
-        return dataclasses.replace(self, images=images, labels=labels)
+        kept = np.delete(np.arange(len(self.labels)), list(rows))
+        return dataclasses.replace(self, images=self.images[kept], labels=self.labels[kept])
 
 
 def allocate(count: int, dataset: DatasetSpec, source: str) -> NDArray[np.uint8]:

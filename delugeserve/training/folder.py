@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from delugeserve.errors import UsageError
+from delugeserve.errors import TrainingError, UsageError
 from delugeserve.evaluation import Evaluation
 from delugeserve.plotting import save_figure
 from delugeserve.training.config import RunConfig
@@ -23,9 +23,11 @@ from delugeserve.training.records import (
     check_same,
     read_run,
 )
-from delugeserve.training.saving import write_json
+from delugeserve.training.saving import STATE_FILE, write_json
 
 CURVES_FILE = "curves.png"
+_THEN = ", then "
+
 LOCK_FILE = ".lock"
 """Locked for as long as a run goes on; that it exists means nothing."""
 
@@ -104,17 +106,51 @@ def check_folder(output: Path, config: RunConfig, *, resume: bool) -> None:
         )
 
 
-def start_folder(output: Path, config: RunConfig, environment: Mapping[str, str]) -> None:
+def start_folder(
+    output: Path, config: RunConfig, environment: Mapping[str, str], *, resume: bool
+) -> dict[str, str]:
     """Write what is asked, and where.
+
+    Returns:
+        The environment; of a run that goes on, that of all its parts.
 
     Raises:
         UsageError: the folder cannot be written.
     """
+    whole = dict(environment)
+    if resume:
+        whole = _continued(read_run(output).environment, environment)
     try:
-        write_json(output / ENVIRONMENT_FILE, environment)
+        write_json(output / ENVIRONMENT_FILE, whole)
         write_json(output / CONFIG_FILE, as_recorded(config))
     except OSError as error:
         raise _unwritable(output, error) from error
+    return whole
+
+
+def _continued(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """What has changed since a run was begun, behind what it was; but for the command."""
+    whole = {**now, **before}
+    for name in before.keys() & now.keys() - {"command"}:
+        if before[name].rpartition(_THEN)[2] != now[name]:
+            whole[name] = f"{before[name]}{_THEN}{now[name]}"
+    return whole
+
+
+@contextmanager
+def finishing(output: Path) -> Iterator[None]:
+    """Say of a run's last files that no epoch is lost with them.
+
+    Raises:
+        TrainingError: one cannot be written.
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise TrainingError(
+            f"{error.problem} All epochs are done, and their state is in {output / STATE_FILE}.",
+            "Free some space, then run the same command again, 'train' with --resume.",
+        ) from error
 
 
 def finish_folder(output: Path, evaluation: Evaluation) -> None:
@@ -126,15 +162,15 @@ def finish_folder(output: Path, evaluation: Evaluation) -> None:
     try:
         write_json(output / METRICS_FILE, dataclasses.asdict(evaluation))
     except OSError as error:
-        raise UsageError(
-            f"{output} cannot be written: {error}.",
-            "Free some space, then run the same command with --resume.",
-        ) from error
+        raise _unwritable(output, error) from error
     save_figure(draw_curves([read_run(output)]), output / CURVES_FILE)
 
 
 def _unwritable(output: Path, error: OSError) -> UsageError:
-    return UsageError(f"{output} cannot be written: {error}.", "Choose another --output.")
+    return UsageError(
+        f"{output} cannot be written: {error}.",
+        "Free some space or make it writable, or choose another --output.",
+    )
 
 
 def _check_same(output: Path, config: RunConfig) -> None:

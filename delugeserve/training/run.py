@@ -21,7 +21,13 @@ from torch import nn
 from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.streaming import lost_workers_named
-from delugeserve.errors import DatasetError, StoppedError, TrainingError, UsageError
+from delugeserve.errors import (
+    DatasetError,
+    StoppedError,
+    TrainingError,
+    UsageError,
+    memory_shortage_named,
+)
 from delugeserve.evaluation import Evaluation, evaluate_batches, network_classifier
 from delugeserve.heap import freed_memory_kept
 from delugeserve.networks.build import build_network
@@ -39,7 +45,13 @@ from delugeserve.training.distributed import (
     synchronise_norms,
 )
 from delugeserve.training.environment import describe_environment
-from delugeserve.training.folder import check_folder, claimed, finish_folder, start_folder
+from delugeserve.training.folder import (
+    check_folder,
+    claimed,
+    finish_folder,
+    finishing,
+    start_folder,
+)
 from delugeserve.training.log import EpochLog
 from delugeserve.training.module import TrainingModule
 from delugeserve.training.saving import STATE_FILE, AtomicCheckpointIO, describe_state
@@ -50,6 +62,8 @@ _PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
+
+_LESS_MEMORY = "Start again with --accumulate 2, --checkpoint-sums or a smaller --batch-size."
 
 
 @freed_memory_kept()
@@ -113,7 +127,7 @@ def train(
                 batches.test_batches(test_images, spec.dataset, world, reading, say),
             )
             if world.is_first:
-                start_folder(output, config, environment)
+                environment = start_folder(output, config, environment, resume=resume)
                 say(f"{len(images):,} training and {len(test_images):,} test images")
             module = _module(spec, config, images, world)
             if initial is not None:
@@ -122,7 +136,11 @@ def train(
             state = saved if resume and saved.is_file() else None
             with _quiet_lightning():
                 trainer = _trainer(config, output, world, say, progress=progress)
-                with _stopped_from_outside(trainer), lost_workers_named():
+                with (
+                    _stopped_from_outside(trainer),
+                    lost_workers_named(),
+                    memory_shortage_named(_LESS_MEMORY),
+                ):
                     trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
         if not world.is_first:
             return None
@@ -133,24 +151,23 @@ def train(
             evaluation = _evaluate(network, spec, test_images, reading, say)
         path = output / f"{spec.name}.safetensors"
         del environment["command"]  # names paths of this machine, and the checkpoint is handed on
-        save_checkpoint(
-            Checkpoint(
-                spec,
-                images.class_names,
-                network.state_dict(),
-                recipe=_describe_recipe(config, initial),
-                data={
-                    "source": Path(config.data).name,
-                    "train_images": len(images),
-                    "train_fingerprint": images.fingerprint,
-                    "test_fingerprint": test_images.fingerprint,
-                },
-                metrics=dataclasses.asdict(evaluation),
-                environment=environment,
-            ),
-            path,
+        checkpoint = Checkpoint(
+            spec,
+            images.class_names,
+            network.state_dict(),
+            recipe=_describe_recipe(config, initial),
+            data={
+                "source": Path(config.data).name,
+                "train_images": len(images),
+                "train_fingerprint": images.fingerprint,
+                "test_fingerprint": test_images.fingerprint,
+            },
+            metrics=dataclasses.asdict(evaluation),
+            environment=environment,
         )
-        finish_folder(output, evaluation)
+        with finishing(output):
+            save_checkpoint(checkpoint, path)
+            finish_folder(output, evaluation)
         return path, evaluation
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from delugeserve import profiling
 from delugeserve.errors import UsageError
 from delugeserve.profiling import VARIANTS, Sample, measure, memory_ratio, profile, speed_ratio
 from delugeserve.zoo import find_model
@@ -60,3 +61,19 @@ def test_an_unknown_variant_suggests_the_nearest(run):
     status, out, err = run("profile", "--model", "delugenet38", "--variants", "once,fusd")
     assert (status, out) == (2, "")
     assert "Did you mean 'fused'?" in err
+
+
+def test_a_form_is_measured_once_however_often_it_is_named(monkeypatch, run):
+    asked = []
+    monkeypatch.setattr(profiling, "profile", lambda *args, **_: asked.append(args[3]) or {})
+    run("profile", "--model", "delugenet38", "--variants", "folded,once,folded", "--json")
+    assert asked == [["folded", "once"]]
+
+
+def test_too_little_memory_is_said(run):
+    status, out, err = run(
+        "profile", "--model", "delugenet38", "--batch", "100000000", "--variants", "once"
+    )
+    assert (status, out) == (1, "")
+    assert "There is not enough memory: tried to allocate 1228800000000 bytes." in err
+    assert err.rstrip().endswith("Give a smaller --batch.")

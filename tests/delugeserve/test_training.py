@@ -282,6 +282,34 @@ def test_a_resumed_run_must_be_asked_the_same(config, whole):
         train(TINY, other, whole[0], resume=True)
 
 
+def test_the_last_files_can_be_written_later(config, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    for name in ("tiny.safetensors", "curves.png"):
+        (folder / name).unlink()
+        (folder / name / "in the way").mkdir(parents=True)
+        with pytest.raises(TrainingError, match=rf"{name}.* All epochs are done.*--resume"):
+            train(TINY, config, folder, resume=True)
+        shutil.rmtree(folder / name)
+    train(TINY, config, folder, resume=True)
+    assert_same_weights(whole[0], folder)
+
+
+def test_a_resumed_run_remembers_where_it_began(config, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    file = folder / "environment.json"
+    now = json.loads(file.read_text())
+    file.write_text(json.dumps({**now, "machine": "another", "command": "the first"}))
+    for _ in range(2):
+        (folder / "tiny.safetensors").unlink()
+        train(TINY, config, folder, resume=True)
+    then = {**now, "machine": f"another, then {now['machine']}", "command": "the first"}
+    assert json.loads(file.read_text()) == then
+    del then["command"]
+    assert load_checkpoint(folder / "tiny.safetensors").environment == then
+
+
 def test_a_run_of_before_there_was_an_option_goes_on(config, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
