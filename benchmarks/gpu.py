@@ -310,6 +310,7 @@ def main() -> None:
         "--device", choices=("cuda", "cpu"), help="default: cuda if PyTorch can use it"
     )
     chosen = common.start(parser, METHOD, PACKAGES)
+    hardware.order_gpus()
     missing = missing_gpu()
     if missing and chosen.device == "cuda":
         parser.error(f"{missing}; say --device cpu")

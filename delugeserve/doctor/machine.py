@@ -59,11 +59,13 @@ def _gpus() -> Iterator[Finding]:
         return
     if not gpus:
         yield _finding("GPU", "no NVIDIA GPU is visible (there is no nvidia-smi)", "absent")
+    usable = hardware.usable_gpus()
     for gpu in gpus:
         yield _finding(
             "GPU",
             f"{gpu.name}, {gpu.memory}, driver {gpu.driver}, "
-            f"compute capability {gpu.compute_capability}",
+            f"compute capability {gpu.compute_capability}"
+            + ("" if gpu in usable else "; hidden by CUDA_VISIBLE_DEVICES"),
         )
     if gpus and (torch := _version("torch")) and torch.endswith("+cpu"):
         yield _finding(

@@ -17,7 +17,7 @@ from typing import Any
 from delugeserve import hardware
 from delugeserve.errors import MissingDeviceError, PlanError
 from delugeserve.hardware import Gpu
-from delugeserve.serving.repository import StoredModel
+from delugeserve.serving.repository import CONFIG, StoredModel
 
 #: Backends that load plans, by Triton's name, with the distributions that bring their runtime.
 DISTRIBUTIONS: Mapping[str, Sequence[str]] = {
@@ -67,7 +67,8 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
 
     Raises:
         MissingDeviceError: it needs a GPU, and this machine has none.
-        PlanError: it is for other GPUs or another version of the runtime, or lacks its weights.
+        PlanError: it is for other GPUs, or not for all that the server would load it on, or for
+            another version of the runtime, or lacks its weights.
     """
     if model.backend not in DISTRIBUTIONS:
         return
@@ -83,13 +84,7 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
     plan = _read(model)
     if not plan:
         return
-    exact, least = plan["compute_capabilities"], plan["minimum_compute_capability"]
-    if not any(gpu.is_among(exact, least) for gpu in gpus):
-        raise PlanError(
-            f"Model '{model.name}' is a {title} plan for GPUs of compute capability "
-            f"{_wanted(plan)}, and this machine has {_listed(gpus)}.",
-            f"Serve it on such a GPU, or export it again on this machine: {_export(model)}",
-        )
+    _require_gpus(model, plan, gpus)
     if native and plan["options"].get("strip_weights"):
         raise PlanError(
             f"Model '{model.name}' is a plan without its weights, which NVIDIA's own backend "
@@ -123,6 +118,33 @@ def containers_with(version: str) -> list[str]:
         for release, has in CONTAINERS.items()
         if _numbers(version)[: has.count(".") + 1] == _numbers(has)
     ]
+
+
+def _require_gpus(model: StoredModel, plan: Mapping[str, Any], gpus: Sequence[Gpu]) -> None:
+    """Raise unless a plan is for every GPU that a server would load it on."""
+    exact, least = plan["compute_capabilities"], plan["minimum_compute_capability"]
+    # Triton starts instances on all that it sees, unless the configuration names some.
+    loading = [gpu for place, gpu in enumerate(gpus) if not model.gpus or place in model.gpus]
+    fitting = [gpu for gpu in gpus if gpu.is_among(exact, least)]
+    others = [gpu for gpu in loading if gpu not in fitting]
+    places = ", ".join(str(place) for place, gpu in enumerate(gpus) if gpu in fitting)
+    is_for = (
+        f"Model '{model.name}' is a {_TITLES[model.backend]} plan for GPUs of compute capability "
+        f"{_wanted(plan)}"
+    )
+    if not fitting:
+        raise PlanError(
+            f"{is_for}, and this machine has {_listed(gpus)}.",
+            f"Serve it on such a GPU, or export it again on this machine: {_export(model)}",
+        )
+    if others:
+        raise PlanError(
+            f"{is_for}, and the server would load it on {_listed(others)}.",
+            f"Write gpus: [ {places} ] in {model.folder / CONFIG}."
+            if model.gpus
+            else "Show the server only what fits: CUDA_VISIBLE_DEVICES="
+            f"{','.join(str(gpu.index) for gpu in fitting)} delugeserve serve ...",
+        )
 
 
 def _read(model: StoredModel) -> Mapping[str, Any]:

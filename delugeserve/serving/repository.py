@@ -25,6 +25,8 @@ class StoredModel:
         complete: the configuration states its inputs and outputs, so no backend has to find out.
         version: the version that answers a request that asks for none: the newest one that the
             configuration allows; None if there is none.
+        gpus: numbers of the GPUs that the configuration gives its instances; empty for all that the
+            server sees.
     """
 
     name: str
@@ -32,6 +34,7 @@ class StoredModel:
     backend: str
     complete: bool
     version: int | None = None
+    gpus: tuple[int, ...] = ()
 
 
 def find_models(repository: Path, names: Sequence[str] | None = None) -> list[StoredModel]:
@@ -121,7 +124,15 @@ def _read(name: str, path: Path) -> StoredModel:
         config.backend or config.platform.partition("_")[0],
         bool(config.backend and config.input and config.output),
         _version(path.parent, config.version_policy.specific.versions),
+        _gpus(config.instance_group),
     )
+
+
+def _gpus(groups: Sequence[Any]) -> tuple[int, ...]:
+    """The GPUs that groups of instances name; one that names none has them all."""
+    if not all(group.gpus for group in groups):
+        return ()
+    return tuple(sorted({gpu for group in groups for gpu in group.gpus}))
 
 
 def _version(folder: Path, allowed: Sequence[int]) -> int | None:

@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from delugeserve.errors import MissingExtraError, ServerError, UsageError
+from delugeserve.hardware import order_gpus
 from delugeserve.serving import plans
 from delugeserve.serving.guardian import remove_traces
 from delugeserve.serving.repository import StoredModel
@@ -250,6 +251,7 @@ def _arguments(folder: Path, endpoints: Endpoints, exit_timeout: int) -> list[st
 def _environment(folder: Path, installation: TritonInstallation) -> dict[str, str]:
     """The server's environment: ours, with the way to our Python and its packages."""
     environment = dict(os.environ)
+    order_gpus(environment)  # as plans were compared with them, and remedies name them
     libraries = []
     if installation.stub is not None:
         libraries.append(str(_link_libpython(folder)))

@@ -280,13 +280,18 @@ def test_this_machine():
     assert found["memory"].text.endswith("GiB")
 
 
-def test_gpus(nvidia_smi):
-    nvidia_smi('echo "NVIDIA L4, 550.54, 8.9, 23034 MiB"; echo "NVIDIA T4, 550.54, 7.5, 15 MiB"')
+def test_gpus(nvidia_smi, monkeypatch):
+    nvidia_smi(
+        'echo "NVIDIA L4, 550.54, 8.9, 23034 MiB, 0, GPU-a"; '
+        'echo "NVIDIA T4, 550.54, 7.5, 15 MiB, 1, GPU-b"'
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     first, second = hardware.find_gpus()
-    assert first == hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB")
+    assert first == hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB", 0, "GPU-a")
     assert second.compute_capability == "7.5"
     texts = [finding.text for finding in machine.examine_machine() if finding.subject == "GPU"]
     assert texts[0] == "NVIDIA L4, 23034 MiB, driver 550.54, compute capability 8.9"
+    assert texts[1].endswith("7.5; hidden by CUDA_VISIBLE_DEVICES")
 
 
 @pytest.mark.parametrize("script", ["echo no devices; exit 9", "echo Field is not valid", "exit 1"])

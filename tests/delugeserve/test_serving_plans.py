@@ -14,16 +14,16 @@ from delugeserve.hardware import Gpu
 from delugeserve.serving import plans
 from delugeserve.serving.repository import StoredModel
 
-ADA = Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB")
-TURING = Gpu("NVIDIA T4", "550.54", "7.5", "23034 MiB")
+TURING = Gpu("NVIDIA T4", "550.54", "7.5", "23034 MiB", 2)
+ADA = Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB", 3)
 
 
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hardware, "usable_gpus", lambda: (TURING, ADA))
+    monkeypatch.setattr(hardware, "usable_gpus", lambda: (ADA,))
     monkeypatch.delenv("TRT_VERSION", raising=False)
 
-    def run(backend="tensorrt", installed=None, native=False, manifest=True, **changes):
+    def run(backend="tensorrt", installed=None, native=False, manifest=True, gpus=(), **changes):
         versions = {name: installed for name in plans.DISTRIBUTIONS.get(backend, ()) if installed}
 
         def version(name):
@@ -42,7 +42,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / "3").mkdir(exist_ok=True)
         if manifest:
             (tmp_path / "3" / "manifest.json").write_text(json.dumps({"engine": engine | changes}))
-        model = StoredModel("net", tmp_path, backend, True, 3)
+        model = StoredModel("net", tmp_path, backend, True, 3, gpus)
         plans.require_loadable(model, native=native)
 
     return run
@@ -63,11 +63,23 @@ def test_without_a_gpu_it_says_so(check, monkeypatch):
     [
         {},
         {"compute_capabilities": [], "minimum_compute_capability": "8.0"},
-        {"compute_capabilities": ["7.5", "8.6"]},
+        {"compute_capabilities": ["7.5", "8.9"]},
     ],
 )
-def test_one_gpu_that_fits_is_enough(check, changes):
+def test_a_gpu_that_fits(check, changes):
     check(installed="10.13.3.9", **changes)
+
+
+def test_every_gpu_that_the_server_would_load_it_on_must_fit(check, monkeypatch, tmp_path):
+    monkeypatch.setattr(hardware, "usable_gpus", lambda: (TURING, ADA))
+    check(compute_capabilities=["7.5", "8.9"])
+    with pytest.raises(PlanError, match=r"8\.9, and .* load it on NVIDIA T4 .7\.5.\.") as caught:
+        check()
+    assert "CUDA_VISIBLE_DEVICES=3 delugeserve serve" in caught.value.remedy
+    check(gpus=(1,))
+    with pytest.raises(PlanError, match=r"load it on NVIDIA T4 .7\.5.\.") as caught:
+        check(gpus=(0, 1))
+    assert caught.value.remedy == f"Write gpus: [ 1 ] in {tmp_path / 'config.pbtxt'}."
 
 
 @pytest.mark.parametrize(
@@ -77,7 +89,8 @@ def test_one_gpu_that_fits_is_enough(check, changes):
         ({"compute_capabilities": [], "minimum_compute_capability": "10.0"}, "10.0 or later"),
     ],
 )
-def test_other_gpus_are_named_beside_those_it_needs(check, changes, wanted):
+def test_other_gpus_are_named_beside_those_it_needs(check, monkeypatch, changes, wanted):
+    monkeypatch.setattr(hardware, "usable_gpus", lambda: (TURING, ADA))
     with pytest.raises(
         PlanError, match=f"capability {wanted}, and .*T4.*, NVIDIA L4 .8.9."
     ) as caught:

@@ -91,3 +91,17 @@ def test_names_the_server_would_stumble_over(tmp_path: Path):
     (tmp_path / "renamed" / "config.pbtxt").write_text('name: "original"')
     with pytest.raises(RepositoryError, match="'original' is called 'renamed'"):
         find_models(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("groups", "gpus"),
+    [
+        ("", ()),
+        ("instance_group { kind: KIND_GPU }", ()),
+        ("instance_group { kind: KIND_GPU gpus: [2, 0] } instance_group { gpus: [1] }", (0, 1, 2)),
+        ("instance_group { kind: KIND_GPU gpus: [1] } instance_group { kind: KIND_GPU }", ()),
+    ],
+)
+def test_the_gpus_that_a_configuration_names(tmp_path: Path, groups: str, gpus: tuple[int, ...]):
+    add(tmp_path, "model", COMPLETE + groups)
+    assert find_models(tmp_path)[0].gpus == gpus

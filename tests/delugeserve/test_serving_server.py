@@ -105,8 +105,10 @@ def test_the_private_folder(prepare, installation, tmp_path: Path):
 
 def test_the_environment(prepare, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/mine")
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     launch = prepare()
     environment = launch.environment
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     # The model processes know their Python and its packages by the first python3 on PATH.
     python = Path(environment["PATH"].split(":")[0]) / "python3"
     found = subprocess.run(

@@ -7,6 +7,7 @@ place, whose API is the same.
 import dataclasses
 import gc
 import json
+import os
 import re
 import resource
 
@@ -321,6 +322,22 @@ def test_a_plan_for_other_gpus_does_not_load(build, monkeypatch, made_for, capab
     )
     with pytest.raises(MissingDeviceError, match=said):
         TensorRtRtx().load(plan, "fp16")
+
+
+def test_the_first_gpu_is_cudas_own_and_another_that_fits_is_named(build, monkeypatch):
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    plan = build(compute_capabilities=("8.9",))
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    first, second = (
+        Gpu("NVIDIA T4", "550.54", "7.5", "1 MiB"),
+        Gpu("NVIDIA L4", "550.54", "8.9", "1 MiB", 1),
+    )
+    monkeypatch.setattr(hardware, "usable_gpus", lambda: (first, second))
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    with pytest.raises(MissingDeviceError, match=r"NVIDIA T4 has 7\.5") as caught:
+        TensorRtRtx().load(plan, "fp16")
+    assert caught.value.remedy == "Let it be the first: CUDA_VISIBLE_DEVICES=1"
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 @needs_no_gpu

@@ -79,6 +79,7 @@ class _PlanBackend(Backend):
             UsageError: an option has a value that the runtime does not know.
         """
         super().check_options(options)
+        hardware.order_gpus()  # before anything starts CUDA, the network's own inference included
         if not (self.builds_without_gpu or self.runs_here()):
             raise self._missing_device("builds on")
         if options.workspace is not None and options.workspace < 1:
@@ -161,12 +162,13 @@ class _PlanBackend(Backend):
         return {"Convolution": self.describe(artefact)["precisions"]}
 
     def load(self, artefact: Path, precision: Precision) -> Infer:
-        """Load ``model.plan`` onto the first GPU.
+        """Load ``model.plan`` onto the first GPU that CUDA may use.
 
         Raises:
             MissingDeviceError: there is no GPU, or the plan is for others.
             PlanError: the plan is not for this version of the runtime.
         """
+        hardware.order_gpus()
         runtime = require(self.module, self.extra)
         gpus = hardware.usable_gpus()
         if not gpus:
@@ -174,11 +176,14 @@ class _PlanBackend(Backend):
         made_for = self.describe(artefact)
         exact, least = made_for["compute_capabilities"], made_for["minimum_compute_capability"]
         if not gpus[0].is_among(exact, least):
+            others = [gpu for gpu in gpus if gpu.is_among(exact, least)]
             raise MissingDeviceError(
                 f"The plan is for GPUs of compute capability "
                 f"{hardware.name_capabilities(exact, least)}, and {gpus[0].name} has "
                 f"{gpus[0].compute_capability}.",
-                "Go to a machine with such a GPU, or export for this one.",
+                f"Let it be the first: CUDA_VISIBLE_DEVICES={others[0].index}"
+                if others
+                else "Go to a machine with such a GPU, or export for this one.",
             )
         require("cuda.bindings", self.extra)
         try:
