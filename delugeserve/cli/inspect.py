@@ -16,7 +16,8 @@ from rich.text import Text
 from delugeserve.cli.console import out, print_json, print_table, talk
 from delugeserve.cli.references import Kind, Reference, recognise
 from delugeserve.cli.verification import print_verification
-from delugeserve.errors import CheckpointError, RepositoryError, UsageError
+from delugeserve.errors import CheckpointError, UsageError
+from delugeserve.hardware import name_capabilities
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
@@ -170,13 +171,8 @@ def _precision(found: GraphFile) -> str:
 
 
 def _print_plan(found: PlanFile) -> None:
-    from delugeserve_export.manifest import read_manifest
-
     _heading(found.path.name, f"a plan of {found.builder}")
-    try:
-        origin = _origin(read_manifest(found.path.parent))
-    except RepositoryError:
-        origin = {"manifest": "none beside it"}
+    origin = _origin(found.manifest) if found.manifest else {"manifest": "none beside it"}
     _print_facts(
         {
             "file": f"{_size(found.bytes)}, {found.path}",
@@ -222,10 +218,34 @@ def _origin(manifest: Manifest) -> dict[str, str]:
         "model": manifest.model,
         "runs on": f"{manifest.backend} in {manifest.precision}, at most "
         f"{manifest.max_batch_size} images at once",
+        **_engine(manifest.engine),
         "weights": weights,
         **_provenance(checkpoint.get("data", {}), checkpoint.get("metrics", {})),
         "exported": manifest.created,
         **_environment("exported", manifest.environment),
+    }
+
+
+def _engine(engine: Mapping[str, Any]) -> dict[str, str]:
+    """What a plan is good for, as lines to print; none of another artefact."""
+    if not engine:
+        return {}
+    gpus = name_capabilities(
+        engine.get("compute_capabilities", ()), engine.get("minimum_compute_capability")
+    )
+    built_on = f"; built on {engine['built_on']}" if engine.get("built_on") else ""
+    others = "and later" if engine.get("version_compatible") else "and no other version"
+    products = _listed(f"{count} in {name}" for name, count in engine.get("precisions", {}).items())
+    counted = "of the engine" if engine.get("precisions_of") == "engine" else "of its graph"
+    return {
+        "plan for": f"GPUs of compute capability {gpus or '?'}{built_on}",
+        "loaded by": f"{engine.get('runtime', '?')} {engine.get('version', '?')} {others}",
+        "profile": "; ".join(
+            f"{name} from {shapes['min']} to {shapes['max']}, best at {shapes['opt']}"
+            for name, shapes in engine.get("profile", {}).items()
+        ),
+        "precision": f"matrix products {counted}: {products}",
+        "options": _settings(engine.get("options", {})),
     }
 
 

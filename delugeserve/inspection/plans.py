@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from delugeserve.errors import UsageError
+from delugeserve.errors import RepositoryError, UsageError
+from delugeserve_export.manifest import Manifest, read_manifest
 
 # A plan starts with a tag; bytes 24 to 27 are the version that built it. TensorRT's own trtexec
 # reads it so (--getPlanVersionOnly; samples/common/sampleEngines.cpp in NVIDIA/TensorRT). That
@@ -23,16 +24,18 @@ class PlanFile:
         bytes: its size.
         builder: ``TensorRT`` or ``TensorRT-RTX``.
         version: its version, four numbers with dots between them.
+        manifest: what the exporter wrote beside it; None if there is no manifest of this release.
     """
 
     path: Path
     bytes: int
     builder: str
     version: str
+    manifest: Manifest | None
 
 
 def read_plan(path: Path) -> PlanFile:
-    """Read the first bytes of a plan.
+    """Read the first bytes of a plan, and the manifest beside it.
 
     Raises:
         UsageError: it is none.
@@ -44,4 +47,9 @@ def read_plan(path: Path) -> PlanFile:
         raise UsageError(
             f"{path} is not a TensorRT plan.", "Give an undamaged one, or export the model again."
         )
-    return PlanFile(path, path.stat().st_size, builder, ".".join(map(str, head[_VERSION])))
+    try:
+        manifest = read_manifest(path.parent)
+    except RepositoryError:
+        manifest = None
+    version = ".".join(map(str, head[_VERSION]))
+    return PlanFile(path, path.stat().st_size, builder, version, manifest)

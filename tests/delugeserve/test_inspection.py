@@ -148,7 +148,7 @@ def test_the_types_that_weights_are_really_stored_in(run, tmp_path):
     ("head", "builder", "version"),
     [(RTX_PLAN, "TensorRT-RTX", "1.7.1.116"), (TENSORRT_PLAN, "TensorRT", "10.13.3.9")],
 )
-def test_a_plan(run, tmp_path, head, builder, version):
+def test_a_plan(inspect, run, tmp_path, head, builder, version):
     path = tmp_path / "model.plan"
     path.write_bytes(head + bytes(1000))
     found = read_plan(path)
@@ -158,6 +158,7 @@ def test_a_plan(run, tmp_path, head, builder, version):
     assert status == 0
     assert f"{builder} {version}" in out
     assert "none beside it" in out
+    assert inspect(path)["manifest"] is None
 
 
 def test_a_plan_is_told_by_the_manifest_beside_it(run, repository):
@@ -165,6 +166,45 @@ def test_a_plan_is_told_by_the_manifest_beside_it(run, repository):
     path.write_bytes(RTX_PLAN)
     _, out, _ = run("inspect", path)
     assert "onnxruntime in fp32" in out
+    assert "plan for" not in out
+
+
+ENGINE = {
+    "runtime": "tensorrt",
+    "version": "10.13.3.9",
+    "version_compatible": False,
+    "compute_capabilities": ["8.9"],
+    "minimum_compute_capability": None,
+    "built_on": "NVIDIA L4",
+    "profile": {"image": {"min": [1, 8, 8, 3], "opt": [4, 8, 8, 3], "max": [16, 8, 8, 3]}},
+    "precisions": {"int8": 12, "fp16": 3},
+    "precisions_of": "engine",
+    "options": {"refit": True},
+}
+
+
+@pytest.mark.parametrize("inspected", ["model.plan", ""])
+def test_what_a_plan_is_good_for(inspect, run, repository, inspected):
+    version = repository / "tiny" / "1"
+    (version / "model.plan").write_bytes(TENSORRT_PLAN)
+    manifest = json.loads((version / "manifest.json").read_text()) | {"engine": ENGINE}
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    assert inspect(version / inspected)["manifest"]["engine"] == ENGINE
+    _, out, _ = run("inspect", version / inspected)
+    said = " ".join(out.split())
+    for fact in (
+        "plan for GPUs of compute capability 8.9; built on NVIDIA L4",
+        "loaded by tensorrt 10.13.3.9 and no other version",
+        "profile image from [1, 8, 8, 3] to [16, 8, 8, 3], best at [4, 8, 8, 3]",
+        "precision matrix products of the engine: 12 in int8 and 3 in fp16",
+        "options refit True",
+    ):
+        assert fact in said
+    portable = {"minimum_compute_capability": "8.0", "version_compatible": True, "built_on": None}
+    (version / "manifest.json").write_text(json.dumps(manifest | {"engine": ENGINE | portable}))
+    _, out, _ = run("inspect", version / inspected)
+    said = " ".join(out.split())
+    assert "capability 8.0 or later loaded by tensorrt 10.13.3.9 and later" in said
 
 
 def test_a_version(inspect, run, repository):
