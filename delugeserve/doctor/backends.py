@@ -78,8 +78,30 @@ def _examine(backend: Backend, runtime: Runtime | None) -> Finding:
             f"Install it again with: pip install --force-reinstall 'delugeserve[{backend.extra}]'",
         )
     # Some runtimes add their build to it.
-    version = runtime.version.partition("-")[0]
+    title = f"{backend.title} {runtime.version.partition('-')[0]}"
     precisions = ", ".join(sorted(backend.precisions))
+    if not backend.builds_here():
+        text = f"{title} cannot build or run here: no NVIDIA GPU"
+        return Finding("backends", backend.name, "absent", text)
+    if not backend.runs_here():
+        text = f"{title}, in {precisions}; builds here, and runs where there is an NVIDIA GPU"
+        return Finding("backends", backend.name, "ok", text)
+    missing = [module for module in backend.bindings if not _is_installed(module)]
+    if missing:
+        return Finding(
+            "backends",
+            backend.name,
+            "problem",
+            f"{title} builds here, and cannot run without {', '.join(missing)}",
+            f"Install it with: pip install 'delugeserve[{backend.extra}]'",
+        )
     if len(backend.precisions) > 1:
         precisions += f", of which {backend.best_precision()} is best here"
-    return Finding("backends", backend.name, "ok", f"{backend.title} {version}, in {precisions}")
+    return Finding("backends", backend.name, "ok", f"{title}, in {precisions}")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False

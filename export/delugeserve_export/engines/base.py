@@ -63,6 +63,7 @@ class Backend(ABC):
         typed_graph: it computes in the types of the graph; others are lowered by a setting.
         integers: what it likes quantised activations stored in best.
         instance_kind: Triton's kind of its instances; ``KIND_AUTO`` takes a GPU where there is one.
+        bindings: the Python modules that running takes besides.
         options: the fields of :class:`BuildOptions` that it knows, besides the largest batch.
     """
 
@@ -75,6 +76,7 @@ class Backend(ABC):
     typed_graph: ClassVar[bool] = False
     integers: ClassVar[Integers] = "int8"
     instance_kind: ClassVar[str] = "KIND_AUTO"
+    bindings: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
@@ -86,6 +88,10 @@ class Backend(ABC):
         if not self.typed_graph:
             return "fp32"
         return "fp16" if precision == "int8" else precision
+
+    def builds_here(self) -> bool:
+        """Whether this machine has what building for it takes."""
+        return True
 
     def runs_here(self) -> bool:
         """Whether this machine has what running it takes."""

@@ -61,11 +61,16 @@ class _PlanBackend(Backend):
     precisions = ("fp16", "bf16", "fp32", "int8")
     typed_graph = True
     instance_kind = "KIND_GPU"
+    bindings = ("cuda.bindings",)
     builds_without_gpu: ClassVar[bool]
 
     def best_precision(self) -> Precision:
         """fp16, which every GPU that they support computes natively."""
         return "fp16"
+
+    def builds_here(self) -> bool:
+        """Whether there is a GPU, or none is needed."""
+        return self.builds_without_gpu or self.runs_here()
 
     def runs_here(self) -> bool:
         """Whether there is a GPU."""
@@ -80,7 +85,7 @@ class _PlanBackend(Backend):
         """
         super().check_options(options)
         hardware.order_gpus()  # before anything starts CUDA, the network's own inference included
-        if not (self.builds_without_gpu or self.runs_here()):
+        if not self.builds_here():
             raise self._missing_device("builds on")
         if options.workspace is not None and options.workspace < 1:
             raise UsageError("The workspace is at least 1 MiB.", "Say --workspace 1024.")
@@ -185,7 +190,8 @@ class _PlanBackend(Backend):
                 if others
                 else "Go to a machine with such a GPU, or export for this one.",
             )
-        require("cuda.bindings", self.extra)
+        for module in self.bindings:
+            require(module, self.extra)
         try:
             engine = Engine(runtime, artefact)
         except RuntimeError as error:
