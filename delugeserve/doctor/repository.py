@@ -18,10 +18,10 @@ from delugeserve.inspection.versions import (
     read_version,
 )
 from delugeserve.serving.plans import DISTRIBUTIONS
+from delugeserve.serving.remedies import export_command, repository_option
 from delugeserve.serving.repository import find_models, list_names
 from delugeserve.serving.server import OWN_BACKENDS
-from delugeserve.zoo import MODELS
-from delugeserve_export.manifest import FILE_NAME, sha256
+from delugeserve_export.manifest import FILE_NAME
 
 
 def examine_repository(repository: Path) -> Iterator[Finding]:
@@ -56,7 +56,8 @@ def _examine(repository: Path, name: str) -> Iterator[Finding]:
             "config.pbtxt serves a version that is not there",
             f"Name one of {', '.join(others)} in its version_policy."
             if others
-            else f"Export it again with: delugeserve export --model {name}",
+            else f"Export it again with: delugeserve export --model {name}"
+            f"{repository_option(repository)}",
         )
         return
     folder = stored.folder / str(stored.version)
@@ -69,7 +70,7 @@ def _examine(repository: Path, name: str) -> Iterator[Finding]:
         )
         return
     version = read_version(folder)
-    again = f"Export it again with: {_export_command(version)}"
+    again = f"Export it again with: {export_command(stored.folder, vars(version.manifest))}"
     found = [
         *_examine_verification(version, again),
         *_examine_files(version, config, again),
@@ -187,19 +188,6 @@ def _describe(version: Version, config: ServingConfig) -> str:
         f"batches up to {config.max_batch_size}, "
         f"{config.instances} x {f'{threads} threads' if on_cpu else 'GPU'}, "
         f"{len(version.labels)} labels, files whole"
-    )
-
-
-def _export_command(version: Version) -> str:
-    """What makes a version anew, as far as its manifest tells: of a checkpoint, the file's name."""
-    manifest, origin = version.manifest, version.manifest.checkpoint
-    model = MODELS.get(version.model)
-    shipped = sha256(model.weights) if model and model.weights else None
-    source = f"--model {version.model}"
-    if "file" in origin and origin.get("sha256") != shipped:
-        source = f"--checkpoint {origin['file']}"
-    return (
-        f"delugeserve export {source} --backend {manifest.backend} --precision {manifest.precision}"
     )
 
 

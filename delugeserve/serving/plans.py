@@ -7,16 +7,15 @@ the manifest beside it, which is read before a server is asked to load it.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from delugeserve import hardware
 from delugeserve.errors import MissingDeviceError, PlanError
 from delugeserve.hardware import Gpu
+from delugeserve.serving.remedies import export_command, read_facts
 from delugeserve.serving.repository import CONFIG, StoredModel
 
 #: Backends that load plans, by Triton's name, with the distributions that bring their runtime.
@@ -73,31 +72,32 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
     if model.backend not in DISTRIBUTIONS:
         return
     title = _TITLES[model.backend]
+    facts = read_facts(model.folder, model.version)
+    again = export_command(model.folder, facts, model.backend)
     gpus = hardware.usable_gpus()
     if not gpus:
         raise MissingDeviceError(
             f"Model '{model.name}' is a {title} plan, which runs on an NVIDIA GPU, and this "
             "machine has none.",
-            f"Serve it where there is one, or export for this machine: delugeserve export --model "
-            f"{model.name} --backend onnxruntime",
+            "Serve it where there is one, or export for this machine: "
+            f"{export_command(model.folder, facts, 'onnxruntime')}",
         )
-    plan = _read(model)
+    plan = _find_plan(facts)
     if not plan:
         return
-    _require_gpus(model, plan, gpus)
+    _require_gpus(model, plan, gpus, again)
     if native and plan["options"].get("strip_weights"):
         raise PlanError(
             f"Model '{model.name}' is a plan without its weights, which NVIDIA's own backend "
             "cannot put back.",
-            f"Export it again without --strip-weights: {_export(model)}",
+            f"Export it again without --strip-weights: {again}",
         )
     here = _native_version() if native else installed_version(model.backend)
     if here and not _loads(here, plan):
         raise PlanError(
             f"Model '{model.name}' was built by {title} {plan['version']}, and this server has "
             f"{title} {here}, which cannot load it.",
-            f"{_who_can(model.backend, plan)}, or export it again on this machine: "
-            f"{_export(model)}",
+            f"{_who_can(model.backend, plan)}, or export it again on this machine: {again}",
         )
 
 
@@ -120,7 +120,9 @@ def containers_with(version: str) -> list[str]:
     ]
 
 
-def _require_gpus(model: StoredModel, plan: Mapping[str, Any], gpus: Sequence[Gpu]) -> None:
+def _require_gpus(
+    model: StoredModel, plan: Mapping[str, Any], gpus: Sequence[Gpu], again: str
+) -> None:
     """Raise unless a plan is for every GPU that a server would load it on."""
     exact, least = plan["compute_capabilities"], plan["minimum_compute_capability"]
     # Triton starts instances on all that it sees, unless the configuration names some.
@@ -135,7 +137,7 @@ def _require_gpus(model: StoredModel, plan: Mapping[str, Any], gpus: Sequence[Gp
     if not fitting:
         raise PlanError(
             f"{is_for}, and this machine has {_listed(gpus)}.",
-            f"Serve it on such a GPU, or export it again on this machine: {_export(model)}",
+            f"Serve it on such a GPU, or export it again on this machine: {again}",
         )
     if others:
         raise PlanError(
@@ -147,13 +149,12 @@ def _require_gpus(model: StoredModel, plan: Mapping[str, Any], gpus: Sequence[Gp
         )
 
 
-def _read(model: StoredModel) -> Mapping[str, Any]:
-    """What the manifest says of a plan; nothing if there is no such manifest."""
-    path = Path(model.folder) / str(model.version) / "manifest.json"
+def _find_plan(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a manifest says of a plan; nothing if it is no manifest of ours."""
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))["engine"]
+        plan = facts["engine"]
         _wanted(plan), plan["version"], plan["version_compatible"], plan["options"].get
-    except (OSError, ValueError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         return {}
     return plan  # type: ignore[no-any-return]
 
@@ -192,7 +193,3 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _listed(gpus: Sequence[Gpu]) -> str:
     return ", ".join(f"{gpu.name} ({gpu.compute_capability})" for gpu in gpus)
-
-
-def _export(model: StoredModel) -> str:
-    return f"delugeserve export --model {model.name} --backend {model.backend.replace('_', '-')}"

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from delugeserve.errors import RepositoryError, UnknownNameError
+from delugeserve.serving.remedies import repository_option
 
 CONFIG = "config.pbtxt"
-
-_EXPORT = "Export one with: delugeserve export --model delugenet38"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,9 @@ def list_names(repository: Path) -> list[str]:
         RepositoryError: there is no repository, or no model in it.
     """
     if not repository.is_dir():
-        raise RepositoryError(f"There is no model repository at '{repository}'.", _EXPORT)
+        raise RepositoryError(
+            f"There is no model repository at '{repository}'.", _export_into(repository)
+        )
     try:
         names = [
             folder.name
@@ -79,7 +80,9 @@ def list_names(repository: Path) -> list[str]:
             "Give this user the right to read it and all below it.",
         ) from None
     if not names:
-        raise RepositoryError(f"There is no model in the repository '{repository}'.", _EXPORT)
+        raise RepositoryError(
+            f"There is no model in the repository '{repository}'.", _export_into(repository)
+        )
     return names
 
 
@@ -104,6 +107,10 @@ def parse_config(path: Path) -> Any:
             f"The configuration of model '{path.parent.name}' cannot be read ({path}: {error}).",
             f"Export the model again, or take it away: {path.parent}",
         ) from None
+
+
+def _export_into(repository: Path) -> str:
+    return f"Export one with: delugeserve export --model delugenet38{repository_option(repository)}"
 
 
 def _read(name: str, path: Path) -> StoredModel:

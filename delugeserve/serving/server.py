@@ -20,6 +20,7 @@ from delugeserve.errors import MissingExtraError, ServerError, UsageError
 from delugeserve.hardware import order_gpus
 from delugeserve.serving import plans
 from delugeserve.serving.guardian import remove_traces
+from delugeserve.serving.remedies import export_command, read_facts
 from delugeserve.serving.repository import StoredModel
 
 WHEEL = "nvidia-pytriton"
@@ -318,11 +319,11 @@ def _check_backend(model: StoredModel, backends: Path) -> None:
     folder = backends / model.backend
     if not model.backend or not folder.exists():
         known = sorted(path.name for path in backends.iterdir())
+        facts = read_facts(model.folder, model.version)
         raise ServerError(
             f"Model '{model.name}' needs the backend '{model.backend or '?'}', which this server "
             f"lacks (it has {', '.join(known)}).",
-            "Export it for another with: delugeserve export --backend onnxruntime "
-            f"--model {model.name}",
+            f"Export it for another with: {export_command(model.folder, facts, 'onnxruntime')}",
         )
     module = OWN_BACKENDS.get(model.backend)
     if module and _is_own_backend(folder) and find_spec(module) is None:

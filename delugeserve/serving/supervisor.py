@@ -17,6 +17,7 @@ from delugeserve.errors import PortError, ServerError, UsageError
 from delugeserve.serving import log as server_log
 from delugeserve.serving import ports, processes
 from delugeserve.serving.guardian import remove_traces
+from delugeserve.serving.remedies import repository_option
 from delugeserve.serving.repository import StoredModel, find_models
 from delugeserve.serving.server import Endpoints, Launch, find_tritonserver, prepare, sweep
 
@@ -240,7 +241,8 @@ class RunningServer:
                 problem,
                 f"Export it again, or serve only the others: --model {' --model '.join(others)}"
                 if others
-                else f"Export it again with: delugeserve export --model {next(iter(reasons))}",
+                else f"Export it again with: delugeserve export --model {next(iter(reasons))}"
+                f"{repository_option(self._repository)}",
             )
         reason = server_log.startup_error(lines)
         return ServerError(

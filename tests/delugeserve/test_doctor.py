@@ -102,7 +102,7 @@ def test_a_flipped_bit(stored, only):
     assert text == "1/model.onnx is not the file that was exported"
     assert remedy == (
         "Export it again with: delugeserve export --checkpoint tiny.safetensors "
-        "--backend onnxruntime --precision fp32"
+        f"--backend onnxruntime --precision fp32 --max-batch-size 8 --repository {stored}"
     )
 
 
@@ -155,6 +155,8 @@ def test_a_version_that_is_gone(stored, only):
     assert status == "problem"
     assert "serves a version that is not there" in text
     assert remedy == "Name one of 4 in its version_policy."
+    shutil.rmtree(stored / "tiny" / "4")
+    assert only()[2].endswith(f"delugeserve export --model tiny --repository {stored}")
 
 
 @pytest.mark.parametrize("count", [0, 9, 11])
@@ -230,7 +232,7 @@ def test_a_configuration_or_manifest_that_does_not_parse(stored, only):
 def test_no_repository(tmp_path):
     (finding,) = repository.examine_repository(tmp_path / "nowhere")
     assert finding.status == "absent"
-    assert "delugeserve export" in finding.remedy
+    assert finding.remedy.endswith(f"--model delugenet38 --repository {tmp_path / 'nowhere'}")
 
 
 def examine_plan(stored, content=b"ftrt" + bytes(20) + bytes([9, 8, 7, 6]), **engine):

@@ -39,22 +39,32 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "minimum_compute_capability": None,
             "options": {},
         }
-        (tmp_path / "3").mkdir(exist_ok=True)
+        facts = {
+            "backend": backend,
+            "precision": "fp16",
+            "max_batch_size": 8,
+            "checkpoint": {"file": "net.safetensors"},
+            "engine": engine | changes,
+        }
+        (tmp_path / "net" / "3").mkdir(parents=True, exist_ok=True)
         if manifest:
-            (tmp_path / "3" / "manifest.json").write_text(json.dumps({"engine": engine | changes}))
-        model = StoredModel("net", tmp_path, backend, True, 3, gpus)
+            (tmp_path / "net" / "3" / "manifest.json").write_text(json.dumps(facts))
+        model = StoredModel("net", tmp_path / "net", backend, True, 3, gpus)
         plans.require_loadable(model, native=native)
 
     return run
 
 
-def test_without_a_gpu_it_says_so(check, monkeypatch):
+def test_without_a_gpu_it_says_so(check, monkeypatch, tmp_path):
     monkeypatch.setattr(hardware, "usable_gpus", tuple)
     with pytest.raises(
         MissingDeviceError, match=r"'net' is a TensorRT-RTX plan.*has none"
     ) as caught:
         check("tensorrt_rtx")
-    assert "delugeserve export --model net --backend onnxruntime" in caught.value.remedy
+    assert caught.value.remedy.endswith(
+        "delugeserve export --checkpoint net.safetensors --backend onnxruntime "
+        f"--max-batch-size 8 --repository {tmp_path}"
+    )
     check("openvino")
 
 
@@ -79,7 +89,7 @@ def test_every_gpu_that_the_server_would_load_it_on_must_fit(check, monkeypatch,
     check(gpus=(1,))
     with pytest.raises(PlanError, match=r"load it on NVIDIA T4 .7\.5.\.") as caught:
         check(gpus=(0, 1))
-    assert caught.value.remedy == f"Write gpus: [ 1 ] in {tmp_path / 'config.pbtxt'}."
+    assert caught.value.remedy == f"Write gpus: [ 1 ] in {tmp_path / 'net' / 'config.pbtxt'}."
 
 
 @pytest.mark.parametrize(
@@ -89,13 +99,16 @@ def test_every_gpu_that_the_server_would_load_it_on_must_fit(check, monkeypatch,
         ({"compute_capabilities": [], "minimum_compute_capability": "10.0"}, "10.0 or later"),
     ],
 )
-def test_other_gpus_are_named_beside_those_it_needs(check, monkeypatch, changes, wanted):
+def test_other_gpus_are_named_beside_those_it_needs(check, monkeypatch, tmp_path, changes, wanted):
     monkeypatch.setattr(hardware, "usable_gpus", lambda: (TURING, ADA))
     with pytest.raises(
         PlanError, match=f"capability {wanted}, and .*T4.*, NVIDIA L4 .8.9."
     ) as caught:
         check(**changes)
-    assert "delugeserve export --model net --backend tensorrt" in caught.value.remedy
+    assert caught.value.remedy.endswith(
+        "delugeserve export --checkpoint net.safetensors --backend tensorrt --precision fp16 "
+        f"--max-batch-size 8 --repository {tmp_path}"
+    )
 
 
 @pytest.mark.parametrize(

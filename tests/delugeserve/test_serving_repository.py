@@ -68,7 +68,7 @@ def test_no_models_is_said_with_the_command_that_makes_one(tmp_path: Path, make:
         repository.mkdir()
     with pytest.raises(RepositoryError, match="model_repository") as caught:
         find_models(repository)
-    assert "delugeserve export --model delugenet38" in caught.value.remedy
+    assert "delugeserve export --model delugenet38 --repository " in caught.value.remedy
     assert caught.value.exit_code == 2
 
 
