@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from delugeserve.doctor.findings import Finding, Status
-from delugeserve.doctor.server import native_backends
 from delugeserve.errors import DelugeServeError, MissingDeviceError, UsageError
 from delugeserve.inspection.plans import read_plan
 from delugeserve.inspection.versions import Version
@@ -13,12 +12,15 @@ from delugeserve.serving.plans import require_loadable
 from delugeserve.serving.repository import StoredModel
 
 
-def examine_plan(version: Version, stored: StoredModel) -> Iterator[Finding]:
+def examine_plan(
+    version: Version, stored: StoredModel, native: Collection[str]
+) -> Iterator[Finding]:
     """Examine a version's plans, if it has any.
 
     Args:
         version: the version that is served.
         stored: its model, as the server finds it.
+        native: backends that the server has of its own.
     """
     for file in version.files:
         if file.state != "missing" and file.name.endswith(".plan"):
@@ -27,7 +29,7 @@ def examine_plan(version: Version, stored: StoredModel) -> Iterator[Finding]:
             except UsageError as error:
                 yield _finding(version, "problem", error)
     try:
-        require_loadable(stored, native=stored.backend in native_backends())
+        require_loadable(stored, native=stored.backend in native)
     except MissingDeviceError as error:
         yield _finding(version, "absent", error)
     except DelugeServeError as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from delugeserve import hardware
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.doctor.plans import examine_plan
-from delugeserve.doctor.server import servable_backends
+from delugeserve.doctor.server import native_backends, own_backends
 from delugeserve.errors import RepositoryError
 from delugeserve.inspection.versions import (
     ServingConfig,
@@ -35,9 +35,10 @@ def examine_repository(repository: Path) -> Iterator[Finding]:
     except RepositoryError as error:
         yield _finding(str(repository), "absent", error.problem, error.remedy)
         return
+    native, own = native_backends(), own_backends()
     for name in names:
         try:
-            yield from _examine(repository, name)
+            yield from _examine(repository, name, native, own)
         except RepositoryError as error:
             yield _finding(name, "problem", error.problem, error.remedy)
         except OSError as error:
@@ -45,7 +46,9 @@ def examine_repository(repository: Path) -> Iterator[Finding]:
             yield _finding(name, "problem", reason, "Give this user the right to read it.")
 
 
-def _examine(repository: Path, name: str) -> Iterator[Finding]:
+def _examine(
+    repository: Path, name: str, native: frozenset[str], own: frozenset[str]
+) -> Iterator[Finding]:
     (stored,) = find_models(repository, [name])
     config = read_config(stored.folder)
     if stored.version is None:
@@ -77,8 +80,8 @@ def _examine(repository: Path, name: str) -> Iterator[Finding]:
         *_examine_labels(version, config, again),
         *_examine_batches(version, config, again),
         *_examine_threads(version, config),
-        *_examine_backend(version, config, again),
-        *examine_plan(version, stored),
+        *_examine_backend(version, config, native | own, again),
+        *examine_plan(version, stored, native),
     ]
     yield from found or [_finding(name, "ok", _describe(version, config))]
 
@@ -157,7 +160,9 @@ def _examine_threads(version: Version, config: ServingConfig) -> Iterator[Findin
         )
 
 
-def _examine_backend(version: Version, config: ServingConfig, again: str) -> Iterator[Finding]:
+def _examine_backend(
+    version: Version, config: ServingConfig, servable: Collection[str], again: str
+) -> Iterator[Finding]:
     exported_for = version.manifest.backend
     if config.backend != exported_for:
         yield _finding(
@@ -168,7 +173,7 @@ def _examine_backend(version: Version, config: ServingConfig, again: str) -> Ite
         )
     # Where there is no GPU, that is what is said of a plan.
     wanted = config.backend not in DISTRIBUTIONS or hardware.usable_gpus()
-    if wanted and config.backend not in servable_backends():
+    if wanted and config.backend not in servable:
         yield _finding(
             version.model,
             "problem",

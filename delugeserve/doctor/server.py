@@ -51,10 +51,9 @@ def examine_server() -> Iterator[Finding]:
     yield from _faults(version)
 
 
-def servable_backends() -> frozenset[str]:
-    """The backends that 'delugeserve serve' could use here: the server's own, and ours."""
-    ours = {name for name, module in OWN_BACKENDS.items() if find_spec(module)}
-    return native_backends() | ours
+def own_backends() -> frozenset[str]:
+    """The backends of ours that 'delugeserve serve' could use here."""
+    return frozenset(name for name, module in OWN_BACKENDS.items() if find_spec(module))
 
 
 def native_backends() -> frozenset[str]:

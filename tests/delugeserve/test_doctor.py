@@ -229,6 +229,16 @@ def test_a_configuration_or_manifest_that_does_not_parse(stored, only):
     assert remedy
 
 
+def test_the_server_is_asked_once_for_its_backends(stored, monkeypatch):
+    shutil.copytree(stored / "tiny", stored / "small")
+    config = stored / "small" / "config.pbtxt"
+    config.write_text(config.read_text().replace('name: "tiny"', 'name: "small"'))
+    asked, find = [], server.find_tritonserver
+    monkeypatch.setattr(server, "find_tritonserver", lambda: asked.append(1) or find())
+    assert len(list(repository.examine_repository(stored))) == 2
+    assert len(asked) == 1
+
+
 def test_no_repository(tmp_path):
     (finding,) = repository.examine_repository(tmp_path / "nowhere")
     assert finding.status == "absent"
@@ -242,7 +252,7 @@ def examine_plan(stored, content=b"ftrt" + bytes(20) + bytes([9, 8, 7, 6]), **en
     manifest = json.loads((version / "manifest.json").read_text())
     (version / "manifest.json").write_text(json.dumps(manifest | {"engine": engine}))
     model = StoredModel("tiny", version.parent, "tensorrt", True, 1)
-    return list(plans.examine_plan(read_version(version), model))
+    return list(plans.examine_plan(read_version(version), model, native=()))
 
 
 def test_a_plan_where_there_is_no_gpu(stored, monkeypatch, tmp_path):
