@@ -50,7 +50,16 @@ def check_picture_path(path: Path) -> None:
     Raises:
         UsageError: the suffix is neither ``.png`` nor ``.svg``, or the path is a folder.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} is no picture's name.", "Let it end in .png or .svg.")
+    check_suffix(path)
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "Give the name of a file.")
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a path whose suffix is neither ``.png`` nor ``.svg``.
+
+    Raises:
+        UsageError: it is another one.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path} is no picture's name.", "Let it end in .png or .svg.")

@@ -14,7 +14,7 @@ from delugeserve.cli.console import out, print_json, print_table, talk
 from delugeserve.cli.options import check_output_file, parse_counts
 from delugeserve.errors import UsageError
 from delugeserve.hardware import cpu_model, describe, usable_cores
-from delugeserve.plotting import check_picture_path
+from delugeserve.plotting import check_suffix
 
 if TYPE_CHECKING:
     from delugeserve_client.benchmark import Measurement
@@ -58,7 +58,7 @@ def command(
         if path is not None:
             check_output_file(path)
     if plot is not None:
-        check_picture_path(plot)
+        check_suffix(plot)
         require_matplotlib()
     address = parse_address(url, protocol)
     transport = open_transport(address, timeout=30)

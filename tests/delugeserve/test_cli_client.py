@@ -34,6 +34,7 @@ def test_no_server(command):
         ("--protocol", "carrier-pigeon"),
         ("--csv", "/no/such/folder/figures.csv"),
         ("--plot", "/"),
+        ("--plot", "figures.gif"),
         ("--url", "ftp://localhost"),
     ],
 )
