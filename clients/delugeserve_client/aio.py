@@ -30,6 +30,7 @@ from delugeserve_client.transport import (
     Reply,
     diagnose,
     explain,
+    import_triton,
     not_served,
     parse_address,
     read_reply,
@@ -159,12 +160,10 @@ class AsyncClassifier:
         await self.close()
 
     async def _infer(self, batch: Pixels, outputs: Outputs) -> Reply:
-        import tritonclient.grpc
-
         if not len(batch):
             return {}
         model = await self.connect()
-        arguments = request(tritonclient.grpc, model, batch, outputs)
+        arguments = request(import_triton("grpc"), model, batch, outputs)
         return read_reply(
             await self._await("infer", client_timeout=self._timeout, **arguments), outputs
         )
@@ -173,17 +172,15 @@ class AsyncClassifier:
         return await self._await(method, *arguments, as_json=True, client_timeout=self._timeout)
 
     async def _await(self, method: str, *arguments: Any, **options: Any) -> Any:
-        import tritonclient.grpc.aio
-        from tritonclient.utils import InferenceServerException
-
+        triton = import_triton("grpc.aio")
         if self._client is None:
             # Made here, because gRPC's asyncio channel belongs to the loop it is made in.
-            self._client = tritonclient.grpc.aio.InferenceServerClient(
+            self._client = triton.InferenceServerClient(
                 self._address.host, channel_args=list(CHANNEL_ARGUMENTS)
             )
         try:
             return await getattr(self._client, method)(*arguments, **options)
-        except InferenceServerException as error:
+        except import_triton("utils").InferenceServerException as error:
             raise explain(error, self._address, self._timeout) from error
 
 

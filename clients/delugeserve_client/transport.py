@@ -7,6 +7,7 @@ gRPC user should not have to load.
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import urllib.error
 import urllib.request
@@ -188,10 +189,8 @@ class GrpcTransport(Transport):
 
     def __init__(self, address: Address, timeout: float) -> None:
         super().__init__(address, timeout)
-        import tritonclient.grpc
-
-        self.module = tritonclient.grpc
-        self.client = tritonclient.grpc.InferenceServerClient(
+        self.module = import_triton("grpc")
+        self.client = self.module.InferenceServerClient(
             address.host, channel_args=list(CHANNEL_ARGUMENTS)
         )
 
@@ -227,10 +226,8 @@ class HttpTransport(Transport):
 
     def __init__(self, address: Address, timeout: float) -> None:
         super().__init__(address, timeout)
-        import tritonclient.http
-
-        self.module = tritonclient.http
-        self.client = tritonclient.http.InferenceServerClient(
+        self.module = import_triton("http")
+        self.client = self.module.InferenceServerClient(
             address.host, connection_timeout=timeout, network_timeout=timeout
         )
 
@@ -249,8 +246,34 @@ class HttpTransport(Transport):
 
 
 def open_transport(address: Address, timeout: float) -> Transport:
-    """Make the connection that an address asks for; nothing is sent yet."""
+    """Make the connection that an address asks for; nothing is sent yet.
+
+    Raises:
+        ClientError: tritonclient, or what it takes for this protocol, is not installed.
+    """
     return (GrpcTransport if address.protocol == "grpc" else HttpTransport)(address, timeout)
+
+
+def import_triton(name: str) -> Any:
+    """Import a module of tritonclient.
+
+    Args:
+        name: such as ``grpc``.
+
+    Raises:
+        ClientError: it, or what it takes, is not installed.
+    """
+    try:
+        return importlib.import_module(f"tritonclient.{name}")
+    except (ModuleNotFoundError, RuntimeError) as error:
+        # Of what it takes itself, tritonclient raises a RuntimeError.
+        missing = error.__cause__ if isinstance(error, RuntimeError) else error
+        if not isinstance(missing, ModuleNotFoundError):
+            raise
+        raise ClientError(
+            f"This needs '{missing.name}', which is not installed.",
+            "Install it with: pip install 'tritonclient[grpc,http]'",
+        ) from error
 
 
 def request(module: Any, model: ServedModel, batch: Pixels, outputs: Outputs) -> dict[str, Any]:
@@ -367,7 +390,10 @@ def _speaks_http(host: str) -> bool:
 
 
 def _speaks_grpc(host: str) -> bool:
-    probe = GrpcTransport(Address(host, "grpc"), _PROBE_SECONDS)
+    try:
+        probe = GrpcTransport(Address(host, "grpc"), _PROBE_SECONDS)
+    except ClientError:  # only the HTTP half of tritonclient is installed
+        return False
     try:
         return bool(probe.client.is_server_live(client_timeout=_PROBE_SECONDS))
     except failures():

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import sys
 
@@ -26,3 +28,37 @@ def test_imports_neither_torch_nor_the_project():
     run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "[]"
+
+
+WITHOUT = """
+import asyncio
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from delugeserve_client import AsyncClassifier, Classifier, ClientError
+
+async def connect():
+    await AsyncClassifier("localhost:1").connect()
+
+for action in (lambda: Classifier("localhost:1"), lambda: asyncio.run(connect())):
+    try:
+        action()
+    except ClientError as error:
+        print(error.exit_code, error)
+"""
+
+
+@pytest.mark.parametrize("missing", ["tritonclient", "grpc"])
+def test_without_tritonclient_it_says_how_to_get_it(missing):
+    run = subprocess.run([sys.executable, "-c", WITHOUT, missing], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    said = (
+        f"2 This needs '{missing}', which is not installed. "
+        "Install it with: pip install 'tritonclient[grpc,http]'"
+    )
+    assert run.stdout.splitlines() == [said, said]
