@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 from typing import Any, TypeVar
 
+import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from delugeserve.errors import DelugeServeError, TrainingError
@@ -103,6 +108,40 @@ def first_alone(world: World, action: Callable[[], T]) -> T:
         raise
     finally:
         dist.broadcast(status, 0)
+
+
+class StopTogether(Callback):
+    """Let all processes leave after the step in which any of them has got SIGTERM.
+
+    Lightning asks the others from within the signal's handler. Where they have got no signal, they
+    are at something else, and all wait for ever.
+
+    Attributes:
+        received: SIGTERM has come to this process or, as far as it knows, another.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        """Take the place of Lightning's handler, at whose end the one before it comes back."""
+        signal.signal(signal.SIGTERM, self._receive)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Ask the others, and leave with them."""
+        anywhere = torch.tensor(int(self.received))
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX)
+        self.received = bool(anywhere)
+        if self.received:
+            raise SIGTERMException
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Leave alone, for not all have as many batches; the others lose the connection."""
+        if self.received:
+            raise SIGTERMException
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        self.received = True
 
 
 def synchronise_norms(network: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from delugeserve.training.averaging import MovingAverage
 from delugeserve.training.batches import Images, Reading
 from delugeserve.training.config import Precision, RunConfig
 from delugeserve.training.distributed import (
+    StopTogether,
     World,
     connected,
     current_world,
@@ -272,6 +274,8 @@ def _trainer(
         EpochLog(output, say),
         ModelCheckpoint(output, Path(STATE_FILE).stem, monitor=None, enable_version_counter=False),
     ]
+    if world.size > 1:
+        callbacks.append(StopTogether())
     if config.recipe.ema_decay:
         callbacks.append(MovingAverage(config.recipe.ema_decay))
     progress = progress and world.is_first
@@ -308,7 +312,10 @@ def _stopped_from_outside(trainer: pl.Trainer) -> Iterator[None]:
         yield
     except (TrainingError, SystemExit) as end:
         # Whoever stops a whole group of processes stops those that decode images as well.
-        if isinstance(end, SIGTERMException) or trainer.received_sigterm:
+        if isinstance(end, SIGTERMException) or _received_sigterm(trainer):
+            if trainer.world_size > 1:
+                # torchrun sends it again when another process ends before this one has spoken.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if not trainer.is_global_zero:  # the first process speaks
                 sys.exit(StoppedError.exit_code)
             state = describe_state(Path(trainer.default_root_dir), trainer.current_epoch)
@@ -319,6 +326,12 @@ def _stopped_from_outside(trainer: pl.Trainer) -> Iterator[None]:
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from end
         raise
+
+
+def _received_sigterm(trainer: pl.Trainer) -> bool:
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    own = [callback for callback in callbacks if isinstance(callback, StopTogether)]
+    return trainer.received_sigterm or any(callback.received for callback in own)
 
 
 @contextmanager

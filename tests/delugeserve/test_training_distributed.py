@@ -17,8 +17,8 @@ from delugeserve.zoo import CIFAR10, ModelSpec
 
 TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
 
-# The command line with one more model. The process of the rank in DIES kills itself as soon as the
-# run has saved a state.
+# The command line with one more model. The process of the rank in DIES sends itself SIGNAL as soon
+# as the run has saved a state.
 SCRIPT = """
 import os, signal, sys, threading, time
 from pathlib import Path
@@ -27,7 +27,7 @@ from delugeserve import cli, zoo
 def die(state):
     while not state.exists():
         time.sleep(0.001)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.Signals[os.environ["SIGNAL"]])
 
 zoo.MODELS = {"tiny": zoo.ModelSpec("tiny", "cifar", (4, 6), (2, 2), zoo.CIFAR10)}
 if os.environ["DIES"] == os.environ["RANK"]:
@@ -79,13 +79,14 @@ def start(runs, data):
     script = runs / "train.py"
     script.write_text(SCRIPT)
 
-    def start(name, *options, dies="nobody"):
+    def start(name, *options, dies="nobody", of="SIGKILL"):
         command = (script, "train", "--model", "tiny", "--data", data, "--output", runs / name)
         done = subprocess.run(
             [sys.executable, *TORCHRUN, *command, *OPTIONS, *options],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "DIES": dies},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "DIES": dies, "SIGNAL": of},
             capture_output=True,
             text=True,
+            timeout=200,
         )
         return done.returncode, done.stderr
 
@@ -151,6 +152,16 @@ def test_a_run_that_lost_a_process_resumes_to_the_same_bits(start, apart, runs):
     for name, tensor in weights(apart).items():
         assert torch.equal(tensor, resumed[name]), name
     assert [row["epoch"] for row in log_of(runs / "killed")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_signal_to_one_process_stops_all_after_the_same_step(start, runs, rank):
+    name = f"stopped-{rank}"
+    status, said = start(name, "--epochs", "500", dies=rank, of="SIGTERM")
+    assert status != 0
+    assert "exitcode  : 143" in said
+    assert said.count("error: ") == said.count("error: SIGTERM has ended the run. The state") == 1
+    assert not (runs / name / "tiny.safetensors").exists()
 
 
 def test_statistics_are_shared_and_a_mistake_is_said_once(runs):
