@@ -65,7 +65,7 @@ class Engine:
         self._stream = self._call(cuda.cudaStreamCreate())
         plan = path.read_bytes()
         log = RuntimeLog(runtime)
-        self._runtime = runtime.Runtime(log.logger)
+        self._runtime = make_runtime(runtime, log)
         engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise RuntimeError(log.reason())
@@ -194,6 +194,18 @@ class RuntimeLog:
     def reason(self) -> str:
         """The first error, which is the cause of the others."""
         return self.errors[0].strip() if self.errors else "no reason given"
+
+
+def make_runtime(runtime: ModuleType, log: RuntimeLog) -> Any:
+    """What loads plans, those that other versions may load included.
+
+    Such a plan brings code of its own for the host, which is refused unless it is allowed. A plan
+    is our exporter's, or from the user's own repository.
+    """
+    made = runtime.Runtime(log.logger)
+    if hasattr(made, "engine_host_code_allowed"):
+        made.engine_host_code_allowed = True
+    return made
 
 
 def _refit(runtime: ModuleType, engine: Any, weights: Path, log: RuntimeLog) -> None:

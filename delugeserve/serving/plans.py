@@ -101,6 +101,11 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
         )
 
 
+def is_version_compatible(model: StoredModel) -> bool:
+    """Whether the version of a model that would be served is a plan for later versions as well."""
+    return model.backend in DISTRIBUTIONS and bool(_read(model).get("version_compatible"))
+
+
 def installed_version(backend: str) -> str | None:
     """Version of the runtime that our backend of that name would load; None if there is none."""
     for name in DISTRIBUTIONS[backend]:

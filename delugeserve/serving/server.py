@@ -174,6 +174,14 @@ def prepare(
     if all(model.complete for model in models):
         # Saves a second for every model: a process of its own asks the backend what lacks.
         command.append("--disable-auto-complete-config")
+    if any(
+        model.backend == "tensorrt"
+        and not _is_own_backend(folder / "backends" / model.backend)
+        and plans.is_version_compatible(model)
+        for model in models
+    ):
+        # NVIDIA's backend refuses such plans unless told otherwise: they bring code of their own.
+        command.append("--backend-config=tensorrt,version-compatible=true")
     cpu_only = all(
         model.backend not in plans.DISTRIBUTIONS
         and _is_own_backend(folder / "backends" / model.backend)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
+import json
 import os
 import platform
 import subprocess
@@ -159,6 +161,35 @@ def test_a_native_backend_wins_over_ours(prepare, installation, tmp_path: Path):
     assert backend.resolve() == installation.backends / "onnxruntime"
     assert not launch.cpu_only
     assert prepare(model(tmp_path, "openvino")).cpu_only
+
+
+@pytest.mark.parametrize(
+    ("native", "compatible", "told"),
+    [(True, True, True), (True, False, False), (False, True, False)],
+)
+def test_a_native_backend_is_told_of_plans_that_later_versions_load(
+    prepare, installation, monkeypatch, tmp_path: Path, native, compatible, told
+):
+    monkeypatch.setattr(
+        hardware, "usable_gpus", lambda: (hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB"),)
+    )
+    monkeypatch.setattr(server, "find_spec", lambda name: object())
+    monkeypatch.setattr(server.plans, "installed_version", lambda backend: None)
+    monkeypatch.delenv("TRT_VERSION", raising=False)
+    if native:
+        (installation.backends / "tensorrt").mkdir()
+    stored = dataclasses.replace(model(tmp_path, "tensorrt"), version=1)
+    engine = {
+        "version": "10.13.3.9",
+        "version_compatible": compatible,
+        "compute_capabilities": ["8.9"],
+        "minimum_compute_capability": None,
+        "options": {},
+    }
+    (stored.folder / "1").mkdir()
+    (stored.folder / "1" / "manifest.json").write_text(json.dumps({"engine": engine}))
+    option = "--backend-config=tensorrt,version-compatible=true"
+    assert (option in prepare(stored).command) is told
 
 
 def test_a_backend_that_is_not_there(prepare, tmp_path: Path):

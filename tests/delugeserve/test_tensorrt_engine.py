@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from delugeserve import hardware, serving, tensorrt_engine
-from delugeserve.tensorrt_engine import Engine, write_cache
+from delugeserve.tensorrt_engine import Engine, RuntimeLog, make_runtime, write_cache
 
 BACKENDS = Path(serving.__file__).parent / "backends"
 SHAPES = {"image": (-1, 2, 3), "logits": (-1, 2), "probabilities": (-1, 2)}
@@ -109,16 +109,53 @@ def cuda(monkeypatch):
     return cuda
 
 
+class StandInRuntime:
+    """Loads a plan that brings code for the host, once that is allowed."""
+
+    engine_host_code_allowed = False
+
+    def deserialize_cuda_engine(self, plan):
+        return StandInEngine() if self.engine_host_code_allowed else None
+
+
+class OlderRuntime:
+    """Knows of no such plans, and lets nobody add an attribute."""
+
+    __slots__ = ()
+
+    def deserialize_cuda_engine(self, plan):
+        return StandInEngine()
+
+
 @pytest.fixture
-def engine(cuda, tmp_path):
+def load(cuda, tmp_path):
     (tmp_path / "model.plan").write_bytes(b"plan")
-    runtime = SimpleNamespace(
-        ILogger=type("ILogger", (), {}),
-        Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: StandInEngine()),
-        TensorIOMode=SimpleNamespace(INPUT="in"),
-        nptype=lambda kind: kind,
-    )
-    return Engine(runtime, tmp_path / "model.plan")
+
+    def load(kind=StandInRuntime):
+        runtime = SimpleNamespace(
+            ILogger=type("ILogger", (), {}),
+            Runtime=lambda log: kind(),
+            TensorIOMode=SimpleNamespace(INPUT="in"),
+            nptype=lambda kind: kind,
+        )
+        return Engine(runtime, tmp_path / "model.plan")
+
+    return load
+
+
+@pytest.fixture
+def engine(load):
+    return load()
+
+
+@pytest.mark.parametrize("kind", [StandInRuntime, OlderRuntime])
+def test_a_plan_that_later_versions_load_is_loaded(load, kind):
+    assert load(kind).inputs == {"image": [-1, 2, 3]}
+
+
+def test_the_real_runtime_may_be_told_to_allow_such_plans():
+    rtx = pytest.importorskip("tensorrt_rtx", reason="needs delugeserve[tensorrt-rtx]")
+    assert make_runtime(rtx, RuntimeLog(rtx)).engine_host_code_allowed
 
 
 def test_batches_of_every_size_go_through_whole(engine):

@@ -31,6 +31,7 @@ from delugeserve.tensorrt_engine import (
     RuntimeLog,
     cache_folder,
     collection_paused,
+    make_runtime,
     write_cache,
 )
 from delugeserve_export.engines.base import DEFAULTS, Backend, BuildOptions
@@ -311,7 +312,7 @@ class TensorRt(_PlanBackend):
         return path
 
     def _layers(self, runtime: ModuleType, plan: bytes, log: RuntimeLog) -> str:
-        engine: Any = runtime.Runtime(log.logger).deserialize_cuda_engine(plan)
+        engine = make_runtime(runtime, log).deserialize_cuda_engine(plan)
         if engine is None:
             return log.layers
         inspector = engine.create_engine_inspector()
