@@ -13,7 +13,7 @@ import typer
 from delugeserve.cli.console import print_json, talk
 from delugeserve.cli.references import recognise
 from delugeserve.cli.verification import check_report_path, print_verification, write_report
-from delugeserve.errors import RejectedError, UsageError, require
+from delugeserve.errors import RejectedError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,10 +36,9 @@ def command(
 ) -> None:
     """Verify an exported version where it will run.
 
-    The images and the network's answers lie beside the artefact: neither checkpoint nor torch is
-    needed. What comes out is written into the version's manifest.
+    The images and the network's answers lie beside the artefact: neither checkpoint nor torch nor
+    onnx is needed. What comes out is written into the version's manifest.
     """
-    require("onnx", "export")
     check_report_path(report)
     folder = Path(recognise(str(version), {"version"}).value)
     from delugeserve_export.manifest import read_manifest

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from delugeserve.errors import require
+from delugeserve.errors import MissingExtraError, require
 from delugeserve_export.engines.base import DEFAULTS, Backend, BuildOptions
 from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
 
@@ -59,9 +59,12 @@ class OnnxRuntime(Backend):
     def executed_precisions(
         self, artefact: Path, precision: Precision
     ) -> Mapping[str, Mapping[Precision, int]]:
-        """Count the operators of the graph as the runtime has optimised it."""
+        """Count the operators of the graph as the runtime has optimised it, with onnx's help."""
         runtime = require(self.module, "export")
-        onnx = require("onnx", "export")
+        try:
+            onnx = require("onnx", "export")
+        except MissingExtraError:  # a machine that serves has no other use for it
+            return {}
         with tempfile.TemporaryDirectory(prefix="delugeserve-") as folder:
             options = runtime.SessionOptions()
             options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
