@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 from delugeserve.errors import DelugeServeError, RepositoryError, UnknownNameError
 from delugeserve_export.engines import choose_backend
-from delugeserve_export.engines.base import load_runs
+from delugeserve_export.engines.base import Backend, load_runs
 from delugeserve_export.evidence import read_evidence
 from delugeserve_export.gate import batch_sizes, examine, require_passed
 from delugeserve_export.interface import Infer, Precision
@@ -31,15 +33,9 @@ def load_version(folder: Path) -> tuple[Manifest, Infer]:
     """
     manifest = read_manifest(folder)
     backend, _ = choose_backend(manifest.backend)
-    path = folder / manifest.artefact
-    try:
-        return manifest, backend.load(path, _precision_of(manifest))
-    except DelugeServeError:
-        raise
-    except Exception as error:  # the runtimes' errors have no base in common
-        raise RepositoryError(
-            f"{backend.title} cannot load {path}.", "Export the model again."
-        ) from error
+    artefact, precision = folder / manifest.artefact, _precision_of(manifest)
+    with _loading(backend, artefact):
+        return manifest, backend.load(artefact, precision)
 
 
 def verify_version(
@@ -59,7 +55,7 @@ def verify_version(
         The manifest, as it was written.
 
     Raises:
-        RepositoryError: there is no version, or its files have changed.
+        RepositoryError: there is no version, its files have changed, or its runtime cannot load it.
         MissingExtraError: its runtime is not installed.
         RejectedError: a check failed; the manifest says so from now on.
         UsageError: ``infer`` raised it; the manifest stays as it was.
@@ -74,8 +70,9 @@ def verify_version(
     else:
         backend, _ = choose_backend(manifest.backend)
         artefact = folder / manifest.artefact
-        runs = load_runs(backend, artefact, precision)
-        computed_in = backend.executed_precisions(artefact, precision).get("Convolution")
+        with _loading(backend, artefact):
+            runs = load_runs(backend, artefact, precision)
+            computed_in = backend.executed_precisions(artefact, precision).get("Convolution")
     verification = examine(
         runs,
         evidence,
@@ -97,6 +94,19 @@ def verify_version(
         ) from error
     require_passed(verification, manifest, "Export the model again, on the machine it is for.")
     return manifest
+
+
+@contextmanager
+def _loading(backend: Backend, artefact: Path) -> Iterator[None]:
+    """Say in a sentence what a runtime refuses."""
+    try:
+        yield
+    except DelugeServeError:
+        raise
+    except Exception as error:  # the runtimes' errors have no base in common
+        raise RepositoryError(
+            f"{backend.title} cannot load {artefact}.", "Export the model again."
+        ) from error
 
 
 def _precision_of(manifest: Manifest) -> Precision:

@@ -11,7 +11,7 @@ import pytest
 from delugeserve.errors import UsageError
 from delugeserve.zoo import find_model
 from delugeserve_export.evidence import read_evidence
-from delugeserve_export.manifest import EVIDENCE
+from delugeserve_export.manifest import EVIDENCE, describe_files
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
 from delugeserve_export.verification import verify_version
@@ -122,6 +122,18 @@ def test_a_manifest_that_is_none_is_refused(run, version, content, message):
     status, _, err = run("verify", version)
     assert status == 2
     assert message in " ".join(err.split())
+
+
+def test_what_its_runtime_does_not_load_is_refused(run, version):
+    """Written whole, and yet nothing for the runtime that is installed."""
+    (version / "model.onnx").write_bytes(b"of another time")
+    manifest = manifest_of(version)
+    manifest["files"] |= describe_files([version / "model.onnx"])
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    status, out, err = run("verify", version)
+    assert (status, out) == (2, "")
+    assert "ONNX Runtime cannot load" in err
+    assert manifest_of(version) == manifest
 
 
 def test_damaged_evidence_is_refused(version):
