@@ -9,6 +9,7 @@
     │   ├── DatasetError        images or labels cannot be read
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
     │   ├── RepositoryError     the model repository cannot be read or written
+    │   │   └── UnwrittenError  what was found cannot be written there; carries the manifest
     │   ├── PlanError           a compiled plan is for another runtime or another GPU
     │   ├── MissingDeviceError  there is no GPU
     │   └── PortError           a port is taken
@@ -96,6 +97,20 @@ class CheckpointError(UsageError):
 
 class RepositoryError(UsageError):
     """The model repository cannot be read or written."""
+
+
+class UnwrittenError(RepositoryError):
+    """What was found of an artefact cannot be written into its manifest.
+
+    Args:
+        problem: one sentence.
+        remedy: one sentence.
+        manifest: what would have been written, a :class:`delugeserve_export.manifest.Manifest`.
+    """
+
+    def __init__(self, problem: str, remedy: str, manifest: Any) -> None:
+        super().__init__(problem, remedy)
+        self.manifest = manifest
 
 
 class PlanError(UsageError):

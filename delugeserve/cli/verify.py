@@ -13,7 +13,7 @@ import typer
 from delugeserve.cli.console import print_json, talk
 from delugeserve.cli.references import recognise
 from delugeserve.cli.verification import check_report_path, print_verification, write_report
-from delugeserve.errors import RejectedError, UsageError
+from delugeserve.errors import RejectedError, UnwrittenError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ def command(
     from delugeserve_export.manifest import read_manifest
     from delugeserve_export.verification import verify_version
 
-    rejected: RejectedError | None = None
+    failure: RejectedError | UnwrittenError | None = None
     version_number = folder.resolve().name
     with (
         _served(url, read_manifest(folder).model, version_number) as infer,
@@ -52,15 +52,15 @@ def command(
     ):
         try:
             manifest = verify_version(folder, infer, machine=url and f"the server at {url}")
-        except RejectedError as error:
-            rejected, manifest = error, error.manifest
+        except (RejectedError, UnwrittenError) as error:
+            failure, manifest = error, error.manifest
     if json:
         print_json(dataclasses.asdict(manifest))
     else:
         print_verification(manifest)
     write_report(manifest, report)
-    if rejected:
-        raise rejected
+    if failure:
+        raise failure
 
 
 @contextmanager

@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from delugeserve.errors import DelugeServeError, RepositoryError, UnknownNameError
+from delugeserve.errors import (
+    DelugeServeError,
+    RepositoryError,
+    UnknownNameError,
+    UnwrittenError,
+)
 from delugeserve_export.engines import choose_backend
 from delugeserve_export.engines.base import Backend, load_runs
 from delugeserve_export.evidence import read_evidence
@@ -57,7 +62,8 @@ def verify_version(
     Raises:
         RepositoryError: there is no version, its files have changed, or its runtime cannot load it.
         MissingExtraError: its runtime is not installed.
-        RejectedError: a check failed; the manifest says so from now on.
+        RejectedError: a check failed; the manifest says so from now on, if it can be written.
+        UnwrittenError: every check passed, and the manifest cannot be written.
         UsageError: ``infer`` raised it; the manifest stays as it was.
     """
     manifest = read_manifest(folder)
@@ -85,14 +91,22 @@ def verify_version(
     if machine is not None:
         verification = dataclasses.replace(verification, machine=machine)
     manifest = dataclasses.replace(manifest, verification=dataclasses.asdict(verification))
+    unwritten: OSError | None = None
     try:
         manifest.write(folder)
     except OSError as error:
-        raise RepositoryError(
-            f"{folder} cannot be written: {error.strerror or error}.",
+        unwritten = error
+    remedy = "Export the model again, on the machine it is for."
+    if unwritten:
+        remedy = f"{remedy[:-1]}; {folder} cannot be written, so its manifest does not say this."
+    require_passed(verification, manifest, remedy)
+    if unwritten:
+        raise UnwrittenError(
+            f"Every check passed, and {folder} cannot be written to say so: "
+            f"{unwritten.strerror or unwritten}.",
             "Verify it as a user who may write there.",
-        ) from error
-    require_passed(verification, manifest, "Export the model again, on the machine it is for.")
+            manifest,
+        ) from unwritten
     return manifest
 
 

@@ -1,6 +1,8 @@
 """Verifying a published version again: what it needs, what it finds, and what it writes."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 from delugeserve.errors import UsageError
 from delugeserve.zoo import find_model
 from delugeserve_export.evidence import read_evidence
-from delugeserve_export.manifest import EVIDENCE, describe_files
+from delugeserve_export.manifest import EVIDENCE, Manifest, describe_files
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
 from delugeserve_export.verification import verify_version
@@ -79,14 +81,18 @@ def test_a_server_that_goes_away_says_nothing_of_the_artefact(version):
     assert manifest_of(version) == before
 
 
-def test_what_fails_is_reported_and_remembered(run, version, tmp_path):
+def put_evidence_of_another_network(version):
+    """The version's own files stay whole."""
     with np.load(version / EVIDENCE) as arrays:
         images, logits = arrays["images"], arrays["logits"]
-    # As if the artefact were of another network: its own files are whole.
     np.savez(version / EVIDENCE, images=images, logits=logits[:, ::-1])
     manifest = manifest_of(version)
     del manifest["files"][EVIDENCE]
     (version / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_what_fails_is_reported_and_remembered(run, version, tmp_path):
+    put_evidence_of_another_network(version)
     page = tmp_path / "report.html"
     status, out, err = run("verify", version, "--report", page)
     assert status == 1
@@ -94,6 +100,34 @@ def test_what_fails_is_reported_and_remembered(run, version, tmp_path):
     assert "failed" in out
     assert manifest_of(version)["verification"]["status"] == "failed"
     assert '<span class="failed">failed</span>' in page.read_text()
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_where_nothing_can_be_written_the_result_is_told(
+    run, version, tmp_path, monkeypatch, failing
+):
+    if failing:
+        put_evidence_of_another_network(version)
+    before = manifest_of(version)
+
+    def read_only(self, folder):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Manifest, "write", read_only)
+    page = tmp_path / "report.html"
+    status, out, err = run("verify", version, "--report", page)
+    said = " ".join(err.split())
+    if failing:
+        assert status == 1
+        assert "error: The artefact fails 'logits, fp32 at batch size 1'" in said
+        assert "cannot be written, so its manifest does not say this." in said
+        assert "failed" in out
+    else:
+        assert status == 2
+        assert "cannot be written to say so: Read-only file system." in said
+        assert "passed all" in out
+    assert page.is_file()
+    assert manifest_of(version) == before
 
 
 @pytest.mark.parametrize("name", ["model.onnx", EVIDENCE])
