@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from delugeserve import __version__, hardware
-from delugeserve.errors import MissingDeviceError
+from delugeserve.errors import MissingDeviceError, PlanError
 from delugeserve.evaluation import network_classifier
 from delugeserve.networks.inference import fold
 from delugeserve_export.engines.base import Backend, load_runs
@@ -141,7 +141,9 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                     computed_in=executed,
                     quantised=quantised,
                 )
-            except MissingDeviceError as error:
+            except (MissingDeviceError, PlanError) as error:
+                # Where a plan is refused that was built here a moment ago, building it again would
+                # not help: it is for a machine with another GPU or driver.
                 in_graph = check_graph(
                     served,
                     workspace,
@@ -151,9 +153,8 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                     trained=source.trained,
                 )
                 in_engine = check_precision(precision, executed or {}, quantised)
-                verification = not_run(
-                    evidence, error.problem.removesuffix("."), in_engine, in_graph
-                )
+                reason = error.problem.removesuffix(".").replace(f"{staged}/", "")
+                verification = not_run(evidence, reason, in_engine, in_graph)
 
         speed: Mapping[str, Mapping[str, float]] = {}
         if verification.status == "passed":

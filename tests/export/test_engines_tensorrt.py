@@ -372,6 +372,18 @@ def test_an_export_without_a_gpu_is_built_and_not_run(request_for):
     assert "kind: KIND_GPU" in config
 
 
+@needs_no_gpu
+def test_a_plan_that_the_gpu_here_refuses_is_built_and_not_run(request_for, monkeypatch):
+    pytest.importorskip("cuda.bindings.runtime")
+    monkeypatch.setattr(
+        hardware, "usable_gpus", lambda: (Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB"),)
+    )
+    verification = export(request_for()).manifest.verification
+    assert verification["status"] == "built, not run"
+    reason = verification["checks"][0]["found"]
+    assert reason.startswith(f"TensorRT-RTX {rtx.__version__} cannot load model.plan: CUDA: ")
+
+
 def test_fp32_sold_as_fp16_is_noticed(request_for, monkeypatch):
     monkeypatch.setattr(TensorRtRtx, "float_type", lambda self, precision: "fp32")
     with pytest.raises(
