@@ -1,11 +1,14 @@
-"""Writing a file so that its place holds the old content or the new, and never a part of either."""
+"""Writing files: so that a place holds the old content or the new, and for a while only."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from delugeserve.errors import UsageError
 
 
 @contextmanager
@@ -23,3 +26,24 @@ def written_beside(path: Path, mark: str | None = None) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(prefix: str = "delugeserve-") -> Iterator[Path]:
+    """Give a folder for temporary files, which is removed at the end.
+
+    Args:
+        prefix: what its name begins with.
+
+    Raises:
+        UsageError: there is no place for it, or no room for what is written into it.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+            yield Path(folder)
+    except OSError as error:
+        where = f" to {tempfile.tempdir}" if tempfile.tempdir else ""
+        raise UsageError(
+            f"Temporary files cannot be written{where}: {error.strerror or error}.",
+            "Free some space there, or set TMPDIR to a folder that has it.",
+        ) from error

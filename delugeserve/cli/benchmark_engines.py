@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +16,7 @@ from delugeserve import hardware
 from delugeserve.cli.console import out, print_json, print_table, talk
 from delugeserve.cli.options import check_output_file, parse_counts
 from delugeserve.errors import UnknownNameError, UsageError, require
-from delugeserve.files import written_beside
+from delugeserve.files import temporary_folder, written_beside
 from delugeserve.plotting import check_picture_path, save_figure
 from delugeserve.zoo import find_model
 
@@ -77,14 +76,14 @@ def command(
         labelled.require_classes(class_names, "The network")
     images, _ = sample_images(spec.dataset, max(sizes))
     with (
-        tempfile.TemporaryDirectory(prefix="delugeserve-engines-") as folder,
+        temporary_folder("delugeserve-engines-") as folder,
         talk.status("starting") as status,
     ):
         request = Request(spec, checkpoint, max_batch_size=max(sizes), data=data)
         rows = compare_engines(
             request,
             chosen,
-            Path(folder),
+            folder,
             sizes=sizes,
             images=images,
             labelled=labelled,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from delugeserve.data.datasets import load_images
 from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.evaluation import network_classifier
+from delugeserve.files import temporary_folder
 from delugeserve.networks.flops import count
 from delugeserve_export.calibration import METHODS, Method, collect_histograms, threshold
 from delugeserve_export.engines import BACKENDS
@@ -92,7 +92,8 @@ def quantise(
         ``served``, quantised, and what the manifest says of it.
 
     Raises:
-        UsageError: an option has no meaning, or the images cannot be read.
+        UsageError: an option has no meaning, the images cannot be read, or there is no room for
+            temporary files.
         ParityError: the budget does not hold, whatever is quantised.
     """
     method = options.check()
@@ -111,9 +112,9 @@ def quantise(
     judge = BACKENDS["onnxruntime"] if backend.typed_graph else backend
 
     def logits_of(layers: Collection[str], images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with tempfile.TemporaryDirectory(prefix="delugeserve-") as folder:
+        with temporary_folder() as folder:
             candidate = insert_qdq(graph, ranges, layers, backend.integers)
-            infer = judge.load(judge.build(candidate, Path(folder)), "int8")
+            infer = judge.load(judge.build(candidate, folder), "int8")
             return _in_batches(lambda batch: infer(batch)[0], images)
 
     def measure(layers: Collection[str]) -> Loss:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -12,6 +11,7 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from delugeserve.files import temporary_folder
 from delugeserve.tensorrt_engine import cache_folder, write_cache
 from delugeserve_export.engines.base import Backend
 from delugeserve_export.interface import Infer, Precision, SumForm
@@ -41,6 +41,9 @@ def choose_sum_form(
 
     Returns:
         The form, and the milliseconds of a batch of eight by form.
+
+    Raises:
+        UsageError: there is no room for temporary files.
     """
     key = hashlib.sha256(
         json.dumps([backend.name, precision, facts], sort_keys=True, default=str).encode()
@@ -60,10 +63,10 @@ def _measure(
     write: Callable[[SumForm], bytes],
     images: NDArray[np.uint8],
 ) -> dict[str, float]:
-    with tempfile.TemporaryDirectory(prefix="delugeserve-forms-") as folder:
+    with temporary_folder() as folder:
         contestants: dict[str, Infer] = {}
         for form in FORMS:
-            place = Path(folder) / form
+            place = folder / form
             place.mkdir()
             contestants[form] = backend.load(backend.build(write(form), place), precision)
         speed = measure_speed(contestants, images, [_BATCH])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 import subprocess
 import sys
 
@@ -18,10 +19,13 @@ from delugeserve.errors import (
     UsageError,
 )
 from delugeserve.networks.build import build_network
+from delugeserve.networks.inference import fold
 from delugeserve.zoo import CIFAR10, ModelSpec, find_model
 from delugeserve_export import engines
 from delugeserve_export.engines import choose_backend
 from delugeserve_export.engines.onnxruntime import OnnxRuntime
+from delugeserve_export.graph import build_graph
+from delugeserve_export.int8 import Int8Options
 from delugeserve_export.pipeline import Progress, export
 from delugeserve_export.request import Request, settle
 
@@ -100,6 +104,45 @@ def test_a_broken_artefact_is_not_published(request_for, monkeypatch, tmp_path):
     assert caught.value.manifest.speed == {}
     assert not (tmp_path / "repository" / "tiny").exists()
     assert not list(tmp_path.glob(".repository-*"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"sum_form": "mul"}, {"precision": "int8", "int8": Int8Options(calibration_images=4)}],
+    ids=["forms", "build", "quantise"],
+)
+def test_no_room_for_temporary_files_is_said_in_a_sentence(
+    request_for, monkeypatch, tmp_path, changes
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(UsageError, match=r"Temporary files cannot be written to .*gone"):
+        export(request_for(backend="onnxruntime", **changes))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_full_disk_publishes_nothing(request_for, backend):
+    request = request_for(backend=backend, precision="fp32", sum_form="mul")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(RepositoryError, match=r"The model repository .* cannot be written: "):
+            export(request)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (request.repository / "tiny").exists()
+
+
+def test_what_onnxruntime_cannot_write_to_be_counted_is_a_matter_of_room(tmp_path):
+    graph = build_graph(fold(build_network(TINY).eval()), CIFAR10)
+    artefact = OnnxRuntime().build(graph, tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(UsageError, match="Temporary files cannot be written"):
+            OnnxRuntime().executed_precisions(artefact, "fp32")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_checkpoint_of_another_model_is_refused(request_for):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.errors import MissingExtraError, require
+from delugeserve.files import temporary_folder
 from delugeserve_export.engines.base import DEFAULTS, Backend, BuildOptions
 from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
 
@@ -65,12 +65,19 @@ class OnnxRuntime(Backend):
             onnx = require("onnx", "export")
         except MissingExtraError:  # a machine that serves has no other use for it
             return {}
-        with tempfile.TemporaryDirectory(prefix="delugeserve-") as folder:
+        with temporary_folder() as folder:
+            path = folder / "optimised.onnx"
             options = runtime.SessionOptions()
-            options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+            options.optimized_model_filepath = str(path)
             options.log_severity_level = _ERROR  # it warns that the file is good for this CPU only
-            runtime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
-            optimised = onnx.load(options.optimized_model_filepath)
+            try:
+                runtime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
+            except Exception as error:
+                if not path.exists():
+                    raise
+                # It was optimised, and could not be written whole; the runtime does not say so.
+                raise OSError(f"{self.title} says '{error}'") from error
+            optimised = onnx.load(path)
         counted: Counter[Precision] = Counter()
         for node in optimised.graph.node:
             grouped = any(field.name == "group" and field.i > 1 for field in node.attribute)

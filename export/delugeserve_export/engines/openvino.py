@@ -42,12 +42,19 @@ class OpenVino(Backend):
         return "bf16" if hardware.has_native_bf16() else "fp32"
 
     def build(self, model: bytes, folder: Path, options: BuildOptions = DEFAULTS) -> Path:
-        """Write ``model.xml`` and ``model.bin``."""
+        """Write ``model.xml`` and ``model.bin``.
+
+        Raises:
+            OSError: there is no room for them.
+        """
         runtime = require(self.module, "export")
         path = folder / "model.xml"
         converted = _core().read_model(model)
-        # Compression would round the weights to fp16 behind the user's back.
-        runtime.save_model(converted, path, compress_to_fp16=False)
+        try:
+            # Compression would round the weights to fp16 behind the user's back.
+            runtime.save_model(converted, path, compress_to_fp16=False)
+        except RuntimeError as error:  # what it raises on a full disk
+            raise OSError(f"{self.title} says '{error}'") from error
         return path
 
     def load(self, artefact: Path, precision: Precision) -> Infer:
