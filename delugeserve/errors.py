@@ -188,6 +188,11 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(error.name or module, extra) from error
 
 
+def reason_of(error: Exception) -> str:
+    """What somebody else's error says, in its last line, or else its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
 @contextmanager
 def memory_shortage_named(remedy: str) -> Iterator[None]:
     """Say in a sentence that the memory of a GPU or of the machine is too small.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.data.datasets import LabelledImages
-from delugeserve.errors import DelugeServeError, Failure, MissingExtraError
+from delugeserve.errors import DelugeServeError, Failure, MissingExtraError, reason_of
 from delugeserve.evaluation import evaluate
 from delugeserve_export.engines import BACKENDS
 from delugeserve_export.interface import Infer
@@ -89,33 +89,29 @@ def compare_engines(
     loaded: dict[str, Infer] = {}
     for backend, precision in engines:
         on_stage(f"{backend} {precision}")
-        row, version = _export_one(request, backend, precision, folder)
-        if version is not None and row.status == "passed":
-            _, infer = load_version(version)
-            loaded[_key(row)] = infer
-            if labelled is not None:
-                row = dataclasses.replace(row, top1_error=_top1_error(infer, labelled, max(sizes)))
+        try:
+            row, version = _export_one(request, backend, precision, folder)
+            if row.status == "passed":
+                _, infer = load_version(version)
+                _run_once(infer, images, sizes)
+                if labelled is not None:
+                    wrong = _top1_error(infer, labelled, max(sizes))
+                    row = dataclasses.replace(row, top1_error=wrong)
+                loaded[_key(row)] = infer
+        except Exception as error:  # whatever a runtime raises, the others keep their rows
+            row = _lost(backend, precision, error)
         rows.append(row)
     on_stage("timing")
     speed = measure_speed(loaded, images, sizes)
     return [dataclasses.replace(row, milliseconds=speed.get(_key(row), {})) for row in rows]
 
 
-def _export_one(
-    request: Request, backend: str, precision: str, folder: Path
-) -> tuple[Row, Path | None]:
+def _export_one(request: Request, backend: str, precision: str, folder: Path) -> tuple[Row, Path]:
     repository = folder / f"{backend}-{precision}"
     wanted = dataclasses.replace(
         request, backend=backend, precision=precision, repository=repository
     )
-    try:
-        done = export(wanted)
-    except MissingExtraError as error:
-        return Row(backend, precision, "not installed", error.remedy), None
-    except Failure as error:
-        return Row(backend, precision, "failed", error.problem), None
-    except DelugeServeError as error:
-        return Row(backend, precision, "refused", error.problem), None
+    done = export(wanted)
     manifest = done.manifest
     verification = manifest.verification
     compared = verification["comparisons"]
@@ -128,6 +124,22 @@ def _export_one(
         megabytes=manifest.artefact_bytes / 1e6,
         top1_agreement=compared[-1]["top1_agreement"] if compared else None,
     ), done.folder
+
+
+def _lost(backend: str, precision: str, error: Exception) -> Row:
+    """The row of an engine that came to nothing."""
+    if isinstance(error, MissingExtraError):
+        return Row(backend, precision, "not installed", error.remedy)
+    if isinstance(error, DelugeServeError):
+        status: Status = "failed" if isinstance(error, Failure) else "refused"
+        return Row(backend, precision, status, error.problem)
+    return Row(backend, precision, "failed", reason_of(error))
+
+
+def _run_once(infer: Infer, images: NDArray[np.uint8], sizes: Sequence[int]) -> None:
+    """Run every batch that will be timed beside the other engines', where it could lose theirs."""
+    for size in sizes:
+        infer(np.ascontiguousarray(images[np.arange(size) % len(images)]))
 
 
 def _top1_error(infer: Infer, labelled: LabelledImages, batch_size: int) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve import hardware
-from delugeserve.errors import ParityError, RejectedError, UsageError
+from delugeserve.errors import ParityError, RejectedError, UsageError, reason_of
 from delugeserve_export.evidence import Evidence
 from delugeserve_export.interface import Infer, Outputs, Precision, optimal_batch_size
 from delugeserve_export.invariance import Invariance, try_invariances
@@ -272,8 +272,8 @@ def _named(infer: Infer) -> Infer:
         except UsageError:  # what runs it is out of reach, which is no fault of the artefact
             raise
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise ParityError(f"a batch of {len(images)} cannot be run ({reason})", "") from error
+            problem = f"a batch of {len(images)} cannot be run ({reason_of(error)})"
+            raise ParityError(problem, "") from error
 
     return run
 

@@ -71,6 +71,32 @@ def test_one_that_fails_does_not_stop_the_others(run, monkeypatch):
     assert "pip install 'delugeserve[export]'" in out
 
 
+@pytest.mark.parametrize("when", ["built", "loaded", "timed"])
+def test_what_a_runtime_raises_is_the_reason_in_its_row(run, monkeypatch, when):
+    def refuse(*_arguments, **_options):
+        raise RuntimeError("Check failed at src/somewhere.cpp:\nno such kernel")
+
+    if when == "built":
+        monkeypatch.setattr(OpenVino, "build", refuse)
+    elif when == "loaded":
+        monkeypatch.setattr(OpenVino, "load", refuse)
+    else:
+        honest = comparison.load_version
+
+        def load_version(folder):
+            manifest, infer = honest(folder)
+            return manifest, refuse if manifest.backend == "openvino" else infer
+
+        monkeypatch.setattr(comparison, "load_version", load_version)
+    status, out, err = run("benchmark-engines", "--engines", ENGINES, "--batch-size", "1", "--json")
+    assert status == 0, err
+    passed, failed = json.loads(out)["engines"]
+    assert passed["status"] == "passed"
+    assert set(passed["milliseconds"]) == {"1"}
+    assert (failed["status"], failed["reason"]) == ("failed", "no such kernel")
+    assert failed["milliseconds"] == {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
