@@ -91,19 +91,27 @@ def zero_one_cross_layer_weight(graph):
     change(graph, "block3/layer4/sum/term2/weight", zero)
 
 
-def mix_rows(graph):
-    """Answer each image with the logits of another."""
+def mix_rows(graph, amount=None):
+    """Answer each image with the logits of another, or add so much of them to its own."""
     gemm = graph.node[-3]
     assert gemm.op_type == "Gemm"
     tensors = {"starts": [-1], "ends": [-(2**31)], "axes": [0], "steps": [-1]}
     for name, value in tensors.items():
         graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
-    mixed = helper.make_node("Slice", [gemm.output[0], *tensors], ["mixed"])
+    nodes = [helper.make_node("Slice", [gemm.output[0], *tensors], ["mixed"])]
+    if amount is not None:
+        graph.initializer.append(numpy_helper.from_array(np.float32(amount), "amount"))
+        nodes = [
+            helper.make_node("Slice", [gemm.output[0], *tensors], ["others"]),
+            helper.make_node("Mul", ["others", "amount"], ["leak"]),
+            helper.make_node("Add", [gemm.output[0], "leak"], ["mixed"]),
+        ]
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name == gemm.output[0]:
                 node.input[index] = "mixed"
-    graph.node.insert(len(graph.node) - 2, mixed)
+    for node in nodes:
+        graph.node.insert(len(graph.node) - 2, node)
 
 
 def fix_the_batch(graph):
@@ -136,6 +144,23 @@ def test_a_broken_artefact_is_caught(verify, graph, edit, failing):
     assert failing in {check.name for check in found.failures}
     with pytest.raises(ParityError, match="The artefact fails"):
         require_passed(found, None, "Mend it.")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_hundredth_of_another_row_is_caught_where_rounding_would_hide_it(
+    verify, graph, precision
+):
+    found = verify(edited(graph, lambda graph: mix_rows(graph, 0.01)), precision)
+    assert [check.name for check in found.failures] == ["shuffled rows, batch of 7"]
+
+
+def test_rows_of_one_batch_size_differ_by_no_bit(evidence, graph, tmp_path):
+    """What the limit for them rests on."""
+    for backend, precision in (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")):
+        (folder := tmp_path / f"{backend}-{precision}").mkdir()
+        infer = BACKENDS[backend].load(BACKENDS[backend].build(graph, folder), precision)
+        tried = try_invariances(infer, evidence.images[:7], 10)
+        assert [one.relative_error for one in tried if one.exact] == [0, 0]
 
 
 def test_what_is_found_names_image_and_distance(verify, graph):
