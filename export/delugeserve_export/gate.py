@@ -82,10 +82,16 @@ class Verification:
         return tuple(check for check in self.checks if not check.passed)
 
 
-def batch_sizes(maximum: int) -> list[int]:
-    """The batch sizes to try: one, an odd one, the optimum and the maximum."""
+def batch_sizes(maximum: int, optimum: int | None = None) -> list[int]:
+    """The batch sizes to try: one, an odd one, the optimum and the maximum.
+
+    Args:
+        maximum: the most images of one batch.
+        optimum: the batch that was tuned for; None means
+            :func:`~delugeserve_export.interface.optimal_batch_size`.
+    """
     odd = min(_ODD, maximum - 1 + maximum % 2)
-    return sorted({1, odd, optimal_batch_size(maximum), maximum})
+    return sorted({1, odd, optimum or optimal_batch_size(maximum), maximum})
 
 
 def examine(

@@ -12,6 +12,7 @@ from typing import Any
 
 from delugeserve.errors import RepositoryError
 from delugeserve.files import written_beside
+from delugeserve_export.interface import INPUT
 
 FILE_NAME = "manifest.json"
 EVIDENCE = "evidence.npz"
@@ -70,6 +71,13 @@ class Manifest:
     def artefact_bytes(self) -> int:
         """Size of what the backend loads."""
         return sum(file["bytes"] for name, file in self.files.items() if name != EVIDENCE)
+
+    @property
+    def optimal_batch_size(self) -> int | None:
+        """The batch that a plan was tuned for; None of other artefacts."""
+        profile = self.engine.get("profile")
+        best: int | None = profile[INPUT]["opt"][0] if profile else None
+        return best
 
     def write(self, folder: Path) -> None:
         """Write ``manifest.json`` into a folder: beside its place, then renamed."""

@@ -161,7 +161,7 @@ def settle(request: Request) -> Settled:
         sum_form=sum_form,
         options=options,
         int8=request.int8 if precision == "int8" else None,
-        sizes=tuple(batch_sizes(request.max_batch_size)),
+        sizes=tuple(batch_sizes(options.max_batch_size, options.optimal_batch_size)),
         data=request.data or default_source(spec.dataset, source.class_names if source else None),
         num_images=min(max(affordable, _FEWEST_IMAGES), _MOST_IMAGES),
         seed=request.seed,

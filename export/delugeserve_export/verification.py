@@ -83,7 +83,7 @@ def verify_version(
         runs,
         evidence,
         precision=precision,
-        sizes=batch_sizes(manifest.max_batch_size),
+        sizes=batch_sizes(manifest.max_batch_size, manifest.optimal_batch_size),
         trained=manifest.trained,
         computed_in=computed_in,
         quantised=len(manifest.quantisation["layers"]) if manifest.quantisation else None,

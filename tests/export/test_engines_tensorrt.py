@@ -41,7 +41,8 @@ from delugeserve_export.engines.plan_details import count_precisions
 from delugeserve_export.engines.tensorrt import TensorRt, TensorRtRtx
 from delugeserve_export.graph import build_graph
 from delugeserve_export.pipeline import export
-from delugeserve_export.request import Request
+from delugeserve_export.request import Request, settle
+from delugeserve_export.verification import verify_version
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]")
 needs_no_gpu = pytest.mark.skipif(bool(hardware.usable_gpus()), reason="this machine has a GPU")
@@ -370,6 +371,28 @@ def test_an_export_without_a_gpu_is_built_and_not_run(request_for):
     config = (done.folder.parent / "config.pbtxt").read_text()
     assert 'backend: "tensorrt_rtx"' in config
     assert "kind: KIND_GPU" in config
+
+
+@needs_no_gpu
+def test_a_plan_is_verified_at_the_batch_that_it_was_tuned_for(request_for, monkeypatch):
+    request = request_for(options=BuildOptions(optimal_batch_size=12))
+    assert settle(request).sizes == (1, 7, 12, 16)
+    folder = export(request).folder
+    compared = []
+
+    def load(self, artefact, precision):
+        def infer(images):
+            compared.append(len(images))
+            return np.zeros((len(images), 10), np.float32), np.full(
+                (len(images), 10), np.float32(0.1)
+            )
+
+        return infer
+
+    monkeypatch.setattr(TensorRtRtx, "load", load)
+    with pytest.raises(RejectedError):
+        verify_version(folder)
+    assert {1, 7, 12, 16} == set(compared)
 
 
 @needs_no_gpu

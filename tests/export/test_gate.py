@@ -236,11 +236,20 @@ def test_what_cannot_run_here_never_passed(evidence):
 
 
 @pytest.mark.parametrize(
-    ("maximum", "sizes"),
-    [(1, [1]), (2, [1, 2]), (3, [1, 3]), (7, [1, 7]), (16, [1, 7, 16]), (64, [1, 7, 16, 64])],
+    ("maximum", "optimum", "sizes"),
+    [
+        (1, None, [1]),
+        (2, None, [1, 2]),
+        (3, None, [1, 3]),
+        (7, None, [1, 7]),
+        (16, None, [1, 7, 16]),
+        (64, None, [1, 7, 16, 64]),
+        (64, 32, [1, 7, 32, 64]),
+        (64, 1, [1, 7, 64]),
+    ],
 )
-def test_batch_sizes_hold_one_an_odd_one_the_optimum_and_the_maximum(maximum, sizes):
-    assert batch_sizes(maximum) == sizes
+def test_batch_sizes_hold_one_an_odd_one_the_optimum_and_the_maximum(maximum, optimum, sizes):
+    assert batch_sizes(maximum, optimum) == sizes
 
 
 def test_invariances_name_the_row_that_moved(evidence):
