@@ -27,6 +27,7 @@ def describe_settled(settled: Settled) -> dict[str, Any]:
         "reason": settled.reason,
         "precision": settled.precision,
         "sum_form": settled.sum_form or "auto",
+        "runs_here": settled.backend.runs_here(),
         "batch_sizes": settled.sizes,
         "data": settled.data,
         "most_images": settled.num_images,
@@ -41,13 +42,18 @@ def print_settled(settled: Settled) -> None:
     weights = facts["checkpoint"] or f"none: an untrained network from seed {settled.seed}"
     images = f"test images of {facts['data']}" if facts["data"] else "crops of photographs"
     *sizes, largest = map(str, settled.sizes)
+    verified = f"at batch {', '.join(sizes)} and {largest}" if sizes else "at batch 1"
+    if not facts["runs_here"]:
+        verified = (
+            "built, not run: this machine has no GPU for it; 'delugeserve verify' where one is"
+        )
     rows = {
         "model": settled.spec.name,
         "weights": weights,
         "backend": f"{settled.backend.name} ({settled.reason})",
         "precision": settled.precision,
         "sums": settled.sum_form or "each form is timed, the fastest taken, unless remembered",
-        "verified": f"at batch {', '.join(sizes)} and {largest}" if sizes else "at batch 1",
+        "verified": verified,
         "images": f"at most {settled.num_images} {images}",
         "stages": ", ".join(settled.stages),
         "publishes": str(settled.folder),

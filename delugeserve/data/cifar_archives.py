@@ -119,21 +119,35 @@ def read(path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None) 
         DatasetError: the archive is damaged, lacks a file, or its pickles ask for code to be run.
     """
     editions = sorted(_EDITIONS, key=lambda edition: edition.dataset != dataset.name)
-    if path.is_file():
-        if not path.name.endswith(_ARCHIVE_SUFFIXES):
-            return None
-        content = _read_archive(path, split, editions)
+    found = _find_unpacked(path, editions)
+    archive = _find_archive(path, editions)
+    if found is not None:
+        content = _read_folder(*found, split)
+    elif archive is not None:
+        content = _read_archive(archive, split, editions)
     else:
-        found = _find_unpacked(path, editions)
-        if found is not None:
-            content = _read_folder(*found, split)
-        else:
-            archive = _find_archive(path, editions)
-            if archive is None:
-                return None
-            content = _read_archive(archive, split, editions)
+        return None
     check_size(_SIZE, _SIZE, dataset, f"Each image of {content.source}")
     return _parse(content, split, dataset, limit)
+
+
+def is_there(path: Path, split: SplitName, dataset: DatasetSpec) -> bool:
+    """Whether there is an archive where ``read`` would look for one, packed or unpacked.
+
+    Which splits a packed one holds, only reading it would tell.
+
+    Raises:
+        DatasetError: it is unpacked, and lacks a file of the split.
+    """
+    editions = sorted(_EDITIONS, key=lambda edition: edition.dataset != dataset.name)
+    found = _find_unpacked(path, editions)
+    if found is None:
+        return _find_archive(path, editions) is not None
+    folder, edition = found
+    for name in edition.files(split):
+        if not (folder / name).is_file():
+            raise _lacks(folder, name, split)
+    return True
 
 
 @dataclass(frozen=True)
@@ -156,6 +170,8 @@ def _find_unpacked(path: Path, editions: Iterable[_Edition]) -> tuple[Path, _Edi
 
 
 def _find_archive(path: Path, editions: Iterable[_Edition]) -> Path | None:
+    if path.is_file():
+        return path if path.name.endswith(_ARCHIVE_SUFFIXES) else None
     for edition in editions:
         for suffix in _ARCHIVE_SUFFIXES:
             archive = path / (edition.archive + suffix)
@@ -223,10 +239,7 @@ def _parse(content: _Content, split: SplitName, dataset: DatasetSpec, limit: int
     missing = limit
     for name in edition.files(split):
         if name not in content.files:
-            raise DatasetError(
-                f"{content.source} lacks the file {name}, of the {split} split.",
-                "Fetch the archive again.",
-            )
+            raise _lacks(content.source, name, split)
         where = f"{content.source}: {name}"
         data = content.files[name]
         if edition.label_bytes is None:
@@ -309,6 +322,12 @@ def _unpickle(data: bytes, where: str) -> dict[str, object]:
         return unpickle_table(data)
     except pickle.UnpicklingError as error:
         raise _unexpected(where, str(error)) from error
+
+
+def _lacks(source: object, name: str, split: SplitName) -> DatasetError:
+    return DatasetError(
+        f"{source} lacks the file {name}, of the {split} split.", "Fetch the archive again."
+    )
 
 
 def _unexpected(where: str, reason: str) -> DatasetError:

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.data import cifar_archives, folders, parquet
-from delugeserve.data.sources import located
+from delugeserve.data.sources import located, on_disk, permitted
 from delugeserve.data.splits import Split, SplitName, align
 from delugeserve.data.unreadable import Skip
 from delugeserve.errors import DatasetError
 from delugeserve.zoo import DatasetSpec
 
-__all__ = ["LabelledImages", "SplitName", "load_images"]
+__all__ = ["LabelledImages", "SplitName", "check_source", "load_images"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,27 @@ def load_images(
     return LabelledImages(found.images, labels, class_names, fingerprint(found.images, labels))
 
 
+def check_source(source: str | Path, split: SplitName, dataset: DatasetSpec) -> None:
+    """Find out early whether a source looks like a data set with that split; no file is opened.
+
+    Args:
+        source: as :func:`load_images` takes it.
+        split: which split.
+        dataset: the data set that it should be.
+
+    Raises:
+        DatasetError: there is no such source, or no file of the split in it.
+    """
+    with permitted(source):
+        path = on_disk(source)
+        if path is not None and not (
+            parquet.find_files(path, split, dataset)
+            or cifar_archives.is_there(path, split, dataset)
+            or folders.find_split(path, split)
+        ):
+            raise _no_data_set(path)
+
+
 def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
     """Name a set of labelled images by its content, whatever their order.
 
@@ -139,7 +160,11 @@ def _read(
         found = read(path, split, dataset, limit)
         if found is not None:
             return found
-    raise DatasetError(
+    raise _no_data_set(path)
+
+
+def _no_data_set(path: Path) -> DatasetError:
+    return DatasetError(
         f"{path} holds no images that can be read as a data set.",
         "Give a folder with train.parquet and test.parquet, one of the original CIFAR archives, or"
         " a folder with train/<class>/*.png and test/<class>/*.png.",

@@ -116,19 +116,16 @@ def list_images(
     Raises:
         DatasetError: the split is missing or empty, or has a class that is not trained on.
     """
-    folders = {name: _find(path, name) for name in SPLIT_NAMES}
-    if not any(folders.values()):
-        return None
-    folder = folders[split]
+    folder = find_split(path, split)
     if folder is None:
-        names = " or ".join(f"{name}/<class>/" for name in SPLIT_NAMES[split][:2])
-        raise DatasetError(f"{path} has no images of the {split} split.", f"Put them into {names}.")
+        return None
     # A class without test images must not shift the numbers of those after it.
-    classes = _class_folders(folders["train"] or folder)
+    train = _find(path, "train")
+    classes = _class_folders(train or folder)
     unknown = [name for name in _class_folders(folder) if name not in classes]
     if unknown:
         raise DatasetError(
-            f"{folder} has the class '{unknown[0]}', which {folders['train']} has not.",
+            f"{folder} has the class '{unknown[0]}', which {train} has not.",
             "Give the splits the same classes.",
         )
     by_class = [
@@ -137,6 +134,29 @@ def list_images(
     in_turn = chain.from_iterable(zip_longest(*by_class))
     files = [pair for pair in in_turn if pair is not None][:limit]
     return Listing(folder, tuple(classes), files, _class_names(classes, dataset))
+
+
+def find_split(path: Path, split: SplitName) -> Path | None:
+    """Find the folder of a split of an image folder.
+
+    Args:
+        path: the folder that holds those of the splits.
+        split: which split.
+
+    Returns:
+        None if there is no split of either name.
+
+    Raises:
+        DatasetError: there is the other one only.
+    """
+    folders = {name: _find(path, name) for name in SPLIT_NAMES}
+    if not any(folders.values()):
+        return None
+    folder = folders[split]
+    if folder is None:
+        names = " or ".join(f"{name}/<class>/" for name in SPLIT_NAMES[split][:2])
+        raise DatasetError(f"{path} has no images of the {split} split.", f"Put them into {names}.")
+    return folder
 
 
 def _find(path: Path, split: SplitName) -> Path | None:

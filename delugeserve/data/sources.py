@@ -30,14 +30,33 @@ def located(source: str | Path, split: SplitName, limit: int | None) -> Iterator
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"A limit of {limit} images leaves none to read.", "Give 1 or more.")
+    with permitted(source):
+        yield on_disk(source) or hub.download(os.fspath(source), split)
+
+
+def on_disk(source: str | Path) -> Path | None:
+    """Where a data set's files are; None for a public one, which will have to be downloaded.
+
+    Raises:
+        DatasetError: there is no such source.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if os.fspath(source) not in hub.REPOSITORIES:
+        raise _no_such_source(os.fspath(source))
+    return None
+
+
+@contextmanager
+def permitted(source: str | Path) -> Iterator[None]:
+    """Say which file may not be read.
+
+    Raises:
+        DatasetError: one may not.
+    """
     try:
-        path = Path(source).expanduser()
-        if not path.exists():
-            name = os.fspath(source)
-            if name not in hub.REPOSITORIES:
-                raise _no_such_source(name)
-            path = hub.download(name, split)
-        yield path
+        yield
     except PermissionError as error:
         raise DatasetError(
             f"{error.filename or source} may not be read.", "Check its permissions."

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from delugeserve.data.datasets import check_source
 from delugeserve.errors import RepositoryError, UnknownNameError, UsageError
 from delugeserve.networks.flops import count
 from delugeserve.zoo import ModelSpec
@@ -97,7 +98,7 @@ class Settled:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What will be done, in order; a plan without its GPU is not timed."""
+        """What will be done, in order; a plan without a GPU is not timed."""
         return tuple(
             stage
             for stage, wanted in {
@@ -109,7 +110,7 @@ class Settled:
                 "build": True,
                 "reference": True,
                 "verify": True,
-                "time": True,
+                "time": self.backend.runs_here(),
                 "publish": True,
             }.items()
             if wanted
@@ -149,6 +150,12 @@ def settle(request: Request) -> Settled:
     if spec is None:
         raise UsageError("There is nothing to export.", "Say --model or --checkpoint.")
     free_version(request.repository / spec.name, request.version)
+    data = request.data or default_source(spec.dataset, source.class_names if source else None)
+    if data is not None:
+        check_source(data, "test", spec.dataset)
+    calibration_data = request.int8.calibration_data or data
+    if precision == "int8" and calibration_data is not None:
+        check_source(calibration_data, "train", spec.dataset)
     affordable = int(_REFERENCE_FLOPS / count(spec).flops)
     return Settled(
         spec=spec,
@@ -162,7 +169,7 @@ def settle(request: Request) -> Settled:
         options=options,
         int8=request.int8 if precision == "int8" else None,
         sizes=tuple(batch_sizes(options.max_batch_size, options.optimal_batch_size)),
-        data=request.data or default_source(spec.dataset, source.class_names if source else None),
+        data=data,
         num_images=min(max(affordable, _FEWEST_IMAGES), _MOST_IMAGES),
         seed=request.seed,
     )

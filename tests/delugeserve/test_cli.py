@@ -172,3 +172,16 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
     assert status == 0
     assert all(stage in out for stage in planned["stages"])
     assert not repository.exists()
+
+
+def test_a_dry_run_refuses_data_that_is_not_there(run, tmp_path, tiny_cifar):
+    export = ("export", "--model", "delugenet38", "--repository", tmp_path / "repository",
+              "--backend", "onnxruntime", "--dry-run")  # fmt: skip
+    int8 = ("--precision", "int8", "--data", tiny_cifar)
+    assert refused(run(*export, "--data", "/gone"), "no file or folder '/gone'")
+    (tmp_path / "empty").mkdir()
+    assert refused(run(*export, "--data", tmp_path / "empty"), "holds no images")
+    assert refused(run(*export, *int8, "--calibration-data", "/gone"), "no file or folder")
+    assert run(*export, *int8)[0] == 0
+    (tiny_cifar / "train.parquet").unlink()
+    assert refused(run(*export, *int8), "none of the train split")

@@ -56,3 +56,18 @@ def test_flags_it_does_not_know_are_refused_in_a_sentence(run, tmp_path, option,
     assert status == 2
     assert said in err
     assert not list(repository.glob("*"))
+
+
+def test_a_dry_run_promises_nothing_that_takes_a_gpu(run, tmp_path):
+    command = ("export", "--backend", "tensorrt-rtx", "--model", "delugenet38",
+               "--repository", tmp_path / "repository", "--dry-run")  # fmt: skip
+    status, out, _ = run(*command, "--json")
+    planned = json.loads(out)
+    assert (status, planned["runs_here"]) == (0, False)
+    assert planned["stages"] == [
+        "load", "fold", "graph", "build", "reference", "verify", "publish",
+    ]  # fmt: skip
+    status, out, _ = run(*command)
+    assert status == 0
+    assert "built, not run" in out
+    assert "at batch" not in out

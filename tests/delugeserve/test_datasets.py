@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from delugeserve.data import hub
-from delugeserve.data.datasets import fingerprint, load_images
+from delugeserve.data.datasets import check_source, fingerprint, load_images
 from delugeserve.data.unreadable import left_out
 from delugeserve.errors import DatasetError, MissingExtraError
 from delugeserve.zoo import CIFAR10, CIFAR100, IMAGENET
@@ -452,3 +452,44 @@ def test_the_tiny_data_set_is_read_like_the_real_one(tiny_cifar: Path) -> None:
     colours = test.images.mean((1, 2))
     nearest = ((colours[:, None] - means) ** 2).sum(2).argmin(1)
     np.testing.assert_array_equal(nearest, test.labels)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["test.parquet"],
+        ["plain_text/test/0000.parquet"],
+        ["test/cat/1.png"],
+        ["cifar-10-batches-py/test_batch", "cifar-10-batches-py/batches.meta"],
+        ["cifar-10-python.tar.gz"],
+    ],
+    ids=lambda files: files[0],
+)
+def test_a_data_set_is_known_by_its_files_names(tmp_path: Path, files: list[str]) -> None:
+    """None of them is opened: these are empty."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    check_source(tmp_path, "test", CIFAR10)
+    if not files[0].endswith(".tar.gz"):  # which may hold anything
+        with pytest.raises(DatasetError, match="train"):
+            check_source(tmp_path, "train", CIFAR10)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("gone", "no file or folder"), (".", "holds no images"), ("notes.txt", "holds no images")],
+)
+def test_what_is_no_data_set_is_known_before_it_is_read(
+    tmp_path: Path, source: str, message: str
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DatasetError, match=message):
+        check_source(tmp_path / source, "test", CIFAR10)
+
+
+def test_a_public_data_set_is_downloaded_only_when_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub, "download", lambda *_: pytest.fail("it was downloaded"))
+    check_source("cifar10", "test", CIFAR10)

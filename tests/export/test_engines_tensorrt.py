@@ -353,7 +353,10 @@ def test_what_the_driver_says_is_passed_on(build, monkeypatch):
 
 @needs_no_gpu
 def test_an_export_without_a_gpu_is_built_and_not_run(request_for):
-    done = export(request_for(precision="bf16"))
+    progress = pipeline.Progress()
+    planned = settle(request_for(precision="bf16")).stages
+    done = export(request_for(precision="bf16"), progress)
+    assert tuple(progress.seconds) == planned
     manifest = json.loads((done.folder / "manifest.json").read_text())
     verification = manifest["verification"]
     assert verification["status"] == "built, not run"
