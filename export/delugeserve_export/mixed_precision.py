@@ -87,7 +87,7 @@ def choose_layers(
         on_step: told what is being measured.
 
     Raises:
-        ParityError: the budget does not hold with any layer quantised, nor without.
+        ParityError: the budget does not hold with any layer quantised.
     """
     on_step("measuring int8")
     loss = measure(layers)
@@ -103,8 +103,13 @@ def choose_layers(
         kept = order[:number]
         left = tuple(layer for layer in layers if layer not in kept)
         loss = measure(left)
-        if loss.drop <= max_drop:
+        if loss.drop <= max_drop and left:
             return Choice(left, tuple(kept), loss, sensitivity)
+    if loss.drop <= max_drop:
+        raise ParityError(
+            f"No layer can be int8 within {max_drop:g} points of top-1.",
+            "Raise --max-drop, or choose another --precision.",
+        )
     raise ParityError(
         f"Top-1 drops by {loss.drop:.2f} points even without int8, and {max_drop:g} are allowed.",
         "Allow more with --max-drop, or say --precision fp32.",
