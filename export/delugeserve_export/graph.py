@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import nn
@@ -39,7 +38,7 @@ def build_graph(
     Args:
         network: what :func:`delugeserve.networks.inference.fold` returns, in float32.
         dataset: gives image size, classes, mean and standard deviation.
-        sum_form: how weighted sums are written.
+        sum_form: how weighted sums are written; ``horner`` is not for fp16, in which it overflows.
         float_type: what weights are stored and activations are computed in. The input is
             normalised, and the softmax taken, in fp32 whatever it is.
         metadata: strings to store with the model.
@@ -201,11 +200,8 @@ class _Writer:
         bias: NDArray[np.float32],
         name: str,
     ) -> str:
-        epsilon = torch.finfo(FORMATS[self.float_type].torch).eps
         total = ""
-        for index, (h, factor) in enumerate(
-            zip(outputs, horner.factors(weight, epsilon), strict=True)
-        ):
+        for index, (h, factor) in enumerate(zip(outputs, horner.factors(weight), strict=True)):
             total = self.node("Add", [total, h], f"{name}/add{index}") if total else h
             total = self._scale(total, factor, f"{name}/scaled{index}")
         return self._shift(total, bias, name)

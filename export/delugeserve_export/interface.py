@@ -39,7 +39,8 @@ FloatType = Literal["fp32", "fp16", "bf16"]
 SumForm = Literal["mul", "batchnorm", "conv", "horner"]
 """How a weighted sum is written: Add nodes with each term ``w * h`` as Mul, as BatchNormalization
 or as a depthwise Conv of one pixel; or :mod:`Horner's scheme <delugeserve_export.horner>`, in Mul
-and Add by turns. Runtimes differ in which they fuse, and so in which is fastest."""
+and Add by turns, for which fp16 is too narrow. Runtimes differ in which they fuse, and so in which
+is fastest."""
 
 
 def optimal_batch_size(maximum: int) -> int:

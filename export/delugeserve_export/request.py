@@ -135,6 +135,12 @@ def settle(request: Request) -> Settled:
     if sum_form is None and (backend.typed_graph or precision == "int8"):
         # A plan takes long to build, and may not run here; int8 is not what would be timed.
         sum_form = backend.sum_form
+    if sum_form == "horner" and backend.float_type(precision) == "fp16":
+        raise UsageError(
+            f"In {precision} {backend.title} computes sums in fp16, in which Horner's scheme "
+            "overflows.",
+            "Say --sum-form mul.",
+        )
     if request.max_batch_size < 1:
         raise UsageError("The maximum batch size is at least 1.", "Say --max-batch-size 64.")
     _check_int8(request.int8, precision)

@@ -232,6 +232,20 @@ def test_what_cannot_be_built_says_why(build, tmp_path, options):
 
 
 @pytest.mark.parametrize(
+    ("precision", "refused"), [("fp16", True), ("int8", True), ("bf16", False)]
+)
+def test_sums_that_overflow_are_refused(request_for, precision, refused):
+    request = request_for(precision=precision, sum_form="horner")
+    if refused:
+        with pytest.raises(
+            UsageError, match=r"sums in fp16, in which Horner's scheme over.*form mul"
+        ):
+            settle(request)
+    else:
+        assert settle(request).sum_form == "horner"
+
+
+@pytest.mark.parametrize(
     ("backend", "options", "flag"),
     [
         ("onnxruntime", {"refit": True}, "--refit"),

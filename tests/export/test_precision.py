@@ -45,8 +45,9 @@ def test_everything_between_the_casts_is_reduced(float_type):
     }
 
 
-@pytest.mark.parametrize("sum_form", ["mul", "horner"])
-@pytest.mark.parametrize("float_type", TYPES)
+@pytest.mark.parametrize(
+    ("float_type", "sum_form"), [("fp16", "mul"), ("bf16", "mul"), ("bf16", "horner")]
+)
 def test_a_trained_network_stays_within_the_budget(float_type, sum_form, tmp_path):
     spec = find_model("delugenet38")
     source = load_source(spec, None)
