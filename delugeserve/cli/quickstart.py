@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from delugeserve.cli.console import print_json, print_table, talk
-from delugeserve.errors import require
+from delugeserve.errors import PlanError, require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
@@ -53,6 +53,12 @@ def command(
         with talk.status("exporting") as status:
             done = export(Request(spec, repository=repository), Progress(status.update))
         verification = done.manifest.verification
+        if verification["status"] != "passed":
+            raise PlanError(
+                f"{verification['checks'][0]['found']}.",
+                "Mend that, or do without the GPU: delugeserve export --model "
+                f"{spec.name} --backend onnxruntime",
+            )
         took = sum(done.seconds.values())
         talk.print(
             f"[green]1[/] exported {spec.name} in {took:.1f} s. {done.reason}.", soft_wrap=True

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -185,3 +186,12 @@ def test_a_dry_run_refuses_data_that_is_not_there(run, tmp_path, tiny_cifar):
     assert run(*export, *int8)[0] == 0
     (tiny_cifar / "train.parquet").unlink()
     assert refused(run(*export, *int8), "none of the train split")
+
+
+def test_quickstart_says_why_its_plan_cannot_be_run(run, monkeypatch):
+    from delugeserve_export import pipeline
+
+    verification = {"status": "built, not run", "checks": [{"found": "It cannot load model.plan"}]}
+    done = SimpleNamespace(manifest=SimpleNamespace(verification=verification))
+    monkeypatch.setattr(pipeline, "export", lambda *_: done)
+    assert refused(run("quickstart"), "cannot load model.plan. Mend that", "--backend onnxruntime")
