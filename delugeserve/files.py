@@ -1,4 +1,4 @@
-"""Writing files: so that a place holds the old content or the new, and for a while only."""
+"""Files whose place holds the old content or the new, never a part of either; temporary ones."""
 
 from __future__ import annotations
 

@@ -103,7 +103,8 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
 
 def is_version_compatible(model: StoredModel) -> bool:
     """Whether the version of a model that would be served is a plan for later versions as well."""
-    return model.backend in DISTRIBUTIONS and bool(_read(model).get("version_compatible"))
+    plan = _find_plan(read_facts(model.folder, model.version))
+    return model.backend in DISTRIBUTIONS and bool(plan.get("version_compatible"))
 
 
 def installed_version(backend: str) -> str | None:

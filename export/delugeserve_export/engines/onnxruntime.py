@@ -48,7 +48,9 @@ class OnnxRuntime(Backend):
     def load(self, artefact: Path, precision: Precision) -> Infer:
         """Load ``model.onnx``."""
         runtime = require(self.module, "export")
-        session = runtime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
+        options = runtime.SessionOptions()
+        options.log_severity_level = _ERROR  # it warns of each constant that it cannot fold in fp16
+        session = runtime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
 
         def infer(images: NDArray[np.uint8]) -> Outputs:
             logits, probabilities = session.run([LOGITS, PROBABILITIES], {INPUT: images})
