@@ -34,7 +34,7 @@ _BUSY = 0.5  # load average; one that has just become idle takes a minute or two
 
 talk = Console(stderr=True)
 # A table in a file or a pipe is not cut at the 80 columns that are assumed there.
-out = Console() if sys.stdout.isatty() else Console(width=120)
+out = Console() if sys.stdout.isatty() else Console(width=160)
 
 Samples = Mapping[str, Sequence[float]]
 """One figure for each round, by contestant."""

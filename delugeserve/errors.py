@@ -7,6 +7,7 @@
     │   ├── UnknownNameError    a name no registry knows; suggests the nearest
     │   ├── MissingExtraError   an optional dependency is not installed
     │   ├── DatasetError        images or labels cannot be read
+    │   │   └── UnreadableImageError  one image cannot be decoded
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
     │   ├── RepositoryError     the model repository cannot be read or written
     │   │   └── UnwrittenError  what was found cannot be written there; carries the manifest
@@ -89,6 +90,10 @@ class MissingExtraError(UsageError):
 
 class DatasetError(UsageError):
     """Images or labels cannot be read."""
+
+
+class UnreadableImageError(DatasetError):
+    """One image cannot be decoded."""
 
 
 class CheckpointError(UsageError):

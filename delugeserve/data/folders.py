@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from delugeserve.data.splits import SPLIT_NAMES, Split, SplitName, allocate
-from delugeserve.data.unreadable import Skip, UnreadableImageError, decode_resized
-from delugeserve.errors import DatasetError
+from delugeserve.data.unreadable import Skip, decode_resized
+from delugeserve.errors import DatasetError, UnreadableImageError
 from delugeserve.hardware import usable_cores
 from delugeserve.zoo import DatasetSpec
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from delugeserve.data.splits import SPLIT_NAMES, Split, SplitName, allocate, check_size
-from delugeserve.data.unreadable import Skip, UnreadableImageError, decode_resized
-from delugeserve.errors import DatasetError, require
+from delugeserve.data.unreadable import Skip, decode_resized
+from delugeserve.errors import DatasetError, UnreadableImageError, require
 from delugeserve.zoo import DatasetSpec
 
 # Known column names, the first one that a file has counts. CIFAR-100 has coarse labels besides.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from delugeserve.errors import DatasetError
+from delugeserve.errors import UnreadableImageError
 from delugeserve.zoo import DatasetSpec
 
 if TYPE_CHECKING:
@@ -20,10 +20,6 @@ Skip = Callable[[Sequence[str]], None]
 """Told the names of the images that were left out, if there are any."""
 
 _NAMED = 10
-
-
-class UnreadableImageError(DatasetError):
-    """One image cannot be decoded."""
 
 
 def decode_resized(image: bytes | Path, dataset: DatasetSpec, source: str) -> NDArray[np.uint8]:
