@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from delugeserve.data import cifar_archives, folders, parquet
 from delugeserve.data.sources import located, on_disk, permitted
 from delugeserve.data.splits import Split, SplitName, align
-from delugeserve.data.unreadable import Skip
+from delugeserve.data.unreadable import Sieve, Skip
 from delugeserve.errors import DatasetError
 from delugeserve.zoo import DatasetSpec
 
@@ -100,7 +100,8 @@ def load_images(
         MissingExtraError: the extra ``train`` is not installed.
     """
     with located(source, split, limit) as path:
-        found = _read(path, split, dataset, limit, skip)
+        sieve = Sieve(skip)
+        found = sieve.apply(_read(path, split, dataset, limit, sieve))
     labels, class_names = align(found.source, found.labels, found.class_names, dataset)
     return LabelledImages(found.images, labels, class_names, fingerprint(found.images, labels))
 
@@ -149,13 +150,13 @@ def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
 
 
 def _read(
-    path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None, skip: Skip | None
+    path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None, sieve: Sieve
 ) -> Split:
     # An archive holds pixels, which cannot be unreadable one by one.
     for read in (
-        partial(parquet.read, skip=skip),
+        partial(parquet.read, sieve=sieve),
         cifar_archives.read,
-        partial(folders.read, skip=skip),
+        partial(folders.read, sieve=sieve),
     ):
         found = read(path, split, dataset, limit)
         if found is not None:

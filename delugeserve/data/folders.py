@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from delugeserve.data.splits import SPLIT_NAMES, Split, SplitName, allocate
-from delugeserve.data.unreadable import Skip, decode_resized
-from delugeserve.errors import DatasetError, UnreadableImageError
+from delugeserve.data.unreadable import Sieve, decode_resized
+from delugeserve.errors import DatasetError
 from delugeserve.hardware import usable_cores
 from delugeserve.zoo import DatasetSpec
 
@@ -49,11 +49,7 @@ class Listing:
 
 
 def read(
-    path: Path,
-    split: SplitName,
-    dataset: DatasetSpec,
-    limit: int | None,
-    skip: Skip | None = None,
+    path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None, sieve: Sieve
 ) -> Split | None:
     """Read a split of an image folder.
 
@@ -65,7 +61,7 @@ def read(
         split: which split.
         dataset: gives the size that images are brought to.
         limit: at most so many images, taken from the classes in turn.
-        skip: leave out images that cannot be decoded, and tell their names to this.
+        sieve: holds back images that cannot be decoded.
 
     Returns:
         None if there is no split of either name.
@@ -78,25 +74,16 @@ def read(
         return None
     images = allocate(len(found.files), dataset, str(found.folder))
 
-    unreadable: dict[int, str] = {}
-
     def place(row: int) -> None:
         label, name = found.files[row]
         file = found.folder / found.classes[label] / name
-        try:
+        with sieve.row(row, str(file)):
             images[row] = _decode(file, dataset)
-        except UnreadableImageError:
-            if skip is None:
-                raise
-            unreadable[row] = str(file)
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         for _ in pool.map(place, range(len(found.files))):
             pass
-    if skip is not None and unreadable:
-        skip([unreadable[row] for row in sorted(unreadable)])
-    whole = Split(str(found.folder), images, found.labels, found.class_names)
-    return whole.without(unreadable)
+    return Split(str(found.folder), images, found.labels, found.class_names)
 
 
 def list_images(

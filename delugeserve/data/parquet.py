@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from delugeserve.data.splits import SPLIT_NAMES, Split, SplitName, allocate, check_size
-from delugeserve.data.unreadable import Skip, decode_resized
+from delugeserve.data.unreadable import Sieve, decode_resized
 from delugeserve.errors import DatasetError, UnreadableImageError, require
 from delugeserve.zoo import DatasetSpec
 
@@ -35,11 +35,7 @@ _NUMBERED = re.compile(r"\d+\.parquet")
 
 
 def read(
-    path: Path,
-    split: SplitName,
-    dataset: DatasetSpec,
-    limit: int | None,
-    skip: Skip | None = None,
+    path: Path, split: SplitName, dataset: DatasetSpec, limit: int | None, sieve: Sieve
 ) -> Split | None:
     """Read a split from a parquet file, or from those in a folder or one level below it.
 
@@ -49,7 +45,7 @@ def read(
         dataset: gives the size that the images must have; those of a data set that does not fit
             the memory have any size, and are scaled and cropped.
         limit: at most so many images.
-        skip: leave out images that cannot be decoded, and tell their names to this.
+        sieve: holds back images that cannot be decoded.
 
     Returns:
         None if there are no parquet files.
@@ -67,17 +63,12 @@ def read(
     count = available if limit is None else min(limit, available)
     images, labels = allocate(count, dataset, source), np.empty(count, np.int64)
     start = 0
-    unreadable: dict[int, str] = {}
     for name, file in zip(found, files, strict=True):
         stop = min(count, start + file.metadata.num_rows)
         if start < stop:
-            rows = slice(start, stop)
-            for row, image in _read_rows(name, file, images[rows], labels[rows], dataset, skip):
-                unreadable[start + row] = image
+            _read_rows(name, file, images[:stop], labels[:stop], start, dataset, sieve)
         start = stop
-    if skip is not None and unreadable:
-        skip(list(unreadable.values()))
-    return Split(source, images, labels, class_names(files[0])).without(unreadable)
+    return Split(source, images, labels, class_names(files[0]))
 
 
 def find_files(path: Path, split: SplitName, dataset: DatasetSpec) -> list[Path] | None:
@@ -190,16 +181,16 @@ def _read_rows(
     file: Any,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
+    first: int,
     dataset: DatasetSpec,
-    skip: Skip | None,
-) -> list[tuple[int, str]]:
-    """Fill the arrays with a file's first rows; return numbers and names of those left out."""
+    sieve: Sieve,
+) -> None:
+    """Fill the arrays, from an index to their end, with a file's first rows."""
     pyarrow = require("pyarrow", "train")
     struct, encoded = image_column(path, file.schema_arrow)
     label = _label_column(path, file.schema_arrow)
     batches = file.iter_batches(_ROWS_AT_A_TIME, columns=[encoded, label])
-    start = 0
-    unreadable = []
+    start = first
     try:
         for batch in batches:
             count = min(batch.num_rows, len(labels) - start)
@@ -207,17 +198,13 @@ def _read_rows(
             if encoded != struct:
                 column = column.field("bytes")
             labels[start : start + count] = _as_labels(path, batch.column(label))[:count]
-            for row, encoded_image in enumerate(column[:count].to_pylist(), start):
-                where = f"The image in row {row} of {path} (counted from 0)"
-                try:
-                    images[row] = _decode(encoded_image, dataset, where)
-                except UnreadableImageError:
-                    if skip is None:
-                        raise
-                    unreadable.append((row, where))
+            for index, encoded_image in enumerate(column[:count].to_pylist(), start):
+                where = f"The image in row {index - first} of {path} (counted from 0)"
+                with sieve.row(index, where):
+                    images[index] = _decode(encoded_image, dataset, where)
             start += count
             if start == len(labels):
-                return unreadable
+                return
     except (pyarrow.ArrowException, OSError) as error:
         raise damaged(path) from error
     raise damaged(path)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.imagenet import augmented_crop, centre_crop
 from delugeserve.data.order import Draw, EpochOrder
-from delugeserve.data.unreadable import OnUnreadable, name_some
+from delugeserve.data.unreadable import OnUnreadable, replaced
 from delugeserve.errors import DatasetError, TrainingError
 from delugeserve.zoo import DatasetSpec
 from delugeserve_client.errors import ImageError
@@ -211,7 +211,7 @@ class _Batches(DataLoader[Any]):
             unreadable.update(dict.fromkeys(names))
             # Before the last batch goes out: who knows the length need not ask for one more.
             if number == len(self) and unreadable:
-                self._say(_account(list(unreadable)))
+                self._say(replaced(list(unreadable)))
             yield images, labels
 
 
@@ -223,10 +223,3 @@ def _collate(samples: list[Sample] | DatasetError) -> _Collated | DatasetError:
         torch.tensor([sample.label for sample in samples]),
         [name for sample in samples for name in sample.unreadable],
     )
-
-
-def _account(unreadable: list[str]) -> str:
-    count, names = len(unreadable), name_some(unreadable)
-    if count == 1:
-        return f"1 image could not be read, and another was taken in its place: {names}."
-    return f"{count} images could not be read, and others were taken in their place: {names}."

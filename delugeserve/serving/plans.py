@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from delugeserve import hardware
@@ -73,7 +74,8 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
         return
     title = _TITLES[model.backend]
     facts = read_facts(model.folder, model.version)
-    again = export_command(model.folder, facts, model.backend)
+    # Called where it is said only: it may have to read the shipped weights.
+    again = partial(export_command, model.folder, facts, model.backend)
     gpus = hardware.usable_gpus()
     if not gpus:
         raise MissingDeviceError(
@@ -90,14 +92,14 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
         raise PlanError(
             f"Model '{model.name}' is a plan without its weights, which NVIDIA's own backend "
             "cannot put back.",
-            f"Export it again without --strip-weights: {again}",
+            f"Export it again without --strip-weights: {again()}",
         )
     here = _native_version() if native else installed_version(model.backend)
     if here and not _loads(here, plan):
         raise PlanError(
             f"Model '{model.name}' was built by {title} {plan['version']}, and this server has "
             f"{title} {here}, which cannot load it.",
-            f"{_who_can(model.backend, plan)}, or export it again on this machine: {again}",
+            f"{_who_can(model.backend, plan)}, or export it again on this machine: {again()}",
         )
 
 
@@ -127,7 +129,7 @@ def containers_with(version: str) -> list[str]:
 
 
 def _require_gpus(
-    model: StoredModel, plan: Mapping[str, Any], gpus: Sequence[Gpu], again: str
+    model: StoredModel, plan: Mapping[str, Any], gpus: Sequence[Gpu], again: Callable[[], str]
 ) -> None:
     """Raise unless a plan is for every GPU that a server would load it on."""
     exact, least = plan["compute_capabilities"], plan["minimum_compute_capability"]
@@ -143,7 +145,7 @@ def _require_gpus(
     if not fitting:
         raise PlanError(
             f"{is_for}, and this machine has {_listed(gpus)}.",
-            f"Serve it on such a GPU, or export it again on this machine: {again}",
+            f"Serve it on such a GPU, or export it again on this machine: {again()}",
         )
     if others:
         raise PlanError(

@@ -18,7 +18,7 @@ from delugeserve_export.engines import BACKENDS
 from delugeserve_export.interface import Infer
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
-from delugeserve_export.speed import measure_speed
+from delugeserve_export.speed import fill_batch, measure_speed
 from delugeserve_export.verification import load_version
 
 Status = Literal["passed", "built, not run", "failed", "refused", "not installed"]
@@ -139,7 +139,7 @@ def _lost(backend: str, precision: str, error: Exception) -> Row:
 def _run_once(infer: Infer, images: NDArray[np.uint8], sizes: Sequence[int]) -> None:
     """Run every batch that will be timed beside the other engines', where it could lose theirs."""
     for size in sizes:
-        infer(np.ascontiguousarray(images[np.arange(size) % len(images)]))
+        infer(fill_batch(images, size))
 
 
 def _top1_error(infer: Infer, labelled: LabelledImages, batch_size: int) -> float:

@@ -39,7 +39,7 @@ def measure_speed(
         name: {str(size): [] for size in sizes} for name in contestants
     }
     for size in sizes:
-        batch = np.ascontiguousarray(images[np.arange(size) % len(images)])
+        batch = fill_batch(images, size)
         for infer in contestants.values():
             infer(batch)  # the first of a size allocates, and may compile
         # In turn, so that a machine that slows down does so for all.
@@ -50,6 +50,11 @@ def measure_speed(
         name: {size: round(1000 * statistics.median(times), 4) for size, times in by_size.items()}
         for name, by_size in samples.items()
     }
+
+
+def fill_batch(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """A batch of so many images, repeated if there are fewer."""
+    return np.ascontiguousarray(images[np.arange(size) % len(images)])
 
 
 def _time(infer: Infer, batch: NDArray[np.uint8]) -> float:

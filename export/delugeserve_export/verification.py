@@ -96,9 +96,8 @@ def verify_version(
         manifest.write(folder)
     except OSError as error:
         unwritten = error
-    remedy = "Export the model again, on the machine it is for."
-    if unwritten:
-        remedy = f"{remedy[:-1]}; {folder} cannot be written, so its manifest does not say this."
+    unsaid = f"; {folder} cannot be written, so its manifest does not say this" if unwritten else ""
+    remedy = f"Export the model again, on the machine it is for{unsaid}."
     require_passed(verification, manifest, remedy)
     if unwritten:
         raise UnwrittenError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +48,7 @@ class OnnxRuntime(Backend):
 
     def load(self, artefact: Path, precision: Precision) -> Infer:
         """Load ``model.onnx``."""
-        runtime = require(self.module, "export")
-        options = runtime.SessionOptions()
-        options.log_severity_level = _ERROR  # it warns of each constant that it cannot fold in fp16
-        session = runtime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
+        session = self._session(artefact)
 
         def infer(images: NDArray[np.uint8]) -> Outputs:
             logits, probabilities = session.run([LOGITS, PROBABILITIES], {INPUT: images})
@@ -62,18 +60,14 @@ class OnnxRuntime(Backend):
         self, artefact: Path, precision: Precision
     ) -> Mapping[str, Mapping[Precision, int]]:
         """Count the operators of the graph as the runtime has optimised it, with onnx's help."""
-        runtime = require(self.module, "export")
         try:
             onnx = require("onnx", "export")
         except MissingExtraError:  # a machine that serves has no other use for it
             return {}
         with temporary_folder() as folder:
             path = folder / "optimised.onnx"
-            options = runtime.SessionOptions()
-            options.optimized_model_filepath = str(path)
-            options.log_severity_level = _ERROR  # it warns that the file is good for this CPU only
             try:
-                runtime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
+                self._session(artefact, optimized_model_filepath=str(path))
             except Exception as error:
                 if not path.exists():
                     raise
@@ -87,6 +81,16 @@ class OnnxRuntime(Backend):
             if node.op_type in _CONVOLUTIONS and not grouped:
                 counted[_CONVOLUTIONS[node.op_type]] += 1
         return {"Convolution": dict(counted)}
+
+    def _session(self, artefact: Path, **settings: str) -> Any:
+        runtime = require(self.module, "export")
+        options = runtime.SessionOptions()
+        # It warns of each constant that it cannot fold in fp16, and that an optimised file is good
+        # for this CPU only.
+        options.log_severity_level = _ERROR
+        for name, value in settings.items():
+            setattr(options, name, value)
+        return runtime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
 
     def triton_parameters(self, precision: Precision) -> Mapping[str, str]:
         """None: by default it uses every core."""
