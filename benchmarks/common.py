@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from delugeserve import hardware
+from delugeserve.system import hardware
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nvidia-pytriton")
 _PACKAGES += ("tritonclient", "numpy", "pillow")

@@ -15,12 +15,12 @@ from functools import partial
 
 import common
 
-from delugeserve.profiling import Phase, measure
+from delugeserve.studies.profiling import Phase, measure
 from delugeserve.zoo import ModelSpec, find_model
 
 METHOD = """A training step of 128 images in bf16, and the inference of 250 in fp32, in PyTorch
 without a compiler. Every figure comes from a process of its own: one step on a small network, one
-that is not timed, and the median of five. 'kept' is what this package does (delugeserve/heap.py),
+that is not timed, and the median of five. 'kept' is delugeserve/system/memory.py at work,
 'returned' what the GNU C library does by itself. Memory is the peak of the resident set beyond what
 the libraries take."""
 

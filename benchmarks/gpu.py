@@ -23,17 +23,17 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from delugeserve import hardware
+from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, FloatType, Infer
 from delugeserve.data.augmentation import normalise
 from delugeserve.errors import ParityError, UsageError
-from delugeserve.evaluation import network_classifier
+from delugeserve.evaluation.evaluate import network_classifier
 from delugeserve.networks.inference import FoldedDelugeNet, fold
+from delugeserve.runtimes import BACKENDS
+from delugeserve.runtimes.base import Backend, BuildOptions
+from delugeserve.system import hardware
+from delugeserve.verification.parity import BUDGETS, compare
 from delugeserve.zoo import ModelSpec, find_model
-from delugeserve_export.engines import BACKENDS
-from delugeserve_export.engines.base import Backend, BuildOptions
 from delugeserve_export.graph import build_graph
-from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, FloatType, Infer
-from delugeserve_export.parity import BUDGETS, compare
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import load_source, untrained_source
 

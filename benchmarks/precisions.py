@@ -20,12 +20,12 @@ import numpy as np
 import onnxruntime
 import torch
 
-from delugeserve import hardware
 from delugeserve.networks.flops import count
 from delugeserve.networks.inference import fold
+from delugeserve.runtimes import BACKENDS
+from delugeserve.system import hardware
 from delugeserve.zoo import ModelSpec, find_model
 from delugeserve_export.calibration import collect_histograms
-from delugeserve_export.engines import BACKENDS
 from delugeserve_export.graph import build_graph
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
 from delugeserve_export.samples import sample_images

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
 from delugeserve.data.augmentation import normalise
 from delugeserve.networks.flops import count
 from delugeserve.networks.inference import fold
+from delugeserve.runtimes import BACKENDS
 from delugeserve.zoo import IMAGENET, find_model
-from delugeserve_export.engines import BACKENDS
 from delugeserve_export.graph import build_graph
-from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import untrained_source
 

@@ -15,10 +15,10 @@ from typing import Any
 import common
 import numpy as np
 
-from delugeserve import hardware
 from delugeserve.networks.inference import fold
+from delugeserve.runtimes import BACKENDS
+from delugeserve.system import hardware
 from delugeserve.zoo import ModelSpec, find_model
-from delugeserve_export.engines import BACKENDS
 from delugeserve_export.graph import build_graph
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import load_source, untrained_source

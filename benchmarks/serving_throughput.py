@@ -20,9 +20,9 @@ import numpy as np
 import tritonclient.grpc as triton
 from closed_loop import ClosedLoop, random_images
 
+from delugeserve.runtimes import BACKENDS
 from delugeserve.serving.supervisor import serve
 from delugeserve.zoo import find_model
-from delugeserve_export.engines import BACKENDS
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
 

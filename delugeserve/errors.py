@@ -2,26 +2,26 @@
 
 ::
 
-    DelugeServeError            the base: what is wrong, and what to do about it
-    ├── UsageError              exit 2: the user can mend it
-    │   ├── UnknownNameError    a name no registry knows; suggests the nearest
+    DelugeServeError            the base: what is wrong and what to do about it
+    ├── UsageError              exit 2: the user can fix it
+    │   ├── UnknownNameError    a name is not in a registry; suggests the nearest
     │   ├── MissingExtraError   an optional dependency is not installed
     │   ├── DatasetError        images or labels cannot be read
-    │   │   └── UnreadableImageError  one image cannot be decoded
+    │   │   └── UnreadableImageError  an image cannot be decoded
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
     │   ├── RepositoryError     the model repository cannot be read or written
-    │   │   └── UnwrittenError  what was found cannot be written there; carries the manifest
     │   ├── PlanError           a compiled plan is for another runtime or another GPU
     │   ├── MissingDeviceError  there is no GPU
     │   └── PortError           a port is taken
-    └── Failure                 exit 1: the work was understood and did not succeed
-        ├── TrainingError       training cannot go on
-        │   └── StoppedError    SIGTERM has ended it; exit 143
-        ├── EvaluationError     a classifier's answers cannot be judged
+    └── Failure                 exit 1: the request was valid, but the work failed
+        ├── TrainingError       training cannot continue
+        │   └── StoppedError    training was stopped by a signal
+        ├── EvaluationError     a classifier's outputs cannot be evaluated
         ├── BuildError          a runtime cannot build its artefact
         ├── ParityError         an exported artefact does not compute what the network computes
-        │   └── RejectedError   it did not pass the gate; carries its manifest
         └── ServerError         the inference server did not start, or died
+
+Facts that a program may want are attributes; tests assert on the class and on those.
 """
 
 from __future__ import annotations
@@ -36,14 +36,17 @@ from typing import Any
 
 
 class DelugeServeError(Exception):
-    """What is wrong in one sentence, and in another what to do about it.
+    """Base class of all errors: one sentence says what is wrong, another what to do about it.
 
     Args:
-        problem: one sentence, with its full stop.
-        remedy: one sentence that says what to do, likewise.
+        problem: what is wrong, with its full stop.
+        remedy: what to do about it, with its full stop.
+
+    Attributes:
+        exit_code: exit status of the command line.
     """
 
-    exit_code = 1
+    exit_code: int = 1
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem, remedy)
@@ -55,33 +58,44 @@ class DelugeServeError(Exception):
 
 
 class UsageError(DelugeServeError):
-    """The user asked for something that cannot be; exit status 2."""
+    """The request cannot be met, and the user can fix it; exit status 2."""
 
     exit_code = 2
 
 
 class UnknownNameError(UsageError):
-    """A name that no registry knows.
+    """A name is not in a registry.
 
     Args:
-        kind: what the name should have named, such as ``"model"``.
-        name: what was given.
+        kind: what the name should refer to, such as ``"model"``.
+        name: the name given.
         known: the names that exist.
+
+    Attributes:
+        nearest: the known name most like it, or None.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.55)
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        self.nearest = nearest_name(name, self.known)
         super().__init__(
             f"There is no {kind} '{name}'.",
-            f"Did you mean '{nearest[0]}'?" if nearest else f"Choose one of: {', '.join(known)}.",
+            f"Did you mean '{self.nearest}'?"
+            if self.nearest
+            else f"Choose one of: {', '.join(self.known)}.",
         )
 
 
 class MissingExtraError(UsageError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed.
+
+    Args:
+        module: the module that cannot be imported.
+        extra: the extra of this project that installs it.
+    """
 
     def __init__(self, module: str, extra: str) -> None:
+        self.module, self.extra = module, extra
         super().__init__(
             f"This needs '{module}', which is not installed.",
             f"Install it with: pip install 'delugeserve[{extra}]'",
@@ -93,11 +107,11 @@ class DatasetError(UsageError):
 
 
 class UnreadableImageError(DatasetError):
-    """One image cannot be decoded."""
+    """An image cannot be decoded."""
 
 
 class CheckpointError(UsageError):
-    """A checkpoint is missing, damaged, or belongs to another model."""
+    """A checkpoint is missing, damaged or of another model."""
 
 
 class RepositoryError(UsageError):
@@ -110,7 +124,7 @@ class UnwrittenError(RepositoryError):
     Args:
         problem: one sentence.
         remedy: one sentence.
-        manifest: what would have been written, a :class:`delugeserve_export.manifest.Manifest`.
+        manifest: what would have been written, a :class:`delugeserve.artifacts.manifest.Manifest`.
     """
 
     def __init__(self, problem: str, remedy: str, manifest: Any) -> None:
@@ -131,21 +145,21 @@ class PortError(UsageError):
 
 
 class Failure(DelugeServeError):
-    """The request was sound, and the work failed; exit status 1."""
+    """The request was valid, but the work failed; exit status 1."""
 
 
 class TrainingError(Failure):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class StoppedError(TrainingError):
-    """SIGTERM has ended training; the exit status is the one that shells give for that."""
+    """Training was stopped by a signal; exit status 128 plus the signal's number."""
 
     exit_code = 143
 
 
 class EvaluationError(Failure):
-    """A classifier's answers cannot be judged."""
+    """A classifier's outputs cannot be evaluated."""
 
 
 class BuildError(Failure):
@@ -162,7 +176,7 @@ class RejectedError(ParityError):
     Args:
         problem: one sentence.
         remedy: one sentence.
-        manifest: what was found, a :class:`delugeserve_export.manifest.Manifest`.
+        manifest: what was found, a :class:`delugeserve.artifacts.manifest.Manifest`.
     """
 
     def __init__(self, problem: str, remedy: str, manifest: Any) -> None:
@@ -172,6 +186,11 @@ class RejectedError(ParityError):
 
 class ServerError(Failure):
     """The inference server did not start, or died."""
+
+
+def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.55) -> str | None:
+    """Return the known name most like ``name``, or None if none is close."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -194,19 +213,19 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def reason_of(error: Exception) -> str:
-    """What somebody else's error says, in its last line, or else its name."""
+    """Return the last line of a third-party error's message, or its class name."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 @contextmanager
-def memory_shortage_named(remedy: str) -> Iterator[None]:
-    """Say in a sentence that the memory of a GPU or of the machine is too small.
+def explain_out_of_memory(remedy: str) -> Iterator[None]:
+    """Turn an out-of-memory error of a GPU or of the machine into a :class:`Failure`.
 
     Args:
-        remedy: one sentence.
+        remedy: what to do about it, with its full stop.
 
     Raises:
-        Failure: it is.
+        Failure: memory ran out in the body.
     """
     try:
         yield

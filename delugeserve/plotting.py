@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from delugeserve.errors import UsageError, require
-from delugeserve.files import written_beside
+from delugeserve.system.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     check_picture_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(path) as beside:
+        with atomic_write(path) as beside:
             figure.savefig(beside)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error}.", "Choose another file.") from error

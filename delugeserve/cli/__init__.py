@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from delugeserve import __version__
-from delugeserve.cli import (
+from delugeserve.cli.commands import (
     ablation,
     benchmark,
     benchmark_engines,
@@ -31,7 +31,7 @@ from delugeserve.cli import (
     train,
     verify,
 )
-from delugeserve.cli.console import talk
+from delugeserve.cli.render.console import err_console
 from delugeserve.errors import DelugeServeError
 from delugeserve_client.errors import ClientError
 
@@ -92,7 +92,7 @@ def main() -> None:
     except (DelugeServeError, ClientError) as error:
         if _debug:
             raise
-        talk.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        err_console.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from delugeserve.data.splits import SPLIT_NAMES, Split, SplitName, allocate
 from delugeserve.data.unreadable import Sieve, decode_resized
 from delugeserve.errors import DatasetError
-from delugeserve.hardware import usable_cores
+from delugeserve.system.hardware import usable_cores
 from delugeserve.zoo import DatasetSpec
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from delugeserve.doctor.findings import Finding
-from delugeserve_export.engines import BACKENDS
-from delugeserve_export.engines.base import Backend
+from delugeserve.runtimes import BACKENDS
+from delugeserve.runtimes.base import Backend
 
 _TIMEOUT = 120.0  # seconds; the first import after an installation reads a few hundred MB
 _IMPORT = "import {0}; print({0}.__version__)"

@@ -8,9 +8,9 @@ import platform
 import sys
 from collections.abc import Iterator
 
-from delugeserve import hardware
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.errors import ServerError
+from delugeserve.system import hardware
 
 # What inference gets faster by, as Linux names it.
 _FEATURES = {

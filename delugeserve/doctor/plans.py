@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from delugeserve.artifacts.plans import read_plan
+from delugeserve.artifacts.repository import StoredModel
+from delugeserve.artifacts.versions import Version
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.errors import DelugeServeError, MissingDeviceError, UsageError
-from delugeserve.inspection.plans import read_plan
-from delugeserve.inspection.versions import Version
-from delugeserve.serving.plans import require_loadable
-from delugeserve.serving.repository import StoredModel
+from delugeserve.runtimes.plans import require_loadable
 
 
 def examine_plan(

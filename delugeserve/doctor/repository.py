@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from delugeserve import hardware
-from delugeserve.doctor.findings import Finding, Status
-from delugeserve.doctor.plans import examine_plan
-from delugeserve.doctor.server import native_backends, own_backends
-from delugeserve.errors import RepositoryError
-from delugeserve.inspection.versions import (
+from delugeserve.artifacts.manifest import FILE_NAME
+from delugeserve.artifacts.remedies import export_command, repository_option
+from delugeserve.artifacts.repository import find_models, list_names
+from delugeserve.artifacts.versions import (
     ServingConfig,
     Version,
     read_config,
     read_labels,
     read_version,
 )
-from delugeserve.serving.plans import DISTRIBUTIONS
-from delugeserve.serving.remedies import export_command, repository_option
-from delugeserve.serving.repository import find_models, list_names
+from delugeserve.doctor.findings import Finding, Status
+from delugeserve.doctor.plans import examine_plan
+from delugeserve.doctor.server import native_backends, own_backends
+from delugeserve.errors import RepositoryError
+from delugeserve.runtimes.plans import DISTRIBUTIONS
 from delugeserve.serving.server import OWN_BACKENDS
-from delugeserve_export.manifest import FILE_NAME
+from delugeserve.system import hardware
 
 
 def examine_repository(repository: Path) -> Iterator[Finding]:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from delugeserve.artifacts.remedies import export_command, read_facts
+from delugeserve.artifacts.repository import StoredModel
 from delugeserve.errors import MissingExtraError, ServerError, UsageError
-from delugeserve.hardware import order_gpus
-from delugeserve.serving import plans
+from delugeserve.runtimes import plans
 from delugeserve.serving.guardian import remove_traces
-from delugeserve.serving.remedies import export_command, read_facts
-from delugeserve.serving.repository import StoredModel
+from delugeserve.system.hardware import order_gpus
 
 WHEEL = "nvidia-pytriton"
 #: Backends of ours, by name, with the Python module that does the work.
@@ -35,7 +35,7 @@ OWN_BACKENDS: Mapping[str, str] = {
 FOLDER_PREFIX = "delugeserve-"
 _LOCK = "lock"
 _BACKENDS = Path(__file__).parent / "backends"
-_ENGINE = Path(__file__).parents[1] / "tensorrt_engine.py"
+_ENGINE = Path(__file__).parents[1] / "runtimes" / "tensorrt_engine.py"
 GLIBC = (2, 35)
 # The wheel does not say which server it carries; one that was asked did.
 _VERSIONS_IN_WHEELS = {"0.7.0": "2.51.0"}

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
+from delugeserve.artifacts.remedies import repository_option
+from delugeserve.artifacts.repository import StoredModel, find_models
 from delugeserve.errors import PortError, ServerError, UsageError
 from delugeserve.serving import log as server_log
 from delugeserve.serving import ports, processes
 from delugeserve.serving.guardian import remove_traces
-from delugeserve.serving.remedies import repository_option
-from delugeserve.serving.repository import StoredModel, find_models
 from delugeserve.serving.server import Endpoints, Launch, find_tritonserver, prepare, sweep
 
 _GUARDIAN = Path(__file__).with_name("guardian.py")

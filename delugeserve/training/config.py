@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from delugeserve import hardware
 from delugeserve.errors import UsageError
+from delugeserve.system import hardware
 from delugeserve.training.recipes import Recipe
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import lightning
 import torch
 
-from delugeserve import __version__, hardware
+from delugeserve import __version__
+from delugeserve.system import hardware
 
 
 def describe_environment(precision: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from delugeserve.errors import TrainingError, UsageError
-from delugeserve.evaluation import Evaluation
+from delugeserve.evaluation.evaluate import Evaluation
 from delugeserve.plotting import save_figure
 from delugeserve.training.config import RunConfig
 from delugeserve.training.curves import draw_curves

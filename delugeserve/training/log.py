@@ -10,7 +10,7 @@ from typing import TextIO
 
 import lightning.pytorch as pl
 
-from delugeserve.files import written_beside
+from delugeserve.system.files import atomic_write
 from delugeserve.training.records import LOG_FILE, Epoch, read_run
 from delugeserve.training.saving import MARK, saving
 
@@ -51,7 +51,7 @@ class EpochLog(pl.Callback):
         epochs = read_run(self.folder).epochs
         with (
             saving(self.folder, trainer.current_epoch),
-            written_beside(self.folder / LOG_FILE, MARK) as beside,
+            atomic_write(self.folder / LOG_FILE, MARK) as beside,
             beside.open("w", newline="", encoding="utf-8") as file,
         ):
             csv.writer(file).writerow(_FORMATS)

@@ -27,13 +27,13 @@ from delugeserve.errors import (
     StoppedError,
     TrainingError,
     UsageError,
-    memory_shortage_named,
+    explain_out_of_memory,
 )
-from delugeserve.evaluation import Evaluation, evaluate_batches, network_classifier
-from delugeserve.heap import freed_memory_kept
+from delugeserve.evaluation.evaluate import Evaluation, evaluate_batches, network_classifier
 from delugeserve.networks.build import build_network
 from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.networks.fused import require_compiler
+from delugeserve.system.memory import keep_freed_memory
 from delugeserve.training import batches
 from delugeserve.training.averaging import MovingAverage
 from delugeserve.training.batches import Images, Reading
@@ -68,7 +68,7 @@ _PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 _LESS_MEMORY = "Start again with --accumulate 2, --checkpoint-sums or a smaller --batch-size."
 
 
-@freed_memory_kept()
+@keep_freed_memory()
 def train(
     spec: ModelSpec,
     config: RunConfig,
@@ -141,7 +141,7 @@ def train(
                 with (
                     _stopped_from_outside(trainer),
                     lost_workers_named(),
-                    memory_shortage_named(_LESS_MEMORY),
+                    explain_out_of_memory(_LESS_MEMORY),
                 ):
                     trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
         if not world.is_first:

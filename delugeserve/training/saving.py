@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from delugeserve.errors import CheckpointError, TrainingError
-from delugeserve.files import written_beside
+from delugeserve.system.files import atomic_write
 
 STATE_FILE = "last.ckpt"
 """The state after a run's last whole epoch, from which it can go on."""
@@ -66,7 +66,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written; what was there before is untouched.
     """
-    with written_beside(path, MARK) as beside:
+    with atomic_write(path, MARK) as beside:
         beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -88,7 +88,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         with (
             saving(path.parent, checkpoint["epoch"]),
-            written_beside(path, MARK) as beside,
+            atomic_write(path, MARK) as beside,
             beside.open("wb") as file,
         ):
             try:

@@ -23,8 +23,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from delugeserve.artifacts.interface import INPUT
 from delugeserve.errors import EvaluationError, require
-from delugeserve_export.interface import INPUT
 
 Method = Literal["entropy", "minmax", "percentile"]
 METHODS: tuple[Method, ...] = get_args(Method)

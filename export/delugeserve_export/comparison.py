@@ -11,15 +11,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from delugeserve.artifacts.interface import Infer
 from delugeserve.data.datasets import LabelledImages
 from delugeserve.errors import DelugeServeError, Failure, MissingExtraError, reason_of
-from delugeserve.evaluation import evaluate
-from delugeserve_export.engines import BACKENDS
-from delugeserve_export.interface import Infer
+from delugeserve.evaluation.evaluate import evaluate
+from delugeserve.runtimes import BACKENDS
+from delugeserve.verification.verify import load_version
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
 from delugeserve_export.speed import fill_batch, measure_speed
-from delugeserve_export.verification import load_version
 
 Status = Literal["passed", "built, not run", "failed", "refused", "not installed"]
 

@@ -18,10 +18,10 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from delugeserve import __version__
+from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, FloatType, SumForm
 from delugeserve.networks.inference import FoldedDelugeNet, WeightedSum
 from delugeserve.zoo import DatasetSpec
 from delugeserve_export import horner
-from delugeserve_export.interface import INPUT, LOGITS, PROBABILITIES, FloatType, SumForm
 from delugeserve_export.precision import FORMATS, encode
 
 
@@ -45,7 +45,7 @@ def build_graph(
 
     Returns:
         A checked, serialised ONNX model; its inputs and outputs are those of
-        :mod:`delugeserve_export.interface`.
+        :mod:`delugeserve.artifacts.interface`.
 
     Raises:
         UsageError: a weight is too large for ``float_type``.

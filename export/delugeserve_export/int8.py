@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from delugeserve.data.datasets import load_images
 from delugeserve.errors import UnknownNameError, UsageError
-from delugeserve.evaluation import network_classifier
-from delugeserve.files import temporary_folder
+from delugeserve.evaluation.evaluate import network_classifier
 from delugeserve.networks.flops import count
+from delugeserve.runtimes import BACKENDS
+from delugeserve.runtimes.base import Backend
+from delugeserve.system.files import temporary_folder
 from delugeserve_export.calibration import METHODS, Method, collect_histograms, threshold
-from delugeserve_export.engines import BACKENDS
-from delugeserve_export.engines.base import Backend
 from delugeserve_export.mixed_precision import Loss, OnStep, choose_layers, loss_of
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
 from delugeserve_export.samples import sample_images

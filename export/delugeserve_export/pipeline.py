@@ -13,22 +13,23 @@ from pathlib import Path
 
 import torch
 
-from delugeserve import __version__, hardware
+from delugeserve import __version__
+from delugeserve.artifacts.interface import FloatType, Precision, SumForm
+from delugeserve.artifacts.manifest import Manifest, describe_files
+from delugeserve.artifacts.publishing import publish, staging, write_labels
 from delugeserve.errors import MissingDeviceError, PlanError
-from delugeserve.evaluation import network_classifier
+from delugeserve.evaluation.evaluate import network_classifier
 from delugeserve.networks.inference import fold
-from delugeserve_export.engines.base import Backend, load_runs
-from delugeserve_export.evidence import Evidence
-from delugeserve_export.gate import check_precision, examine, not_run, require_passed
+from delugeserve.runtimes.base import Backend, load_runs
+from delugeserve.system import hardware
+from delugeserve.verification.evidence import Evidence
+from delugeserve.verification.gate import check_precision, examine, not_run, require_passed
 from delugeserve_export.graph import build_graph
 from delugeserve_export.int8 import quantise
-from delugeserve_export.interface import FloatType, Precision, SumForm
-from delugeserve_export.manifest import Manifest, describe_files
 from delugeserve_export.request import Request, settle
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import describe_network, untrained_source
 from delugeserve_export.speed import measure_speed
-from delugeserve_export.triton_repository import publish, staging, write_labels
 from delugeserve_export.tuning import choose_sum_form
 from delugeserve_export.typed_graph import check_graph
 

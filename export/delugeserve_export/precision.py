@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from delugeserve.artifacts.interface import FloatType
 from delugeserve.errors import UsageError
-from delugeserve_export.interface import FloatType
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from delugeserve_export.interface import Integers
+from delugeserve.artifacts.interface import Integers
 
 
 @dataclass(frozen=True)

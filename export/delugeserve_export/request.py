@@ -6,18 +6,18 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from delugeserve.artifacts.interface import Precision, SumForm
+from delugeserve.artifacts.publishing import free_version
 from delugeserve.data.datasets import check_source
 from delugeserve.errors import RepositoryError, UnknownNameError, UsageError
 from delugeserve.networks.flops import count
+from delugeserve.runtimes import choose_backend
+from delugeserve.runtimes.base import Backend, BuildOptions
+from delugeserve.verification.gate import batch_sizes
 from delugeserve.zoo import ModelSpec
-from delugeserve_export.engines import choose_backend
-from delugeserve_export.engines.base import Backend, BuildOptions
-from delugeserve_export.gate import batch_sizes
 from delugeserve_export.int8 import Int8Options
-from delugeserve_export.interface import Precision, SumForm
 from delugeserve_export.samples import default_source
 from delugeserve_export.source import Source, load_source
-from delugeserve_export.triton_repository import free_version
 from delugeserve_export.tuning import FORMS
 
 _REFERENCE_FLOPS = 250e9

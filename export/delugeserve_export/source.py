@@ -18,8 +18,8 @@ from delugeserve.data.augmentation import normalise
 from delugeserve.errors import UsageError
 from delugeserve.networks.build import Network, build_network
 from delugeserve.networks.delugenet import DelugeNet
+from delugeserve.system.files import sha256
 from delugeserve.zoo import ModelSpec
-from delugeserve_export.manifest import sha256
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from delugeserve_export.interface import Infer
+from delugeserve.artifacts.interface import Infer
 
 Name = TypeVar("Name", bound=str)
 

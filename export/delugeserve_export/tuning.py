@@ -11,10 +11,10 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from delugeserve.files import temporary_folder
-from delugeserve.tensorrt_engine import cache_folder, write_cache
-from delugeserve_export.engines.base import Backend
-from delugeserve_export.interface import Infer, Precision, SumForm
+from delugeserve.artifacts.interface import Infer, Precision, SumForm
+from delugeserve.runtimes.base import Backend
+from delugeserve.runtimes.tensorrt_engine import cache_folder, write_cache
+from delugeserve.system.files import temporary_folder
 from delugeserve_export.speed import measure_speed
 
 FORMS: tuple[SumForm, ...] = get_args(SumForm)

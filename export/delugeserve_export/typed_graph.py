@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from delugeserve_export.engines import BACKENDS
-from delugeserve_export.evidence import Evidence
-from delugeserve_export.gate import Check
-from delugeserve_export.interface import Precision
-from delugeserve_export.parity import BUDGETS, compare
+from delugeserve.artifacts.interface import Precision
+from delugeserve.runtimes import BACKENDS
+from delugeserve.verification.evidence import Evidence
+from delugeserve.verification.gate import Check
+from delugeserve.verification.parity import BUDGETS, compare
 
 # ONNX Runtime has no bf16 convolution on the CPU; OpenVINO rounds to bf16 where the graph does.
 _RUNNERS: Mapping[Precision, str] = {"bf16": "openvino"}

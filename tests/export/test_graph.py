@@ -11,12 +11,12 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from delugeserve.artifacts.interface import SumForm
 from delugeserve.data.augmentation import normalise
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
 from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
 from delugeserve_export.graph import build_graph
-from delugeserve_export.interface import SumForm
 
 SMALL_IMAGENET = dataclasses.replace(IMAGENET, image_size=64, num_classes=13)
 SPECS = {

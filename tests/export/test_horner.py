@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as arrays
 
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
+from delugeserve.runtimes.openvino import OpenVino
 from delugeserve.zoo import CIFAR10, ModelSpec
-from delugeserve_export.engines.openvino import OpenVino
 from delugeserve_export.graph import build_graph
 from delugeserve_export.horner import EPSILON, factors
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from delugeserve import hardware
 from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.data.augmentation import normalise
 from delugeserve.data.datasets import load_images
 from delugeserve.errors import DatasetError, ParityError, UnknownNameError, UsageError
 from delugeserve.networks.build import build_network
+from delugeserve.runtimes.onnxruntime import OnnxRuntime
+from delugeserve.system import hardware
+from delugeserve.verification.verify import verify_version
 from delugeserve.zoo import CIFAR10, ModelSpec
-from delugeserve_export.engines.onnxruntime import OnnxRuntime
 from delugeserve_export.int8 import Int8Options
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
-from delugeserve_export.verification import verify_version
 
 TINY = ModelSpec("tiny", "cifar", (8, 12), (2, 2), CIFAR10)
 CONVOLUTIONS = 14

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from delugeserve import runtimes as engines
 from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.errors import (
     CheckpointError,
@@ -20,10 +21,9 @@ from delugeserve.errors import (
 )
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
+from delugeserve.runtimes import choose_backend
+from delugeserve.runtimes.onnxruntime import OnnxRuntime
 from delugeserve.zoo import CIFAR10, ModelSpec, find_model
-from delugeserve_export import engines
-from delugeserve_export.engines import choose_backend
-from delugeserve_export.engines.onnxruntime import OnnxRuntime
 from delugeserve_export.graph import build_graph
 from delugeserve_export.int8 import Int8Options
 from delugeserve_export.pipeline import Progress, export
@@ -174,9 +174,11 @@ def test_an_empty_batch_is_refused(request_for):
 
 
 def test_auto_follows_the_processor_and_says_why(monkeypatch):
-    monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
+    monkeypatch.setattr("delugeserve.system.hardware.usable_gpus", tuple)
     for native, name in ((True, "openvino"), (False, "onnxruntime")):
-        monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda native=native: native)
+        monkeypatch.setattr(
+            "delugeserve.system.hardware.has_native_bf16", lambda native=native: native
+        )
         backend, reason = choose_backend("auto")
         assert backend.name == name
         assert "bf16" in reason
@@ -193,8 +195,8 @@ def test_auto_follows_the_processor_and_says_why(monkeypatch):
     ],
 )
 def test_auto_takes_what_has_the_precision(monkeypatch, native, precision, name):
-    monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
-    monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda: native)
+    monkeypatch.setattr("delugeserve.system.hardware.usable_gpus", tuple)
+    monkeypatch.setattr("delugeserve.system.hardware.has_native_bf16", lambda: native)
     backend, reason = choose_backend("auto", precision)
     assert backend.name == name
     assert precision in reason
@@ -202,14 +204,14 @@ def test_auto_takes_what_has_the_precision(monkeypatch, native, precision, name)
 
 
 def test_auto_takes_no_plan_where_it_could_not_run(monkeypatch, request_for):
-    monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
+    monkeypatch.setattr("delugeserve.system.hardware.usable_gpus", tuple)
     with pytest.raises(UnknownNameError, match=r"no precision of .* 'fp16'"):
         settle(request_for(backend="auto", precision="fp16"))
 
 
 def test_auto_takes_what_is_installed(monkeypatch):
-    monkeypatch.setattr("delugeserve.hardware.usable_gpus", tuple)
-    monkeypatch.setattr("delugeserve.hardware.has_native_bf16", lambda: True)
+    monkeypatch.setattr("delugeserve.system.hardware.usable_gpus", tuple)
+    monkeypatch.setattr("delugeserve.system.hardware.has_native_bf16", lambda: True)
     monkeypatch.setattr(engines, "_installed", lambda backend: backend.name == "onnxruntime")
     backend, reason = choose_backend("auto")
     assert backend.name == "onnxruntime"
@@ -226,7 +228,7 @@ def test_a_network_may_be_let_go_in_any_thread(request_for):
     script = (
         "import gc, signal, sys, threading\n"
         "from pathlib import Path\n"
-        "from delugeserve_export.verification import load_version\n"
+        "from delugeserve.verification.verify import load_version\n"
         "held = [load_version(Path(sys.argv[1]))]\n"
         "def let_go():\n"
         "    held.clear()\n"

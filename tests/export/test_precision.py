@@ -7,11 +7,11 @@ import torch
 from onnx import TensorProto
 
 from delugeserve.errors import UsageError
-from delugeserve.evaluation import network_classifier
+from delugeserve.evaluation.evaluate import network_classifier
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
+from delugeserve.verification.evidence import Evidence
 from delugeserve.zoo import CIFAR10, ModelSpec, find_model
-from delugeserve_export.evidence import Evidence
 from delugeserve_export.graph import build_graph
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import load_source

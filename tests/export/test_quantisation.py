@@ -10,13 +10,13 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+from delugeserve.artifacts.interface import SumForm
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
+from delugeserve.runtimes import BACKENDS
 from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
 from delugeserve_export.calibration import collect_histograms
-from delugeserve_export.engines import BACKENDS
 from delugeserve_export.graph import build_graph
-from delugeserve_export.interface import SumForm
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
 
 ON_CPU = [BACKENDS[name] for name in ("onnxruntime", "openvino")]

@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
+from delugeserve.runtimes.onnxruntime import OnnxRuntime
 from delugeserve_export import tuning
-from delugeserve_export.engines.onnxruntime import OnnxRuntime
 from delugeserve_export.tuning import FORMS, choose_sum_form
 
 IMAGES = np.zeros((2, 4, 4, 3), np.uint8)

@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from delugeserve.cli.references import recognise
-from delugeserve.cli.subjects import open_subject
+from delugeserve.artifacts.references import recognise
 from delugeserve.data.datasets import load_images
-from delugeserve.evaluation import evaluate_fully
+from delugeserve.evaluation.evaluate import evaluate_fully
+from delugeserve.evaluation.subjects import open_subject
 from delugeserve.zoo import CIFAR10, find_model
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from delugeserve import hardware
 from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.errors import ServerError
-from delugeserve.hardware import Gpu
 from delugeserve.networks.build import build_network
 from delugeserve.serving import server
 from delugeserve.serving.supervisor import serve
+from delugeserve.system import hardware
+from delugeserve.system.hardware import Gpu
 from delugeserve.zoo import CIFAR10, ModelSpec
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request

@@ -1,0 +1,1 @@
+"""What lies on disk: checkpoints, graphs, plans, manifests and model repositories; torch-free."""

@@ -1,0 +1,153 @@
+"""What a model repository holds, read before a server is asked to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delugeserve.artifacts.remedies import repository_option
+from delugeserve.errors import RepositoryError, UnknownNameError
+
+CONFIG = "config.pbtxt"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model folder with a readable ``config.pbtxt``.
+
+    Attributes:
+        name: the folder's name, which is the name it is served under.
+        folder: absolute path.
+        backend: what runs it, such as ``onnxruntime``.
+        complete: the configuration states its inputs and outputs, so no backend has to find out.
+        version: the version that answers a request that asks for none: the newest one that the
+            configuration allows; None if there is none.
+        gpus: numbers of the GPUs that the configuration gives its instances; empty for all that the
+            server sees.
+    """
+
+    name: str
+    folder: Path
+    backend: str
+    complete: bool
+    version: int | None = None
+    gpus: tuple[int, ...] = ()
+
+
+def find_models(repository: Path, names: Sequence[str] | None = None) -> list[StoredModel]:
+    """The models of a repository, in the order of their names.
+
+    Hidden folders, files and folders without a configuration are passed over: an exporter may be
+    at work in the same place.
+
+    Args:
+        repository: the folder that holds one folder for each model.
+        names: only these, all of which must exist; None means every model.
+
+    Raises:
+        RepositoryError: there is no repository, no model in it, or a configuration does not parse.
+        UnknownNameError: a name is not there.
+    """
+    known = list_names(repository)
+    for name in names or ():
+        if name not in known:
+            raise UnknownNameError(f"model in '{repository}' named", name, known)
+    chosen = sorted(set(names)) if names else known
+    return [_read(name, repository / name / CONFIG) for name in chosen]
+
+
+def list_names(repository: Path) -> list[str]:
+    """The names of a repository's models, whose configurations nobody has read yet.
+
+    Raises:
+        RepositoryError: there is no repository, or no model in it.
+    """
+    if not repository.is_dir():
+        raise RepositoryError(
+            f"There is no model repository at '{repository}'.", _export_into(repository)
+        )
+    try:
+        names = [
+            folder.name
+            for folder in sorted(repository.iterdir())
+            if not folder.name.startswith(".") and (folder / CONFIG).is_file()
+        ]
+    except PermissionError:
+        raise RepositoryError(
+            f"The model repository '{repository}' may not be read.",
+            "Give this user the right to read it and all below it.",
+        ) from None
+    if not names:
+        raise RepositoryError(
+            f"There is no model in the repository '{repository}'.", _export_into(repository)
+        )
+    return names
+
+
+def parse_config(path: Path) -> Any:
+    """Read a ``config.pbtxt`` as Triton's ``ModelConfig`` message.
+
+    Raises:
+        RepositoryError: it does not parse.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        # A field of a newer Triton is its business, not ours: let it pass.
+        return text_format.Parse(
+            path.read_text(encoding="utf-8"),
+            model_config_pb2.ModelConfig(),
+            allow_unknown_field=True,
+        )
+    except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        raise RepositoryError(
+            f"The configuration of model '{path.parent.name}' cannot be read ({path}: {error}).",
+            f"Export the model again, or take it away: {path.parent}",
+        ) from None
+
+
+def _export_into(repository: Path) -> str:
+    return f"Export one with: delugeserve export --model delugenet38{repository_option(repository)}"
+
+
+def _read(name: str, path: Path) -> StoredModel:
+    config = parse_config(path)
+    if any(character.isspace() for character in name):
+        raise RepositoryError(
+            f"The model '{name}' has a space in its name, which the server does not survive.",
+            f"Rename the folder: {path.parent}",
+        )
+    if config.name and config.name != name:
+        raise RepositoryError(
+            f"The folder of model '{config.name}' is called '{name}'.",
+            f"Rename the folder, or correct the name in {path}.",
+        )
+    return StoredModel(
+        name,
+        path.parent.resolve(),
+        config.backend or config.platform.partition("_")[0],
+        bool(config.backend and config.input and config.output),
+        _version(path.parent, config.version_policy.specific.versions),
+        _gpus(config.instance_group),
+    )
+
+
+def _gpus(groups: Sequence[Any]) -> tuple[int, ...]:
+    """The GPUs that groups of instances name; one that names none has them all."""
+    if not all(group.gpus for group in groups):
+        return ()
+    return tuple(sorted({gpu for group in groups for gpu in group.gpus}))
+
+
+def _version(folder: Path, allowed: Sequence[int]) -> int | None:
+    """The newest version in a model's folder; if the configuration names any, of those."""
+    found = (
+        int(child.name)
+        for child in folder.iterdir()
+        # Triton passes over a folder whose number starts with a zero.
+        if child.is_dir() and child.name.isdecimal() and not child.name.startswith("0")
+    )
+    return max((number for number in found if not allowed or number in allowed), default=None)

@@ -1,0 +1,67 @@
+"""``delugeserve models``: what the registry knows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from delugeserve.cli.render.console import err_console, print_json, print_table
+from delugeserve.networks.flops import count
+from delugeserve.zoo import MODELS, ModelSpec
+
+
+def command(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the models: size, cost, published error, trained weights."""
+    rows = [_describe(spec) for spec in MODELS.values()]
+    if json:
+        print_json(rows)
+        return
+    # Narrow enough for a terminal of 80 columns.
+    print_table(
+        ("model", "data set", "depth", "#params", "GFLOPs", "error %", "weights"),
+        (
+            (
+                row["name"],
+                row["dataset"],
+                str(row["depth"]),
+                f"{row['params'] / 1e6:.2f}M",
+                f"{row['gflops']:.2f}",
+                _error(row["published"]),
+                "shipped" if row["weights"] else "-",
+            )
+            for row in rows
+        ),
+        texts=2,
+    )
+    err_console.print("error %: the paper's, top-1 or top-1/top-5, on the test images")
+
+
+def _error(published: dict[str, float] | None) -> str:
+    if published is None:
+        return "-"
+    top1, top5 = published["top1_error"], published["top5_error"]
+    return f"{top1:.2f}/{top5:.2f}" if top5 else f"{top1:.2f}"
+
+
+def _describe(spec: ModelSpec) -> dict[str, Any]:
+    complexity = count(spec)
+    paper = spec.published
+    return {
+        "name": spec.name,
+        "dataset": spec.dataset.title,
+        "image_size": spec.dataset.image_size,
+        "depth": spec.depth,
+        "params": complexity.params,
+        "gflops": complexity.flops / 1e9,
+        "published": paper
+        and {
+            "params_m": paper.params_m,
+            "gflops": paper.gflops,
+            "top1_error": paper.top1_error,
+            "top5_error": paper.top5_error,
+        },
+        "weights": str(spec.weights) if spec.weights else None,
+    }

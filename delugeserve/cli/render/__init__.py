@@ -1,0 +1,1 @@
+"""Consoles, tables and reports of the command line."""

@@ -1,0 +1,97 @@
+"""ONNX Runtime: the artefact is the ONNX file itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
+from delugeserve.errors import MissingExtraError, require
+from delugeserve.runtimes.base import DEFAULTS, Backend, BuildOptions
+from delugeserve.system.files import temporary_folder
+
+_CONVOLUTIONS: Mapping[str, Precision] = {
+    "Conv": "fp32",
+    "FusedConv": "fp32",
+    "NhwcFusedConv": "fp32",
+    "QLinearConv": "int8",
+    "ConvInteger": "int8",
+}
+_ERROR = 3
+
+
+class OnnxRuntime(Backend):
+    """ONNX Runtime on the CPU, in fp32 or int8."""
+
+    name = "onnxruntime"
+    title = "ONNX Runtime"
+    module = "onnxruntime"
+    # It keeps a BatchNormalization in its blocked layout, as a depthwise convolution; not a Mul.
+    sum_form = "batchnorm"
+    integers = "uint8"
+    precisions = ("fp32", "int8")
+
+    def best_precision(self) -> Precision:
+        """fp32: int8 has to be asked for."""
+        return "fp32"
+
+    def build(self, model: bytes, folder: Path, options: BuildOptions = DEFAULTS) -> Path:
+        """Write ``model.onnx``."""
+        path = folder / "model.onnx"
+        path.write_bytes(model)
+        return path
+
+    def load(self, artefact: Path, precision: Precision) -> Infer:
+        """Load ``model.onnx``."""
+        session = self._session(artefact)
+
+        def infer(images: NDArray[np.uint8]) -> Outputs:
+            logits, probabilities = session.run([LOGITS, PROBABILITIES], {INPUT: images})
+            return logits, probabilities
+
+        return infer
+
+    def executed_precisions(
+        self, artefact: Path, precision: Precision
+    ) -> Mapping[str, Mapping[Precision, int]]:
+        """Count the operators of the graph as the runtime has optimised it, with onnx's help."""
+        try:
+            onnx = require("onnx", "export")
+        except MissingExtraError:  # a machine that serves has no other use for it
+            return {}
+        with temporary_folder() as folder:
+            path = folder / "optimised.onnx"
+            try:
+                self._session(artefact, optimized_model_filepath=str(path))
+            except Exception as error:
+                if not path.exists():
+                    raise
+                # It was optimised, and could not be written whole; the runtime does not say so.
+                raise OSError(f"{self.title} says '{error}'") from error
+            optimised = onnx.load(path)
+        counted: Counter[Precision] = Counter()
+        for node in optimised.graph.node:
+            grouped = any(field.name == "group" and field.i > 1 for field in node.attribute)
+            # The terms of weighted sums have become grouped ones.
+            if node.op_type in _CONVOLUTIONS and not grouped:
+                counted[_CONVOLUTIONS[node.op_type]] += 1
+        return {"Convolution": dict(counted)}
+
+    def _session(self, artefact: Path, **settings: str) -> Any:
+        runtime = require(self.module, "export")
+        options = runtime.SessionOptions()
+        # It warns of each constant that it cannot fold in fp16, and that an optimised file is good
+        # for this CPU only.
+        options.log_severity_level = _ERROR
+        for name, value in settings.items():
+            setattr(options, name, value)
+        return runtime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
+
+    def triton_parameters(self, precision: Precision) -> Mapping[str, str]:
+        """None: by default it uses every core."""
+        return {}

@@ -1,0 +1,1 @@
+"""What only the paper's reader needs: ablation, connectivity, profiling and their plots."""

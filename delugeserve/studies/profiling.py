@@ -1,0 +1,259 @@
+"""Memory and speed of one network in several forms, as in the paper's section 5.
+
+Every figure comes from a process of its own, so that no form profits from memory that another has
+left behind. A shared machine drifts, so every round measures all forms, one after the other, every
+second round goes backwards, and ratios are taken within the rounds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from delugeserve.errors import Failure, UsageError, explain_out_of_memory
+from delugeserve.networks.build import build_network
+from delugeserve.networks.delugenet import DelugeNet
+from delugeserve.networks.inference import fold
+from delugeserve.networks.per_reader import per_reader
+from delugeserve.system.memory import keep_freed_memory
+from delugeserve.zoo import ModelSpec
+
+Phase = Literal["training", "inference"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of a network.
+
+    Attributes:
+        title: what to call it.
+        phases: in which it differs from the others.
+        fused: whether its cross-layer sums are fused and compiled.
+        checkpointed: whether its sums are computed again in the backward pass.
+    """
+
+    title: str
+    phases: tuple[Phase, ...] = ("training", "inference")
+    fused: bool = False
+    checkpointed: bool = False
+
+
+REFERENCE = "per-reader"
+
+VARIANTS = MappingProxyType(
+    {
+        REFERENCE: Variant("every reader normalises anew (the authors)"),
+        "once": Variant("every output is normalised once"),
+        "fused": Variant("the same, fused sums", fused=True),
+        "checkpointed": Variant("the same, checkpointed sums", ("training",), checkpointed=True),
+        "fused-checkpointed": Variant("the same, both", ("training",), True, True),
+        "folded": Variant("no BatchNorm left", ("inference",)),
+        "baseline": Variant("ResNet-like baseline, 3x3 shortcut"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one process measured.
+
+    Attributes:
+        seconds: of a step, the median.
+        cpu_seconds: that all threads of the process spent on a step, the median.
+        peak_bytes: the most memory held at a time beyond what the libraries take.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+Samples = dict[tuple[Phase, str], list[Sample]]
+"""A sample for each round, by phase and variant."""
+
+
+def profile(
+    spec: ModelSpec,
+    batch: int,
+    precision: Precision,
+    variants: Sequence[str] = tuple(VARIANTS),
+    *,
+    rounds: int = 3,
+    steps: int = 3,
+    say: Callable[[str], None] = lambda _: None,
+) -> Samples:
+    """Measure variants of a network, in training and in inference.
+
+    Args:
+        spec: the network, a DelugeNet.
+        batch: images in a step.
+        precision: ``bf16`` is autocast, and for the folded form, bf16 throughout.
+        variants: names out of :data:`VARIANTS`.
+        rounds: how often each is measured.
+        steps: timed steps of a measurement, after one that is not.
+        say: prints one line before each measurement.
+
+    Raises:
+        UsageError: the model is a baseline.
+        Failure: a process died, most likely for want of memory.
+    """
+    if spec.baseline:
+        raise UsageError(
+            f"{spec.name} is a baseline, which has no cross-layer sums to profile.",
+            "Name a DelugeNet; its baseline is among the variants.",
+        )
+    contestants: list[tuple[Phase, str]] = [
+        (phase, name)
+        for phase in ("training", "inference")
+        for name in variants
+        if phase in VARIANTS[name].phases
+    ]
+    samples: Samples = {contestant: [] for contestant in contestants}
+    spawn = multiprocessing.get_context("spawn")
+    for number in range(rounds):
+        for phase, name in contestants[:: -1 if number % 2 else 1]:
+            say(f"round {number + 1} of {rounds}: {phase}, {name}")
+            with ProcessPoolExecutor(1, spawn) as process:
+                try:
+                    with explain_out_of_memory("Give a smaller --batch."):
+                        sample = process.submit(
+                            measure, spec, batch, precision, name, phase, steps
+                        ).result()
+                except BrokenProcessPool as error:
+                    raise Failure(
+                        f"The process that measured {name} in {phase} was killed.",
+                        "If memory ran out, give a smaller --batch.",
+                    ) from error
+            samples[phase, name].append(sample)
+    return samples
+
+
+def speed_ratio(samples: Samples, phase: Phase, name: str) -> list[float]:
+    """How many times as fast as the reference, by round."""
+    pairs = zip(samples[phase, REFERENCE], samples[phase, name], strict=True)
+    return [reference.seconds / sample.seconds for reference, sample in pairs]
+
+
+def memory_ratio(samples: Samples, phase: Phase, name: str) -> list[float]:
+    """Which part of the reference's memory, by round."""
+    pairs = zip(samples[phase, REFERENCE], samples[phase, name], strict=True)
+    return [sample.peak_bytes / reference.peak_bytes for reference, sample in pairs]
+
+
+@keep_freed_memory()
+def measure(
+    spec: ModelSpec, batch: int, precision: Precision, name: str, phase: Phase, steps: int
+) -> Sample:
+    """Measure one variant in this process, which should be fresh."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # A few layers of the same sizes first: libraries load and kernels are compiled, and none of
+    # that counts.
+    shallow = replace(spec, layers=(2,) * len(spec.layers))
+    _stepper(shallow, batch, precision, name, phase, device)()
+    memory = _memory_meter(device)
+    step = _stepper(spec, batch, precision, name, phase, device)
+    step()
+    times, cpu_times = [], []
+    for _ in range(steps):
+        start, cpu_start = time.perf_counter(), time.process_time()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+        cpu_times.append(time.process_time() - cpu_start)
+    return Sample(median(times), median(cpu_times), memory())
+
+
+def _stepper(
+    spec: ModelSpec,
+    batch: int,
+    precision: Precision,
+    name: str,
+    phase: Phase,
+    device: torch.device,
+) -> Callable[[], None]:
+    """Build a variant and the function that makes one step with it."""
+    network = _build(spec, name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.randn(batch, *spec.input_shape, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    autocast = precision == "bf16"
+    if autocast and name == "folded":
+        # As it is served: weights in bf16 too. Autocast would leave its sums in float32.
+        network, images, autocast = network.bfloat16(), images.bfloat16(), False
+    labels = torch.arange(batch, device=device) % spec.dataset.num_classes
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4
+    )
+
+    def forward() -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            logits: Tensor = network(images)
+        return logits.float()
+
+    def train() -> None:
+        F.cross_entropy(forward(), labels).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def infer() -> None:
+        with torch.no_grad():
+            forward()
+
+    network.train(phase == "training")
+    return train if phase == "training" else infer
+
+
+def _build(spec: ModelSpec, name: str) -> nn.Module:
+    if name == "baseline":
+        return build_network(replace(spec, baseline="3x3"), seed=0)
+    network = build_network(spec, seed=0)
+    assert isinstance(network, DelugeNet)
+    if name == REFERENCE:
+        return per_reader(network)
+    if name == "folded":
+        return fold(network)
+    if VARIANTS[name].fused:
+        network.fuse_sums()
+    if VARIANTS[name].checkpointed:
+        network.checkpoint_sums()
+    return network
+
+
+def _memory_meter(device: torch.device) -> Callable[[], int]:
+    """Start to watch memory; the result tells the peak since, in bytes, above the start."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        return lambda: torch.cuda.max_memory_allocated() - before
+    if sys.platform != "linux":
+        raise UsageError("Peak memory is read from Linux's /proc.", "Profile on Linux or a GPU.")
+    # Give back what the heap keeps, or its reuse would not be seen.
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+    before = _proc_status("VmRSS")
+    return lambda: _proc_status("VmHWM") - before
+
+
+def _proc_status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field):
+            return 1024 * int(line.split()[1])
+    raise Failure(f"/proc/self/status has no {field}.", "Profile on another machine.")

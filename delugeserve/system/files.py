@@ -1,0 +1,59 @@
+"""Atomic file writes, digests and temporary folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from delugeserve.errors import UsageError
+
+
+@contextmanager
+def atomic_write(path: Path, mark: str | None = None) -> Iterator[Path]:
+    """Write a file atomically: yield a temporary path, renamed to ``path`` if the body succeeds.
+
+    Args:
+        path: the file to write. The temporary file is in the same folder and has the same suffix.
+        mark: prefix of the temporary file's name. None takes the process number, so that two
+            processes can write at once; a fixed one overwrites what a killed process left.
+    """
+    beside = path.with_name(f".{mark or os.getpid()}-{path.name}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(prefix: str = "delugeserve-") -> Iterator[Path]:
+    """Yield a folder for temporary files, removed at the end.
+
+    Args:
+        prefix: prefix of its name.
+
+    Raises:
+        UsageError: it cannot be made, or the disk is full.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+            yield Path(folder)
+    except OSError as error:
+        where = f" to {tempfile.tempdir}" if tempfile.tempdir else ""
+        raise UsageError(
+            f"Temporary files cannot be written{where}: {error.strerror or error}.",
+            "Free some space there, or set TMPDIR to a folder that has it.",
+        ) from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The proof that an artefact computes what the network computes; torch-free."""

@@ -1,0 +1,197 @@
+"""Publishing: loadable at every moment."""
+
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from delugeserve.artifacts import publishing as triton_repository
+from delugeserve.artifacts.publishing import (
+    free_version,
+    model_config,
+    publish,
+    staging,
+    write_labels,
+)
+from delugeserve.errors import RepositoryError
+
+CONFIG = {
+    "backend": "onnxruntime",
+    "instance_kind": "KIND_AUTO",
+    "artefact": "model.onnx",
+    "max_batch_size": 8,
+    "image_size": 32,
+    "num_classes": 2,
+    "parameters": {"resize_size": "32"},
+}
+
+
+def publish_one(repository, content="weights"):
+    with staging(repository) as workspace:
+        staged = workspace / "version"
+        staged.mkdir()
+        (staged / "model.onnx").write_text(content)
+        write_labels(staged, ["cat", "dog"])
+        return publish(staged, repository, "net", **CONFIG)
+
+
+def served_version(repository):
+    """The version a server would load, checked to be whole."""
+    config = text_format.Parse((repository / "net/config.pbtxt").read_text(), pb.ModelConfig())
+    (version,) = config.version_policy.specific.versions
+    folder = repository / "net" / str(version)
+    assert (folder / config.default_model_filename).is_file()
+    for output in config.output:
+        assert (repository / "net" / output.label_filename).read_text() == "cat\ndog\n"
+    return version
+
+
+def leftovers(repository):
+    return [path.name for path in repository.parent.iterdir() if path != repository]
+
+
+def test_the_config_says_what_was_asked():
+    config = text_format.Parse(model_config(model="net", version=3, **CONFIG), pb.ModelConfig())
+    assert config.name == "net"
+    assert config.max_batch_size == 8
+    assert list(config.input[0].dims) == [32, 32, 3]
+    assert config.input[0].data_type == pb.TYPE_UINT8
+    assert [output.name for output in config.output] == ["logits", "probabilities"]
+    assert {warmup.batch_size for warmup in config.model_warmup} == {1, 8}
+    assert config.parameters["resize_size"].string_value == "32"
+    assert list(config.version_policy.specific.versions) == [3]
+
+
+def test_versions_count_up_and_the_newest_is_served(tmp_path):
+    repository = tmp_path / "repository"
+    assert publish_one(repository, "one") == repository / "net/1"
+    assert served_version(repository) == 1
+    assert publish_one(repository, "two") == repository / "net/2"
+    assert served_version(repository) == 2
+    assert (repository / "net/1/model.onnx").read_text() == "one", "the old version stays"
+    assert leftovers(repository) == []
+
+
+def test_the_next_version_passes_over_gaps_and_strangers(tmp_path):
+    for name in ("1", "7", "notes", ".hidden"):
+        (tmp_path / name).mkdir()
+    assert free_version(tmp_path) == 8
+    assert free_version(tmp_path / "none") == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"), [(7, "has a version 7 already"), (0, "There is no version 0")]
+)
+def test_a_version_that_is_taken_or_none_is_refused(tmp_path, wanted, problem):
+    (tmp_path / "7").mkdir()
+    assert free_version(tmp_path, 3) == 3
+    with pytest.raises(RepositoryError, match=problem) as caught:
+        free_version(tmp_path, wanted)
+    assert "--version 8" in caught.value.remedy
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of ordinary errors may catch it."""
+
+
+@pytest.mark.parametrize("fatal", range(1, 6))
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "existing"])
+def test_a_kill_at_any_rename_leaves_a_loadable_repository(tmp_path, monkeypatch, existing, fatal):
+    repository = tmp_path / "repository"
+    if existing:
+        publish_one(repository, "old")
+    renames = 0
+    original = Path.replace
+
+    def replace(self, target):
+        nonlocal renames
+        renames += 1
+        if renames == fatal:
+            raise Killed
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    killed = False
+    try:
+        publish_one(repository, "new")
+    except Killed:
+        killed = True
+    monkeypatch.undo()
+    if existing or not killed:
+        assert served_version(repository) in (1, 2)
+    else:
+        assert not (repository / "net").exists(), "a new model appears whole or not at all"
+    assert publish_one(repository).parent == repository / "net"
+    served_version(repository)
+
+
+def test_a_full_disk_publishes_nothing(tmp_path, monkeypatch):
+    repository = tmp_path / "repository"
+    publish_one(repository)
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(triton_repository, "_flush", full)
+    with pytest.raises(RepositoryError, match="No space left on device"):
+        publish_one(repository)
+    monkeypatch.undo()
+    assert served_version(repository) == 1
+    assert not (repository / "net/2").exists()
+    assert leftovers(repository) == []
+
+
+def test_a_repository_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RepositoryError, match="cannot be written"):
+        publish_one(tmp_path / "file" / "repository")
+
+
+def test_what_a_killed_export_left_is_swept_and_what_a_running_one_uses_is_not(tmp_path):
+    repository = tmp_path / "repository"
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from delugeserve.artifacts.publishing import staging\n"
+        "with staging(Path(sys.argv[1])) as folder:\n"
+        "    print(folder, flush=True)\n"
+        "    sys.stdin.read()\n"
+        "    os._exit(9)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, repository],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        folder = Path(other.stdout.readline().strip())
+        publish_one(repository)
+        assert folder.is_dir()
+    publish_one(repository)
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_mount(), reason="needs a disk mounted at /dev/shm")
+def test_a_mounted_repository_is_staged_on_its_own_disk():
+    repository = Path("/dev/shm")
+    with staging(repository) as workspace:
+        assert workspace.name.startswith(".")
+        assert workspace.stat().st_dev == repository.stat().st_dev
+    assert not workspace.exists()
+
+
+def test_a_folder_that_lost_its_configuration_gets_one(tmp_path):
+    publish_one(tmp_path)
+    (tmp_path / "net/config.pbtxt").unlink()
+    publish_one(tmp_path)
+    assert served_version(tmp_path) == 2
+
+
+def test_exports_at_once_get_versions_of_their_own(tmp_path):
+    repository = tmp_path / "repository"
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        folders = pool.map(publish_one, [repository] * 8)
+    assert sorted(int(folder.name) for folder in folders) == list(range(1, 9))
+    assert served_version(repository) == 8

@@ -1,0 +1,107 @@
+"""Reading a model repository before a server does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from delugeserve.artifacts.repository import find_models
+from delugeserve.errors import RepositoryError, UnknownNameError
+
+COMPLETE = """
+backend: "openvino"
+input { name: "image" data_type: TYPE_UINT8 dims: [8, 8, 3] }
+output { name: "logits" data_type: TYPE_FP32 dims: [4] }
+"""
+
+
+def add(repository: Path, name: str, config: str = COMPLETE) -> Path:
+    (repository / name).mkdir()
+    (repository / name / "config.pbtxt").write_text(config)
+    return repository / name
+
+
+def test_only_folders_with_a_configuration_are_models(tmp_path: Path):
+    add(tmp_path, "b")
+    add(tmp_path, "a", 'platform: "onnxruntime_onnx"')
+    add(tmp_path, ".staging")
+    (tmp_path / "being_written").mkdir()
+    (tmp_path / "README.md").touch()
+    found = find_models(tmp_path)
+    assert [(model.name, model.backend, model.complete) for model in found] == [
+        ("a", "onnxruntime", False),
+        ("b", "openvino", True),
+    ]
+    assert found[1].folder == (tmp_path / "b").resolve()
+
+
+def test_names_choose_among_them(tmp_path: Path):
+    add(tmp_path, "one")
+    add(tmp_path, "two")
+    assert [model.name for model in find_models(tmp_path, ["two", "two"])] == ["two"]
+    with pytest.raises(UnknownNameError, match="Did you mean 'two'"):
+        find_models(tmp_path, ["tow"])
+
+
+@pytest.mark.parametrize(
+    ("policy", "version"),
+    [
+        ("", 10),
+        ("version_policy { latest { num_versions: 2 } }", 10),
+        ("version_policy { specific { versions: [1, 9] } }", 9),
+        ("version_policy { specific { versions: [3] } }", None),
+    ],
+    ids=["none", "latest", "specific", "missing"],
+)
+def test_the_version_that_is_served(tmp_path: Path, policy: str, version: int | None):
+    folder = add(tmp_path, "model", COMPLETE + policy)
+    for name in ("1", "9", "10", "011", "draft"):
+        (folder / name).mkdir()
+    assert find_models(tmp_path)[0].version == version
+
+
+@pytest.mark.parametrize("make", [False, True], ids=["missing", "empty"])
+def test_no_models_is_said_with_the_command_that_makes_one(tmp_path: Path, make: bool):
+    repository = tmp_path / "model_repository"
+    if make:
+        repository.mkdir()
+    with pytest.raises(RepositoryError, match="model_repository") as caught:
+        find_models(repository)
+    assert "delugeserve export --model delugenet38 --repository " in caught.value.remedy
+    assert caught.value.exit_code == 2
+
+
+def test_a_configuration_that_does_not_parse_is_named_with_the_place(tmp_path: Path):
+    add(tmp_path, "bad", "max_batch_size: many")
+    with pytest.raises(RepositoryError, match=r"'bad' cannot be read .*config\.pbtxt: 1:17"):
+        find_models(tmp_path)
+
+
+def test_a_field_of_a_newer_server_is_let_pass(tmp_path: Path):
+    add(tmp_path, "new", COMPLETE + "\nfield_of_tomorrow: 3\n")
+    assert find_models(tmp_path)[0].complete
+
+
+def test_names_the_server_would_stumble_over(tmp_path: Path):
+    folder = add(tmp_path, "two words")
+    with pytest.raises(RepositoryError, match="space in its name"):
+        find_models(tmp_path)
+    folder.rename(tmp_path / "renamed")
+    (tmp_path / "renamed" / "config.pbtxt").write_text('name: "original"')
+    with pytest.raises(RepositoryError, match="'original' is called 'renamed'"):
+        find_models(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("groups", "gpus"),
+    [
+        ("", ()),
+        ("instance_group { kind: KIND_GPU }", ()),
+        ("instance_group { kind: KIND_GPU gpus: [2, 0] } instance_group { gpus: [1] }", (0, 1, 2)),
+        ("instance_group { kind: KIND_GPU gpus: [1] } instance_group { kind: KIND_GPU }", ()),
+    ],
+)
+def test_the_gpus_that_a_configuration_names(tmp_path: Path, groups: str, gpus: tuple[int, ...]):
+    add(tmp_path, "model", COMPLETE + groups)
+    assert find_models(tmp_path)[0].gpus == gpus

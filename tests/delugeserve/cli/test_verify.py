@@ -1,0 +1,219 @@
+"""Verifying a published version again: what it needs, what it finds, and what it writes."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from delugeserve.artifacts.manifest import EVIDENCE, Manifest, describe_files
+from delugeserve.errors import UsageError
+from delugeserve.verification.evidence import read_evidence
+from delugeserve.verification.verify import verify_version
+from delugeserve.zoo import find_model
+from delugeserve_export.pipeline import export
+from delugeserve_export.request import Request
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    repository = tmp_path_factory.mktemp("published") / "model_repository"
+    request = Request(
+        find_model("delugenet38"), None, repository, "onnxruntime", "fp32", max_batch_size=8
+    )
+    return export(request).folder
+
+
+@pytest.fixture
+def version(published, tmp_path):
+    return shutil.copytree(published.parent, tmp_path / "delugenet38") / "1"
+
+
+def manifest_of(version):
+    return json.loads((version / "manifest.json").read_text())
+
+
+def test_a_version_is_verified_and_says_so(run, version):
+    manifest = manifest_of(version)
+    manifest["verification"]["status"] = "built, not run"
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    status, out, _ = run("verify", version)
+    assert status == 0
+    assert "passed all" in out
+    verified = manifest_of(version)
+    assert verified["verification"]["status"] == "passed"
+    assert {**verified, "verification": {}} == {**manifest, "verification": {}}
+
+
+def test_a_models_folder_means_the_version_it_serves(run, version):
+    status, out, _ = run("verify", version.parent, "--json")
+    assert status == 0
+    assert json.loads(out)["model"] == "delugenet38"
+
+
+@pytest.mark.parametrize(("hidden", "checks"), [(["torch"], 10), (["torch", "onnx"], 9)])
+def test_it_needs_neither_torch_nor_onnx(version, hidden, checks):
+    """Without onnx it is left open what the convolutions of ONNX Runtime compute in."""
+    script = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({hidden}))\n"
+        f"sys.argv = ['delugeserve', 'verify', {str(version)!r}]\n"
+        "from delugeserve import cli\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"passed all {checks} checks" in done.stdout
+
+
+def test_a_server_that_goes_away_says_nothing_of_the_artefact(version):
+    before = manifest_of(version)
+
+    def gone(images):
+        raise UsageError("No server answers.", "Start one.")
+
+    with pytest.raises(UsageError, match="No server answers"):
+        verify_version(version, gone)
+    assert manifest_of(version) == before
+
+
+def put_evidence_of_another_network(version):
+    """The version's own files stay whole."""
+    with np.load(version / EVIDENCE) as arrays:
+        images, logits = arrays["images"], arrays["logits"]
+    np.savez(version / EVIDENCE, images=images, logits=logits[:, ::-1])
+    manifest = manifest_of(version)
+    del manifest["files"][EVIDENCE]
+    (version / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_what_fails_is_reported_and_remembered(run, version, tmp_path):
+    put_evidence_of_another_network(version)
+    page = tmp_path / "report.html"
+    status, out, err = run("verify", version, "--report", page)
+    assert status == 1
+    assert "error: The artefact fails 'logits, fp32 at batch size 1'" in err
+    assert "failed" in out
+    assert manifest_of(version)["verification"]["status"] == "failed"
+    assert '<span class="failed">failed</span>' in page.read_text()
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_where_nothing_can_be_written_the_result_is_told(
+    run, version, tmp_path, monkeypatch, failing
+):
+    if failing:
+        put_evidence_of_another_network(version)
+    before = manifest_of(version)
+
+    def read_only(self, folder):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Manifest, "write", read_only)
+    page = tmp_path / "report.html"
+    status, out, err = run("verify", version, "--report", page)
+    said = " ".join(err.split())
+    if failing:
+        assert status == 1
+        assert "error: The artefact fails 'logits, fp32 at batch size 1'" in said
+        assert "cannot be written, so its manifest does not say this." in said
+        assert "failed" in out
+    else:
+        assert status == 2
+        assert "cannot be written to say so: Read-only file system." in said
+        assert "passed all" in out
+    assert page.is_file()
+    assert manifest_of(version) == before
+
+
+@pytest.mark.parametrize("name", ["model.onnx", EVIDENCE])
+def test_a_changed_or_missing_file_is_named(run, version, name):
+    content = (version / name).read_bytes()
+    (version / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    status, _, err = run("verify", version)
+    assert status == 2
+    assert f"{name} has changed" in " ".join(err.split())
+    (version / name).unlink()
+    status, _, err = run("verify", version)
+    assert status == 2
+    assert f"{name} is missing" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ('{"schema_version": 1}', "another release"),
+        ("[]", "another release"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(run, version, content, message):
+    (version / "manifest.json").write_text(content)
+    status, _, err = run("verify", version)
+    assert status == 2
+    assert message in " ".join(err.split())
+
+
+def test_what_its_runtime_does_not_load_is_refused(run, version):
+    """Written whole, and yet nothing for the runtime that is installed."""
+    (version / "model.onnx").write_bytes(b"of another time")
+    manifest = manifest_of(version)
+    manifest["files"] |= describe_files([version / "model.onnx"])
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    status, out, err = run("verify", version)
+    assert (status, out) == (2, "")
+    assert "ONNX Runtime cannot load" in err
+    assert manifest_of(version) == manifest
+
+
+def test_damaged_evidence_is_refused(version):
+    from delugeserve.errors import RepositoryError
+
+    for content in (b"", b"PK\x03\x04 nothing"):
+        (version / EVIDENCE).write_bytes(content)
+        with pytest.raises(RepositoryError, match="cannot be read"):
+            read_evidence(version, "")
+
+
+def test_other_paths_are_refused(run, tmp_path):
+    (tmp_path / "photo.png").touch()
+    for path in (tmp_path / "photo.png", "/none/1", tmp_path, "delugenet38"):
+        status, _, err = run("verify", path)
+        assert status == 2, err
+        assert "Give the folder of an exported version." in " ".join(err.split())
+
+
+def test_a_models_folder_may_be_named_from_within_the_repository(run, version, monkeypatch):
+    monkeypatch.chdir(version.parent.parent)
+    status, out, err = run("verify", "delugenet38")
+    assert status == 0, err
+    assert "passed all" in out
+
+
+def test_the_page_shows_everything_in_one_file(run, version, tmp_path):
+    page = tmp_path / "report.html"
+    assert run("verify", version, "--report", page)[0] == 0
+    text = page.read_text()
+    assert text.count("<svg") == 2
+    assert "src=" not in text
+    for row in manifest_of(version)["files"].values():
+        assert row["sha256"] in text
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(run, version, tmp_path):
+    for path in (tmp_path / "none" / "report.html", tmp_path / "report.pdf"):
+        status, out, _ = run("verify", version, "--report", path)
+        assert (status, out) == (2, "")
+
+
+def test_a_page_that_nothing_can_draw_is_refused_before_the_work(
+    run, version, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    status, out, err = run("verify", version, "--report", tmp_path / "report.html")
+    assert (status, out) == (2, "")
+    assert "This needs 'jinja2'" in err

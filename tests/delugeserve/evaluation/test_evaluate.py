@@ -1,0 +1,176 @@
+"""Evaluating a classifier: what is asked, what is made of the answers, and how it is drawn."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delugeserve.data.datasets import LabelledImages
+from delugeserve.errors import EvaluationError, UsageError
+from delugeserve.evaluation.evaluate import (
+    as_logits,
+    evaluate,
+    evaluate_batches,
+    evaluate_fully,
+    network_classifier,
+)
+from delugeserve.evaluation.plots import draw_confusion, draw_reliability
+from delugeserve.networks.build import build_network
+from delugeserve.plotting import check_picture_path, save_figure
+from delugeserve.zoo import CIFAR10, find_model
+
+# The classifier reads its logits from the pixels.
+LOGITS = np.array(
+    [[4, 1, 0], [0, 2, 1], [3, 2, 1], [5, 0, 1], [1, 2, 0]], np.float32
+)  # fmt: skip
+DATA = LabelledImages(
+    LOGITS.astype(np.uint8).reshape(5, 1, 1, 3), np.array([0, 1, 1, 0, 0]), ("a", "b", "c"), ""
+)
+
+
+def classify(images):
+    return images.reshape(-1, 3).astype(np.float32)
+
+
+def test_errors_and_progress():
+    told = []
+    result = evaluate(classify, DATA, batch_size=2, on_progress=told.append)
+    assert (result.num_images, result.top1_error, result.top5_error) == (5, 40, 0)
+    assert told == [2, 2, 1]
+
+
+def test_batches_need_not_all_lie_in_memory():
+    batches = ((DATA.images[part], DATA.labels[part]) for part in (slice(3), slice(3, 5)))
+    assert evaluate_batches(classify, batches, 3) == evaluate(classify, DATA)
+
+
+def test_what_lies_in_a_checkpoint_is_small():
+    assert len(json.dumps(dataclasses.asdict(evaluate(classify, DATA)))) < 100
+
+
+def test_the_report_by_class():
+    report = evaluate_fully(classify, DATA, batch_size=3)
+    assert (report.num_images, report.top1_error, report.top5_error) == (5, 40, 0)
+    assert report.confusion == ((2, 1, 0), (1, 1, 0), (0, 0, 0))
+    a, b, c = report.classes
+    assert (a.name, a.num_images, a.mistaken_for) == ("a", 3, "b")
+    assert (a.error, a.mistaken) == (pytest.approx(100 / 3), pytest.approx(100 / 3))
+    assert (b.error, b.mistaken_for, b.mistaken) == (50, "a", 50)
+    assert (c.num_images, c.error, c.mistaken_for, c.mistaken) == (0, None, None, None)
+    assert json.loads(json.dumps(dataclasses.asdict(report)))["confusion"][0] == [2, 1, 0]
+
+
+def test_batches_change_nothing():
+    assert evaluate_fully(classify, DATA, batch_size=1) == evaluate_fully(classify, DATA)
+
+
+def test_probabilities_become_logits_with_the_same_figures():
+    def probabilities(images):
+        exponentials = np.exp(classify(images))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    of_logits, of_probabilities = (
+        evaluate_fully(one, DATA) for one in (classify, as_logits(probabilities))
+    )
+    assert of_probabilities.confusion == of_logits.confusion
+    for figure in ("calibration_error", "negative_log_likelihood"):
+        expected = pytest.approx(getattr(of_logits, figure), rel=1e-5)
+        assert getattr(of_probabilities, figure) == expected
+    # Taken for logits as they are, they would be another matter.
+    assert evaluate_fully(probabilities, DATA).negative_log_likelihood > 0.7
+
+
+def test_a_probability_of_zero_still_has_a_logarithm():
+    certain = as_logits(lambda images: np.eye(3, dtype=np.float32)[[0] * len(images)])
+    assert np.isfinite(evaluate_fully(certain, DATA).negative_log_likelihood)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_answers_that_are_no_numbers_are_not_right_answers(bad):
+    with pytest.raises(EvaluationError, match="no finite numbers"):
+        evaluate(lambda images: np.full((len(images), 3), bad, np.float32), DATA)
+
+
+def test_a_compiled_network_is_not_compiled_anew_to_be_tested():
+    network = build_network(find_model("delugenet38"), seed=0)
+    compiled = []
+    network.compile(backend=lambda graph, _: compiled.append(graph) or graph.forward)
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    assert network_classifier(network, CIFAR10)(images).shape == (2, 10)
+    assert not compiled
+
+
+def test_answers_about_other_classes():
+    with pytest.raises(EvaluationError, match=r"5 images of 3 classes in the shape \[5, 4\]"):
+        evaluate(lambda images: np.zeros((len(images), 4), np.float32), DATA)
+
+
+def report_of(num_classes):
+    rng = np.random.default_rng(0)
+    labels = np.arange(4 * num_classes) % num_classes
+    logits = rng.normal(size=(len(labels), num_classes)).astype(np.float32)
+    logits[np.arange(len(labels)), labels] += 2
+    images = np.arange(len(labels), dtype=np.uint32).view(np.uint8).reshape(-1, 1, 1, 4)
+    names = tuple(f"class {index}" for index in range(num_classes))
+    return evaluate_fully(
+        lambda batch: logits[np.ascontiguousarray(batch).view(np.uint32).ravel()],
+        LabelledImages(images, labels, names, ""),
+    )
+
+
+@pytest.mark.parametrize(("num_classes", "names", "numbers"), [(10, 10, True), (100, 100, False)])
+def test_the_confusion_matrix_is_named_and_numbered(num_classes, names, numbers, tmp_path):
+    report = report_of(num_classes)
+    figure = draw_confusion(report, "a title")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        one.name for one in report.classes
+    ]
+    assert len(axes.get_xticks()) == names
+    cells = {(t.get_position()[1], t.get_position()[0]): t.get_text() for t in axes.texts}
+    wanted = {
+        (row, column): f"{25 * count:.1f}"
+        for row, counts in enumerate(report.confusion)
+        for column, count in enumerate(counts)
+        if count
+    }
+    assert cells == (wanted if numbers else {})
+    save_figure(figure, tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as image:
+        assert min(image.size) > 900
+    assert [path.name for path in tmp_path.iterdir()] == ["confusion.png"]
+
+
+def test_a_thousand_classes_are_drawn_without_names(tmp_path):
+    figure = draw_confusion(report_of(1000), "")
+    assert len(figure.axes[0].get_yticks()) < 20
+
+
+def test_the_reliability_diagram_has_a_bar_for_each_bin_in_use():
+    report = report_of(10)
+    axes, histogram = draw_reliability(report, "a title").axes
+    accuracies = [100 * one.accuracy for one in report.bins if one.num_images]
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx(accuracies)
+    assert sum(bar.get_height() for bar in histogram.patches) == pytest.approx(100)
+    assert f"{report.calibration_error:.2f} %" in axes.get_title(loc="left")
+
+
+def test_a_picture_may_be_svg_and_nothing_else(tmp_path):
+    save_figure(draw_reliability(report_of(3), ""), tmp_path / "diagram.svg")
+    assert "<svg" in (tmp_path / "diagram.svg").read_text()
+    with pytest.raises(UsageError, match=r"\.png or \.svg"):
+        check_picture_path(tmp_path / "diagram.jpg")
+
+
+def test_what_runs_elsewhere_is_evaluated_without_torch():
+    script = """
+import sys
+sys.modules["torch"] = sys.modules["onnx"] = None
+import delugeserve.evaluation.evaluate, delugeserve.data.datasets, delugeserve.evaluation.subjects
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

@@ -1,0 +1,278 @@
+"""Ablations: trained, interrupted and resumed for real; figures against ones worked out by hand."""
+
+import dataclasses
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delugeserve import zoo
+from delugeserve.checkpoint import load_checkpoint
+from delugeserve.errors import UsageError
+from delugeserve.studies.ablation import (
+    Difference,
+    compared_networks,
+    plan_trials,
+    read_ablation,
+    t_interval,
+    train_missing,
+)
+from delugeserve.studies.ablation_plots import draw_ablation
+from delugeserve.training.config import RunConfig
+from delugeserve.training.recipes import find_recipe
+from delugeserve.zoo import CIFAR10, ModelSpec, Published, find_model
+
+TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10, Published(0.5, None, 20.0))
+BASELINES = [
+    dataclasses.replace(TINY, name=f"tiny_{kind}", baseline=kind, published=published)
+    for kind, published in (("1x1", Published(0.4, None, 21.5)), ("3x3", None))
+]
+NAMES = ["tiny", "tiny_1x1", "tiny_3x3"]
+
+
+@pytest.fixture(autouse=True)
+def _tiny_models(monkeypatch):
+    tiny = {spec.name: spec for spec in (TINY, *BASELINES)}
+    for module in ("zoo", "ablation"):
+        monkeypatch.setattr(f"delugeserve.{module}.MODELS", {**zoo.MODELS, **tiny})
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Write a finished run of two epochs that ends with an error, or an unfinished one."""
+
+    def write_run(model, seed, error, *, finished=True, **changes):
+        folder = tmp_path / "ablation" / f"{model}-seed{seed}"
+        folder.mkdir(parents=True)
+        recipe = dataclasses.replace(find_recipe("cifar-quick"), epochs=2)
+        config = RunConfig(model, recipe, seed, "fp32", "cifar10", **changes)
+        (folder / "run.json").write_text(json.dumps(dataclasses.asdict(config)))
+        rows = [f"{epoch},0.1,2,2,{error + 2 - epoch:.2f},9" for epoch in (1, 2)]
+        heading = "epoch,learning_rate,train_loss,val_loss,val_error,seconds"
+        (folder / "log.csv").write_text("\r\n".join([heading, *rows, ""]))
+        if finished:
+            (folder / f"{model}.safetensors").touch()
+        return folder.parent
+
+    return write_run
+
+
+@pytest.fixture
+def report(write_run):
+    """The runs of three seeds, whose errors were chosen to be worked out by hand."""
+    for model, errors in zip(NAMES, [(10, 11, 12), (11, 13, 12), (15, 16, 17)], strict=True):
+        for seed, error in enumerate(errors):
+            folder = write_run(model, seed, error)
+    return folder
+
+
+def test_the_whole_of_it(run, tiny_cifar, tmp_path):
+    """Two seeds of three networks, then a third seed of each, then only the report."""
+    output, picture = tmp_path / "ablation", tmp_path / "a.png"
+    options = ["--model", "tiny", "--data", tiny_cifar, "--output", output, "--epochs", 1]
+    options += ["--precision", "fp32", "--limit", 128]
+    status, out, err = run("ablation", *options, "--seeds", 1, "--json")
+    assert status == 0, err
+    first = json.loads(out)
+    assert first["differences"][0]["verdict"] == "too few seeds"
+
+    status, out, err = run("ablation", *options, "--seeds", 2, "--json", "--plot", picture)
+    assert status == 0, err
+    result = json.loads(out)
+    assert result == json.loads((output / "ablation.json").read_text())
+    assert [network["name"] for network in result["networks"]] == NAMES
+    assert [network["errors"]["0"] for network in result["networks"]] == [
+        network["errors"]["0"] for network in first["networks"]
+    ], "finished runs stand"
+    assert [difference["seeds"] for difference in result["differences"]] == [[0, 1]] * 2
+    assert result["settings"]["limit"] == 128
+    assert "run 3 of 6: tiny_3x3, seed 0: finished" in err
+    assert "run 4 of 6: tiny, seed 1; about " in err, "seed by seed, with an estimate"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*/*")}
+    assert json.loads(run("ablation", "--output", output, "--report-only", "--json")[1]) == result
+    assert {path: path.stat().st_mtime_ns for path in output.glob("*/*")} == before
+    listed = json.loads(run("runs", output, "--json")[1])
+    assert [row["name"] for row in listed] == [f"{n}-seed{s}" for n in NAMES for s in (0, 1)]
+    assert {row["status"] for row in listed} == {"finished"}
+
+    status, out, err = run("ablation", *options, "--epochs", 2)
+    assert (status, out) == (2, "")
+    assert "was started with epochs 1, not 2." in " ".join(err.split())
+
+
+def test_an_interrupted_one_goes_on_to_the_same_bits(tiny_cifar, tmp_path):
+    recipe = dataclasses.replace(find_recipe("cifar-quick"), epochs=2, batch_size=20)
+    config = RunConfig("tiny", recipe, 0, "fp32", str(tiny_cifar), limit=40)
+    whole, stopped = (
+        plan_trials(compared_networks(TINY)[:2], 1, tmp_path / name)
+        for name in ("whole", "stopped")
+    )
+    train_missing(whole, config)
+    lines = []
+
+    def stop(line):
+        lines.append(line)
+        if line.startswith("epoch   2") and "run 2 of 2" in " ".join(lines):
+            raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train_missing(stopped, config, say=stop)
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+    ablation = read_ablation(tmp_path / "stopped", TINY)
+    assert [run.name for run in ablation.finished] == ["tiny-seed0"]
+    assert ablation.left_out == ("tiny_1x1-seed0",)
+    assert (ablation.differences[0].seeds, ablation.differences[0].mean) == ((), None)
+
+    train_missing(stopped, config, say=lines.append)
+    for one, other in zip(whole, stopped, strict=True):
+        file = f"{one.spec.name}.safetensors"
+        resumed = load_checkpoint(other.folder / file).state
+        for name, tensor in load_checkpoint(one.folder / file).state.items():
+            assert torch.equal(tensor, resumed[name]), name
+
+
+def test_the_figures_by_hand(report):
+    ablation = read_ablation(report)
+    assert [network.name for network in ablation.networks] == NAMES
+    assert [network.mean for network in ablation.networks] == [11, 12, 16]
+    assert [network.deviation for network in ablation.networks] == pytest.approx([1, 1, 1])
+    assert ablation.networks[1].errors == {0: 11, 1: 13, 2: 12}
+    one, three = ablation.differences
+    # 1, 2, 0: a mean of 1, a standard deviation of 1, and 4.3027 / sqrt(3) to either side.
+    assert one.mean == pytest.approx(1)
+    assert one.interval == pytest.approx((1 - 2.48414, 1 + 2.48414), abs=1e-4)
+    assert one.verdict == "within the noise"
+    assert one.published == pytest.approx(1.5)
+    assert (three.mean, three.interval, three.verdict) == (5, (5, 5), "errs less")
+    assert three.published is None
+    assert ablation.settings["recipe"]["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        (None, "too few seeds"),
+        ((-0.1, 0.1), "within the noise"),
+        ((0.0, 0.1), "within the noise"),
+        ((0.1, 0.2), "errs less"),
+        ((-0.2, -0.1), "errs more"),
+    ],
+)
+def test_verdicts(interval, verdict):
+    assert Difference("", (0,), 0.0, interval, None).verdict == verdict
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=21))
+def test_the_interval_is_students(values):
+    stats = pytest.importorskip("scipy.stats")
+    low, high = t_interval(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    assert low == pytest.approx(np.mean(values) - half, abs=1e-3, rel=1e-4)
+    assert high == pytest.approx(np.mean(values) + half, abs=1e-3, rel=1e-4)
+
+
+def test_the_interval_of_few_and_of_many():
+    assert t_interval([]) is t_interval([3.0]) is None
+    assert t_interval([0.0, 1.0] * 50)[1] - 0.5 == pytest.approx(2.0860 * 0.502519 / 10, rel=1e-3)
+
+
+def test_seeds_that_only_one_has_finished_are_not_compared(report, write_run):
+    write_run("tiny", 3, 50)
+    write_run("tiny_1x1", 4, 50)
+    write_run("tiny_1x1", 3, 10, finished=False)
+    ablation = read_ablation(report)
+    assert ablation.networks[0].mean == 20.75
+    assert ablation.differences[0].seeds == (0, 1, 2)
+    assert ablation.differences[0].mean == pytest.approx(1)
+    assert ablation.left_out == ("tiny_1x1-seed3",)
+
+
+def test_other_runs_in_the_folder_are_let_alone(report, write_run):
+    write_run("delugenet146", 0, 50)
+    (report / "tiny-seed0").rename(report / "mine")
+    ablation = read_ablation(report)
+    assert ablation.networks[0].errors == {1: 11, 2: 12}
+
+
+def test_runs_of_before_there_was_an_option_had_its_default(report):
+    file = report / "tiny-seed0" / "run.json"
+    config = json.loads(file.read_text())
+    del config["recipe"]["cutout"], config["initial_checkpoint"]
+    file.write_text(json.dumps(config))
+    assert len(read_ablation(report).finished) == 9
+    recipe = dataclasses.replace(find_recipe("cifar-quick"), epochs=2)
+    trials = plan_trials(compared_networks(TINY), 1, report)
+    train_missing(trials, RunConfig("tiny", recipe, 0, "fp32", "cifar10"))
+
+
+def test_the_picture_holds_the_figures(report):
+    errors, curves = draw_ablation(read_ablation(report)).axes
+    points = [line.get_ydata() for line in errors.lines if line.get_marker() == "o"]
+    assert [list(row) for row in points] == [[10, 11, 12], [11, 13, 12], [15, 16, 17]]
+    assert [label.get_text() for label in errors.get_xticklabels()] == NAMES
+    assert [list(line.get_ydata()) for line in curves.lines] == [[12, 11], [13, 12], [17, 16]]
+
+
+def test_the_table(report, run):
+    status, out, err = run("ablation", "--output", report, "--report-only")
+    rows = [line.split() for line in out.splitlines()]
+    assert status == 0
+    assert ["tiny_1x1", "0.00", "0.40", "0.00", "12.00", "1.00", "21.50"] in rows
+    assert ["tiny_3x3", "15.00", "16.00", "17.00"] in rows
+    assert "tiny_1x1 within the noise     3  +1.00 -1.48 to +3.48 +1.50" in out
+    assert "ablation.json" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("baseline38_1x1", "'baseline38_1x1' is a baseline itself. Choose one of: delugenet38,"),
+        ("delugenet146", "'delugenet146' has no baselines. .* delugenet146_cifar100,"),
+    ],
+)
+def test_models_without_baselines(name, message):
+    with pytest.raises(UsageError, match=message):
+        compared_networks(find_model(name))
+
+
+def test_the_papers_three_sizes_have_both():
+    for name in ("delugenet146_cifar100", "delugenet218_cifar100", "wide_delugenet146_cifar100"):
+        _, one, three = compared_networks(find_model(name))
+        assert (one.baseline, three.baseline) == ("1x1", "3x3")
+        assert one.name.replace("_1x1", "") == name.replace("delugenet", "baseline")
+
+
+def test_what_cannot_be_compared(report, write_run, run, tmp_path, monkeypatch):
+    monkeypatch.delenv("DELUGESERVE_DATA", raising=False)
+
+    def refused(*options):
+        status, out, err = run("ablation", *options)
+        assert (status, out) == (2, "")
+        return " ".join(err.split())
+
+    only = ("--report-only", "--output")
+    assert "There is no folder" in refused(*only, tmp_path / "none")
+    assert ".png or .svg" in refused(*only, report, "--plot", "a.gif")
+    assert "Did you mean 'tiny'?" in refused(*only, report, "--model", "tinny")
+    assert "No run in" in refused(*only, report, "--model", "delugenet38")
+    assert "needs a model and images" in refused("--output", report, "--model", "tiny")
+    options = ("--output", report, "--model", "tiny", "--data", "cifar10", "--epochs", 2)
+    changed = refused(*options, "--precision", "bf16")
+    assert "tiny-seed0 was started with precision fp32, not bf16." in changed
+    assert "no precision 'fp8'" in refused(*options, "--precision", "fp8")
+    (report / "tiny_3x3-seed2" / "log.csv").write_text("epoch\n1\n")
+    assert "is damaged: log.csv" in refused(*options, "--precision", "fp32")
+    write_run("tiny", 3, 9, limit=60)
+    assert "differ: limit None in tiny-seed0, 60 in tiny-seed3." in refused(*only, report)
+    write_run("delugenet38", 0, 9)
+    assert "holds runs of 2 DelugeNets" in refused(*only, report)
+    assert not (report / "ablation.json").exists()

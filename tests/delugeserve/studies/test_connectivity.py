@@ -1,0 +1,141 @@
+"""Norms of cross-layer weights against ones worked out by hand."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from delugeserve.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.errors import CheckpointError
+from delugeserve.networks.build import build_network
+from delugeserve.studies.connectivity import draw_connectivity, measure_connectivity
+from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
+
+TINY = ModelSpec("tiny", "cifar", (2, 3), (2, 2), CIFAR10)
+FIRST, LAST = "transitions.0.sum.weight", "head.sum.weight"
+
+
+def checkpoint(spec=TINY, **weights):
+    """An untrained network's checkpoint with other cross-layer weights."""
+    state = build_network(spec, seed=0).state_dict()
+    for name, weight in weights.items():
+        assert weight.shape == state[name].shape
+        state[name] = weight
+    return Checkpoint(spec, spec.dataset.class_names, state)
+
+
+BY_HAND = checkpoint(
+    **{
+        FIRST: torch.tensor([[3.0, 0, 0, 4], [0, -10, 0, 0]]),
+        LAST: torch.tensor([[0.0] * 6, [1, 1, 1, 1, 0, 0], [2, -2, 2, -2, 3, 0]]),
+    }
+)
+
+
+def test_norms_by_hand():
+    first, last = measure_connectivity(BY_HAND)
+    assert (first.block, first.reader) == (1, "transition")
+    assert first.layers == (1, 2), "the stem's output is no output of the first block"
+    assert first.norms == pytest.approx((5, 10))
+    assert first.relative == pytest.approx((0.5, 1))
+    assert (last.block, last.reader) == (2, "classifier")
+    assert last.layers == (0, 1, 2)
+    assert last.norms == pytest.approx((0, 2, 5))
+    assert last.relative == pytest.approx((0, 0.4, 1))
+
+
+def test_the_first_block_of_an_imagenet_network_reads_its_entry():
+    spec = ModelSpec("tiny", "imagenet", (2, 3, 4), (1, 2, 1), IMAGENET)
+    blocks = measure_connectivity(checkpoint(spec))
+    assert [block.layers for block in blocks] == [(0, 1), (0, 1, 2), (0, 1)]
+    assert [block.reader for block in blocks] == ["transition", "transition", "classifier"]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.floats(1e-3, 1e3))
+def test_relative_norms_do_not_depend_on_the_scale(seed, scale):
+    weight = torch.randn(3, 6, generator=torch.Generator().manual_seed(seed))
+    one, scaled = (
+        measure_connectivity(checkpoint(**{LAST: weights}))[1]
+        for weights in (weight, scale * weight)
+    )
+    assert scaled.norms == pytest.approx([scale * norm for norm in one.norms], rel=1e-5)
+    assert scaled.relative == pytest.approx(one.relative, rel=1e-5)
+    assert max(one.relative) == 1
+
+
+def test_weights_that_are_all_zero():
+    blocks = measure_connectivity(checkpoint(**{LAST: torch.zeros(3, 6)}))
+    assert blocks[1].relative == (0, 0, 0)
+
+
+def test_a_network_without_cross_layer_weights():
+    bare = Checkpoint(TINY, CIFAR10.class_names, {"linear.weight": torch.zeros(10, 6)})
+    with pytest.raises(CheckpointError, match="'tiny' has no cross-layer weights"):
+        measure_connectivity(bare)
+
+
+def test_the_picture_holds_the_relative_norms():
+    figure = draw_connectivity(measure_connectivity(BY_HAND), "tiny")
+    heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
+    assert heights == [pytest.approx([0.5, 1]), pytest.approx([0, 0.4, 1])]
+    centres = [bar.get_center()[0] for bar in figure.axes[0].patches]
+    assert centres == pytest.approx([1, 2])
+
+
+def test_the_command(run, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(BY_HAND, path)
+    pictures = tmp_path / "c.png", tmp_path / "c.svg"
+    options = [option for picture in pictures for option in ("--output", picture)]
+    status, out, _ = run("connectivity", "--checkpoint", path, *options)
+    rows = [line.split() for line in out.splitlines()[2:]]
+    assert status == 0
+    assert [row[:3] for row in rows] == [
+        ["1", "transition", "1"],
+        ["1", "transition", "2"],
+        ["2", "classifier", "entry"],
+        ["2", "classifier", "1"],
+        ["2", "classifier", "2"],
+    ]
+    assert [row[-2:] for row in rows[2:]] == [
+        ["0.00", "0.000"],
+        ["0.40", "2.000"],
+        ["1.00", "5.000"],
+    ]
+    assert pictures[0].read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in pictures[1].read_bytes()
+
+
+def test_the_command_reads_the_shipped_weights(run):
+    status, out, _ = run("connectivity", "--json")
+    described = json.loads(out)
+    assert status == 0
+    assert described["model"] == "delugenet38"
+    assert [len(block["norms"]) for block in described["blocks"]] == [2, 5, 7]
+    assert all(max(block["relative"]) == 1 for block in described["blocks"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "delugnet38"], "Did you mean 'delugenet38'?"),
+        (["--model", "delugenet146"], "No trained weights of 'delugenet146' ship"),
+        (["--checkpoint", "none.safetensors"], "There is no checkpoint"),
+        (["--output", "picture.gif"], ".png or .svg"),
+    ],
+)
+def test_what_the_command_refuses(run, options, message):
+    status, out, err = run("connectivity", *options)
+    assert (status, out) == (2, "")
+    assert message in " ".join(err.split())
+
+
+def test_a_checkpoint_of_another_model(run, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(BY_HAND, path)
+    status, _, err = run("connectivity", "--checkpoint", path, "--model", "delugenet38")
+    assert status == 2
+    assert "holds 'tiny'" in " ".join(err.split())

@@ -1,0 +1,45 @@
+"""The weights that ship: what is said of them is what their files hold and what they do."""
+
+import re
+
+import pytest
+
+from delugeserve.checkpoint import load_checkpoint
+from delugeserve.data.datasets import load_images
+from delugeserve.evaluation.evaluate import evaluate, network_classifier
+from delugeserve.networks.flops import count
+from delugeserve.zoo import CIFAR10, MODELS
+
+FOLDER = next(spec.weights for spec in MODELS.values() if spec.weights).parent
+MOST = {"delugenet38": 11.0, "wide_delugenet38": 9.0}
+"""What they were meant to reach, in percent of the 10,000 test images."""
+
+SHIPPED = [spec for spec in MODELS.values() if spec.weights]
+
+
+def test_the_table_is_the_headers():
+    rows = re.findall(
+        r"^\| `(\w+)` \|.*\| ([\d.]+) % \| ([\d.]+) % \| `([\w.]+)`, ([\d.]+) MB",
+        (FOLDER / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert [row[0] for row in rows] == [spec.name for spec in SHIPPED]
+    for spec, (_, top1, top5, file, megabytes) in zip(SHIPPED, rows, strict=True):
+        metrics = load_checkpoint(spec.weights).metrics
+        assert (float(top1), float(top5)) == (metrics["top1_error"], metrics["top5_error"])
+        assert metrics["top1_error"] <= MOST[spec.name]
+        assert metrics["num_images"] == 10_000
+        assert file == spec.weights.name
+        assert float(megabytes) == pytest.approx(spec.weights.stat().st_size / 1e6, abs=0.05)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("spec", SHIPPED, ids=lambda spec: spec.name)
+def test_the_first_images_bear_the_error_out(cifar10_dir, spec):
+    images = load_images(cifar10_dir, "test", CIFAR10, limit=2000)
+    checkpoint = load_checkpoint(spec.weights)
+    found = evaluate(network_classifier(checkpoint.build(), CIFAR10), images)
+    # Three standard deviations of an error of 10 % among so many.
+    assert found.top1_error == pytest.approx(checkpoint.metrics["top1_error"], abs=2)
+    assert checkpoint.data["train_images"] == 50_000
+    assert count(spec).params <= 2e6
