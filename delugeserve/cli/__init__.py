@@ -1,8 +1,7 @@
-"""The command line: one small module for each command, heavy imports inside the commands.
+"""The command line: one file per command in :mod:`delugeserve.cli.commands`.
 
-Standard output carries data, standard error everything said about it. Exit status: 0 for success,
-1 for work that failed, 2 for what the user can mend, 130 for Ctrl-C, 143 for training that SIGTERM
-has ended.
+Standard output is data, standard error is messages. Exit status: 0 for success, 1 for work that
+failed, 2 for a mistake the user can fix, 130 for Ctrl-C, 143 for SIGTERM.
 """
 
 from __future__ import annotations
@@ -31,15 +30,16 @@ from delugeserve.cli.commands import (
     train,
     verify,
 )
-from delugeserve.cli.render.console import err_console
+from delugeserve.cli.render.console import print_error, start_logging
+from delugeserve.cli.usage import Command, Group, run
 from delugeserve.errors import DelugeServeError
 from delugeserve_client.errors import ClientError
 
 app = typer.Typer(
     name="delugeserve",
+    cls=Group,
     help="DelugeNet image classifiers, from training to a production endpoint.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -55,13 +55,22 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks and debug messages.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")
+    ] = False,
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     global _debug
     _debug = debug
+    start_logging("DEBUG" if debug else "WARNING" if quiet else "INFO")
 
 
 for _module in (
@@ -82,21 +91,16 @@ for _module in (
     benchmark_engines,
     doctor,
 ):
-    app.command(_module.__name__.rpartition(".")[2].replace("_", "-"))(_module.command)
+    name = _module.__name__.rpartition(".")[2].replace("_", "-")
+    app.command(name, cls=Command)(_module.command)
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
     try:
-        app()
+        sys.exit(run(app))
     except (DelugeServeError, ClientError) as error:
         if _debug:
             raise
-        err_console.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        print_error(error.problem, error.remedy)
         sys.exit(error.exit_code)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

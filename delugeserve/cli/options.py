@@ -1,36 +1,78 @@
-"""Options of more than one command, checked before any work is done."""
+"""Options that several commands share: the same name, type and help text everywhere."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from delugeserve.errors import UsageError
 
+DEFAULT_REPOSITORY = Path("model_repository")
+DEFAULT_URL = "localhost:8001"
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Repository = Annotated[Path, typer.Option("--repository", help="Triton model repository.")]
+Url = Annotated[
+    str, typer.Option("--url", help="Server address: localhost:8001 or http://localhost:8000.")
+]
+Plot = Annotated[Path | None, typer.Option("--plot", help="Draw a plot to this PNG or SVG file.")]
+Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table to this CSV file.")]
+BatchSizes = Annotated[
+    str,
+    typer.Option(
+        "--batch-size",
+        metavar="LIST",
+        help="Images per request: a list (1,8,32) or a range START:END:STEP (1:16:4).",
+    ),
+]
+
 
 def parse_counts(option: str, text: str) -> list[int]:
-    """Read a list such as ``1,4,16``; what stands in it twice counts once.
+    """Parse a list such as ``1,4,16`` or a range as perf_analyzer writes it, ``START:END:STEP``.
+
+    Args:
+        option: the option's name, for the error.
+        text: its value. Duplicates count once; a range includes its end.
+
+    Returns:
+        The counts, in the order given.
 
     Raises:
-        UsageError: something in it is no whole number from 1 up.
+        UsageError: a part is not a whole number from 1 up, or the range is empty.
     """
-    counts = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
-    if min(counts) < 1:
+    try:
+        counts = _parse_range(text) if ":" in text else [int(part) for part in text.split(",")]
+        if min(counts, default=0) < 1:
+            raise ValueError
+    except ValueError:
         raise UsageError(
-            f"{option} '{text}' is no list of whole numbers from 1 up.", f"Say {option} 1,8,32."
-        )
+            f"{option} '{text}' is not a list of whole numbers from 1 up.",
+            f"Use {option} 1,8,32, or a range START:END:STEP such as {option} 1:16:4.",
+        ) from None
     return list(dict.fromkeys(counts))
 
 
+def _parse_range(text: str) -> list[int]:
+    start, end, *step = (int(part) for part in text.split(":"))
+    if len(step) > 1 or start < 1:
+        raise ValueError
+    return list(range(start, end + 1, *step))
+
+
 def check_output_file(path: Path) -> None:
-    """Refuse a file that could not be written after the work.
+    """Check before the work that a file can be written after it.
 
     Raises:
-        UsageError: it is a folder, or its own folder is not there or cannot be written to.
+        UsageError: it is a folder, or its parent folder is missing or not writable.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder.", "Give the name of a file.")
     if not path.parent.is_dir():
-        raise UsageError(f"There is no folder {path.parent}.", "Make it, or choose another file.")
+        raise UsageError(
+            f"There is no folder {path.parent}.", f"Create it with: mkdir -p {path.parent}"
+        )
     if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{path.parent} cannot be written to.", "Choose another file.")
+        raise UsageError(f"{path.parent} is not writable.", "Choose a file in another folder.")

@@ -1,17 +1,37 @@
-"""The two consoles: data goes to standard output, everything said about it to standard error."""
+"""The two consoles: ``out`` for data, ``err_console`` for messages; tables, JSON and log lines."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
-out = Console()
-err_console = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+err_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_PACKAGES = ("delugeserve", "delugeserve_export", "delugeserve_client")
+_UNLIMITED = 100_000  # columns: what is piped is not wrapped
+
+
+def print_error(problem: str, remedy: str) -> None:
+    """Print an error's two parts on standard error."""
+    err_console.print(f"[bold red]error:[/] {escape(problem)} {escape(remedy)}")
+
+
+def print_warning(text: str) -> None:
+    """Print a warning on standard error."""
+    err_console.print(f"[bold yellow]warning:[/] {escape(text)}")
+
+
+def print_next(command: str) -> None:
+    """Suggest the next command to paste."""
+    err_console.print(f"[dim]next:[/] [bold]{escape(command)}[/]")
 
 
 def print_json(value: Any) -> None:
@@ -26,16 +46,16 @@ def print_table(
     title: str | None = None,
     texts: int = 1,
 ) -> None:
-    """Print a table on standard output.
+    """Print a table on standard output: fitted to a terminal, one line per row elsewhere.
 
     Args:
-        headings: of the columns.
+        headings: column headings.
         rows: cells, with markup.
-        title: a line above.
-        texts: how many columns, from the left, hold text; the others hold figures.
+        title: a line above the table.
+        texts: number of columns, from the left, that hold text; the others hold figures.
     """
     if title:
-        out.print(f"[bold]{title}[/]", highlight=False, soft_wrap=True)
+        out.print(f"[bold]{title}[/]")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, show_edge=False)
     for index, heading in enumerate(headings):
         if index < texts:
@@ -44,9 +64,31 @@ def print_table(
             table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    out.print(table)
+    if out.is_terminal:
+        out.print(table, soft_wrap=False)
+    else:
+        out.print(table, soft_wrap=False, width=_UNLIMITED, crop=False)
 
 
-def print_next(command: str) -> None:
-    """Suggest the next command to paste."""
-    err_console.print(f"[dim]next:[/] [bold]{command}[/]", soft_wrap=True)
+class _ConsoleHandler(logging.Handler):
+    """Writes log records to ``err_console``, so that they do not collide with a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = escape(self.format(record))
+        if record.levelno >= logging.WARNING:
+            text = f"[bold yellow]{record.levelname.lower()}:[/] {text}"
+        elif record.levelno < logging.INFO:
+            text = f"[dim]{record.name}: {text}[/]"
+        err_console.print(text)
+
+
+def start_logging(level: str) -> None:
+    """Show the log records of our packages on standard error.
+
+    Args:
+        level: the lowest level shown, such as ``"INFO"``.
+    """
+    for name in _PACKAGES:
+        logger = logging.getLogger(name)
+        logger.handlers = [_ConsoleHandler()]
+        logger.setLevel(level)

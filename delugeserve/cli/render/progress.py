@@ -1,0 +1,87 @@
+"""Shows :class:`~delugeserve.system.progress.Progress` on standard error."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from delugeserve.cli.render.console import err_console
+from delugeserve.system.progress import Progress
+
+_INTERVAL_S = 5.0
+
+
+@contextmanager
+def show_progress() -> Iterator[Progress]:
+    """Yield what long work reports to: a bar on a terminal, a line every five seconds elsewhere."""
+    if err_console.is_terminal:
+        with _TerminalProgress() as terminal:
+            yield terminal
+    else:
+        with _PlainProgress(_INTERVAL_S) as plain:
+            yield plain
+
+
+class _TerminalProgress:
+    """One bar, which shows the current stage."""
+
+    def __init__(self) -> None:
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=err_console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> _TerminalProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._bar.reset(self._task, description=name, total=total, visible=True)
+
+    def advance(self, steps: int = 1) -> None:
+        self._bar.advance(self._task, steps)
+
+
+class _PlainProgress:
+    """A line about the current stage, whenever nothing has been said for a while."""
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._name, self._done, self._total = "", 0, None  # type: tuple[str, int, int | None]
+        self._started = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._report, daemon=True)
+
+    def __enter__(self) -> _PlainProgress:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._name, self._done, self._total = name, 0, total
+
+    def advance(self, steps: int = 1) -> None:
+        self._done += steps
+
+    def _report(self) -> None:
+        while not self._ended.wait(self._interval_s):
+            if not self._name:
+                continue
+            count = f" {self._done:,} of {self._total:,}" if self._total else ""
+            err_console.print(f"{self._name}{count}, {time.monotonic() - self._started:.0f} s")
