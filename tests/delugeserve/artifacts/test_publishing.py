@@ -98,35 +98,64 @@ class Killed(BaseException):
     """Stands for a kill: no handler of ordinary errors may catch it."""
 
 
-@pytest.mark.parametrize("fatal", range(1, 6))
-@pytest.mark.parametrize("existing", [False, True], ids=["new", "existing"])
-def test_a_kill_at_any_rename_leaves_a_loadable_repository(tmp_path, monkeypatch, existing, fatal):
+class Renames:
+    """Counts the renames of a body, and kills it just before one of them."""
+
+    def __init__(self, fatal=None):
+        self.fatal, self.count = fatal, 0
+
+    def __enter__(self):
+        self.patch = pytest.MonkeyPatch()
+        original = Path.replace
+
+        def replace(path, target):
+            self.count += 1
+            if self.count == self.fatal:
+                raise Killed
+            return original(path, target)
+
+        self.patch.setattr(Path, "replace", replace)
+        return self
+
+    def __exit__(self, *_error):
+        self.patch.undo()
+
+
+# Into a model that exists: the version's folder, then config.pbtxt. A new model: the same two in
+# the staging folder, then the model's folder.
+RENAMES = {"existing": 2, "new": 3}
+
+
+def repository_of(tmp_path, kind):
     repository = tmp_path / "repository"
-    if existing:
+    if kind == "existing":
         publish_one(repository, "old")
-    renames = 0
-    original = Path.replace
+    return repository
 
-    def replace(self, target):
-        nonlocal renames
-        renames += 1
-        if renames == fatal:
-            raise Killed
-        return original(self, target)
 
-    monkeypatch.setattr(Path, "replace", replace)
-    killed = False
-    try:
+@pytest.mark.parametrize(
+    ("kind", "fatal"),
+    [(kind, number + 1) for kind, count in RENAMES.items() for number in range(count)],
+)
+def test_a_kill_at_any_rename_leaves_a_loadable_repository(tmp_path, kind, fatal):
+    repository = repository_of(tmp_path, kind)
+    with Renames(fatal) as renames, pytest.raises(Killed):
         publish_one(repository, "new")
-    except Killed:
-        killed = True
-    monkeypatch.undo()
-    if existing or not killed:
-        assert served_version(repository) in (1, 2)
+    assert renames.count == fatal
+    if kind == "existing":
+        assert served_version(repository) == 1
     else:
         assert not (repository / "net").exists(), "a new model appears whole or not at all"
     assert publish_one(repository).parent == repository / "net"
     served_version(repository)
+
+
+@pytest.mark.parametrize("kind", RENAMES)
+def test_no_rename_is_without_a_kill_point(tmp_path, kind):
+    repository = repository_of(tmp_path, kind)
+    with Renames() as renames:
+        publish_one(repository, "new")
+    assert renames.count == RENAMES[kind]
 
 
 def test_a_full_disk_publishes_nothing(tmp_path, monkeypatch):
