@@ -65,8 +65,8 @@ def exported(tmp_path_factory) -> Path:
     """A repository with one small trained model, ``tiny``: version 1, ONNX Runtime, batch 8."""
     import torch
 
-    from delugeserve.checkpoint import Checkpoint, save_checkpoint
     from delugeserve.networks.build import build_network
+    from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
     from delugeserve.zoo import CIFAR10, ModelSpec
     from delugeserve_export.pipeline import export
     from delugeserve_export.request import Request

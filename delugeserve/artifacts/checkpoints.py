@@ -108,7 +108,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
 
 
 def _parse(texts: Mapping[str, str]) -> dict[str, Any]:
-    """What a checkpoint of ours says, see :mod:`delugeserve.checkpoint`; empty for another."""
+    """Parse the header; empty if it is not a checkpoint of delugeserve."""
     try:
         values = {key: json.loads(text) for key, text in texts.items()}
     except json.JSONDecodeError:

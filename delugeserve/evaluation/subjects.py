@@ -65,15 +65,15 @@ def open_subject(reference: Reference, spec: ModelSpec | None = None) -> Iterato
 
 def _weights(name: str, spec: ModelSpec | None) -> Subject:
     require("torch", "train")
-    from delugeserve.checkpoint import shipped_weights
+    from delugeserve.networks.checkpoint import shipped_weights
 
     return _checkpoint(shipped_weights(find_model(name)), spec)
 
 
 def _checkpoint(path: Path, spec: ModelSpec | None) -> Subject:
     require("torch", "train")
-    from delugeserve.checkpoint import load_checkpoint
     from delugeserve.evaluation.evaluate import network_classifier
+    from delugeserve.networks.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(path, spec)
     return Subject(

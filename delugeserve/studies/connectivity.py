@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from delugeserve.checkpoint import Checkpoint
 from delugeserve.errors import CheckpointError
+from delugeserve.networks.checkpoint import Checkpoint
 from delugeserve.plotting import new_figure
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.streaming import lost_workers_named
 from delugeserve.errors import (
@@ -31,6 +30,7 @@ from delugeserve.errors import (
 )
 from delugeserve.evaluation.evaluate import Evaluation, evaluate_batches, network_classifier
 from delugeserve.networks.build import build_network
+from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.networks.fused import require_compiler
 from delugeserve.system.memory import keep_freed_memory

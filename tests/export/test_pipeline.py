@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from delugeserve import runtimes as engines
-from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.errors import (
     CheckpointError,
     ParityError,
@@ -20,6 +19,7 @@ from delugeserve.errors import (
     UsageError,
 )
 from delugeserve.networks.build import build_network
+from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes import choose_backend
 from delugeserve.runtimes.onnxruntime import OnnxRuntime

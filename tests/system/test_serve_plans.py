@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.errors import ServerError
 from delugeserve.networks.build import build_network
+from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.serving import server
 from delugeserve.serving.supervisor import serve
 from delugeserve.system import hardware

@@ -14,7 +14,7 @@ from delugeserve.errors import require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
-    from delugeserve.checkpoint import Checkpoint
+    from delugeserve.networks.checkpoint import Checkpoint
     from delugeserve.studies.connectivity import BlockConnectivity
 
 _BAR_WIDTH = 24
@@ -56,7 +56,7 @@ def command(
 
 
 def _load(path: Path | None, model: str | None) -> Checkpoint:
-    from delugeserve.checkpoint import load_checkpoint, shipped_weights
+    from delugeserve.networks.checkpoint import load_checkpoint, shipped_weights
 
     if path is not None:
         return load_checkpoint(path, find_model(model) if model else None)

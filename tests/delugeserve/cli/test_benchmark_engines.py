@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.cli.commands.benchmark_engines import _choose
 from delugeserve.errors import MissingExtraError
+from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.runtimes.openvino import OpenVino
 from delugeserve.zoo import find_model
 from delugeserve_export import comparison

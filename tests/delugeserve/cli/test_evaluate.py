@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from delugeserve.artifacts.references import Reference, recognise
-from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.errors import UsageError
 from delugeserve.evaluation.subjects import open_subject
+from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.zoo import CIFAR10, find_model
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request

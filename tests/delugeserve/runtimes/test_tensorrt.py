@@ -19,7 +19,6 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from delugeserve import runtimes as engines
-from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.errors import (
     BuildError,
     MissingDeviceError,
@@ -30,6 +29,7 @@ from delugeserve.errors import (
     UsageError,
 )
 from delugeserve.networks.build import build_network
+from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes import BACKENDS, choose_backend
 from delugeserve.runtimes.base import BuildOptions

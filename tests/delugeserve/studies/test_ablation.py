@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delugeserve import zoo
-from delugeserve.checkpoint import load_checkpoint
 from delugeserve.errors import UsageError
+from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.studies.ablation import (
     Difference,
     compared_networks,

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delugeserve.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.errors import CheckpointError
 from delugeserve.networks.build import build_network
+from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.studies.connectivity import draw_connectivity, measure_connectivity
 from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from delugeserve import zoo
-from delugeserve.checkpoint import load_checkpoint
 from delugeserve.data.datasets import load_images
 from delugeserve.evaluation.evaluate import network_classifier
+from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.zoo import CIFAR10, ModelSpec
 
 TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)

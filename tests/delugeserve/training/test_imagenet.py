@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from delugeserve import zoo
-from delugeserve.checkpoint import load_checkpoint
 from delugeserve.errors import TrainingError
+from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.training.batches import Reading
 from delugeserve.training.config import RunConfig
 from delugeserve.training.recipes import find_recipe, override

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from delugeserve import zoo
-from delugeserve.checkpoint import load_checkpoint
 from delugeserve.errors import CheckpointError, DatasetError, TrainingError, UsageError
+from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.training.config import RunConfig, resolve_precision
 from delugeserve.training.recipes import find_recipe
 from delugeserve.training.run import train

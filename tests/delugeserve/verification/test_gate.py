@@ -5,9 +5,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from delugeserve.checkpoint import load_checkpoint
 from delugeserve.errors import ParityError
 from delugeserve.evaluation.evaluate import network_classifier
+from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes import BACKENDS
 from delugeserve.verification.evidence import Evidence

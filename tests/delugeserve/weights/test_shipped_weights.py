@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from delugeserve.checkpoint import load_checkpoint
 from delugeserve.data.datasets import load_images
 from delugeserve.evaluation.evaluate import evaluate, network_classifier
+from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.networks.flops import count
 from delugeserve.zoo import CIFAR10, MODELS
 

@@ -6,9 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from delugeserve.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.errors import CheckpointError
 from delugeserve.networks.build import build_network
+from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.zoo import CIFAR10, CIFAR100, ModelSpec, find_model
 
 TINY = ModelSpec("tiny", "cifar", (2, 3), (1, 2), CIFAR10)
