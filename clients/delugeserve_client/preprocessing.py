@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from delugeserve_client.errors import ImageError
+from delugeserve_client.formats import decodable_formats
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
@@ -30,21 +31,6 @@ INTERPOLATIONS: Mapping[str, Image.Resampling] = MappingProxyType(
         "bilinear": Image.Resampling.BILINEAR,
         "box": Image.Resampling.BOX,
     }
-)
-
-# Formats to try, so that a file from anywhere never reaches Pillow's rarer decoders, one of which
-# (EPS) runs another program.
-_FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    "PPM",
-    "MPO",
-    "JPEG2000",
-    "AVIF",
 )
 
 # What brings an image upright, by the value of EXIF's Orientation tag (EXIF 2.32, 4.6.4.A).
@@ -181,7 +167,7 @@ def _regular_file(path: Path, source: str) -> Path:
 
 
 def _read(file: Path | io.BytesIO, source: str, scale: Callable[[int, int], float]) -> Image.Image:
-    with Image.open(file, formats=_known_formats()) as image:
+    with Image.open(file, formats=decodable_formats()) as image:
         _check_size(image, source)
         width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
         kept = min(1.0, _DRAFT_MARGIN * scale(width, height))
@@ -195,11 +181,6 @@ def source_name(image: object, number: int | None) -> str:
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
     return "the image" if number is None else f"image {number}"
-
-
-def _known_formats() -> list[str]:
-    Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def _orientation(image: Image.Image) -> int:

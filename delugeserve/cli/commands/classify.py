@@ -13,10 +13,6 @@ from delugeserve.cli.render.console import err_console, print_json, print_table
 if TYPE_CHECKING:
     from delugeserve_client import Classification, ImageError, Prediction
 
-_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg"),
-    *(".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
 _BAR_WIDTH = 12
 
 
@@ -65,11 +61,13 @@ def command(
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
     """The images that paths name: files as they are, folders by what lies below them, sorted."""
+    from delugeserve_client.formats import is_image_file
+
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        below = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        below = sorted(file for file in path.rglob("*") if is_image_file(file))
         # An empty folder stays in the list, and is reported as what it is.
         yield from (file for file in below if file.is_file()) if below else (path,)
 
