@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, FloatType, Infer
-from delugeserve.data.augmentation import normalise
 from delugeserve.errors import ParityError, UsageError
-from delugeserve.evaluation.evaluate import network_classifier
+from delugeserve.networks.classifier import network_classifier, normalise
 from delugeserve.networks.inference import FoldedDelugeNet, fold
 from delugeserve.runtimes import BACKENDS
 from delugeserve.runtimes.base import Backend, BuildOptions

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
-from delugeserve.data.augmentation import normalise
+from delugeserve.networks.classifier import normalise
 from delugeserve.networks.flops import count
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes import BACKENDS

@@ -8,21 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Bring pixels to zero mean and unit deviation.
-
-    Args:
-        images: uint8 ``[N, H, W, 3]``.
-        mean: float32 ``[3]``, of pixels in [0, 1].
-        std: float32 ``[3]``, likewise.
-
-    Returns:
-        float32 ``[N, 3, H, W]`` in channels-last memory, without a copy for the permutation.
-    """
-    scaled = (images.float() - 255 * mean) / (255 * std)
-    return scaled.permute(0, 3, 1, 2)
-
-
 def random_flip_crop(
     images: Tensor,
     padding: int,

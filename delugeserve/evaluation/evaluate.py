@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +23,6 @@ from delugeserve.evaluation.metrics import (
     wilson_interval,
 )
 from delugeserve.system.memory import keep_freed_memory
-from delugeserve.zoo import DatasetSpec
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Classify = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Maps uint8 images ``[N, H, W, 3]`` to logits ``[N, classes]``.
@@ -151,28 +146,6 @@ def as_logits(classify: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> C
     """
     least = np.finfo(np.float32).tiny  # for a probability that was rounded to 0
     return lambda images: np.log(np.maximum(classify(images), least))
-
-
-def network_classifier(network: nn.Module, dataset: DatasetSpec) -> Classify:
-    """Wrap a network as a classifier of uint8 images, in float32 on its own device."""
-    # Here, so that what runs elsewhere can be evaluated without torch.
-    import torch
-
-    from delugeserve.data.augmentation import normalise
-
-    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    device = next(network.parameters()).device
-    mean = torch.tensor(dataset.mean, device=device)
-    std = torch.tensor(dataset.std, device=device)
-
-    def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            batch = normalise(torch.from_numpy(images).to(device), mean, std)
-            # Around the compiled form, if there is one, which would be compiled anew for this mode.
-            logits: NDArray[np.float32] = network.forward(batch).cpu().numpy()
-        return logits
-
-    return classify
 
 
 def _cut(data: LabelledImages, batch_size: int) -> Iterator[Batch]:

@@ -72,8 +72,8 @@ def _weights(name: str, spec: ModelSpec | None) -> Subject:
 
 def _checkpoint(path: Path, spec: ModelSpec | None) -> Subject:
     require("torch", "train")
-    from delugeserve.evaluation.evaluate import network_classifier
     from delugeserve.networks.checkpoint import load_checkpoint
+    from delugeserve.networks.classifier import network_classifier
 
     loaded = load_checkpoint(path, spec)
     return Subject(

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from delugeserve.data.augmentation import normalise
 from delugeserve.errors import CheckpointError, TrainingError
+from delugeserve.networks.classifier import normalise
 from delugeserve.training.batches import Augment, Batch
 from delugeserve.training.distributed import share_buffers
 from delugeserve.training.recipes import Recipe

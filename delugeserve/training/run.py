@@ -28,9 +28,10 @@ from delugeserve.errors import (
     UsageError,
     explain_out_of_memory,
 )
-from delugeserve.evaluation.evaluate import Evaluation, evaluate_batches, network_classifier
+from delugeserve.evaluation.evaluate import Evaluation, evaluate_batches
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from delugeserve.networks.classifier import network_classifier
 from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.networks.fused import require_compiler
 from delugeserve.system.memory import keep_freed_memory

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from delugeserve.data.datasets import load_images
 from delugeserve.errors import UnknownNameError, UsageError
-from delugeserve.evaluation.evaluate import network_classifier
+from delugeserve.networks.classifier import network_classifier
 from delugeserve.networks.flops import count
 from delugeserve.runtimes import BACKENDS
 from delugeserve.runtimes.base import Backend

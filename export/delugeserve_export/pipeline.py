@@ -18,7 +18,7 @@ from delugeserve.artifacts.interface import FloatType, Precision, SumForm
 from delugeserve.artifacts.manifest import Manifest, describe_files
 from delugeserve.artifacts.publishing import publish, staging, write_labels
 from delugeserve.errors import MissingDeviceError, PlanError
-from delugeserve.evaluation.evaluate import network_classifier
+from delugeserve.networks.classifier import network_classifier
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes.base import Backend, load_runs
 from delugeserve.system import hardware

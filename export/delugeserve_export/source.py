@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from delugeserve.data.augmentation import normalise
 from delugeserve.errors import UsageError
 from delugeserve.networks.build import Network, build_network
 from delugeserve.networks.checkpoint import load_checkpoint
+from delugeserve.networks.classifier import normalise
 from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.system.files import sha256
 from delugeserve.zoo import ModelSpec

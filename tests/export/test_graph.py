@@ -12,8 +12,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from delugeserve.artifacts.interface import SumForm
-from delugeserve.data.augmentation import normalise
 from delugeserve.networks.build import build_network
+from delugeserve.networks.classifier import normalise
 from delugeserve.networks.inference import fold
 from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
 from delugeserve_export.graph import build_graph

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from delugeserve.data.augmentation import normalise
 from delugeserve.data.datasets import load_images
 from delugeserve.errors import DatasetError, ParityError, UnknownNameError, UsageError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from delugeserve.networks.classifier import normalise
 from delugeserve.runtimes.onnxruntime import OnnxRuntime
 from delugeserve.system import hardware
 from delugeserve.verification.verify import verify_version

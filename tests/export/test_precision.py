@@ -7,8 +7,8 @@ import torch
 from onnx import TensorProto
 
 from delugeserve.errors import UsageError
-from delugeserve.evaluation.evaluate import network_classifier
 from delugeserve.networks.build import build_network
+from delugeserve.networks.classifier import network_classifier
 from delugeserve.networks.inference import fold
 from delugeserve.verification.evidence import Evidence
 from delugeserve.zoo import CIFAR10, ModelSpec, find_model

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delugeserve.data.augmentation import cutout, normalise, random_flip_crop
+from delugeserve.data.augmentation import cutout, random_flip_crop
 
 FILL = torch.tensor([7, 8, 9], dtype=torch.uint8)
 
@@ -93,12 +93,3 @@ def test_shares_are_cut_as_the_whole_batch_is():
         rng = np.random.default_rng(3)
         share = cutout(images[rank::2], 8, FILL, rng, rank=rank, size=2)
         assert torch.equal(share, whole[rank::2])
-
-
-def test_normalise_is_the_textbook_formula():
-    images = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
-    mean, std = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.3, 0.4])
-    expected = ((images.double() / 255 - mean) / std).permute(0, 3, 1, 2)
-    got = normalise(images, mean, std)
-    assert got.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)

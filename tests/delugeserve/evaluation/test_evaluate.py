@@ -16,12 +16,9 @@ from delugeserve.evaluation.evaluate import (
     evaluate,
     evaluate_batches,
     evaluate_fully,
-    network_classifier,
 )
 from delugeserve.evaluation.plots import draw_confusion, draw_reliability
-from delugeserve.networks.build import build_network
 from delugeserve.plotting import check_picture_path, save_figure
-from delugeserve.zoo import CIFAR10, find_model
 
 # The classifier reads its logits from the pixels.
 LOGITS = np.array(
@@ -93,15 +90,6 @@ def test_a_probability_of_zero_still_has_a_logarithm():
 def test_answers_that_are_no_numbers_are_not_right_answers(bad):
     with pytest.raises(EvaluationError, match="no finite numbers"):
         evaluate(lambda images: np.full((len(images), 3), bad, np.float32), DATA)
-
-
-def test_a_compiled_network_is_not_compiled_anew_to_be_tested():
-    network = build_network(find_model("delugenet38"), seed=0)
-    compiled = []
-    network.compile(backend=lambda graph, _: compiled.append(graph) or graph.forward)
-    images = np.zeros((2, 32, 32, 3), np.uint8)
-    assert network_classifier(network, CIFAR10)(images).shape == (2, 10)
-    assert not compiled
 
 
 def test_answers_about_other_classes():

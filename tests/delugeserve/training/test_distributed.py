@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from delugeserve import zoo
 from delugeserve.data.datasets import load_images
-from delugeserve.evaluation.evaluate import network_classifier
 from delugeserve.networks.checkpoint import load_checkpoint
+from delugeserve.networks.classifier import network_classifier
 from delugeserve.zoo import CIFAR10, ModelSpec
 
 TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)

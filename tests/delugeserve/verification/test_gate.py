@@ -6,8 +6,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from delugeserve.errors import ParityError
-from delugeserve.evaluation.evaluate import network_classifier
 from delugeserve.networks.checkpoint import load_checkpoint
+from delugeserve.networks.classifier import network_classifier
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes import BACKENDS
 from delugeserve.verification.evidence import Evidence

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from delugeserve.data.datasets import load_images
-from delugeserve.evaluation.evaluate import evaluate, network_classifier
+from delugeserve.evaluation.evaluate import evaluate
 from delugeserve.networks.checkpoint import load_checkpoint
+from delugeserve.networks.classifier import network_classifier
 from delugeserve.networks.flops import count
 from delugeserve.zoo import CIFAR10, MODELS
 
