@@ -10,6 +10,7 @@
     │   │   └── UnreadableImageError  an image cannot be decoded
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
     │   ├── RepositoryError     the model repository cannot be read or written
+    │   ├── ResumeError         a training run was started with other settings
     │   ├── PlanError           a compiled plan is for another runtime or another GPU
     │   ├── MissingDeviceError  there is no GPU
     │   └── PortError           a port is taken
@@ -29,8 +30,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Iterable, Iterator
+import shlex
+import signal
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -132,6 +136,37 @@ class UnwrittenError(RepositoryError):
         self.manifest = manifest
 
 
+class ResumeError(UsageError):
+    """A training run was started with other settings than are given now.
+
+    Args:
+        path: the run's folder.
+        changed: the settings that differ, by name: their values then and now; None where a
+            setting was not given.
+
+    Attributes:
+        path: see above.
+        changed: see above.
+    """
+
+    def __init__(self, path: Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
+        self.path, self.changed = path, dict(changed)
+        differences = "; ".join(
+            f"{_option(name)} was {_setting(old)}, now {_setting(new)}"
+            for name, (old, new) in self.changed.items()
+        )
+        # What was off or not given is left out, everything else is repeated.
+        leave = [_option(name) for name, (old, _) in self.changed.items() if not _is_given(old)]
+        use = " ".join(
+            _option(name) if old is True else f"{_option(name)} {shlex.quote(_setting(old))}"
+            for name, (old, _) in self.changed.items()
+            if _is_given(old)
+        )
+        steps = [f"use {use}"] * bool(use) + [f"leave out {', '.join(leave)}"] * bool(leave)
+        remedy = f"{' and '.join(steps)}, or choose another --output."
+        super().__init__(f"Cannot resume {path}: {differences}.", remedy[:1].upper() + remedy[1:])
+
+
 class PlanError(UsageError):
     """A compiled plan is for another runtime or another GPU than there is."""
 
@@ -153,9 +188,25 @@ class TrainingError(Failure):
 
 
 class StoppedError(TrainingError):
-    """Training was stopped by a signal; exit status 128 plus the signal's number."""
+    """Training was stopped by a signal; exit status 128 plus the signal's number.
 
-    exit_code = 143
+    Args:
+        problem: one sentence.
+        remedy: one sentence.
+        number: the signal's number.
+        resumable: whether the run's folder holds a run that can go on.
+
+    Attributes:
+        number: see above.
+        resumable: see above.
+    """
+
+    def __init__(
+        self, problem: str, remedy: str, *, number: int = signal.SIGTERM, resumable: bool = True
+    ) -> None:
+        super().__init__(problem, remedy)
+        self.number, self.resumable = number, resumable
+        self.exit_code = 128 + number
 
 
 class EvaluationError(Failure):
@@ -215,6 +266,22 @@ def require(module: str, extra: str) -> ModuleType:
 def reason_of(error: Exception) -> str:
     """Return the last line of a third-party error's message, or its class name."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value is not False
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _setting(value: Any) -> str:
+    if value is None or value is False:
+        return "not given"
+    if value is True:
+        return "given"
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 @contextmanager

@@ -42,12 +42,13 @@ class Evaluation:
     Attributes:
         num_images: images it was asked about.
         top1_error: percent of them whose label is not the first answer.
-        top5_error: percent of them whose label is not among the first five answers.
+        top5_error: percent of them whose label is not among the first five answers; None for five
+            classes or fewer, where every label is.
     """
 
     num_images: int
     top1_error: float
-    top5_error: float
+    top5_error: float | None
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,13 @@ def evaluate(
     Raises:
         EvaluationError: an answer is no number, or has another number of classes.
     """
-    return _errors(_ask(classify, _cut(data, batch_size), len(data.class_names), on_progress))
+    num_classes = len(data.class_names)
+    return _errors(_ask(classify, _cut(data, batch_size), num_classes, on_progress), num_classes)
 
 
 def evaluate_batches(classify: Classify, batches: Iterable[Batch], num_classes: int) -> Evaluation:
     """Measure the same on images that need not all lie in memory; errors as above."""
-    return _errors(_ask(classify, batches, num_classes, lambda _: None))
+    return _errors(_ask(classify, batches, num_classes, lambda _: None), num_classes)
 
 
 def evaluate_fully(
@@ -125,7 +127,7 @@ def evaluate_fully(
 ) -> Report:
     """Measure all there is to measure; arguments and errors are those of :func:`evaluate`."""
     answers = _ask(classify, _cut(data, batch_size), len(data.class_names), on_progress)
-    errors = _errors(answers)
+    errors = _errors(answers, len(data.class_names))
     confusion = confusion_matrix(answers, len(data.class_names))
     bins = reliability(answers)
     return Report(
@@ -190,8 +192,9 @@ def _check(logits: NDArray[np.float32], shape: tuple[int, int]) -> None:
         )
 
 
-def _errors(answers: Answers) -> Evaluation:
-    return Evaluation(len(answers.labels), top_k_error(answers, 1), top_k_error(answers, 5))
+def _errors(answers: Answers, num_classes: int) -> Evaluation:
+    top5 = top_k_error(answers, 5) if num_classes > 5 else None
+    return Evaluation(len(answers.labels), top_k_error(answers, 1), top5)
 
 
 def _by_class(

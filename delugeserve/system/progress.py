@@ -21,8 +21,13 @@ class Progress(Protocol):
             total: how many steps it has; None if that is not known.
         """
 
-    def advance(self, steps: int = 1) -> None:
-        """Count steps of the current stage as done."""
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count steps of the current stage as done.
+
+        Args:
+            steps: how many more.
+            note: shown next to the count, such as ``"loss 1.234"``; replaces the previous note.
+        """
 
 
 class NoProgress:
@@ -31,7 +36,7 @@ class NoProgress:
     def stage(self, name: str, total: int | None = None) -> None:
         """Do nothing."""
 
-    def advance(self, steps: int = 1) -> None:
+    def advance(self, steps: int = 1, note: str = "") -> None:
         """Do nothing."""
 
 

@@ -147,9 +147,10 @@ def _check_pictures(*paths: Path | None) -> None:
 
 def _print_report(report: Report, title: str, images_per_s: float) -> None:
     low, high = report.top1_interval
+    top5 = "" if report.top5_error is None else f" top-5 error {report.top5_error:.2f} %,"
     out.print(
         f"{title}: top-1 error {report.top1_error:.2f} % (95 % interval {low:.2f} to {high:.2f}),"
-        f" top-5 error {report.top5_error:.2f} %,"
+        f"{top5}"
         f" calibration error {report.calibration_error:.2f} %,"
         f" negative log-likelihood {report.negative_log_likelihood:.3f}"
         f" on {report.num_images:,} test images; {images_per_s:,.0f} images/s",

@@ -249,12 +249,17 @@ def _engine(engine: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _top5(metrics: Mapping[str, Any]) -> str:
+    error = metrics.get("top5_error")  # None for five classes or fewer
+    return "" if error is None else f", top-5 error {error} %"
+
+
 def _provenance(data: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
     """What weights were trained on and how well they did, as lines to print."""
     return {
         "data": _settings({key: _short(value) for key, value in data.items()}),
-        "metrics": f"top-1 error {metrics['top1_error']} %, top-5 error "
-        f"{metrics.get('top5_error', '?')} % on {metrics.get('num_images', '?')} test images"
+        "metrics": f"top-1 error {metrics['top1_error']} %"
+        f"{_top5(metrics)} on {metrics.get('num_images', '?')} test images"
         if "top1_error" in metrics
         else _settings(metrics),
     }

@@ -240,8 +240,9 @@ def command(
         print_json({"checkpoint": str(path), **dataclasses.asdict(evaluation)})
     else:
         out.print(
-            f"{path}: top-1 error {evaluation.top1_error:.2f} %, "
-            f"top-5 error {evaluation.top5_error:.2f} % on {evaluation.num_images:,} test images",
+            f"{path}: top-1 error {evaluation.top1_error:.2f} %"
+            + ("" if (e := evaluation.top5_error) is None else f", top-5 error {e:.2f} %")
+            + f" on {evaluation.num_images:,} test images",
             soft_wrap=True,
         )
     print_next(f"delugeserve export --model {spec.name} --checkpoint {path}")

@@ -35,11 +35,12 @@ class _TerminalProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=err_console,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=None, visible=False)
+        self._task = self._bar.add_task("", total=None, visible=False, note="")
 
     def __enter__(self) -> _TerminalProgress:
         self._bar.start()
@@ -49,10 +50,10 @@ class _TerminalProgress:
         self._bar.stop()
 
     def stage(self, name: str, total: int | None = None) -> None:
-        self._bar.reset(self._task, description=name, total=total, visible=True)
+        self._bar.reset(self._task, description=name, total=total, visible=True, note="")
 
-    def advance(self, steps: int = 1) -> None:
-        self._bar.advance(self._task, steps)
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self._bar.update(self._task, advance=steps, note=note)
 
 
 class _PlainProgress:
@@ -60,7 +61,8 @@ class _PlainProgress:
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
-        self._name, self._done, self._total = "", 0, None  # type: tuple[str, int, int | None]
+        self._name, self._note = "", ""
+        self._done, self._total = 0, None  # type: tuple[int, int | None]
         self._started = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._report, daemon=True)
@@ -74,14 +76,18 @@ class _PlainProgress:
         self._thread.join()
 
     def stage(self, name: str, total: int | None = None) -> None:
-        self._name, self._done, self._total = name, 0, total
+        self._name, self._note, self._done, self._total = name, "", 0, total
 
-    def advance(self, steps: int = 1) -> None:
+    def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
+        self._note = note
 
     def _report(self) -> None:
         while not self._ended.wait(self._interval_s):
             if not self._name:
                 continue
             count = f" {self._done:,} of {self._total:,}" if self._total else ""
-            err_console.print(f"{self._name}{count}, {time.monotonic() - self._started:.0f} s")
+            note = f", {self._note}" if self._note else ""
+            err_console.print(
+                f"{self._name}{count}{note}, {time.monotonic() - self._started:.0f} s"
+            )
