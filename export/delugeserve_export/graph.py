@@ -52,11 +52,13 @@ def build_graph(
     """
     size, classes = dataset.image_size, dataset.num_classes
     writer = _Writer(sum_form, float_type)
-    logits = writer.network(network, writer.normalise(INPUT, dataset))
+    writer.network(network, writer.normalise(INPUT, dataset))
     if float_type != "fp32":
-        logits = writer.cast(logits, "head/cast", "fp32")
-    writer.node("Identity", [logits], LOGITS)
-    writer.node("Softmax", [logits], PROBABILITIES, axis=1)
+        writer.cast("head/linear", "head/cast", "fp32")
+    # Rename the output instead of adding an Identity, which OpenVINO would write as an operation
+    # that its releases before 2025.4 cannot read.
+    writer.nodes[-1].output[0] = LOGITS
+    writer.node("Softmax", [LOGITS], PROBABILITIES, axis=1)
 
     graph = helper.make_graph(
         writer.nodes,

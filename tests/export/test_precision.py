@@ -32,7 +32,6 @@ def test_everything_between_the_casts_is_reduced(float_type):
         "input/planes",
         "input/centred",
         "input/scaled",
-        "head/cast",
     }
     assert set(types.values()) == {TensorProto.FLOAT, TYPES[float_type]}
     weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
