@@ -1,13 +1,13 @@
-# Everything runs from one environment in .venv, which each target makes or brings up to date by
-# itself. What must be there: Python 3.10 to 3.12, git and make. Another Python: make PYTHON=python3.12
+# Every target creates the environment .venv, or updates it, before it runs. This needs Python 3.10 to
+# 3.12, git and make. To use another Python: make PYTHON=python3.12
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Written last, so that an interrupted installation goes on where it was.
+# Written last, so that an interrupted installation is continued.
 INSTALLED := $(VENV)/.installed
-# Programs in an environment hold its absolute path: where the folder was moved, it is made anew.
+# Scripts in an environment contain its absolute path: after the folder was moved, create it again.
 PLACE := $(VENV)/.place
 
 ifneq ($(shell cat $(PLACE) 2>/dev/null),$(CURDIR))
@@ -15,42 +15,51 @@ ifneq ($(shell cat $(PLACE) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test test-fast lint format wheel clean
+
+# A worker for each processor; more than 4 only compete for memory.
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
 setup: $(INSTALLED) ## install everything for development into .venv
 
 demo: $(INSTALLED) ## export the trained network, serve it, and classify photographs
 	@$(BIN)/delugeserve quickstart
 
-test: $(INSTALLED) ## run the tests; make test ARGS="-k parquet" passes options to pytest
-	@$(BIN)/pytest $(ARGS)
+test: $(INSTALLED) ## run all tests; ARGS passes options to pytest: make test ARGS="-k parquet -n 0"
+	@$(BIN)/pytest $(PARALLEL) $(ARGS)
 
-lint: $(INSTALLED) ## check style, formatting, types and the directions of imports
+test-fast: $(INSTALLED) ## run the tests that take no server, no data and no training: under a minute
+	@$(BIN)/pytest $(PARALLEL) -m "not slow and not system and not data" $(ARGS)
+
+lint: $(INSTALLED) ## check style, formatting, types and the direction of imports
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-format: $(INSTALLED) ## mend style and formatting
+format: $(INSTALLED) ## fix style and formatting
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 
-clean: ## remove .venv, caches and built distributions; runs and exported models stay
+wheel: $(INSTALLED) ## build the wheel into dist/, install it into an empty environment and try it
+	@.ci/wheel $(BIN)/python dist
+
+clean: ## remove .venv, caches and built wheels; runs and exported models stay
 	@rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@if [ "$$(cat $(PLACE) 2>/dev/null)" != "$$PWD" ] || ! $(BIN)/python -c "" 2>/dev/null; then \
 	  $(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 13) or sys.exit( \
-	    "This needs Python 3.10, 3.11 or 3.12, and $(PYTHON) is %d.%d. Name another one:" \
+	    "This needs Python 3.10, 3.11 or 3.12, and $(PYTHON) is %d.%d. Choose another one:" \
 	    " make PYTHON=python3.11" % sys.version_info[:2])' && \
-	  echo "Making the environment $(VENV) with $$($(PYTHON) --version)" && \
+	  echo "Creating the environment $(VENV) with $$($(PYTHON) --version)" && \
 	  $(PYTHON) -m venv --clear $(VENV) && pwd > $(PLACE); \
 	fi
-	@echo "Installing into $(VENV): a minute or more the first time, most of it PyTorch"
+	@echo "Installing into $(VENV). The first time takes a minute or more, most of it for PyTorch."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(INSTALLED)
 	@echo "Installed: $$(du -sh $(VENV) | cut -f1) in $(VENV)"

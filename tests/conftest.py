@@ -1,4 +1,15 @@
-"""What the tests of every package share."""
+"""Fixtures of all tests, their tiers, and the folder for temporary files of one run.
+
+A test belongs to the fast tier unless it has one of these marks:
+
+- ``slow``: it trains, compiles or exports for seconds.
+- ``system``: it starts a Triton Inference Server.
+- ``data``: it reads the CIFAR-10 images.
+
+``make test-fast`` runs the fast tier, ``make test`` everything. Tests in ``tests/system`` and tests
+that use the fixture ``cifar10_dir`` get their mark here; for whole modules of slow tests there is
+``SLOW``. A slow test in a module of fast ones has ``@pytest.mark.slow``.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +17,11 @@ import colorsys
 import io
 import json
 import os
+import re
+import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,22 +37,75 @@ WriteTinyCifar = Callable[..., Path]
 WriteTinyImagenet = Callable[..., Path]
 
 
+# Modules of slow tests, relative to this folder; test_tiers.py checks that they exist.
+SLOW = (
+    "benchmarks/test_benchmarks.py",
+    "delugeserve/cli/test_benchmark_engines.py",
+    "delugeserve/studies/test_profiling.py",
+    "delugeserve/training/test_distributed.py",
+    "delugeserve/training/test_imagenet.py",
+    "delugeserve/training/test_run.py",
+    "delugeserve/weights/test_shipped_weights.py",
+    "export/test_int8.py",
+    "export/test_pipeline.py",
+    "packaging/test_wheel.py",
+)
+HERE = Path(__file__).parent
+# Taken from the environment before any test runs: see _own_environment.
+DATA = os.environ.get("DELUGESERVE_DATA")
+REQUIRE_DATA = os.environ.get("DELUGESERVE_REQUIRE_DATA") == "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run a folder of its own for temporary files, its subprocesses included."""
+    if hasattr(config, "workerinput"):  # a worker of pytest-xdist inherits the environment
+        return
+    folder = tempfile.mkdtemp(prefix="ds-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ["TMPDIR"] = folder
+    tempfile.tempdir = None
+    if getattr(config.option, "numprocesses", None):
+        # Each worker has a core; threads of PyTorch would only wait for each other.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tiers; in parallel, start what takes longest first."""
+    for item in items:
+        path = item.path.relative_to(HERE).as_posix() if item.path.is_relative_to(HERE) else ""
+        if path in SLOW:
+            item.add_marker(pytest.mark.slow)
+        if path.startswith("system/"):
+            item.add_marker(pytest.mark.system)
+        if "cifar10_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.data)
+    if hasattr(config, "workerinput"):
+        items.sort(key=_rank)  # stable: tests of a module stay together, with their fixtures
+
+
+def _rank(item: pytest.Item) -> int:
+    marks = {mark.name for mark in item.iter_markers()}
+    return next((rank for rank, name in enumerate(("data", "system", "slow")) if name in marks), 3)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what tests measure out of the user's cache, and the user's figures out of the tests."""
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Make tests independent of the user's cache and of a data set that the environment names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("DELUGESERVE_DATA", raising=False)
+        patch.delenv("DELUGESERVE_REQUIRE_DATA", raising=False)
         yield
 
 
 @pytest.fixture(scope="session")
 def cifar10_dir() -> Path:
     """The folder of the real CIFAR-10 images; without them the test is skipped, or fails in CI."""
-    named = os.environ.get("DELUGESERVE_DATA")
-    if named and Path(named).exists():
-        return Path(named).resolve()
+    if DATA and Path(DATA).exists():
+        return Path(DATA).resolve()
     lack = "needs the CIFAR-10 images: set DELUGESERVE_DATA to a folder that load_images reads"
-    if os.environ.get("DELUGESERVE_REQUIRE_DATA") == "1":
+    if REQUIRE_DATA:
         pytest.fail(lack)
     pytest.skip(lack)
 
@@ -83,6 +151,19 @@ def exported(tmp_path_factory) -> Path:
     repository = folder / "model_repository"
     export(Request(spec, checkpoint, repository, "onnxruntime", "fp32", 8))
     return repository
+
+
+@pytest.fixture(scope="session")
+def console_commands() -> Callable[[Path], list[list[str]]]:
+    """Returns the commands of a page's console blocks, each split into its words."""
+
+    def commands(page: Path) -> list[list[str]]:
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        lines = "".join(blocks).replace("\\\n", " ").splitlines()
+        return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ ")]
+
+    return commands
 
 
 @pytest.fixture
