@@ -20,7 +20,7 @@ from delugeserve.doctor.plans import examine_plan
 from delugeserve.doctor.server import native_backends, own_backends
 from delugeserve.errors import RepositoryError
 from delugeserve.runtimes.plans import DISTRIBUTIONS
-from delugeserve.serving.server import OWN_BACKENDS
+from delugeserve.serving.own_backends import OWN_BACKENDS
 from delugeserve.system import hardware
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
@@ -12,15 +11,15 @@ from pathlib import Path
 from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.errors import MissingExtraError, UsageError
-from delugeserve.serving.server import (
-    FOLDER_PREFIX,
-    GLIBC,
-    OWN_BACKENDS,
-    WHEEL,
+from delugeserve.serving.installation import (
+    MIN_GLIBC,
     find_libpython,
     find_tritonserver,
     find_version,
+    is_wheel_installed,
 )
+from delugeserve.serving.layout import FOLDER_PREFIX
+from delugeserve.serving.own_backends import OWN_BACKENDS
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
 
@@ -34,7 +33,7 @@ def examine_server() -> Iterator[Finding]:
         return
     except UsageError as error:
         # Someone who only asks a server elsewhere has not installed one, and lacks nothing.
-        status: Status = "problem" if _wheel_is_installed() else "absent"
+        status: Status = "problem" if is_wheel_installed() else "absent"
         yield _finding("Triton", error.problem, status, error.remedy)
         return
     version = find_version(installation)
@@ -42,7 +41,7 @@ def examine_server() -> Iterator[Finding]:
     if installation.stub is not None:
         yield _finding(
             "its needs",
-            f"glibc {'.'.join(map(str, GLIBC))} or later: {platform.libc_ver()[1]}; "
+            f"glibc {'.'.join(map(str, MIN_GLIBC))} or later: {platform.libc_ver()[1]}; "
             f"shared libpython: {find_libpython()}",
         )
     native = sorted(path.name for path in installation.backends.iterdir() if path.is_dir())
@@ -112,14 +111,6 @@ def _mapped_files() -> str:
         except OSError:  # it ended, or is another user's
             continue
     return "".join(texts)
-
-
-def _wheel_is_installed() -> bool:
-    try:
-        importlib.metadata.distribution(WHEEL)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _finding(subject: str, text: str, status: Status = "ok", remedy: str | None = None) -> Finding:

@@ -1,8 +1,9 @@
-"""Choosing free ports, and saying plainly when a port is taken."""
+"""Choose free ports, and check those that the user gives."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Mapping
 
@@ -12,9 +13,9 @@ LOOPBACK = "127.0.0.1"
 
 
 def resolve_host(host: str) -> str:
-    """The IPv4 address to listen on, for a name or an address.
+    """Return the IPv4 address to listen on, for a name or an address.
 
-    The server takes an address and a port glued together with a colon, so IPv6 does not go in.
+    The server joins address and port with a colon, which rules IPv6 out.
 
     Raises:
         UsageError: the name has no IPv4 address.
@@ -24,25 +25,26 @@ def resolve_host(host: str) -> str:
     except (OSError, UnicodeError):
         raise UsageError(
             f"'{host}' has no IPv4 address.",
-            f"Give an address of this machine, such as {LOOPBACK}, or 0.0.0.0 for all of them.",
+            f"Use --host {LOOPBACK} for this machine alone, or --host 0.0.0.0 for all its "
+            "addresses.",
         ) from None
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine can reach the address."""
+    """Return whether only this machine can reach the address."""
     return address.startswith("127.")
 
 
 def reachable(address: str) -> str:
-    """The address a client on this machine should use for what listens on ``address``."""
+    """Return the address under which clients on this machine reach what listens on ``address``."""
     return LOOPBACK if address == "0.0.0.0" else address  # noqa: S104
 
 
 def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | None]:
-    """Check the ports that were asked for, and choose one for each 0.
+    """Check the ports that were given, and choose one for each 0.
 
-    The ports are free when this returns. Another process may still take one before the server
-    does; the server then says so itself.
+    The ports are free when this returns. If another process takes one before the server does, the
+    server says so in its log.
 
     Args:
         address: IPv4 address to listen on.
@@ -52,21 +54,22 @@ def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | Non
         The ports, with every 0 replaced.
 
     Raises:
-        PortError: one is taken, or not allowed, or asked for twice.
-        UsageError: the address is not one of this machine.
+        PortError: a port is in use, not allowed, or given twice.
+        UsageError: this machine does not have the address.
     """
     chosen = dict(wanted)
     given: dict[int, str] = {}
     with contextlib.ExitStack() as held:
-        # The given ones first, so that no 0 is answered with one of them. All stay bound until the
+        # The given ports first, so that no 0 is answered with one of them. All stay bound until the
         # last is chosen, so that no port is chosen twice.
         for endpoint, port in sorted(wanted.items(), key=lambda item: item[1] == 0):
             if port is None:
                 continue
             if port and port in given:
                 raise PortError(
-                    f"Port {port} was asked for twice, for {given[port]} and for {endpoint}.",
-                    f"Give another with --{endpoint}-port; 0 picks a free one.",
+                    f"Port {port} was given twice, for {given[port]} and for {endpoint}.",
+                    port,
+                    endpoint,
                 )
             given[port] = endpoint
             chosen[endpoint] = _bind(held, address, port, endpoint)
@@ -74,7 +77,6 @@ def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | Non
 
 
 def _bind(held: contextlib.ExitStack, address: str, port: int, endpoint: str) -> int:
-    remedy = f"Give another with --{endpoint}-port; 0 picks a free one."
     listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     # As the server does: a port that a stopped server left in TIME_WAIT counts as free.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -82,17 +84,19 @@ def _bind(held: contextlib.ExitStack, address: str, port: int, endpoint: str) ->
         listener.bind((address, port))
         listener.listen(1)
     except PermissionError:
-        raise PortError(f"Port {port} needs more privileges than you have.", remedy) from None
+        problem = f"Port {port} for {endpoint} needs the rights of root."
+        raise PortError(problem, port, endpoint) from None
     except OverflowError:
-        raise PortError(f"{port} is not a port; they go up to 65535.", remedy) from None
+        problem = f"{port} is not a port: ports go up to 65535."
+        raise PortError(problem, port, endpoint) from None
     except OSError as error:
-        if error.errno == 99:  # EADDRNOTAVAIL
+        if error.errno == errno.EADDRNOTAVAIL:
             raise UsageError(
-                f"'{address}' is not an address of this machine.",
-                f"Use {LOOPBACK}, or 0.0.0.0 for all its addresses.",
+                f"This machine does not have the address {address}.",
+                f"Use --host {LOOPBACK} for this machine alone, or --host 0.0.0.0 for all its "
+                "addresses.",
             ) from None
-        raise PortError(
-            f"Port {port}, wanted for {endpoint}, is taken by another process.", remedy
-        ) from None
+        problem = f"Port {port} for {endpoint} is already in use."
+        raise PortError(problem, port, endpoint) from None
     number: int = listener.getsockname()[1]
     return number

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from delugeserve.errors import PortError, ServerError
-from delugeserve.serving.supervisor import RunningServer, serve
+from delugeserve.serving.supervisor import serve
+from delugeserve.serving.tritonserver import TritonServer
 
 pytest.importorskip("onnx", reason="the test models need the extra 'export'")
 pytest.importorskip("openvino", reason="the backends need the extra 'server'")
@@ -231,7 +232,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("model", ["tiny", "tiny_ov"])
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_answers_are_the_networks(server: RunningServer, reference, model, protocol):
+def test_answers_are_the_networks(server: TritonServer, reference, model, protocol):
     module, url = (grpc, server.grpc_url) if protocol == "grpc" else (http, server.http_url)
     batch = images(5)
     with contextlib.closing(module.InferenceServerClient(url)) as client:
@@ -240,12 +241,12 @@ def test_answers_are_the_networks(server: RunningServer, reference, model, proto
         np.testing.assert_allclose(answer.as_numpy(name), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_serves_what_has_a_configuration(server: RunningServer):
+def test_serves_what_has_a_configuration(server: TritonServer):
     assert server.models == ["tiny", "tiny_ov"]
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny_ov"])
-def test_requests_that_arrive_together_share_an_inference(server: RunningServer, reference, model):
+def test_requests_that_arrive_together_share_an_inference(server: TritonServer, reference, model):
     batches = [images(1 + seed % 3, seed) for seed in range(24)]
     with connect(server.grpc_url) as client, ThreadPoolExecutor(24) as pool:
         before = client.get_inference_statistics(model).model_stats[0]
@@ -260,14 +261,14 @@ def test_requests_that_arrive_together_share_an_inference(server: RunningServer,
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny_ov"])
-def test_only_the_requested_outputs_come_back(server: RunningServer, model):
+def test_only_the_requested_outputs_come_back(server: TritonServer, model):
     with connect(server.grpc_url) as client:
         answer = infer(grpc, client, model, images(1), ["probabilities"])
     assert [output.name for output in answer.get_response().outputs] == ["probabilities"]
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny_ov"])
-def test_labels_come_with_the_classification_extension(server: RunningServer, reference, model):
+def test_labels_come_with_the_classification_extension(server: TritonServer, reference, model):
     batch = images(1)
     tensor = grpc.InferInput("image", batch.shape, "UINT8")
     tensor.set_data_from_numpy(batch)
@@ -289,7 +290,7 @@ def test_labels_come_with_the_classification_extension(server: RunningServer, re
     ],
     ids=["height", "height-openvino", "no-batch", "too-many", "poison"],
 )
-def test_bad_input_is_refused_and_the_server_lives_on(server: RunningServer, model, bad):
+def test_bad_input_is_refused_and_the_server_lives_on(server: TritonServer, model, bad):
     with connect(server.grpc_url) as client:
         with pytest.raises(Exception, match=r"image|input|batch") as caught:
             infer(grpc, client, model, bad)
@@ -297,7 +298,7 @@ def test_bad_input_is_refused_and_the_server_lives_on(server: RunningServer, mod
         assert infer(grpc, client, model, images(1)).as_numpy("logits").shape == (1, CLASSES)
 
 
-def test_a_bad_request_does_not_spoil_its_neighbours_shape(server: RunningServer):
+def test_a_bad_request_does_not_spoil_its_neighbours_shape(server: TritonServer):
     with connect(server.grpc_url) as client, ThreadPoolExecutor(8) as pool:
         bad = np.zeros((1, SIZE, SIZE + 2, 3), np.uint8)
         futures = [
@@ -307,7 +308,7 @@ def test_a_bad_request_does_not_spoil_its_neighbours_shape(server: RunningServer
     assert [future.exception() is None for future in futures] == [True, False] * 4
 
 
-def test_metrics_are_served(server: RunningServer):
+def test_metrics_are_served(server: TritonServer):
     with urllib.request.urlopen(server.metrics_url) as response:
         assert b"nv_inference_count" in response.read()
 
@@ -340,7 +341,7 @@ def test_requests_in_flight_are_answered_before_the_end(tmp_path: Path):
 
 def test_a_server_from_elsewhere(repository: Path, tmp_path: Path):
     """A copy of the wheel's server, laid out as in NVIDIA's container."""
-    from delugeserve.serving.server import find_tritonserver
+    from delugeserve.serving.installation import find_tritonserver
 
     ours = find_tritonserver()
     if ours.stub is None:
@@ -386,7 +387,7 @@ def test_a_configuration_that_the_model_does_not_bear_out(repository: Path, tmp_
         pass
 
 
-def test_a_port_that_is_taken(server: RunningServer, repository: Path):
+def test_a_port_that_is_taken(server: TritonServer, repository: Path):
     taken = server.grpc_url.rpartition(":")[2]
     with pytest.raises(PortError, match=taken), serve(repository, grpc_port=int(taken)):
         pass

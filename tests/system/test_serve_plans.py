@@ -9,7 +9,7 @@ import pytest
 from delugeserve.errors import ServerError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
-from delugeserve.serving import server
+from delugeserve.serving import environment
 from delugeserve.serving.supervisor import serve
 from delugeserve.system import hardware
 from delugeserve.system.hardware import Gpu
@@ -39,8 +39,8 @@ def test_the_backend_of_plans_loads_in_a_real_server(tmp_path, monkeypatch):
     config = repository / "tiny" / "config.pbtxt"
     config.write_text(config.read_text().replace("KIND_GPU", "KIND_CPU"))
     monkeypatch.setattr(hardware, "usable_gpus", lambda: (Gpu("NVIDIA L4", "550", "8.9", "1 MiB"),))
-    folders = [*server._package_folders(), str(Path(runtime.__file__).parents[1])]
-    monkeypatch.setattr(server, "_package_folders", lambda: folders)
+    folders = [*environment._package_folders(), str(Path(runtime.__file__).parents[1])]
+    monkeypatch.setattr(environment, "_package_folders", lambda: folders)
     with (
         pytest.raises(ServerError, match=r"'tiny' did not load: model\.plan: CUDA: .*driver"),
         serve(repository, grpc_port=0, http_port=None, metrics_port=None),

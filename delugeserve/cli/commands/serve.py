@@ -15,7 +15,7 @@ import typer
 from delugeserve.cli.render.console import err_console, out, print_next
 
 if TYPE_CHECKING:
-    from delugeserve.serving.supervisor import RunningServer
+    from delugeserve.serving.tritonserver import TritonServer
 
 
 class _StopRequested(BaseException):
@@ -75,7 +75,7 @@ def command(
         err_console.print("stopped")
 
 
-def _announce(server: RunningServer, *, json: bool) -> None:
+def _announce(server: TritonServer, *, json: bool) -> None:
     endpoints = {
         "grpc": server.grpc_url,
         "http": server.http_url,

@@ -16,7 +16,7 @@ from delugeserve.doctor import backends, machine, plans, repository, server
 from delugeserve.doctor.extras import examine_extras
 from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.runtimes import BACKENDS
-from delugeserve.serving.server import FOLDER_PREFIX
+from delugeserve.serving.layout import FOLDER_PREFIX
 from delugeserve.system import hardware
 from delugeserve.zoo import find_model
 
@@ -389,12 +389,13 @@ def test_the_server_that_is_installed():
 
 
 def test_no_server_or_one_that_cannot_run_here(monkeypatch):
-    monkeypatch.setattr("delugeserve.serving.server._wheel_folder", lambda: None)
+    monkeypatch.setattr("delugeserve.serving.installation._wheel_folder", lambda: None)
     monkeypatch.setenv("PATH", "/nowhere")
     (finding,) = server.examine_server()
     assert (finding.status, finding.subject) == ("absent", "Triton")
     assert "delugeserve[server]" in finding.remedy
-    monkeypatch.setattr("delugeserve.serving.server._wheel_folder", lambda: Path("/wheel"))
+    monkeypatch.setattr("delugeserve.serving.installation._wheel_folder", lambda: Path("/wheel"))
+    monkeypatch.setattr("delugeserve.doctor.server.is_wheel_installed", lambda: True)
     monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.31"))
     (finding,) = server.examine_server()
     assert (finding.status, "glibc 2.31" in finding.text) == ("problem", True)

@@ -32,37 +32,41 @@ def test_a_free_port_is_kept():
     assert ports.claim(ports.LOOPBACK, {"grpc": free, "http": 0})["grpc"] == free
 
 
-def test_a_taken_port_is_named_with_the_option_that_changes_it(taken):
+@pytest.mark.parametrize(
+    ("endpoint", "wanted", "port"),
+    [
+        ("metrics", {"grpc": 0, "http": 5999, "metrics": 5999}, 5999),
+        ("grpc", {"grpc": 70000}, 70000),
+    ],
+    ids=["given twice", "too large"],
+)
+def test_a_port_that_cannot_be_used(endpoint, wanted, port):
+    with pytest.raises(PortError) as caught:
+        ports.claim(ports.LOOPBACK, wanted)
+    assert (caught.value.port, caught.value.endpoint) == (port, endpoint)
+    assert f"--{endpoint}-port" in caught.value.remedy
+
+
+def test_a_port_in_use(taken):
     with pytest.raises(PortError) as caught:
         ports.claim(ports.LOOPBACK, {"grpc": 0, "http": taken})
-    assert str(taken) in caught.value.problem
-    assert "--http-port" in caught.value.remedy
+    assert (caught.value.port, caught.value.endpoint) == (taken, "http")
     assert caught.value.exit_code == 2
 
 
-def test_a_port_asked_for_twice():
-    with pytest.raises(PortError, match="twice, for http and for metrics"):
-        ports.claim(ports.LOOPBACK, {"grpc": 0, "http": 5999, "metrics": 5999})
-
-
-def test_a_number_that_is_no_port():
-    with pytest.raises(PortError, match="70000 is not a port"):
-        ports.claim(ports.LOOPBACK, {"grpc": 70000})
-
-
 def test_an_address_of_another_machine():
-    with pytest.raises(UsageError, match=r"'192\.0\.2\.1' is not an address of this machine"):
+    with pytest.raises(UsageError, match=r"192\.0\.2\.1"):
         ports.claim("192.0.2.1", {"grpc": 0})
 
 
 def test_names_become_addresses():
     assert ports.resolve_host("localhost") == "127.0.0.1"
     assert ports.resolve_host("0.0.0.0") == "0.0.0.0"
-    with pytest.raises(UsageError, match="has no IPv4 address"):
+    with pytest.raises(UsageError, match="::1"):
         ports.resolve_host("::1")
 
 
-def test_who_can_reach_an_address():
+def test_reachable_addresses():
     assert ports.is_loopback("127.0.0.1")
     assert not ports.is_loopback("0.0.0.0")
     assert ports.reachable("0.0.0.0") == "127.0.0.1"

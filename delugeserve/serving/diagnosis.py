@@ -1,0 +1,117 @@
+"""Errors about a server that did not start or did not live, from its exit status and its log."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from delugeserve.artifacts.remedies import repository_option
+from delugeserve.errors import PortError, ServerError
+from delugeserve.serving import log
+
+_KEEP_LOG = "Start it again with --log FILE to keep the whole log."
+_PORT_TAKEN = re.compile(r"'[\d.]+:(\d+)' already in use")
+
+
+def explain_exit(status: int | None, lines: list[str]) -> ServerError:
+    """Return the error for a server that ended without being asked to.
+
+    Args:
+        status: the guardian's exit status, 128 + N for a server that died of signal N.
+        lines: the server's log.
+    """
+    tail = log.tail(lines)
+    remedy = _KEEP_LOG
+    if _signal(status) == "SIGKILL":
+        remedy = "If the machine ran out of memory, serve fewer models at once with --model."
+    return ServerError(
+        f"The server died ({_signal(status) or f'exit status {status}'}).",
+        f"{remedy} {_last_lines(tail)}",
+        log_tail=tail,
+    )
+
+
+def explain_dead_model(model: str, lines: list[str]) -> ServerError:
+    """Return the error for a model whose process died while the server lives on."""
+    tail = log.tail(lines)
+    return ServerError(
+        f"The process of model '{model}' died.",
+        f"If the machine ran out of memory, serve fewer models at once with --model. "
+        f"{_last_lines(tail)}",
+        log_tail=tail,
+        reasons={model: "Its process died."},
+    )
+
+
+def explain_failed_start(
+    lines: list[str], models: Sequence[str], ports: dict[str, int | None], repository: Path
+) -> PortError | ServerError:
+    """Return the error for a server that ended before it was ready.
+
+    Args:
+        lines: its log.
+        models: names of the models it was to serve.
+        ports: port by endpoint.
+        repository: the model repository, for the remedy.
+    """
+    for number in _PORT_TAKEN.findall("\n".join(lines)):
+        for endpoint, port in ports.items():
+            if port == int(number):
+                return PortError(f"Port {port} for {endpoint} is already in use.", port, endpoint)
+    tail = log.tail(lines)
+    reasons = log.failed_models(lines)
+    if reasons:
+        others = [model for model in models if model not in reasons]
+        check = f"delugeserve doctor{repository_option(repository)}"
+        instead = f", or serve only the others: {_only(others)}" if others else ""
+        return ServerError(
+            " ".join(f"Model '{name}' did not load: {why}" for name, why in reasons.items()),
+            f"Check files and configuration with: {check}{instead}",
+            log_tail=tail,
+            reasons=reasons,
+        )
+    reason = log.startup_error(lines)
+    return ServerError(
+        f"The server did not start: {reason}" if reason else "The server did not start.",
+        f"{_KEEP_LOG} {_last_lines(tail)}",
+        log_tail=tail,
+    )
+
+
+def explain_no_answer(model: str, reason: str, version_folder: Path) -> ServerError:
+    """Return the error for a model that was loaded and answers its first request with an error."""
+    return ServerError(
+        f"Model '{model}' loaded, but failed its first request: {reason}",
+        f"Check it with: delugeserve verify {shlex.quote(str(version_folder))}, and start the "
+        "server again with --log FILE to keep its log.",
+        reasons={model: reason},
+    )
+
+
+def explain_timeout(model: str, seconds: float, reason: str) -> ServerError:
+    """Return the error for a model that was not ready in time."""
+    return ServerError(
+        f"Model '{model}' was not ready after {seconds:.0f} seconds. {reason}".rstrip(),
+        "Try again when the machine is less busy, or serve fewer models at once with --model.",
+        reasons={model: reason},
+    )
+
+
+def _signal(status: int | None) -> str:
+    """Return the name of the signal that an exit status stands for; empty if none."""
+    if status is not None and (status > 128 or status < 0):
+        with contextlib.suppress(ValueError):
+            return signal.Signals(status - 128 if status > 0 else -status).name
+    return ""
+
+
+def _only(models: Sequence[str]) -> str:
+    return " ".join(f"--model {model}" for model in models)
+
+
+def _last_lines(tail: str) -> str:
+    return f"Last log lines:\n{tail}"

@@ -1,0 +1,97 @@
+"""The command line, environment and folder of one server process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from delugeserve.artifacts.repository import StoredModel
+from delugeserve.serving import layout, own_backends
+from delugeserve.serving.environment import build_environment
+from delugeserve.serving.installation import TritonInstallation
+
+_EXIT_TIMEOUT = 30  # seconds the server gives requests in flight once it is asked to stop
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a server listens; a port of None is off."""
+
+    address: str
+    grpc: int
+    http: int | None = None
+    metrics: int | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything that starts one server process.
+
+    Attributes:
+        command: program and arguments.
+        environment: complete environment.
+        folder: its private folder, which must be removed when the process has ended.
+        endpoints: where it will listen.
+        models: what it will serve.
+        cpu_only: every model runs in one of our backends, on the CPU.
+    """
+
+    command: list[str]
+    environment: dict[str, str]
+    folder: layout.PrivateFolder
+    endpoints: Endpoints
+    models: tuple[StoredModel, ...]
+    cpu_only: bool
+
+
+def prepare(
+    installation: TritonInstallation, models: Sequence[StoredModel], endpoints: Endpoints
+) -> Launch:
+    """Lay out a private folder, and return how to start a server in it.
+
+    Raises:
+        MissingExtraError: the runtime of a model's backend is not installed.
+        MissingDeviceError: a model is a plan for a GPU, and there is none.
+        PlanError: a model is a plan for another GPU or another version of its runtime.
+        ServerError: a model needs a backend that the server does not have, or no folder can be
+            made.
+    """
+    folder = layout.create_folder()
+    try:
+        layout.lay_out(folder, installation, models)
+        environment = build_environment(folder.path, installation)
+    except BaseException:
+        folder.remove()
+        raise
+    return Launch(
+        [str(installation.executable), *_arguments(folder, models, endpoints)],
+        environment,
+        folder,
+        endpoints,
+        tuple(models),
+        all(own_backends.uses_cpu_only(model, folder.backends) for model in models),
+    )
+
+
+def _arguments(
+    folder: layout.PrivateFolder, models: Sequence[StoredModel], endpoints: Endpoints
+) -> list[str]:
+    arguments = [
+        f"--model-repository={folder.models}",
+        f"--backend-directory={folder.backends}",
+        f"--backend-config=python,shm-region-prefix-name={folder.shm_prefix}",
+        f"--exit-timeout-secs={_EXIT_TIMEOUT}",
+        *_endpoint_arguments("grpc", endpoints.address, endpoints.grpc),
+        *_endpoint_arguments("http", endpoints.address, endpoints.http),
+        *_endpoint_arguments("metrics", endpoints.address, endpoints.metrics),
+    ]
+    if all(model.complete for model in models):
+        # Completing a configuration takes a process of its own and a second for every model.
+        arguments.append("--disable-auto-complete-config")
+    return [*arguments, *own_backends.backend_options(list(models), folder.backends)]
+
+
+def _endpoint_arguments(name: str, address: str, port: int | None) -> list[str]:
+    if port is None:
+        return [f"--allow-{name}=false"]
+    return [f"--allow-{name}=true", f"--{name}-address={address}", f"--{name}-port={port}"]

@@ -1,0 +1,228 @@
+"""One running tritonserver: start it, watch it, stop it, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from delugeserve.artifacts.repository import StoredModel
+from delugeserve.errors import PortError, ServerError
+from delugeserve.serving import diagnosis, log, ports, procfs
+from delugeserve.serving.installation import TritonInstallation
+from delugeserve.serving.launch import Endpoints, Launch, prepare
+
+_log = logging.getLogger(__name__)
+
+_GUARDIAN = Path(__file__).with_name("guardian.py")
+_GRACE = 35.0  # seconds from SIGTERM to SIGKILL
+_POLL = 0.05  # seconds
+_IDLE_SPAN = 0.4  # seconds without work after which the server counts as drained
+_WATCH_INTERVAL = 1.0  # seconds
+_AFTERMATH = 1.0  # seconds a dying server may outlive its models
+
+
+def start_tritonserver(
+    installation: TritonInstallation,
+    models: Sequence[StoredModel],
+    endpoints: Endpoints,
+    log_file: TextIO | None = None,
+) -> TritonServer:
+    """Start one server process for a set of models, and return its handle.
+
+    The server is not ready when this returns; see
+    :func:`delugeserve.serving.readiness.wait_until_ready`. Whoever gets the handle must call
+    :meth:`TritonServer.stop`. If this process is killed, the server stops by itself.
+
+    Args:
+        installation: the server to run.
+        models: the models to serve, which may come from one repository only.
+        endpoints: where to listen.
+        log_file: an open file that gets the server's log, and is closed at its end.
+
+    Raises:
+        MissingExtraError: the runtime of a model's backend is not installed.
+        MissingDeviceError: a model is a plan for a GPU, and there is none.
+        PlanError: a model is a plan for another GPU or another version of its runtime.
+        ServerError: a model needs a backend that the server does not have, or no temporary folder
+            suits.
+    """
+    with contextlib.ExitStack() as on_error:
+        if log_file:
+            on_error.callback(log_file.close)
+        launch = prepare(installation, models, endpoints)
+        on_error.callback(launch.folder.remove)
+        server = TritonServer(launch, log_file)
+        on_error.pop_all()
+    return server
+
+
+class TritonServer:
+    """Handle of one server process. Made by :func:`start_tritonserver`.
+
+    Attributes:
+        host: address it listens on.
+        grpc_url: ``host:port`` for gRPC clients on this machine.
+        http_url: ``host:port`` for HTTP clients on this machine, or None when HTTP is off.
+        metrics_url: address of the Prometheus metrics, or None when they are off.
+        models: names of the models it serves.
+        endpoints: address and ports it listens on.
+    """
+
+    def __init__(self, launch: Launch, log_file: TextIO | None) -> None:
+        self.endpoints = endpoints = launch.endpoints
+        self.host = endpoints.address
+        reachable = ports.reachable(endpoints.address)
+        self.grpc_url = f"{reachable}:{endpoints.grpc}"
+        self.http_url = f"{reachable}:{endpoints.http}" if endpoints.http else None
+        self.metrics_url = (
+            f"http://{reachable}:{endpoints.metrics}/metrics" if endpoints.metrics else None
+        )
+        self.models = [model.name for model in launch.models]
+        self._launch = launch
+        self._model_processes: dict[int, str] = {}
+        folder = launch.folder
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-S", str(_GUARDIAN)),
+                *(str(folder.path), folder.shm_prefix, str(_GRACE)),
+                *launch.command,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=launch.environment,
+            pass_fds=(folder.lock.fileno(),),
+            start_new_session=True,
+        )
+        if self._process.stdout is None:  # for the type checker: PIPE was asked for
+            raise RuntimeError
+        self._follower = log.LogFollower(self._process.stdout, log_file)
+        _log.debug("started process %d: %s", self._process.pid, " ".join(launch.command))
+
+    def poll(self) -> int | None:
+        """Return the exit status of a server that has ended, else None."""
+        return self._process.poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the server to end by itself; return its exit status.
+
+        Args:
+            timeout: seconds to wait; None waits for ever.
+
+        Raises:
+            TimeoutError: it still runs after ``timeout`` seconds.
+        """
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+
+    def log_tail(self, count: int = 12) -> str:
+        """Return the last lines of the server's log, without tables and known noise."""
+        return log.tail(self._follower.lines(), count)
+
+    def is_listening(self) -> bool:
+        """Return whether the gRPC endpoint is this server's: it has said so in its log."""
+        return any("Started GRPCInferenceService" in line for line in self._follower.lines())
+
+    def stored_model(self, name: str) -> StoredModel:
+        """Return where a model it serves is stored."""
+        return next(model for model in self._launch.models if model.name == name)
+
+    def find_model_processes(self) -> None:
+        """Remember the models' processes, which :meth:`failure` looks after. All must be loaded."""
+        self._model_processes = procfs.model_processes(self._process.pid)
+
+    def start_error(self) -> PortError | ServerError:
+        """Return why the server ended before it was ready."""
+        repository = self._launch.models[0].folder.parent
+        # Name the files of the repository, not the links in the private folder.
+        private, given = f"{self._launch.folder.models}/", f"{repository}/"
+        lines = [line.replace(private, given) for line in self._follower.finish()]
+        listening = {
+            "grpc": self.endpoints.grpc,
+            "http": self.endpoints.http,
+            "metrics": self.endpoints.metrics,
+        }
+        return diagnosis.explain_failed_start(lines, self.models, listening, repository)
+
+    def failure(self) -> ServerError | None:
+        """Return what is wrong with a server that was ready; None if it and its models live."""
+        if self.poll() is not None:
+            return self._exit_error()
+        for pid, model in self._model_processes.items():
+            if procfs.is_alive(pid):
+                continue
+            # A dying server takes its models along, and is known to be dead a little later.
+            with contextlib.suppress(TimeoutError):
+                self.wait(_AFTERMATH)
+                return self._exit_error()
+            return diagnosis.explain_dead_model(model, self._follower.lines())
+        return None
+
+    def watch(self) -> None:
+        """Block as long as the server and the processes of its models live.
+
+        Raises:
+            ServerError: one of them has died.
+        """
+        while (failure := self.failure()) is None:
+            with contextlib.suppress(TimeoutError):
+                self.wait(_WATCH_INTERVAL)
+        raise failure
+
+    def stop(self, *, drain: bool = True) -> None:
+        """End the server and everything it started.
+
+        Args:
+            drain: let requests in flight finish first.
+        """
+        process = self._process
+        try:
+            process.terminate()
+            if drain:
+                self._wait_until_drained()
+        finally:
+            # Tells the guardian, which has passed SIGTERM on, to kill what is left. Without it the
+            # server would wait for HTTP clients that merely keep a connection open.
+            if process.stdin:
+                process.stdin.close()
+            try:
+                process.wait(_GRACE + 5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            # If the guardian was killed, its server died with it, but not the models' processes.
+            procfs.kill_session(process.pid)
+            self._follower.finish()
+            self._launch.folder.remove()
+
+    def _exit_error(self) -> ServerError:
+        procfs.kill_session(self._process.pid)
+        return diagnosis.explain_exit(self.poll(), self._follower.finish())
+
+    def _wait_until_drained(self) -> None:
+        """Wait for the server to end, or to have no work left.
+
+        After SIGTERM the server waits for idle HTTP connections, and then looks at its models once
+        a second. Its count of requests in flight leaves out the batch that is being computed. So
+        the processes' CPU time decides, which shows all work of models on the CPU.
+        """
+        deadline = time.monotonic() + _GRACE
+        idle_since: float | None = None
+        spent = procfs.work(self._process.pid)
+        while self.poll() is None and (now := time.monotonic()) < deadline:
+            before, spent = spent, procfs.work(self._process.pid)
+            if not self._launch.cpu_only or spent.running or spent.ticks > before.ticks:
+                idle_since = None
+            elif idle_since is None:
+                idle_since = now
+            elif now - idle_since > _IDLE_SPAN:
+                return
+            time.sleep(_POLL)
