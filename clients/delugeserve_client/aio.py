@@ -1,4 +1,4 @@
-"""The classifier for programs that run on asyncio."""
+"""The classifier for asyncio."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from delugeserve_client.address import parse_address
 from delugeserve_client.batching import (
     IN_FLIGHT,
     Chunk,
@@ -20,21 +21,18 @@ from delugeserve_client.batching import (
     chunks,
     slices,
 )
-from delugeserve_client.errors import ClientError, ModelUnavailable, ServerUnavailable
+from delugeserve_client.diagnosis import choose_model, diagnose, explain, not_served
+from delugeserve_client.errors import AddressError, ModelUnavailable, ServerUnavailable
 from delugeserve_client.preprocessing import ImageLike, Pixels
 from delugeserve_client.results import Classification
 from delugeserve_client.served import PROBABILITIES, ServedModel, read_model
-from delugeserve_client.transport import (
+from delugeserve_client.triton import (
     CHANNEL_ARGUMENTS,
     Outputs,
     Reply,
-    diagnose,
-    explain,
+    build_request,
     import_triton,
-    not_served,
-    parse_address,
     read_reply,
-    request,
 )
 
 if TYPE_CHECKING:
@@ -45,31 +43,32 @@ class AsyncClassifier:
     """Classifies images like :class:`~delugeserve_client.Classifier`, over gRPC, without blocking.
 
     The connection is made at the first use, or on entering ``async with``. Images are decoded in a
-    worker thread, so that the event loop stays free.
+    worker thread, so the event loop stays free.
 
     Args:
         url: ``localhost:8001``, the server's gRPC address.
-        model: the model's name on the server.
+        model: the model's name; by default the server's only model.
         model_version: the version to ask; by default the newest.
-        timeout: seconds that the server has for any one answer.
+        timeout: seconds that the server has for each request.
 
     Raises:
-        ClientError: the URL asks for HTTP.
+        AddressError: the URL is not of a known form, or asks for HTTP.
     """
 
     def __init__(
         self,
         url: str = "localhost:8001",
-        model: str = "delugenet38",
+        model: str | None = None,
         *,
         model_version: str = "",
         timeout: float = 30.0,
     ) -> None:
         self._address = parse_address(url)
         if self._address.protocol != "grpc":
-            raise ClientError(
-                f"AsyncClassifier speaks gRPC, and {url} asks for HTTP.",
+            raise AddressError(
+                f"AsyncClassifier speaks gRPC, but {url} asks for HTTP.",
                 "Use the server's gRPC port, usually localhost:8001, or the class Classifier.",
+                url=url,
             )
         self._name = model
         self._version = model_version
@@ -78,21 +77,26 @@ class AsyncClassifier:
         self._model: ServedModel | None = None
 
     async def connect(self) -> ServedModel:
-        """Read what the server says about the model; later calls return the same.
+        """Read the model's description from the server; later calls return the same.
 
         Raises:
-            ServerUnavailable: nothing answers at the URL, or it speaks HTTP.
-            ModelUnavailable: the server does not serve the model, or it does not classify images.
+            ServerUnavailable: no server answers at the URL, or it speaks HTTP.
+            ModelUnavailable: see :class:`~delugeserve_client.Classifier`.
         """
         if self._model is None:
+            name = self._name
             try:
-                metadata = await self._call("get_model_metadata", self._name, self._version)
-                config = await self._call("get_model_config", self._name, self._version)
+                if name is None:
+                    name = choose_model(self._address, await self._index())
+                metadata = await self._call("get_model_metadata", name, self._version)
+                config = await self._call("get_model_config", name, self._version)
             except ServerUnavailable as error:
                 raise await asyncio.to_thread(diagnose, self._address, error) from None
             except ModelUnavailable:
-                index = (await self._call("get_model_repository_index")).get("models", [])
-                raise not_served(self._address, self._name, self._version, index) from None
+                if name is None:
+                    raise
+                index = await self._index()
+                raise not_served(self._address, name, self._version, index) from None
             self._model = read_model(metadata, config["config"], self._version)
         return self._model
 
@@ -105,7 +109,7 @@ class AsyncClassifier:
     async def stream(
         self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"
     ) -> AsyncIterator[Classification]:
-        """Classify images, and hand the answers out as they come, in order."""
+        """Classify images, and yield the results one by one, in order."""
         check_arguments(images, top_k, on_error)
         model = await self.connect()
         outputs = {PROBABILITIES: min(top_k, model.num_classes)}
@@ -163,10 +167,13 @@ class AsyncClassifier:
         if not len(batch):
             return {}
         model = await self.connect()
-        arguments = request(import_triton("grpc"), model, batch, outputs)
+        arguments = build_request(import_triton("grpc"), model, batch, outputs)
         return read_reply(
             await self._await("infer", client_timeout=self._timeout, **arguments), outputs
         )
+
+    async def _index(self) -> list[dict[str, Any]]:
+        return list((await self._call("get_model_repository_index")).get("models", []))
 
     async def _call(self, method: str, *arguments: str) -> Any:
         return await self._await(method, *arguments, as_json=True, client_timeout=self._timeout)
@@ -174,7 +181,7 @@ class AsyncClassifier:
     async def _await(self, method: str, *arguments: Any, **options: Any) -> Any:
         triton = import_triton("grpc.aio")
         if self._client is None:
-            # Made here, because gRPC's asyncio channel belongs to the loop it is made in.
+            # Not in __init__: gRPC's asyncio channel belongs to the event loop that creates it.
             self._client = triton.InferenceServerClient(
                 self._address.host, channel_args=list(CHANNEL_ARGUMENTS)
             )

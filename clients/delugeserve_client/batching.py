@@ -1,4 +1,4 @@
-"""Images into requests and replies into answers, in order: what both classifiers share.
+"""Images to requests and replies to results, in order: what both classifiers share.
 
 Nothing here talks to a server.
 """
@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from delugeserve_client.errors import ImageError
+from delugeserve_client.errors import BatchError, ImageError, OutputError
 from delugeserve_client.preprocessing import ImageLike, Pixels, source_name
 from delugeserve_client.results import Classification
 from delugeserve_client.served import ServedModel, parse_predictions
 
 OnError: TypeAlias = Literal["raise", "return"]
 
-# Requests a classifier keeps with the server: one being computed, one waiting, and a margin for
-# servers with several instances.
+# Requests in flight: one being computed, one waiting, and a margin for servers with several
+# instances.
 IN_FLIGHT = 4
 
 
@@ -32,8 +32,8 @@ class Chunk:
 
     Attributes:
         sources: the images' names.
-        errors: for every image why it cannot be read, or None.
-        pixels: uint8 ``[n, H, W, 3]``, the n images that can be.
+        errors: for each image, why it cannot be read, or None.
+        pixels: uint8 ``[n, H, W, 3]``, the n readable images.
     """
 
     sources: tuple[str, ...]
@@ -41,7 +41,7 @@ class Chunk:
     pixels: Pixels
 
     def results(self, reply: npt.NDArray[np.object_] | None) -> list[Classification]:
-        """Put the server's reply and the errors together, in the images' order.
+        """Merge the server's reply and the errors, in the images' order.
 
         Args:
             reply: the classification extension's strings, ``[n, top_k]``; None where n is 0.
@@ -56,7 +56,7 @@ class Chunk:
 
 
 def chunks(images: Iterable[ImageLike], model: ServedModel, on_error: OnError) -> Iterator[Chunk]:
-    """Decode images one after the other, and hand them out as full requests.
+    """Decode images one by one and yield full requests.
 
     Raises:
         ImageError: an image cannot be read and ``on_error`` is ``raise``.
@@ -81,7 +81,7 @@ def chunks(images: Iterable[ImageLike], model: ServedModel, on_error: OnError) -
             error = unreadable
         sources.append(source)
         errors.append(error)
-        # A long run of unreadable images must not hold back the answers before it.
+        # A long run of unreadable images must not delay the results before it.
         if len(pixels) == size or len(sources) >= 2 * size:
             yield chunk()
             sources, errors, pixels = [], [], []
@@ -90,7 +90,7 @@ def chunks(images: Iterable[ImageLike], model: ServedModel, on_error: OnError) -
 
 
 def check_arguments(images: Any, top_k: int, on_error: str) -> None:
-    """Refuse a single image where several are meant, and values that mean nothing.
+    """Check the arguments of ``classify``.
 
     Raises:
         TypeError: ``images`` is one image.
@@ -99,7 +99,7 @@ def check_arguments(images: Any, top_k: int, on_error: str) -> None:
     if isinstance(images, (str, os.PathLike, Image.Image)) or (
         isinstance(images, np.ndarray) and images.ndim != 4
     ):
-        raise TypeError("images must be a list of images; put a single one in brackets")
+        raise TypeError("images must be a list of images; write [image] for a single one")
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     if on_error not in ("raise", "return"):
@@ -107,19 +107,39 @@ def check_arguments(images: Any, top_k: int, on_error: str) -> None:
 
 
 def check_batch(batch: Pixels, model: ServedModel, output: str) -> None:
-    """Refuse a batch that the model does not take, or an output that it does not have.
+    """Check that the model takes a batch and has an output.
 
     Raises:
-        ValueError: the batch is not uint8 ``[N, H, W, 3]``, or there is no such output.
+        BatchError: the batch is not uint8 ``[N, H, W, 3]`` with the model's H and W.
+        OutputError: the model has no output of this name.
     """
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != model.image_shape:
         height, width, _ = model.image_shape
-        raise ValueError(
-            f"'{model.name}' takes uint8 [N, {height}, {width}, 3],"
-            f" not {batch.dtype} {list(batch.shape)}"
+        raise BatchError(
+            f"The model '{model.name}' takes uint8 [N, {height}, {width}, 3], not "
+            f"{batch.dtype} {list(batch.shape)}.",
+            _batch_remedy(batch, model),
+            expected_shape=(None, *model.image_shape),
+            expected_dtype="uint8",
+            shape=batch.shape,
+            dtype=str(batch.dtype),
         )
     if output not in model.outputs:
-        raise ValueError(f"'{model.name}' has no output '{output}', only {sorted(model.outputs)}")
+        known = sorted(model.outputs)
+        raise OutputError(
+            f"The model '{model.name}' has no output '{output}'.",
+            f"Use one of: {', '.join(known)}.",
+            output=output,
+            known=known,
+        )
+
+
+def _batch_remedy(batch: npt.NDArray[Any], model: ServedModel) -> str:
+    if batch.shape == model.image_shape:
+        return "Add the batch dimension: batch[None]."
+    if batch.ndim != 4 or batch.shape[1:] != model.image_shape:
+        return "Use classify(), which resizes images, or model.preprocessing(image) for each."
+    return "Give RGB pixels from 0 to 255 as uint8; the model normalises them itself."
 
 
 def slices(batch: Pixels, model: ServedModel) -> Iterator[Pixels]:

@@ -17,18 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from delugeserve_client.address import Protocol, parse_address
 from delugeserve_client.errors import ClientError
 from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.served import PROBABILITIES, ServedModel
-from delugeserve_client.transport import (
-    GrpcTransport,
-    Protocol,
-    Transport,
-    failures,
-    open_transport,
-    parse_address,
-    request,
-)
+from delugeserve_client.transport import GrpcTransport, Transport, open_transport
+from delugeserve_client.triton import build_request, failures
 
 # A worker gives up after so many errors in a row: a server that is gone answers at once, and a
 # loop of errors measures nothing.
@@ -93,7 +87,7 @@ class Samples:
 
 def measure(
     url: str = "localhost:8001",
-    model: str = "delugenet38",
+    model: str | None = None,
     *,
     protocol: Protocol | None = None,
     concurrency: Sequence[int] = (1, 4, 16),
@@ -135,8 +129,8 @@ def measure(
         served = transport.connect(model)
         if max(batch_sizes) > served.max_batch_size:
             raise ClientError(
-                f"The server takes at most {served.max_batch_size} images a request of '{model}',"
-                f" not {max(batch_sizes)}.",
+                f"The model '{served.name}' takes at most {served.max_batch_size} images per "
+                f"request, not {max(batch_sizes)}.",
                 "Measure smaller batches, or export it with a larger --max-batch-size.",
             )
         measurements = []
@@ -260,7 +254,7 @@ class _Load:
     ) -> None:
         self._transport = transport
         requests = [
-            request(transport.module, model, batch, {PROBABILITIES: 0}) for batch in batches
+            build_request(transport.module, model, batch, {PROBABILITIES: 0}) for batch in batches
         ]
         starts = [worker % len(requests) for worker in range(workers)]
         self._turns = [itertools.cycle(requests[start:] + requests[:start]) for start in starts]

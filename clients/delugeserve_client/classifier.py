@@ -1,4 +1,4 @@
-"""The classifier: images in, predictions out, through a running server."""
+"""The classifier: images in, predictions out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from delugeserve_client.address import Protocol, parse_address
 from delugeserve_client.batching import (
     IN_FLIGHT,
     Chunk,
@@ -22,7 +23,8 @@ from delugeserve_client.batching import (
 from delugeserve_client.preprocessing import ImageLike, Pixels
 from delugeserve_client.results import Classification
 from delugeserve_client.served import PROBABILITIES, ServedModel
-from delugeserve_client.transport import Protocol, Reply, open_transport, parse_address
+from delugeserve_client.transport import open_transport
+from delugeserve_client.triton import Reply
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,24 +37,26 @@ class Classifier:
 
     Args:
         url: ``localhost:8001`` or ``http://localhost:8000``.
-        model: the model's name on the server.
-        protocol: ``grpc`` or ``http``; by default what the URL says, else gRPC. gRPC is the faster
-            one, and the one of the two that several threads may share.
+        model: the model's name; by default the server's only model.
+        protocol: ``grpc`` or ``http``; by default the URL's scheme, or gRPC without one. gRPC is
+            faster, and several threads may share a classifier over it.
         model_version: the version to ask; by default the newest.
-        timeout: seconds that the server has for any one answer.
+        timeout: seconds that the server has for each request.
 
     Attributes:
-        model: what the server says about the model.
+        model: the model as its server describes it.
 
     Raises:
-        ServerUnavailable: nothing answers at the URL, or it speaks the other protocol.
-        ModelUnavailable: the server does not serve the model, or it does not classify raw images.
+        AddressError: the URL is not of a known form.
+        ServerUnavailable: no server answers at the URL, or it speaks the other protocol.
+        ModelUnavailable: the server does not serve the model, the model does not classify images,
+            or no model is given and the server does not serve exactly one.
     """
 
     def __init__(
         self,
         url: str = "localhost:8001",
-        model: str = "delugenet38",
+        model: str | None = None,
         *,
         protocol: Protocol | None = None,
         model_version: str = "",
@@ -73,26 +77,29 @@ class Classifier:
         Args:
             images: paths, the bytes of files, Pillow images, or uint8 arrays ``[H, W]``,
                 ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA).
-            top_k: how many classes to name for each, likeliest first; at most all there are.
-            on_error: what becomes of an image that cannot be read: ``raise`` its error, or
-                ``return`` it in its place and answer the others.
+            top_k: number of predictions per image, the most probable first; at most the number
+                of classes.
+            on_error: for an image that cannot be read, ``raise`` its error, or ``return`` it as
+                that image's result and classify the others.
 
         Returns:
-            One answer for each image, in order.
+            One result per image, in order.
 
         Raises:
             ImageError: an image cannot be read and ``on_error`` is ``raise``.
             ServerUnavailable: the server stopped answering.
             InferenceFailed: the server refused a request.
+            TypeError: ``images`` is a single image.
+            ValueError: ``top_k`` is below 1.
         """
         return list(self.stream(images, top_k, on_error=on_error))
 
     def stream(
         self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"
     ) -> Iterator[Classification]:
-        """Classify images like :meth:`classify`, and hand the answers out as they come, in order.
+        """Classify images like :meth:`classify`, and yield the results one by one, in order.
 
-        Images are taken one request at a time, so that there may be any number of them.
+        Images are read as requests are sent, so that there may be any number of them.
         """
         check_arguments(images, top_k, on_error)
         return self._stream(images, min(top_k, self.model.num_classes), on_error)
@@ -101,15 +108,16 @@ class Classifier:
         """Run the model on prepared images.
 
         Args:
-            batch: uint8 ``[N, H, W, 3]``, RGB, of the model's own H and W. N may be any number:
-                the batch is cut into requests that the server takes.
+            batch: uint8 ``[N, H, W, 3]``, RGB, with the model's H and W. N may be any number: the
+                batch is split into requests.
             output: ``probabilities`` or ``logits``.
 
         Returns:
             float32 ``[N, classes]``.
 
         Raises:
-            ValueError: the batch's shape or type is not the model's, or there is no such output.
+            BatchError: the batch's shape or dtype is not the model's.
+            OutputError: the model has no output of this name.
             ServerUnavailable: the server stopped answering.
             InferenceFailed: the server refused a request.
         """
@@ -151,10 +159,10 @@ class Classifier:
 def in_order(
     items: Iterable[_Item], submit: Callable[[_Item], Callable[[], Reply]]
 ) -> Iterator[tuple[_Item, Reply]]:
-    """Keep several requests in flight, and hand out their replies in the order of the items.
+    """Keep several requests in flight, and yield their replies in the order of the items.
 
     Args:
-        items: what is asked; the next one is taken (and decoded) while the server works.
+        items: what to send; the next one is taken (and decoded) while the server works.
         submit: sends one item and returns a function that waits for its reply.
     """
     pending: deque[tuple[_Item, Callable[[], Reply]]] = deque()

@@ -1,4 +1,4 @@
-"""What a server says about a model that classifies images, read and checked once."""
+"""The description of a model that classifies images, as its server gives it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from delugeserve_client.errors import ModelUnavailable
+from delugeserve_client.errors import UnsuitableModel
 from delugeserve_client.preprocessing import INTERPOLATIONS, Preprocessing
 from delugeserve_client.results import Prediction
 
 PROBABILITIES = "probabilities"
 
-# A request larger than this gains nothing, and gRPC copies every message a few times.
+# Larger requests are not faster, and gRPC copies every message a few times.
 _MAX_REQUEST_BYTES = 32 * 2**20
 
 
@@ -22,12 +22,12 @@ class ServedModel:
 
     Attributes:
         name: the model's name.
-        version: the version that was asked for; empty leaves the choice to the server, which may
-            load a newer one at any time.
-        versions: the versions that the server had ready.
-        input_name: the input tensor's name; uint8 ``[N, H, W, 3]``, RGB.
-        outputs: every float32 output's name and its number of values for an image.
-        max_batch_size: the most images the server takes in a request.
+        version: the version asked for; empty leaves the choice to the server, which may load a
+            newer one at any time.
+        versions: the versions that the server has ready.
+        input_name: name of the input tensor, uint8 ``[N, H, W, 3]``, RGB.
+        outputs: name of each float32 output, and its number of values per image.
+        max_batch_size: largest number of images in a request.
         preprocessing: how an image becomes an input.
     """
 
@@ -41,7 +41,7 @@ class ServedModel:
 
     @property
     def num_classes(self) -> int:
-        """The number of classes the model tells apart."""
+        """Number of classes."""
         return self.outputs[PROBABILITIES]
 
     @property
@@ -51,23 +51,23 @@ class ServedModel:
 
     @property
     def images_per_request(self) -> int:
-        """How many images to put into a request: the server's maximum, unless images are huge."""
+        """Number of images to put into a request: the server's maximum, or fewer huge ones."""
         height, width, channels = self.image_shape
         return max(1, min(self.max_batch_size, _MAX_REQUEST_BYTES // (height * width * channels)))
 
 
 def read_model(
-    metadata: Mapping[str, Any], config: Mapping[str, Any], model_version: str = ""
+    metadata: Mapping[str, Any], config: Mapping[str, Any], version: str = ""
 ) -> ServedModel:
-    """Read a model's metadata and configuration, in the JSON form both protocols share.
+    """Read a model's metadata and configuration, in the JSON form that both protocols share.
 
     Args:
-        metadata: Triton's model metadata. gRPC's JSON spells 64-bit integers as strings.
-        config: Triton's model configuration; gRPC's JSON leaves default values out.
-        model_version: the version asked for, or empty for the server's choice.
+        metadata: Triton's model metadata. gRPC's JSON writes 64-bit integers as strings.
+        config: Triton's model configuration; gRPC's JSON omits default values.
+        version: the version asked for, or empty for the server's choice.
 
     Raises:
-        ModelUnavailable: the model does not classify raw RGB images.
+        UnsuitableModel: the model does not classify raw RGB images.
     """
     name = str(metadata.get("name", ""))
     inputs = metadata.get("inputs", [])
@@ -81,7 +81,7 @@ def read_model(
         )
     max_batch_size = int(config.get("max_batch_size", 0))
     if max_batch_size < 1:
-        raise _unsuitable(name, "is configured without batches (max_batch_size is 0)")
+        raise _unsuitable(name, "does not take batches (max_batch_size is 0)")
     outputs = {
         str(output["name"]): int(output["shape"][1])
         for output in metadata.get("outputs", [])
@@ -91,8 +91,8 @@ def read_model(
         raise _unsuitable(name, f"has no output '{PROBABILITIES}' of type FP32 [N, classes]")
     return ServedModel(
         name=name,
-        version=model_version,
-        versions=tuple(str(version) for version in metadata.get("versions") or ()),
+        version=version,
+        versions=tuple(str(ready) for ready in metadata.get("versions") or ()),
         input_name=str(tensor["name"]),
         outputs=outputs,
         max_batch_size=max_batch_size,
@@ -109,19 +109,20 @@ def _read_preprocessing(
         text = values["resize_size"]
         if not text.isdecimal() or int(text) < resize_size:
             raise _unsuitable(
-                name, f"has resize_size '{text}', not a size of {resize_size} or more"
+                name, f"has the resize_size '{text}' instead of {resize_size} or more"
             )
         resize_size = int(text)
     interpolation = values.get("interpolation", "bicubic")
     if interpolation not in INTERPOLATIONS:
-        raise _unsuitable(name, f"asks for the unknown interpolation '{interpolation}'")
+        raise _unsuitable(name, f"has the unknown interpolation '{interpolation}'")
     return Preprocessing(height, width, resize_size, interpolation)
 
 
-def _unsuitable(name: str, why: str) -> ModelUnavailable:
-    return ModelUnavailable(
-        f"The model '{name}' {why}, so this client cannot give it images.",
-        "Ask for a model that delugeserve exported, or export this one again.",
+def _unsuitable(name: str, reason: str) -> UnsuitableModel:
+    return UnsuitableModel(
+        f"The model '{name}' {reason}, so this client cannot use it.",
+        "Use a model that delugeserve exported.",
+        model=name,
     )
 
 
@@ -129,8 +130,8 @@ def parse_predictions(strings: Sequence[bytes]) -> tuple[Prediction, ...]:
     """Parse one image's row of Triton's classification extension.
 
     Args:
-        strings: ``b"0.93:3:cat"`` each (value, index, label), or ``b"0.93:3"`` without a label.
-            Labels may hold colons.
+        strings: one for each class, ``b"0.93:3:cat"`` (value, index, label), or ``b"0.93:3"``
+            without a label. Labels may contain colons.
     """
     predictions = []
     for text in strings:

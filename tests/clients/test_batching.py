@@ -7,6 +7,7 @@ from PIL import Image
 from delugeserve_client import ImageError, ServedModel
 from delugeserve_client.batching import IN_FLIGHT, check_arguments, check_batch, chunks, slices
 from delugeserve_client.classifier import in_order
+from delugeserve_client.errors import BatchError, OutputError
 from delugeserve_client.preprocessing import Preprocessing
 
 
@@ -113,7 +114,14 @@ def test_senseless_arguments():
     [np.zeros((2, 2, 3), np.uint8), np.zeros((1, 2, 3, 3), np.uint8), np.zeros((1, 2, 2, 3))],
 )
 def test_batches_of_another_shape_or_type(batch):
-    with pytest.raises(ValueError, match=r"takes uint8 \[N, 2, 2, 3\]"):
+    with pytest.raises(BatchError) as caught:
         check_batch(batch, model(), "logits")
-    with pytest.raises(ValueError, match="no output 'scores'"):
+    assert caught.value.expected_shape == (None, 2, 2, 3)
+    assert caught.value.expected_dtype == "uint8"
+    assert (caught.value.shape, caught.value.dtype) == (batch.shape, str(batch.dtype))
+
+
+def test_unknown_outputs():
+    with pytest.raises(OutputError) as caught:
         check_batch(np.zeros((1, 2, 2, 3), np.uint8), model(), "scores")
+    assert (caught.value.output, caught.value.known) == ("scores", ("logits", "probabilities"))

@@ -49,16 +49,15 @@ for action in (lambda: Classifier("localhost:1"), lambda: asyncio.run(connect())
     try:
         action()
     except ClientError as error:
-        print(error.exit_code, error)
+        print(type(error).__name__, error.module, error)
 """
 
 
 @pytest.mark.parametrize("missing", ["tritonclient", "grpc"])
-def test_without_tritonclient_it_says_how_to_get_it(missing):
+def test_without_tritonclient(missing):
     run = subprocess.run([sys.executable, "-c", WITHOUT, missing], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    said = (
-        f"2 This needs '{missing}', which is not installed. "
-        "Install it with: pip install 'tritonclient[grpc,http]'"
-    )
-    assert run.stdout.splitlines() == [said, said]
+    for line in run.stdout.splitlines():
+        assert line.startswith(f"MissingPackageError {missing} ")
+        assert "pip install 'tritonclient[grpc,http]'" in line
+    assert len(run.stdout.splitlines()) == 2

@@ -21,16 +21,20 @@ import pytest
 from PIL import Image
 
 from delugeserve.serving.supervisor import serve
-from delugeserve_client import (
-    AsyncClassifier,
-    Classifier,
+from delugeserve_client import AsyncClassifier, Classifier
+from delugeserve_client.benchmark import measure
+from delugeserve_client.errors import (
+    AddressError,
+    BatchError,
     ClientError,
     ImageError,
     InferenceFailed,
     ModelUnavailable,
+    OutputError,
     ServerUnavailable,
+    UnsuitableModel,
+    WrongProtocol,
 )
-from delugeserve_client.benchmark import measure
 
 pytest.importorskip("onnx", reason="the test network needs the extra 'export'")
 pytest.importorskip("onnxruntime", reason="the backends need the extra 'server'")
@@ -187,8 +191,11 @@ def test_infer_takes_any_number_of_images(url):
         probabilities = classifier.infer(pixels)
         assert classifier.infer(pixels[:0]).shape == (0, 3)
         assert classifier.infer(pixels[::-1, :, ::-1], "logits").shape == (23, 3)
-        with pytest.raises(ValueError, match="uint8"):
+        with pytest.raises(BatchError) as caught:
             classifier.infer(pixels.astype(np.float32))
+        assert (caught.value.dtype, caught.value.expected_dtype) == ("float32", "uint8")
+        with pytest.raises(OutputError):
+            classifier.infer(pixels, "scores")
     np.testing.assert_allclose(logits, 0.01 * pixels.mean(axis=(1, 2)), rtol=1e-5)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
@@ -203,26 +210,55 @@ def test_one_grpc_classifier_serves_several_threads(server):
 
 
 def test_models_that_do_not_classify_raw_images(url):
-    with pytest.raises(ModelUnavailable, match=r"takes FP32 \[-1, 8, 12, 3\]"):
+    with pytest.raises(UnsuitableModel, match="FP32") as caught:
         Classifier(url, "floating")
+    assert caught.value.model == "floating"
+
+
+def test_several_models_and_none_named(url):
+    with pytest.raises(ModelUnavailable) as caught:
+        Classifier(url)
+    assert caught.value.model is None
+    assert caught.value.served == ("colour", "floating", "impatient", "nameless")
+
+
+def test_the_servers_only_model(tmp_path):
+    write_model(tmp_path / "colour", "TYPE_UINT8", "")
+    with serve(tmp_path, grpc_port=0, http_port=0, metrics_port=None) as running:
+        for url in (running.grpc_url, f"http://{running.http_url}"):
+            with Classifier(url) as classifier:
+                assert classifier.model.name == "colour"
+                assert classifier.classify([solid("blue")])[0].top.index == 2
+
+        async def use() -> None:
+            async with AsyncClassifier(running.grpc_url) as classifier:
+                assert (await classifier.connect()).name == "colour"
+
+        asyncio.run(use())
+        options = ("--url", running.grpc_url, "--duration", 0.2, "--batch-size", 1, "--json")
+        done = delugeserve("benchmark", *options)
+        assert {m["model"] for m in json.loads(done.stdout)["measurements"]} == {"colour"}
 
 
 def test_unknown_models_and_versions(url):
-    with pytest.raises(
-        ModelUnavailable, match=r"Did you mean 'colour'.*colour, floating, impatient, nameless"
-    ):
+    with pytest.raises(ModelUnavailable, match="'colour'") as caught:
         Classifier(url, "color")
-    with pytest.raises(ModelUnavailable, match=r"no version 7 of 'colour'. It serves version 1"):
+    assert caught.value.model == "color"
+    assert caught.value.served == ("colour", "floating", "impatient", "nameless")
+    with pytest.raises(ModelUnavailable) as caught:
         Classifier(url, "colour", model_version="7")
+    assert (caught.value.model, caught.value.version) == ("colour", "7")
     with Classifier(url, "colour", model_version="1") as classifier:
         assert classifier.classify([solid("red")])[0].top.label == "red"
 
 
 def test_ports_of_the_other_protocol(server):
-    with pytest.raises(ServerUnavailable, match="speaks HTTP, not gRPC"):
+    with pytest.raises(WrongProtocol) as caught:
         Classifier(server.http_url, "colour")
-    with pytest.raises(ServerUnavailable, match="speaks gRPC, not HTTP"):
+    assert caught.value.found == "http"
+    with pytest.raises(WrongProtocol) as caught:
         Classifier(f"http://{server.grpc_url}", "colour")
+    assert caught.value.found == "grpc"
 
 
 def test_refused_requests_are_explained(url):
@@ -270,7 +306,7 @@ def test_async_classifier(server, photos):
         ):
             with pytest.raises(kind):
                 await AsyncClassifier(url, model).connect()
-        with pytest.raises(ClientError, match="asks for HTTP"):
+        with pytest.raises(AddressError):
             AsyncClassifier(f"http://{server.http_url}")
 
     asyncio.run(use())

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: Annotated[str, typer.Option(help="The model's name on the server.")] = "delugenet38",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Model name on the server.",
+            show_default="the server's only model",
+        ),
+    ] = None,
     url: Annotated[
         str, typer.Option(help="The server: localhost:8001 or http://localhost:8000.")
     ] = "localhost:8001",
@@ -45,9 +52,10 @@ def command(
     """Measure a served model's latency and throughput in a closed loop."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    from delugeserve_client.address import parse_address
     from delugeserve_client.benchmark import measure
     from delugeserve_client.report import require_matplotlib, save_plot, write_csv
-    from delugeserve_client.transport import open_transport, parse_address
+    from delugeserve_client.transport import open_transport
 
     workers = parse_counts("--concurrency", concurrency)
     sizes = parse_counts("--batch-size", batch_size)
@@ -94,7 +102,7 @@ def command(
 
         measurements = measure(
             url,
-            model,
+            served.name,
             protocol=address.protocol,
             concurrency=workers,
             batch_sizes=sizes,
@@ -109,7 +117,7 @@ def command(
         figures = [asdict(measurement) for measurement in measurements]
         print_json({"url": str(address), "machine": machine, "measurements": figures})
     else:
-        _print_table(measurements, machine, f"{model} at {address}, {duration:g} s each")
+        _print_table(measurements, machine, f"{served.name} at {address}, {duration:g} s each")
     try:
         if csv is not None:
             write_csv(measurements, csv)

@@ -20,7 +20,14 @@ def command(
     paths: Annotated[
         list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)
     ],
-    model: Annotated[str, typer.Option(help="The model's name on the server.")] = "delugenet38",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Model name on the server.",
+            show_default="the server's only model",
+        ),
+    ] = None,
     url: Annotated[
         str, typer.Option(help="The server: localhost:8001 or http://localhost:8000.")
     ] = "localhost:8001",

@@ -1,0 +1,70 @@
+"""Addresses of servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from delugeserve_client.errors import AddressError
+
+Protocol: TypeAlias = Literal["grpc", "http"]
+
+_DEFAULT_PORTS: Mapping[str, int] = {"grpc": 8001, "http": 8000}
+_FORMS = "Use localhost:8001 for gRPC or http://localhost:8000 for HTTP."
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens.
+
+    Attributes:
+        host: ``host:port``.
+        protocol: the protocol it speaks there.
+    """
+
+    host: str
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        return f"http://{self.host}" if self.protocol == "http" else self.host
+
+
+def parse_address(url: str, protocol: str | None = None) -> Address:
+    """Parse a server's address.
+
+    Args:
+        url: ``localhost:8001``, ``grpc://localhost:8001`` or ``http://localhost:8000``. Without a
+            port, Triton's default port of the protocol.
+        protocol: ``grpc`` or ``http``; by default the URL's scheme, or gRPC without one.
+
+    Raises:
+        AddressError: the URL or the protocol is not of this form, or they contradict each other.
+    """
+    scheme, separator, host = url.strip().rpartition("://")
+    host = host.rstrip("/")
+    if separator and scheme not in _DEFAULT_PORTS:
+        if scheme == "https":
+            raise AddressError(
+                f"{url} asks for HTTPS, which this client does not support.",
+                "Use the server's own port, or a proxy on this machine that adds TLS.",
+                url=url,
+            )
+        raise AddressError(f"{url} has the unknown scheme '{scheme}'.", _FORMS, url=url)
+    if separator and protocol not in (None, scheme):
+        raise AddressError(
+            f"{url} contradicts the protocol '{protocol}'.",
+            f"Leave out either '{scheme}://' or the protocol.",
+            url=url,
+        )
+    protocol = protocol or scheme or "grpc"
+    if protocol not in _DEFAULT_PORTS:
+        raise AddressError(f"The protocol '{protocol}' is unknown.", "Use grpc or http.", url=url)
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        name, port = host, str(_DEFAULT_PORTS[protocol])
+    if not name or "/" in host or any(character.isspace() for character in host):
+        raise AddressError(f"'{url}' is not the address of a server.", _FORMS, url=url)
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise AddressError(f"'{url}' does not have a valid port.", _FORMS, url=url)
+    return Address(f"{name}:{port}", "http" if protocol == "http" else "grpc")

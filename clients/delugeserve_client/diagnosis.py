@@ -1,0 +1,231 @@
+"""From what tritonclient, the network and the server report to the client's own errors."""
+
+from __future__ import annotations
+
+import difflib
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
+from typing import Any, TypeAlias
+
+from delugeserve_client.address import Address
+from delugeserve_client.errors import (
+    ClientError,
+    InferenceFailed,
+    MissingPackageError,
+    ModelUnavailable,
+    ServerTimeout,
+    ServerUnavailable,
+    WrongProtocol,
+)
+from delugeserve_client.triton import CHANNEL_ARGUMENTS, failures, import_triton
+
+RepositoryIndex: TypeAlias = Sequence[Mapping[str, Any]]
+
+_PROBE_SECONDS = 2.0
+
+
+def explain(error: BaseException, address: Address, timeout: float) -> ClientError:
+    """Translate an error of tritonclient or of the network.
+
+    Args:
+        error: the error.
+        address: the server's address.
+        timeout: seconds that the call had.
+    """
+    url = str(address)
+    status = str(getattr(error, "status", lambda: "")() or "").rpartition(".")[2]
+    text = str(getattr(error, "message", lambda: error)() or error).strip()
+    if status in ("NOT_FOUND", "404") or "unknown model" in text:
+        return ModelUnavailable(
+            _sentence(text),
+            "Check the server's log: the model may have been unloaded or replaced.",
+            url=url,
+        )
+    if status in ("DEADLINE_EXCEEDED", "499") or isinstance(error, TimeoutError):
+        return ServerTimeout(
+            f"The server at {address} did not answer within {timeout:g} s.",
+            "Send smaller batches, or allow a longer timeout.",
+            url=url,
+            timeout=timeout,
+        )
+    # Triton also answers UNAVAILABLE itself, where a queue is full or a model is not ready. The
+    # host's name is cut out first: gRPC's own messages may quote it, and it may hold any word.
+    words = text.replace(address.host.rpartition(":")[0], "").lower()
+    from_server = any(word in words for word in ("model", "request", "queue"))
+    if not status or (status == "UNAVAILABLE" and not from_server):
+        return no_answer(address)
+    return InferenceFailed(
+        f"The server at {address} refused the request: {_sentence(text)}",
+        "See the server's log for details.",
+        url=url,
+        message=text,
+    )
+
+
+def no_answer(address: Address) -> ServerUnavailable:
+    """Return the error for an address where no server answers."""
+    return ServerUnavailable(
+        f"No server answers at {address}.",
+        "Start one with: delugeserve serve",
+        url=str(address),
+    )
+
+
+def not_triton(address: Address) -> ServerUnavailable:
+    """Return the error for an address where another kind of server answers."""
+    return ServerUnavailable(
+        f"The server at {address} is not a Triton Inference Server.",
+        "Use the address of one, or start one with: delugeserve serve",
+        url=str(address),
+    )
+
+
+def choose_model(address: Address, index: RepositoryIndex) -> str:
+    """Return the name of a server's only model.
+
+    Args:
+        address: the server's address.
+        index: the server's repository index.
+
+    Raises:
+        ModelUnavailable: the server has no model ready, or several.
+    """
+    served = _served(index)
+    if len(served) == 1:
+        return served[0]
+    if served:
+        raise ModelUnavailable(
+            f"The server at {address} serves several models: {', '.join(served)}.",
+            "Give the name of one as the model (--model on the command line).",
+            url=str(address),
+            served=served,
+        )
+    if index:
+        raise _not_loaded(address, index[0], None, served)
+    raise _serves_nothing(address, None)
+
+
+def not_served(
+    address: Address, name: str, version: str, index: RepositoryIndex
+) -> ModelUnavailable:
+    """Return the error for a model or a version that a server does not have ready.
+
+    Args:
+        address: the server's address.
+        name: the model asked for.
+        version: the version asked for, or empty.
+        index: the server's repository index.
+    """
+    served = _served(index)
+    versions = [
+        str(entry.get("version"))
+        for entry in index
+        if entry.get("name") == name and entry.get("state") == "READY"
+    ]
+    if versions and version:
+        return ModelUnavailable(
+            f"The server at {address} does not serve version {version} of '{name}'.",
+            f"Use version {' or '.join(versions)}.",
+            url=str(address),
+            model=name,
+            version=version,
+            served=served,
+        )
+    for entry in index:
+        if entry.get("name") == name and entry.get("state") != "READY":
+            return _not_loaded(address, entry, name, served)
+    if not served:
+        return _serves_nothing(address, name)
+    nearest = difflib.get_close_matches(name, served, n=1, cutoff=0.4)
+    remedy = f"It serves: {', '.join(served)}."
+    return ModelUnavailable(
+        f"The server at {address} does not serve a model '{name}'.",
+        f"Did you mean '{nearest[0]}'? {remedy}" if nearest else remedy,
+        url=str(address),
+        model=name,
+        version=version,
+        served=served,
+    )
+
+
+def diagnose(address: Address, error: ServerUnavailable) -> ServerUnavailable:
+    """Find out whether an address that does not answer speaks the other protocol.
+
+    Args:
+        address: the address.
+        error: the error to return if it does not.
+    """
+    if address.protocol == "grpc" and _speaks_http(address.host):
+        return WrongProtocol(
+            f"{address.host} speaks HTTP, not gRPC.",
+            f"Use the server's gRPC port, usually 8001, or http://{address.host} for HTTP.",
+            url=str(address),
+            found="http",
+        )
+    if address.protocol == "http" and _speaks_grpc(address.host):
+        return WrongProtocol(
+            f"{address.host} speaks gRPC, not HTTP.",
+            f"Use {address.host} without http://, or the server's HTTP port, usually 8000.",
+            url=str(address),
+            found="grpc",
+        )
+    return error
+
+
+def _served(index: RepositoryIndex) -> list[str]:
+    return sorted({str(entry.get("name")) for entry in index if entry.get("state") == "READY"})
+
+
+def _not_loaded(
+    address: Address, entry: Mapping[str, Any], name: str | None, served: Sequence[str]
+) -> ModelUnavailable:
+    reason = str(entry.get("reason") or "it gives no reason").strip().splitlines()[0]
+    return ModelUnavailable(
+        f"The server at {address} could not load '{entry.get('name')}': {_sentence(reason)}",
+        "See the server's log for details.",
+        url=str(address),
+        model=name,
+        served=served,
+    )
+
+
+def _serves_nothing(address: Address, name: str | None) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"The server at {address} does not serve any model.",
+        "Export one into its model repository with 'delugeserve export', then restart the server.",
+        url=str(address),
+        model=name,
+    )
+
+
+def _speaks_http(host: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(f"http://{host}/v2/health/live", timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # an HTTP answer, whatever its status
+    except (OSError, HTTPException, ValueError):
+        return False
+    return True
+
+
+def _speaks_grpc(host: str) -> bool:
+    try:
+        probe = import_triton("grpc").InferenceServerClient(
+            host, channel_args=list(CHANNEL_ARGUMENTS)
+        )
+    except MissingPackageError:  # only the HTTP half of tritonclient is installed
+        return False
+    try:
+        return bool(probe.is_server_live(client_timeout=_PROBE_SECONDS))
+    except failures():
+        return False
+    finally:
+        probe.close()
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,0 +1,110 @@
+"""What both classifiers use of tritonclient: its modules, options, requests, replies and errors.
+
+tritonclient is imported when a connection is made: its HTTP half loads gevent, which a gRPC user
+does not need.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from http.client import HTTPException
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from delugeserve_client.errors import MissingPackageError
+from delugeserve_client.preprocessing import Pixels
+from delugeserve_client.served import ServedModel
+
+Reply: TypeAlias = dict[str, npt.NDArray[Any]]
+Outputs: TypeAlias = Mapping[str, int]
+
+# gRPC sends a call again where the server cannot have begun it. It does so only for messages that
+# fit its retry buffer, whose default of 256 KiB is less than two ImageNet images.
+_RETRY_POLICY = {
+    "methodConfig": [
+        {
+            "name": [{"service": "inference.GRPCInferenceService"}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+# These replace tritonclient's own channel arguments, so the message sizes are set here again.
+CHANNEL_ARGUMENTS: Sequence[tuple[str, int | str]] = (
+    ("grpc.max_send_message_length", 2**31 - 1),
+    ("grpc.max_receive_message_length", 2**31 - 1),
+    ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
+    ("grpc.enable_retries", 1),
+    ("grpc.service_config", json.dumps(_RETRY_POLICY)),
+    # A server that restarted must be found within the retries above, about 0.7 s. By default gRPC
+    # waits up to two minutes between attempts to connect, in all channels to the same address.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 400),
+)
+
+
+def import_triton(name: str) -> Any:
+    """Import a module of tritonclient.
+
+    Args:
+        name: the module's name, such as ``grpc``.
+
+    Raises:
+        MissingPackageError: tritonclient or one of its own dependencies is not installed.
+    """
+    try:
+        return importlib.import_module(f"tritonclient.{name}")
+    except (ModuleNotFoundError, RuntimeError) as error:
+        # tritonclient raises RuntimeError where one of its own dependencies is missing.
+        missing = error.__cause__ if isinstance(error, RuntimeError) else error
+        if not isinstance(missing, ModuleNotFoundError):
+            raise
+        raise MissingPackageError(
+            f"This needs '{missing.name}', which is not installed.",
+            "Install it with: pip install 'tritonclient[grpc,http]'",
+            module=missing.name or "tritonclient",
+        ) from error
+
+
+def build_request(
+    module: Any, model: ServedModel, batch: Pixels, outputs: Outputs
+) -> dict[str, Any]:
+    """Build the arguments of tritonclient's ``infer`` methods.
+
+    Args:
+        module: ``tritonclient.grpc`` or ``tritonclient.http``.
+        model: the model to ask.
+        batch: uint8 ``[N, H, W, 3]``.
+        outputs: output names; see :meth:`delugeserve_client.transport.Transport.submit`.
+    """
+    tensor = module.InferInput(model.input_name, list(batch.shape), "UINT8")
+    tensor.set_data_from_numpy(np.ascontiguousarray(batch))
+    return {
+        "model_name": model.name,
+        "model_version": model.version,
+        "inputs": [tensor],
+        "outputs": [
+            module.InferRequestedOutput(name, class_count=classes)
+            for name, classes in outputs.items()
+        ],
+    }
+
+
+def read_reply(result: Any, outputs: Outputs) -> Reply:
+    """Return the arrays of a reply by output name."""
+    return {name: result.as_numpy(name) for name in outputs}
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return the exceptions that tritonclient raises: its own, and over HTTP the network's."""
+    return (import_triton("utils").InferenceServerException, OSError, HTTPException)

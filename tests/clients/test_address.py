@@ -1,0 +1,45 @@
+import pytest
+
+from delugeserve_client.address import Address, parse_address
+from delugeserve_client.errors import AddressError
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol", "expected"),
+    [
+        ("localhost:8001", None, Address("localhost:8001", "grpc")),
+        ("localhost", None, Address("localhost:8001", "grpc")),
+        ("localhost", "http", Address("localhost:8000", "http")),
+        ("localhost:9", "http", Address("localhost:9", "http")),
+        ("http://host.example/", None, Address("host.example:8000", "http")),
+        ("http://host.example:80", "http", Address("host.example:80", "http")),
+        ("grpc://10.0.0.1:1", None, Address("10.0.0.1:1", "grpc")),
+        ("[::1]:8001", None, Address("[::1]:8001", "grpc")),
+        ("[::1]", None, Address("[::1]:8001", "grpc")),
+    ],
+)
+def test_addresses(url, protocol, expected):
+    assert parse_address(url, protocol) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol"),
+    [
+        ("", None),
+        ("ftp://x", None),
+        ("https://x", None),
+        ("localhost:8001/v2", None),
+        ("my host:8001", None),
+        ("http://x", "grpc"),
+        ("x", "tcp"),
+        ("x:", None),
+        ("x:port", None),
+        ("x:0", None),
+        ("x:65536", None),
+        (":8001", None),
+    ],
+)
+def test_malformed_addresses(url, protocol):
+    with pytest.raises(AddressError) as caught:
+        parse_address(url, protocol)
+    assert caught.value.url == url

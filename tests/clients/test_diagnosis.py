@@ -1,0 +1,116 @@
+import socket
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from delugeserve_client.address import Address
+from delugeserve_client.diagnosis import choose_model, diagnose, explain, not_served
+from delugeserve_client.errors import (
+    InferenceFailed,
+    ModelUnavailable,
+    ServerTimeout,
+    ServerUnavailable,
+)
+
+HERE = Address("localhost:8001", "grpc")
+
+
+def grpc_error(status, message):
+    return InferenceServerException(msg=message, status=f"StatusCode.{status}")
+
+
+UNKNOWN = "Request for unknown model: 'x' is not found"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (grpc_error("UNAVAILABLE", "failed to connect to all addresses; ..."), ServerUnavailable),
+        (grpc_error("UNAVAILABLE", "Socket closed"), ServerUnavailable),
+        (ConnectionRefusedError(111, "refused"), ServerUnavailable),
+        (ConnectionResetError(104, "reset"), ServerUnavailable),
+        (grpc_error("DEADLINE_EXCEEDED", "Deadline Exceeded"), ServerTimeout),
+        (TimeoutError("timed out"), ServerTimeout),
+        (grpc_error("UNAVAILABLE", "Exceeds maximum queue size"), InferenceFailed),
+        (grpc_error("NOT_FOUND", UNKNOWN), ModelUnavailable),
+        (InferenceServerException(UNKNOWN, "404"), ModelUnavailable),
+        (grpc_error("INTERNAL", "it broke"), InferenceFailed),
+        (InferenceServerException("it broke", "500"), InferenceFailed),
+    ],
+)
+def test_errors_of_tritonclient_and_the_network(error, kind):
+    explained = explain(error, HERE, 30.0)
+    assert type(explained) is kind
+    assert explained.url == "localhost:8001"
+    if kind is InferenceFailed:
+        assert explained.message == error.message()
+        assert f"{error.message()}." in explained.problem
+    if kind is ServerTimeout:
+        assert explained.timeout == 30.0
+
+
+def test_words_in_the_host_name_do_not_count_as_the_servers():
+    text = "DNS resolution failed for model-queue.example:8001: Domain name not found"
+    error = InferenceServerException(text, status="StatusCode.UNAVAILABLE")
+    address = Address("model-queue.example:8001", "grpc")
+    assert type(explain(error, address, 30.0)) is ServerUnavailable
+
+
+def entry(name, version="1", state="READY", **more):
+    return {"name": name, "version": version, "state": state, **more}
+
+
+BROKEN = entry("broken", state="UNAVAILABLE", reason="no such file")
+INDEX = [entry("delugenet38"), entry("delugenet92"), entry("delugenet92", "3"), BROKEN]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "says"),
+    [
+        ("delugenet83", "", "Did you mean 'delugenet38'?"),
+        ("zzz", "", "It serves: delugenet38, delugenet92."),
+        ("broken", "", "no such file."),
+        ("delugenet92", "2", "1 or 3"),
+    ],
+)
+def test_names_the_models_that_the_server_serves(name, version, says):
+    error = not_served(HERE, name, version, INDEX)
+    assert error.served == ("delugenet38", "delugenet92")
+    assert error.model == name
+    assert error.url == "localhost:8001"
+    assert says in str(error)
+
+
+def test_a_server_without_models():
+    error = not_served(HERE, "x", "", [])
+    assert (error.model, error.served) == ("x", ())
+    assert "delugeserve export" in error.remedy
+
+
+@pytest.mark.parametrize("index", [[entry("a")], [entry("a"), entry("a", "2"), BROKEN]])
+def test_the_only_model(index):
+    assert choose_model(HERE, index) == "a"
+
+
+@pytest.mark.parametrize(
+    ("index", "served", "says"),
+    [
+        ([entry("b"), entry("a")], ("a", "b"), "a, b"),
+        ([BROKEN], (), "could not load 'broken': no such file."),
+        ([], (), "does not serve any model"),
+    ],
+)
+def test_several_models_or_none(index, served, says):
+    with pytest.raises(ModelUnavailable, match=says) as caught:
+        choose_model(HERE, index)
+    assert (caught.value.model, caught.value.served) == (None, served)
+    assert caught.value.url == "localhost:8001"
+
+
+def test_nobody_listens():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        host = f"127.0.0.1:{taken.getsockname()[1]}"
+        for protocol in ("grpc", "http"):
+            error = ServerUnavailable("No answer.", "Start it.")
+            assert diagnose(Address(host, protocol), error) is error
