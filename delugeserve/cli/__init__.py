@@ -6,6 +6,7 @@ failed, 2 for a mistake the user can fix, 130 for Ctrl-C, 143 for SIGTERM.
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -97,6 +98,9 @@ for _module in (
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    for stream in (sys.stdout, sys.stderr):  # an encoding that lacks a character is no failure
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(run(app))
     except (DelugeServeError, ClientError) as error:

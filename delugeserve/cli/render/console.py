@@ -10,10 +10,15 @@ from typing import Any
 from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.segment import Segments
 from rich.table import Table
+
+from delugeserve.cli.render.safe_text import SafeText
 
 out = Console(highlight=False, soft_wrap=True)
 err_console = Console(stderr=True, highlight=False, soft_wrap=True)
+for _console in (out, err_console):
+    _console.push_render_hook(SafeText(_console))
 
 _PACKAGES = ("delugeserve", "delugeserve_export", "delugeserve_client")
 _UNLIMITED = 100_000  # columns: what is piped is not wrapped
@@ -36,7 +41,12 @@ def print_next(command: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(out.encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    print(text)  # noqa: T201
 
 
 def print_table(
@@ -67,7 +77,8 @@ def print_table(
     if out.is_terminal:
         out.print(table, soft_wrap=False)
     else:
-        out.print(table, soft_wrap=False, width=_UNLIMITED, crop=False)
+        # Console.print would cut the width down to the console's own.
+        out.print(Segments(out.render(table, out.options.update(width=_UNLIMITED))))
 
 
 class _ConsoleHandler(logging.Handler):
