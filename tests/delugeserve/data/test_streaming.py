@@ -77,6 +77,7 @@ def test_an_image_looks_otherwise_in_each_epoch_and_for_each_seed(source):
     assert not torch.equal(views[0], views[2])
 
 
+@pytest.mark.slow
 def test_workers_that_are_not_forked_read_the_same(source):
     spawned = stream(source, workers=1)
     spawned.multiprocessing_context = "spawn"

@@ -23,7 +23,7 @@ from delugeserve.zoo import CIFAR10, ModelSpec
 
 TINY = ModelSpec("tiny", "cifar", (4, 6, 8), (3, 2, 4), CIFAR10)
 # A compilation takes seconds, so all tests that compile share one sort of tensor.
-KERNELS = ("plain", "compiled")
+KERNELS = ("plain", pytest.param("compiled", marks=pytest.mark.slow))
 
 
 def scrambled(seed=0):

@@ -40,9 +40,10 @@ def test_no_revision_where_git_does_not_keep_the_package(package, tmp_path, monk
     assert git_revision(package) is None, "there is no git"
 
 
-def test_the_environment_is_text():
+def test_the_environment_is_text(monkeypatch):
+    monkeypatch.setattr("sys.orig_argv", ["python", "-m", "delugeserve", "train", "a folder"])
     environment = describe_environment("bf16")
     assert environment["torch"] == torch.__version__
     assert environment["precision"] == "bf16"
-    assert "pytest" in environment["command"]
+    assert environment["command"] == "python -m delugeserve train 'a folder'"
     assert all(isinstance(value, str) and value for value in environment.values())
