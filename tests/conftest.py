@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -51,6 +52,12 @@ SLOW = (
     "packaging/test_wheel.py",
 )
 HERE = Path(__file__).parent
+
+# An example may take long on a busy machine, and two runs must not share a database.
+settings.register_profile(
+    "tests", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 # Taken from the environment before any test runs: see _own_environment.
 DATA = os.environ.get("DELUGESERVE_DATA")
 REQUIRE_DATA = os.environ.get("DELUGESERVE_REQUIRE_DATA") == "1"

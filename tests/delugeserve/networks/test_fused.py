@@ -188,6 +188,7 @@ def test_a_sum_and_its_gradients(kernels, number, channels, shape, channels_last
         torch.testing.assert_close(gradient, reference)
 
 
+@pytest.mark.slow
 def test_in_bf16_a_compiled_sum_is_rounded_less_than_a_plain_one():
     generator = torch.Generator().manual_seed(0)
     exact = torch.randn(24, 2, 32, 8, 8, generator=generator).bfloat16().double()
@@ -199,7 +200,7 @@ def test_in_bf16_a_compiled_sum_is_rounded_less_than_a_plain_one():
         )
         .abs()
         .mean()
-        for kernels in KERNELS
+        for kernels in ("plain", "compiled")
     }
     assert errors["compiled"] < errors["plain"]
 
