@@ -14,6 +14,7 @@ that use the fixture ``cifar10_dir`` get their mark here; for whole modules of s
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 import io
 import json
 import os
@@ -24,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +34,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from delugeserve import cli
-from delugeserve.zoo import CIFAR10
+from delugeserve.artifacts.manifest import Manifest
+from delugeserve.artifacts.records import (
+    Origin,
+    PlanDetails,
+    Profile,
+    SumFormChoice,
+    Verification,
+)
+from delugeserve.zoo import CIFAR10, MODELS
 
 WriteTinyCifar = Callable[..., Path]
 WriteTinyImagenet = Callable[..., Path]
@@ -173,6 +183,18 @@ def console_commands() -> Callable[[Path], list[list[str]]]:
     return commands
 
 
+@pytest.fixture(scope="session")
+def make_manifest() -> Callable[..., Manifest]:
+    """A function that returns a valid manifest, with the fields given changed."""
+    return _make_manifest
+
+
+@pytest.fixture(scope="session")
+def make_plan_details() -> Callable[..., PlanDetails]:
+    """A function that returns valid details of a plan, with the fields given changed."""
+    return _make_plan_details
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """The command line in this process: arguments to exit status, standard output and error."""
@@ -188,6 +210,45 @@ def run(monkeypatch, capsys):
         return status, captured.out, captured.err
 
     return run
+
+
+def _make_manifest(**changes: Any) -> Manifest:
+    manifest = Manifest(
+        model="net",
+        trained=True,
+        checkpoint=Origin(file="net.safetensors", sha256="0" * 64),
+        network=MODELS["delugenet38"],
+        backend="onnxruntime",
+        precision="fp32",
+        sum_form=SumFormChoice("mul"),
+        artefact="model.onnx",
+        max_batch_size=8,
+        quantisation=None,
+        verification=Verification("passed", "24 crops of photographs", "a machine"),
+        engine=None,
+        speed={},
+        files={},
+        environment={},
+        seconds={},
+        created="2026-01-01T00:00:00+00:00",
+    )
+    return dataclasses.replace(manifest, **changes)
+
+
+def _make_plan_details(**changes: Any) -> PlanDetails:
+    details = PlanDetails(
+        runtime="tensorrt",
+        version="10.13.3.9",
+        version_compatible=False,
+        compute_capabilities=("8.9",),
+        minimum_compute_capability=None,
+        built_on=None,
+        profile={"image": Profile((1, 32, 32, 3), (4, 32, 32, 3), (8, 32, 32, 3))},
+        precisions={"fp16": 41},
+        precisions_of="engine",
+        options={},
+    )
+    return dataclasses.replace(details, **changes)
 
 
 def _write_tiny_imagenet(

@@ -1,66 +1,72 @@
-"""The manifest: what a published version is, where it came from, and the proof of it."""
+"""The manifest of an exported version: ``manifest.json``, read and written by this module alone."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delugeserve.artifacts.interface import INPUT
+from delugeserve.artifacts.interface import INPUT, Precision
+from delugeserve.artifacts.records import (
+    FileRecord,
+    Origin,
+    PlanDetails,
+    Quantisation,
+    SumFormChoice,
+    Verification,
+)
+from delugeserve.artifacts.typed_json import from_json, to_json
 from delugeserve.errors import RepositoryError
 from delugeserve.system.files import atomic_write, sha256
+from delugeserve.zoo import ModelSpec
 
 FILE_NAME = "manifest.json"
 EVIDENCE = "evidence.npz"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What lies beside an artefact as ``manifest.json``.
+    """What an exported version is, where it comes from, and how it was verified.
 
     Attributes:
         model: name in the repository.
-        trained: False for an untrained, seeded network.
-        checkpoint: where the weights came from, their training data and metrics.
-        network: the model's numbers.
+        trained: False for an untrained network.
+        checkpoint: where the weights come from.
+        network: the model's numbers, without the paper's figures.
         backend: Triton's name of the backend.
-        precision: what it computes in.
-        sum_form: how weighted sums are written, and the milliseconds of a batch of eight in each
-            form, where they were measured.
+        precision: what the artefact computes in.
+        sum_form: how weighted sums are written.
         artefact: name of the file that the backend loads.
-        max_batch_size: the most images of one batch.
-        quantisation: of int8, how it was calibrated and which layers it holds; else None.
-        verification: what was checked, where and on what, and the figures; see
-            :class:`delugeserve.verification.gate.Verification`.
-        engine: what a plan is good for; see
-            :class:`delugeserve.runtimes.plan_details.PlanDetails`. Empty for other artefacts.
-        speed: milliseconds of a batch on the machine of the export, by batch size, of the artefact
-            and of the same backend in fp32; empty where it could not be run.
-        files: size in bytes and SHA-256 of every file of the artefact.
+        max_batch_size: most images in one batch.
+        quantisation: None unless the precision is int8.
+        verification: the last one, by the export or by ``delugeserve verify``.
+        engine: details of a TensorRT plan; None for other artefacts.
+        speed: milliseconds of a batch on the exporting machine, by precision and batch size; empty
+            if it could not be run there.
+        files: every file of the version but the manifest, by name.
         environment: versions and machine of the export.
-        seconds: duration of each stage.
+        seconds: duration of each stage of the export.
         created: UTC, ISO 8601.
-        schema_version: of this layout.
+        schema_version: version of this layout.
     """
 
     model: str
     trained: bool
-    checkpoint: Mapping[str, Any]
-    network: Mapping[str, Any]
+    checkpoint: Origin
+    network: ModelSpec
     backend: str
-    precision: str
-    sum_form: Mapping[str, Any]
+    precision: Precision
+    sum_form: SumFormChoice
     artefact: str
     max_batch_size: int
-    quantisation: Mapping[str, Any] | None
-    verification: Mapping[str, Any]
-    engine: Mapping[str, Any]
-    speed: Mapping[str, Mapping[str, float]]
-    files: Mapping[str, Mapping[str, Any]]
+    quantisation: Quantisation | None
+    verification: Verification
+    engine: PlanDetails | None
+    speed: Mapping[str, Mapping[int, float]]
+    files: Mapping[str, FileRecord]
     environment: Mapping[str, str]
     seconds: Mapping[str, float]
     created: str
@@ -68,63 +74,97 @@ class Manifest:
 
     @property
     def artefact_bytes(self) -> int:
-        """Size of what the backend loads."""
-        return sum(file["bytes"] for name, file in self.files.items() if name != EVIDENCE)
+        """Size of the version without its evidence."""
+        return sum(file.bytes for name, file in self.files.items() if name != EVIDENCE)
 
     @property
     def optimal_batch_size(self) -> int | None:
-        """The batch that a plan was tuned for; None of other artefacts."""
-        profile = self.engine.get("profile")
-        best: int | None = profile[INPUT]["opt"][0] if profile else None
-        return best
+        """The batch size that a plan is tuned for; None for other artefacts."""
+        return self.engine.profile[INPUT].opt[0] if self.engine else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as plain JSON values."""
+        values: dict[str, Any] = to_json(self)
+        return values
 
     def write(self, folder: Path) -> None:
-        """Write ``manifest.json`` into a folder: beside its place, then renamed."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        with atomic_write(folder / FILE_NAME) as beside:
-            beside.write_text(text + "\n", encoding="utf-8")
+        """Write ``manifest.json`` into a version's folder, atomically.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False)
+        with atomic_write(folder / FILE_NAME) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read ``manifest.json`` from a version's folder.
 
     Raises:
-        RepositoryError: it is missing, damaged, or of another release.
+        RepositoryError: it is missing, damaged, or of another schema.
     """
     path = folder / FILE_NAME
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise RepositoryError(
-            f"{folder} is not an exported version: {FILE_NAME} cannot be read.",
-            "Give a folder such as model_repository/delugenet38/1.",
+            f"{folder} is not an exported version: {FILE_NAME} cannot be read "
+            f"({error.strerror or error}).",
+            "Give the folder of a version, such as model_repository/delugenet38/1.",
         ) from error
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    found = values.get("schema_version") if isinstance(values, dict) else None
+    if isinstance(found, int) and found != SCHEMA_VERSION:
+        other = "an older" if found < SCHEMA_VERSION else "a newer"
+        raise RepositoryError(
+            f"{path} was written by {other} release of delugeserve: its schema version is {found}, "
+            f"and this release reads {SCHEMA_VERSION}.",
+            "Export the model again with this release."
+            if found < SCHEMA_VERSION
+            else "Use a newer release of delugeserve, or export the model again with this one.",
+        )
     try:
-        if values["schema_version"] != SCHEMA_VERSION:
-            raise ValueError
-        return Manifest(**values)
-    except (TypeError, KeyError, ValueError) as error:
-        raise RepositoryError(
-            f"{path} was written by another release of delugeserve.", "Export the model again."
-        ) from error
+        return from_json(Manifest, values)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def find_manifest(folder: Path, version: int | None) -> Manifest | None:
+    """Read the manifest of a model's version; None if there is none that this release can read.
+
+    Args:
+        folder: the model's folder.
+        version: number of the version; None for a model without versions.
+    """
+    try:
+        return read_manifest(folder / str(version))
+    except RepositoryError:
+        return None
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Check that a version's files are still those that were written.
+    """Check that a version's files are those that were exported.
 
     Raises:
-        RepositoryError: one is missing or has changed.
+        RepositoryError: one is missing or was changed.
     """
-    for name, written in manifest.files.items():
+    for name, expected in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise RepositoryError(f"{path} is missing.", "Export the model again.")
-        if sha256(path) != written["sha256"]:
-            raise RepositoryError(
-                f"{path} has changed since it was exported.", "Export the model again."
-            )
+            raise RepositoryError(f"{path} is missing.", _RESTORE)
+        if sha256(path) != expected.sha256:
+            raise RepositoryError(f"{path} has changed since it was exported.", _RESTORE)
 
 
-def describe_files(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of files, by name."""
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in paths}
+def describe_files(paths: Iterable[Path]) -> dict[str, FileRecord]:
+    """Return size and SHA-256 of files, by name."""
+    return {path.name: FileRecord(path.stat().st_size, sha256(path)) for path in paths}
+
+
+_RESTORE = "Copy the version again from where it was exported, or export the model again."
+
+
+def _damaged(path: Path, reason: str) -> RepositoryError:
+    return RepositoryError(f"{path} is damaged ({reason}).", _RESTORE)

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from delugeserve.artifacts.manifest import Manifest
 from delugeserve.system.files import sha256
 from delugeserve.zoo import MODELS
 
 _DEFAULT = Path("model_repository")  # of every command that has --repository
 
 
-def read_facts(folder: Path, version: int | None) -> Mapping[str, Any]:
-    """What the manifest of a model's version says, whoever wrote it; nothing if there is none."""
-    path = folder / str(version) / "manifest.json"
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+def export_command(folder: Path, manifest: Manifest | None, backend: str | None = None) -> str:
+    """Return the command that exports a model again, as far as its manifest tells.
 
-
-def export_command(folder: Path, facts: Mapping[str, Any], backend: str | None = None) -> str:
-    """What exports a model again, as far as its manifest tells: of a checkpoint, the file's name.
+    Of a checkpoint the manifest has the file's name, not its folder.
 
     Args:
-        folder: the model's.
-        facts: its manifest; see :func:`read_facts`.
-        backend: another one to export for, in its best precision; None for the same.
+        folder: the model's folder.
+        manifest: of the version; None if there is none.
+        backend: another backend to export for, in its best precision; None for the same.
     """
-    options = [_source(folder.name, facts)]
-    known = facts.get("backend")
-    if backend or known:
-        options.append(f"--backend {str(backend or known).replace('_', '-')}")
-    if backend in (None, known) and "precision" in facts:
-        options.append(f"--precision {facts['precision']}")
-    if "max_batch_size" in facts:
-        options.append(f"--max-batch-size {facts['max_batch_size']}")
+    options = [_source(folder.name, manifest)]
+    known = manifest.backend if manifest else None
+    if name := backend or known:
+        options.append(f"--backend {name.replace('_', '-')}")
+    if manifest:
+        if backend in (None, known):
+            options.append(f"--precision {manifest.precision}")
+        options.append(f"--max-batch-size {manifest.max_batch_size}")
     return f"delugeserve export {' '.join(options)}{repository_option(folder.parent)}"
 
 
@@ -50,13 +40,11 @@ def repository_option(repository: Path) -> str:
     return f" --repository {shlex.quote(str(repository))}"
 
 
-def _source(model: str, facts: Mapping[str, Any]) -> str:
-    origin = facts.get("checkpoint")
-    if not isinstance(origin, dict) or "file" not in origin:
+def _source(model: str, manifest: Manifest | None) -> str:
+    origin = manifest.checkpoint if manifest else None
+    if origin is None or origin.file is None:
         return f"--model {model}"
     spec = MODELS.get(model)
-    if spec and spec.weights:
-        shipped = sha256(spec.weights)
-        if origin.get("sha256") == shipped:
-            return f"--model {model}"
-    return f"--checkpoint {shlex.quote(str(origin['file']))}"
+    if spec and spec.weights and origin.sha256 == sha256(spec.weights):
+        return f"--model {model}"
+    return f"--checkpoint {shlex.quote(origin.file)}"

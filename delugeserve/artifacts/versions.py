@@ -159,11 +159,11 @@ def compare_files(folder: Path, manifest: Manifest) -> tuple[StoredFile, ...]:
     files = []
     for name in sorted({*expected, *present} - {FILE_NAME}):
         if name not in present:
-            files.append(StoredFile(name, expected[name].get("bytes", 0), "missing"))
+            files.append(StoredFile(name, expected[name].bytes, "missing"))
             continue
         state: FileState | None = None
         if name in expected:
-            state = "whole" if sha256(present[name]) == expected[name]["sha256"] else "changed"
+            state = "whole" if sha256(present[name]) == expected[name].sha256 else "changed"
         files.append(StoredFile(name, present[name].stat().st_size, state))
     return tuple(files)
 

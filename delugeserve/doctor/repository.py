@@ -73,7 +73,7 @@ def _examine(
         )
         return
     version = read_version(folder)
-    again = f"Export it again with: {export_command(stored.folder, vars(version.manifest))}"
+    again = f"Export it again with: {export_command(stored.folder, version.manifest)}"
     found = [
         *_examine_verification(version, again),
         *_examine_files(version, config, again),
@@ -87,7 +87,7 @@ def _examine(
 
 
 def _examine_verification(version: Version, again: str) -> Iterator[Finding]:
-    status = version.manifest.verification["status"]
+    status = version.manifest.verification.status
     if status == "failed":
         yield _finding(version.model, "problem", "it failed its last verification", again)
     elif status != "passed":

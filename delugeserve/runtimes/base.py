@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from delugeserve.artifacts.interface import FloatType, Infer, Integers, Precision, SumForm
+from delugeserve.artifacts.records import PlanDetails
 from delugeserve.errors import UsageError
 from delugeserve.system.hardware import Gpu
 
@@ -120,9 +121,9 @@ class Backend(ABC):
     def build(self, model: bytes, folder: Path, options: BuildOptions = DEFAULTS) -> Path:
         """Write the artefact of a serialised ONNX model; return the path that Triton loads."""
 
-    def describe(self, artefact: Path) -> Mapping[str, Any]:
-        """What only its builder could tell of an artefact, for the manifest; {} if nothing."""
-        return {}
+    def describe(self, artefact: Path) -> PlanDetails | None:
+        """Return the details of a plan, for the manifest; None for other artefacts."""
+        return None
 
     def executed_precisions(
         self, artefact: Path, precision: Precision

@@ -1,11 +1,10 @@
-"""What a plan is good for, and what it computes in, as far as its builder tells."""
+"""What a plan computes in, counted from its builder's list of layers or from its graph."""
 
 from __future__ import annotations
 
 import collections
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
@@ -21,36 +20,6 @@ _PRECISIONS: Mapping[str, Precision] = {
 }
 # A layer that multiplies matrices, with the type of the first tensor that it reads.
 _PRODUCT = re.compile(r"LayerType: (?:correlation|gemm|runtime_fusion), .*?Datatype: (\w+)")
-
-
-@dataclass(frozen=True)
-class PlanDetails:
-    """What a plan is good for, for the manifest.
-
-    Attributes:
-        runtime: the module that built it and can load it.
-        version: the version of it that built, and of those the only one that loads it.
-        version_compatible: later versions load it too.
-        compute_capabilities: the GPUs it was built for; empty if there is a minimum instead.
-        minimum_compute_capability: every GPU from here on.
-        built_on: the GPU that it was built on; None if none was needed.
-        profile: smallest, best and largest shape of every input.
-        precisions: how many of its layers that multiply matrices run in which.
-        precisions_of: ``engine`` if its layers were counted, ``network`` if the builder told
-            nothing of them and those of the graph were, whose types it must keep to.
-        options: those it was built with.
-    """
-
-    runtime: str
-    version: str
-    version_compatible: bool
-    compute_capabilities: tuple[str, ...]
-    minimum_compute_capability: str | None
-    built_on: str | None
-    profile: Mapping[str, Mapping[str, tuple[int, ...]]]
-    precisions: Mapping[Precision, int]
-    precisions_of: Literal["engine", "network"]
-    options: Mapping[str, Any]
 
 
 def count_precisions(

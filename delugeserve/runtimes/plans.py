@@ -11,9 +11,10 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-from delugeserve.artifacts.remedies import export_command, read_facts
+from delugeserve.artifacts.manifest import find_manifest
+from delugeserve.artifacts.records import PlanDetails
+from delugeserve.artifacts.remedies import export_command
 from delugeserve.artifacts.repository import CONFIG, StoredModel
 from delugeserve.errors import MissingDeviceError, PlanError
 from delugeserve.system import hardware
@@ -73,22 +74,22 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
     if model.backend not in DISTRIBUTIONS:
         return
     title = _TITLES[model.backend]
-    facts = read_facts(model.folder, model.version)
+    manifest = find_manifest(model.folder, model.version)
     # Called where it is said only: it may have to read the shipped weights.
-    again = partial(export_command, model.folder, facts, model.backend)
+    again = partial(export_command, model.folder, manifest, model.backend)
     gpus = hardware.usable_gpus()
     if not gpus:
         raise MissingDeviceError(
             f"Model '{model.name}' is a {title} plan, which runs on an NVIDIA GPU, and this "
             "machine has none.",
             "Serve it where there is one, or export for this machine: "
-            f"{export_command(model.folder, facts, 'onnxruntime')}",
+            f"{export_command(model.folder, manifest, 'onnxruntime')}",
         )
-    plan = _find_plan(facts)
-    if not plan:
+    plan = manifest.engine if manifest else None
+    if plan is None:
         return
     _require_gpus(model, plan, gpus, again)
-    if native and plan["options"].get("strip_weights"):
+    if native and plan.options.get("strip_weights"):
         raise PlanError(
             f"Model '{model.name}' is a plan without its weights, which NVIDIA's own backend "
             "cannot put back.",
@@ -97,7 +98,7 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
     here = _native_version() if native else installed_version(model.backend)
     if here and not _loads(here, plan):
         raise PlanError(
-            f"Model '{model.name}' was built by {title} {plan['version']}, and this server has "
+            f"Model '{model.name}' was built by {title} {plan.version}, and this server has "
             f"{title} {here}, which cannot load it.",
             f"{_who_can(model.backend, plan)}, or export it again on this machine: {again()}",
         )
@@ -105,8 +106,9 @@ def require_loadable(model: StoredModel, *, native: bool = False) -> None:
 
 def is_version_compatible(model: StoredModel) -> bool:
     """Whether the version of a model that would be served is a plan for later versions as well."""
-    plan = _find_plan(read_facts(model.folder, model.version))
-    return model.backend in DISTRIBUTIONS and bool(plan.get("version_compatible"))
+    manifest = find_manifest(model.folder, model.version)
+    plan = manifest.engine if manifest else None
+    return model.backend in DISTRIBUTIONS and plan is not None and plan.version_compatible
 
 
 def installed_version(backend: str) -> str | None:
@@ -129,10 +131,10 @@ def containers_with(version: str) -> list[str]:
 
 
 def _require_gpus(
-    model: StoredModel, plan: Mapping[str, Any], gpus: Sequence[Gpu], again: Callable[[], str]
+    model: StoredModel, plan: PlanDetails, gpus: Sequence[Gpu], again: Callable[[], str]
 ) -> None:
     """Raise unless a plan is for every GPU that a server would load it on."""
-    exact, least = plan["compute_capabilities"], plan["minimum_compute_capability"]
+    exact, least = plan.compute_capabilities, plan.minimum_compute_capability
     # Triton starts instances on all that it sees, unless the configuration names some.
     loading = [gpu for place, gpu in enumerate(gpus) if not model.gpus or place in model.gpus]
     fitting = [gpu for gpu in gpus if gpu.is_among(exact, least)]
@@ -157,29 +159,19 @@ def _require_gpus(
         )
 
 
-def _find_plan(facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a manifest says of a plan; nothing if it is no manifest of ours."""
-    try:
-        plan = facts["engine"]
-        _wanted(plan), plan["version"], plan["version_compatible"], plan["options"].get
-    except (AttributeError, KeyError, TypeError):
-        return {}
-    return plan  # type: ignore[no-any-return]
-
-
-def _wanted(plan: Mapping[str, Any]) -> str:
-    exact, least = plan["compute_capabilities"], plan["minimum_compute_capability"]
+def _wanted(plan: PlanDetails) -> str:
+    exact, least = plan.compute_capabilities, plan.minimum_compute_capability
     return hardware.name_capabilities(exact, least)
 
 
-def _loads(here: str, plan: Mapping[str, Any]) -> bool:
+def _loads(here: str, plan: PlanDetails) -> bool:
     """Whether a version loads a plan: only that which built it, or also later ones."""
-    have, built = _numbers(here), _numbers(plan["version"])
-    return have == built or (plan["version_compatible"] and have > built)
+    have, built = _numbers(here), _numbers(plan.version)
+    return have == built or (plan.version_compatible and have > built)
 
 
-def _who_can(backend: str, plan: Mapping[str, Any]) -> str:
-    version = plan["version"]
+def _who_can(backend: str, plan: PlanDetails) -> str:
+    version = plan.version
     install = f"pip install '{DISTRIBUTIONS[backend][0]}=={version}'"
     if backend != "tensorrt":
         return f"Install the other: {install}"

@@ -24,6 +24,8 @@ from delugeserve.artifacts.interface import (
     Precision,
     optimal_batch_size,
 )
+from delugeserve.artifacts.records import PlanDetails, Profile
+from delugeserve.artifacts.typed_json import from_json, to_json
 from delugeserve.errors import (
     BuildError,
     MissingDeviceError,
@@ -33,7 +35,7 @@ from delugeserve.errors import (
     require,
 )
 from delugeserve.runtimes.base import DEFAULTS, Backend, BuildOptions
-from delugeserve.runtimes.plan_details import PlanDetails, count_precisions
+from delugeserve.runtimes.plan_details import count_precisions
 from delugeserve.runtimes.tensorrt_engine import (
     WEIGHTS,
     Engine,
@@ -151,21 +153,20 @@ class _PlanBackend(Backend):
             options=_stated(options),
             **self._targets(options, gpus),
         )
-        text = json.dumps(dataclasses.asdict(details), indent=2)
+        text = json.dumps(to_json(details), indent=2)
         (folder / DETAILS).write_text(text + "\n", encoding="utf-8")
         return path
 
-    def describe(self, artefact: Path) -> Mapping[str, Any]:
-        """Read ``engine.json``; see :class:`PlanDetails`."""
+    def describe(self, artefact: Path) -> PlanDetails:
+        """Read ``engine.json``."""
         text = artefact.with_name(DETAILS).read_text(encoding="utf-8")
-        details: Mapping[str, Any] = json.loads(text)
-        return details
+        return from_json(PlanDetails, json.loads(text))
 
     def executed_precisions(
         self, artefact: Path, precision: Precision
     ) -> Mapping[str, Mapping[Precision, int]]:
         """What the builder told of the engine's layers."""
-        return {"Convolution": self.describe(artefact)["precisions"]}
+        return {"Convolution": self.describe(artefact).precisions}
 
     def load(self, artefact: Path, precision: Precision) -> Infer:
         """Load ``model.plan`` onto the first GPU that CUDA may use.
@@ -180,7 +181,7 @@ class _PlanBackend(Backend):
         if not gpus:
             raise self._missing_device("runs on")
         made_for = self.describe(artefact)
-        exact, least = made_for["compute_capabilities"], made_for["minimum_compute_capability"]
+        exact, least = made_for.compute_capabilities, made_for.minimum_compute_capability
         if not gpus[0].is_among(exact, least):
             others = [gpu for gpu in gpus if gpu.is_among(exact, least)]
             raise MissingDeviceError(
@@ -382,7 +383,7 @@ class TensorRtRtx(_PlanBackend):
 
 def _add_profile(
     builder: Any, network: Any, config: Any, options: BuildOptions
-) -> dict[str, dict[str, tuple[int, ...]]]:
+) -> dict[str, Profile]:
     """Say which batches the engine must take: from one image to the largest batch."""
     largest, best = options.max_batch_size, _best_batch(options)
     profile = builder.create_optimization_profile()
@@ -390,8 +391,9 @@ def _add_profile(
     for place in range(network.num_inputs):
         tensor = network.get_input(place)
         rest = tuple(tensor.shape)[1:]
-        shapes[tensor.name] = {"min": (1, *rest), "opt": (best, *rest), "max": (largest, *rest)}
-        profile.set_shape(tensor.name, *shapes[tensor.name].values())
+        shape = Profile((1, *rest), (best, *rest), (largest, *rest))
+        shapes[tensor.name] = shape
+        profile.set_shape(tensor.name, shape.min, shape.opt, shape.max)
     config.add_optimization_profile(profile)
     return shapes
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from delugeserve.artifacts.remedies import export_command, read_facts
+from delugeserve.artifacts.manifest import find_manifest
+from delugeserve.artifacts.remedies import export_command
 from delugeserve.artifacts.repository import StoredModel
 from delugeserve.errors import MissingExtraError, ServerError
 from delugeserve.runtimes import plans
@@ -53,11 +54,11 @@ def check_backend(model: StoredModel, backends: Path) -> None:
     plans.require_loadable(model, native=not is_own_backend(folder))
     if not model.backend or not folder.exists():
         known = sorted(path.name for path in backends.iterdir())
-        facts = read_facts(model.folder, model.version)
+        manifest = find_manifest(model.folder, model.version)
         raise ServerError(
             f"Model '{model.name}' needs the backend '{model.backend or '?'}', which this server "
             f"does not have (it has {', '.join(known)}).",
-            f"Export it for another with: {export_command(model.folder, facts, 'onnxruntime')}",
+            f"Export it for another with: {export_command(model.folder, manifest, 'onnxruntime')}",
         )
     module = OWN_BACKENDS.get(model.backend)
     if module and is_own_backend(folder) and find_spec(module) is None:

@@ -10,23 +10,21 @@ in the precision that was asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.artifacts.interface import Infer, Outputs, Precision, optimal_batch_size
 from delugeserve.artifacts.manifest import Manifest
+from delugeserve.artifacts.records import Check, Comparison, Flip, Verification
 from delugeserve.errors import ParityError, RejectedError, UsageError, reason_of
 from delugeserve.system import hardware
 from delugeserve.verification.evidence import Evidence
 from delugeserve.verification.invariance import Invariance, try_invariances
-from delugeserve.verification.parity import BUDGETS, Comparison, Flip, compare, spread_of
+from delugeserve.verification.parity import BUDGETS, compare, spread_of
 
 T = TypeVar("T")
-
-Status = Literal["passed", "failed", "built, not run"]
 
 _FEW = 8
 """Images that are enough to tell another graph, other weights or mixed rows from rounding."""
@@ -37,49 +35,6 @@ _ODD = 7
 _EXACT = 1 / 50
 """The part of the budget that is left to rows which only change places within a batch: ONNX Runtime
 and OpenVINO answer with the same bits, in every precision."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that must hold.
-
-    Attributes:
-        name: what.
-        passed: whether it does.
-        found: what was found, as a figure or in words.
-        required: what was required, likewise.
-        detail: which image, and how far; empty where all is well.
-    """
-
-    name: str
-    passed: bool
-    found: str
-    required: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What was found out about an artefact.
-
-    Attributes:
-        status: ``built, not run`` where this machine cannot run it.
-        images: what it was run on.
-        machine: where.
-        checks: all that was checked.
-        comparisons: the figures behind them.
-    """
-
-    status: Status
-    images: str
-    machine: str
-    checks: tuple[Check, ...] = ()
-    comparisons: tuple[Comparison, ...] = ()
-
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        """The checks that did not pass."""
-        return tuple(check for check in self.checks if not check.passed)
 
 
 def batch_sizes(maximum: int, optimum: int | None = None) -> list[int]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.artifacts.interface import Infer, Precision
+from delugeserve.artifacts.records import Comparison, Flip
 from delugeserve.errors import ParityError
 
 _TOP = 5
@@ -49,58 +50,6 @@ BUDGETS: Mapping[Precision, Budget] = MappingProxyType(
         "int8": Budget(error=0.15, agreement=0.97, untrained_error=0.7),
     }
 )
-
-
-@dataclass(frozen=True)
-class Flip:
-    """An image that the artefact takes for another class than the network does.
-
-    Attributes:
-        image: its number among the images compared.
-        expected: the network's class.
-        found: the artefact's.
-        margin: by how much the network's logit of its own class exceeds that of the other: what
-            is small was a close decision, and what is large is a fault.
-    """
-
-    image: int
-    expected: int
-    found: int
-    margin: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An artefact beside the network, at one batch size.
-
-    Attributes:
-        precision: what the artefact computed in.
-        batch_size: images in one call.
-        num_images: different images compared.
-        max_error: largest absolute difference of a logit.
-        worst_image: the image that it is of.
-        mean_error: mean absolute difference of the logits.
-        relative_error: root-mean-square difference over the logits' standard deviation.
-        top1_agreement: fraction of images with the same top-1 class.
-        top5_agreement: mean fraction of the network's five first classes among the artefact's.
-        kl_divergence: mean Kullback-Leibler divergence from the network's probabilities, in nats.
-        flips: the images with another top-1 class, the widest margin first.
-        histogram: how many logits differ by how much: counts of equally wide bins, from
-            ``-max_error`` to ``max_error``.
-    """
-
-    precision: Precision
-    batch_size: int
-    num_images: int
-    max_error: float
-    worst_image: int
-    mean_error: float
-    relative_error: float
-    top1_agreement: float
-    top5_agreement: float
-    kl_divergence: float
-    flips: tuple[Flip, ...]
-    histogram: tuple[int, ...]
 
 
 def compare(

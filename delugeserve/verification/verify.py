@@ -6,21 +6,18 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
-from delugeserve.artifacts.interface import Infer, Precision
+from delugeserve.artifacts.interface import Infer
 from delugeserve.artifacts.manifest import Manifest, check_files, read_manifest
 from delugeserve.errors import (
     DelugeServeError,
     RepositoryError,
-    UnknownNameError,
     UnwrittenError,
 )
 from delugeserve.runtimes import choose_backend
 from delugeserve.runtimes.base import Backend, load_runs
 from delugeserve.verification.evidence import read_evidence
 from delugeserve.verification.gate import batch_sizes, examine, require_passed
-from delugeserve.verification.parity import BUDGETS
 
 
 def load_version(folder: Path) -> tuple[Manifest, Infer]:
@@ -38,7 +35,7 @@ def load_version(folder: Path) -> tuple[Manifest, Infer]:
     """
     manifest = read_manifest(folder)
     backend, _ = choose_backend(manifest.backend)
-    artefact, precision = folder / manifest.artefact, _precision_of(manifest)
+    artefact, precision = folder / manifest.artefact, manifest.precision
     with _loading(backend, artefact):
         return manifest, backend.load(artefact, precision)
 
@@ -67,9 +64,9 @@ def verify_version(
         UsageError: ``infer`` raised it; the manifest stays as it was.
     """
     manifest = read_manifest(folder)
-    precision = _precision_of(manifest)
+    precision = manifest.precision
     check_files(folder, manifest)
-    evidence = read_evidence(folder, manifest.verification["images"])
+    evidence = read_evidence(folder, manifest.verification.images)
     computed_in = None
     if infer is not None:
         runs = {precision: infer}
@@ -86,11 +83,11 @@ def verify_version(
         sizes=batch_sizes(manifest.max_batch_size, manifest.optimal_batch_size),
         trained=manifest.trained,
         computed_in=computed_in,
-        quantised=len(manifest.quantisation["layers"]) if manifest.quantisation else None,
+        quantised=len(manifest.quantisation.layers) if manifest.quantisation else None,
     )
     if machine is not None:
         verification = dataclasses.replace(verification, machine=machine)
-    manifest = dataclasses.replace(manifest, verification=dataclasses.asdict(verification))
+    manifest = dataclasses.replace(manifest, verification=verification)
     unwritten: OSError | None = None
     try:
         manifest.write(folder)
@@ -120,9 +117,3 @@ def _loading(backend: Backend, artefact: Path) -> Iterator[None]:
         raise RepositoryError(
             f"{backend.title} cannot load {artefact}.", "Export the model again."
         ) from error
-
-
-def _precision_of(manifest: Manifest) -> Precision:
-    if manifest.precision not in BUDGETS:
-        raise UnknownNameError("precision", manifest.precision, BUDGETS)
-    return cast("Precision", manifest.precision)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from delugeserve.artifacts.interface import INPUT
+from delugeserve.artifacts.records import CalibrationMethod
 from delugeserve.errors import EvaluationError, require
 
-Method = Literal["entropy", "minmax", "percentile"]
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
 _BINS = 4096
 _PERCENTILE = 99.99
@@ -123,7 +123,7 @@ def collect_histograms(
     return histograms
 
 
-def threshold(histogram: Histogram, method: Method, *, levels: int = 128) -> float:
+def threshold(histogram: Histogram, method: CalibrationMethod, *, levels: int = 128) -> float:
     """The magnitude that becomes the largest integer.
 
     Args:

@@ -47,12 +47,12 @@ class Row:
     megabytes: float | None = None
     top1_error: float | None = None
     top1_agreement: float | None = None
-    milliseconds: dict[str, float] = field(default_factory=dict)
+    milliseconds: dict[int, float] = field(default_factory=dict)
 
     @property
     def images_per_s(self) -> float | None:
         """At the batch size that gives the most."""
-        rates = [1000 * int(size) / ms for size, ms in self.milliseconds.items()]
+        rates = [1000 * size / ms for size, ms in self.milliseconds.items()]
         return max(rates, default=None)
 
 
@@ -114,15 +114,15 @@ def _export_one(request: Request, backend: str, precision: str, folder: Path) ->
     done = export(wanted)
     manifest = done.manifest
     verification = manifest.verification
-    compared = verification["comparisons"]
-    passed = verification["status"] == "passed"
+    compared = verification.comparisons
+    passed = verification.status == "passed"
     return Row(
         backend,
         precision,
         "passed" if passed else "built, not run",
-        "" if passed else verification["checks"][0]["found"],
+        "" if passed else verification.checks[0].found,
         megabytes=manifest.artefact_bytes / 1e6,
-        top1_agreement=compared[-1]["top1_agreement"] if compared else None,
+        top1_agreement=compared[-1].top1_agreement if compared else None,
     ), done.folder
 
 

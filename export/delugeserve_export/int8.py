@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from delugeserve.artifacts.records import CalibrationMethod, Loss, Quantisation
 from delugeserve.data.datasets import load_images
 from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.networks.classifier import network_classifier
@@ -18,8 +18,8 @@ from delugeserve.networks.flops import count
 from delugeserve.runtimes import BACKENDS
 from delugeserve.runtimes.base import Backend
 from delugeserve.system.files import temporary_folder
-from delugeserve_export.calibration import METHODS, Method, collect_histograms, threshold
-from delugeserve_export.mixed_precision import Loss, OnStep, choose_layers, loss_of
+from delugeserve_export.calibration import METHODS, collect_histograms, threshold
+from delugeserve_export.mixed_precision import OnStep, choose_layers, loss_of
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import Source
@@ -49,7 +49,7 @@ class Int8Options:
     calibration_method: str = "entropy"
     max_drop: float = 0.5
 
-    def check(self) -> Method:
+    def check(self) -> CalibrationMethod:
         """Return the method, if all is well.
 
         Raises:
@@ -76,7 +76,7 @@ def quantise(
     data: str | None,
     options: Int8Options,
     on_step: OnStep = lambda _: None,
-) -> tuple[bytes, dict[str, Any]]:
+) -> tuple[bytes, Quantisation]:
     """Quantise a graph as far as the budget allows.
 
     Args:
@@ -127,15 +127,18 @@ def quantise(
     # The classes of an untrained network are a toss-up: there is nothing to lose.
     max_drop = options.max_drop if source.trained else float("inf")
     choice = choose_layers(list(layers), measure, sensitivity_of, max_drop, on_step)
-    facts = {
-        "method": method,
-        "calibrated_on": f"{len(images)} {calibrated_on}",
-        "representative": calibration_data is not None,
-        "activations": backend.integers,
-        "max_drop": options.max_drop if source.trained else None,
-        "judged_on": f"{judged_on}, by {judge.title}",
-        **dataclasses.asdict(choice),
-    }
+    facts = Quantisation(
+        method=method,
+        calibrated_on=f"{len(images)} {calibrated_on}",
+        representative=calibration_data is not None,
+        activations=backend.integers,
+        max_drop=options.max_drop if source.trained else None,
+        judged_on=f"{judged_on}, by {judge.title}",
+        layers=choice.layers,
+        kept=choice.kept,
+        loss=choice.loss,
+        sensitivity=choice.sensitivity,
+    )
     return insert_qdq(served, ranges, choice.layers, backend.integers), facts
 
 
@@ -143,7 +146,7 @@ def _calibrate(
     graph: bytes,
     layers: dict[str, tuple[str, ...]],
     images: NDArray[np.uint8],
-    method: Method,
+    method: CalibrationMethod,
     backend: Backend,
     on_step: OnStep,
 ) -> dict[str, Range]:

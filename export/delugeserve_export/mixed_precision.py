@@ -12,22 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from delugeserve.artifacts.records import Loss
 from delugeserve.errors import ParityError
 
 OnStep = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What quantising some layers costs.
-
-    Attributes:
-        drop: top-1, in points.
-        error: root-mean-square logit error over the logits' standard deviation.
-    """
-
-    drop: float
-    error: float
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,8 @@ from delugeserve import __version__
 from delugeserve.artifacts.interface import FloatType, Precision, SumForm
 from delugeserve.artifacts.manifest import Manifest, describe_files
 from delugeserve.artifacts.publishing import publish, staging, write_labels
+from delugeserve.artifacts.records import SumFormChoice
+from delugeserve.artifacts.typed_json import to_json
 from delugeserve.errors import MissingDeviceError, PlanError
 from delugeserve.networks.classifier import network_classifier
 from delugeserve.networks.inference import fold
@@ -28,7 +29,7 @@ from delugeserve_export.graph import build_graph
 from delugeserve_export.int8 import quantise
 from delugeserve_export.request import Request, settle
 from delugeserve_export.samples import sample_images
-from delugeserve_export.source import describe_network, untrained_source
+from delugeserve_export.source import untrained_source, without_published
 from delugeserve_export.speed import measure_speed
 from delugeserve_export.tuning import choose_sum_form
 from delugeserve_export.typed_graph import check_graph
@@ -97,23 +98,24 @@ def export(request: Request, progress: Progress | None = None) -> Export:
             folded, spec.dataset, sum_form=form, float_type=float_type, metadata=metadata
         )
 
-    sum_form, form_figures = settled.sum_form, dict[str, float]()
-    if sum_form is None:
+    if settled.sum_form is not None:
+        choice = SumFormChoice(settled.sum_form)
+    else:
         with progress.stage("forms"):
-            facts = {"network": describe_network(spec), "environment": environment}
-            sum_form, form_figures = choose_sum_form(backend, precision, write, images, facts)
+            facts = {"network": to_json(without_published(spec)), "environment": environment}
+            choice = choose_sum_form(backend, precision, write, images, facts)
 
     with progress.stage("graph"):
-        graph = served = write(sum_form)
+        graph = served = write(choice.form)
 
     quantisation, quantised = None, None
     if settled.int8 is not None:
         with progress.stage("quantise"):
-            graph = served if served_type == "fp32" else write(sum_form, "fp32")
+            graph = served if served_type == "fp32" else write(choice.form, "fp32")
             served, quantisation = quantise(
                 graph, served, backend, source, settled.data, settled.int8, progress.on_stage
             )
-            quantised = len(quantisation["layers"])
+            quantised = len(quantisation.layers)
 
     with staging(settled.repository) as workspace:
         staged = workspace / "version"
@@ -157,7 +159,7 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                 reason = error.problem.removesuffix(".").replace(f"{staged}/", "")
                 verification = not_run(evidence, reason, in_engine, in_graph)
 
-        speed: Mapping[str, Mapping[str, float]] = {}
+        speed: Mapping[str, Mapping[int, float]] = {}
         if verification.status == "passed":
             with progress.stage("time"):
                 speed = measure_speed(runs, images, sorted({1, min(_TIMED, settled.sizes[-1])}))
@@ -165,15 +167,15 @@ def export(request: Request, progress: Progress | None = None) -> Export:
         manifest = Manifest(
             model=spec.name,
             trained=source.trained,
-            checkpoint=source.provenance,
-            network=describe_network(spec),
+            checkpoint=source.origin,
+            network=without_published(spec),
             backend=backend.name,
             precision=precision,
-            sum_form={"form": sum_form, "milliseconds": form_figures},
+            sum_form=choice,
             artefact=artefact.name,
             max_batch_size=settled.options.max_batch_size,
             quantisation=quantisation,
-            verification=dataclasses.asdict(verification),
+            verification=verification,
             engine=backend.describe(artefact),
             speed=speed,
             files=describe_files(sorted(staged.iterdir())),

@@ -46,31 +46,31 @@ def render_report(manifest: Manifest) -> str:
 
 
 def _draw_errors(manifest: Manifest) -> Figure | None:
-    rows = [row for row in manifest.verification["comparisons"] if row["histogram"]]
+    rows = [row for row in manifest.verification.comparisons if row.histogram]
     if not rows:
         return None
     figure = new_figure(8, 1.2 + 1.1 * len(rows))
     panels: Any = figure.subplots(len(rows), 1, squeeze=False)
     for axes, row in zip(panels[:, 0], rows, strict=True):
-        edges = np.linspace(-row["max_error"], row["max_error"], len(row["histogram"]) + 1)
-        axes.stairs(row["histogram"], edges, fill=True, alpha=0.7)
+        edges = np.linspace(-row.max_error, row.max_error, len(row.histogram) + 1)
+        axes.stairs(row.histogram, edges, fill=True, alpha=0.7)
         axes.set_yscale("symlog", linthresh=1)
         axes.set_yticks([])
-        label = f"{row['precision']}\nbatch {row['batch_size']}"
+        label = f"{row.precision}\nbatch {row.batch_size}"
         axes.set_ylabel(label, rotation=0, ha="right", va="center")
     panels[-1, 0].set_xlabel("difference of a logit")
     return figure
 
 
 def _draw_sensitivity(manifest: Manifest) -> Figure | None:
-    facts = manifest.quantisation or {}
-    sensitivity = facts.get("sensitivity")
-    if not sensitivity:
+    facts = manifest.quantisation
+    if facts is None or not facts.sensitivity:
         return None
+    sensitivity = facts.sensitivity
     names = list(sensitivity)
     figure = new_figure(8, 1.2 + 0.16 * len(names))
     axes: Any = figure.add_subplot()
-    colours = ["C3" if name in facts["kept"] else "C0" for name in names]
+    colours = ["C3" if name in facts.kept else "C0" for name in names]
     axes.barh(names, list(sensitivity.values()), color=colours, alpha=0.7)
     axes.tick_params(axis="y", labelsize=7)
     axes.invert_yaxis()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from delugeserve.artifacts.records import Origin
 from delugeserve.errors import UsageError
 from delugeserve.networks.build import Network, build_network
 from delugeserve.networks.checkpoint import load_checkpoint
@@ -31,14 +30,14 @@ class Source:
         spec: its numbers.
         class_names: one for each logit.
         trained: False for an untrained, seeded network.
-        provenance: what the manifest says of it.
+        origin: the checkpoint or the seed.
     """
 
     network: DelugeNet
     spec: ModelSpec
     class_names: tuple[str, ...]
     trained: bool
-    provenance: Mapping[str, Any]
+    origin: Origin
 
 
 def load_source(spec: ModelSpec | None, checkpoint: Path | None) -> Source | None:
@@ -53,14 +52,14 @@ def load_source(spec: ModelSpec | None, checkpoint: Path | None) -> Source | Non
         return None
     loaded = load_checkpoint(path, spec)
     network = _require_delugenet(loaded.build(), loaded.spec)
-    provenance = {
-        "file": path.name,
-        "sha256": sha256(path),
-        "recipe": loaded.recipe,
-        "data": loaded.data,
-        "metrics": loaded.metrics,
-    }
-    return Source(network, loaded.spec, loaded.class_names, True, provenance)
+    origin = Origin(
+        file=path.name,
+        sha256=sha256(path),
+        recipe=loaded.recipe,
+        data=loaded.data,
+        metrics=loaded.metrics,
+    )
+    return Source(network, loaded.spec, loaded.class_names, True, origin)
 
 
 def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 0) -> Source:
@@ -85,9 +84,7 @@ def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 
     mean, std = torch.tensor(spec.dataset.mean), torch.tensor(spec.dataset.std)
     with torch.no_grad():
         network.train()(normalise(torch.from_numpy(images[:8]), mean, std))
-    return Source(
-        network.eval(), spec, spec.dataset.class_names, False, {"untrained": True, "seed": seed}
-    )
+    return Source(network.eval(), spec, spec.dataset.class_names, False, Origin(seed=seed))
 
 
 def _require_delugenet(network: Network, spec: ModelSpec) -> DelugeNet:
@@ -99,6 +96,6 @@ def _require_delugenet(network: Network, spec: ModelSpec) -> DelugeNet:
     return network
 
 
-def describe_network(spec: ModelSpec) -> dict[str, Any]:
-    """A model's numbers, for the manifest."""
-    return dataclasses.asdict(dataclasses.replace(spec, published=None))
+def without_published(spec: ModelSpec) -> ModelSpec:
+    """Return a model's numbers without the paper's figures, for the manifest."""
+    return dataclasses.replace(spec, published=None)

@@ -24,7 +24,7 @@ _SECONDS = 0.1
 
 def measure_speed(
     contestants: Mapping[Name, Infer], images: NDArray[np.uint8], sizes: Sequence[int]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[int, float]]:
     """Time artefacts side by side.
 
     Args:
@@ -35,8 +35,8 @@ def measure_speed(
     Returns:
         Median milliseconds of a batch, by name and then by batch size.
     """
-    samples: dict[str, dict[str, list[float]]] = {
-        name: {str(size): [] for size in sizes} for name in contestants
+    samples: dict[str, dict[int, list[float]]] = {
+        name: {size: [] for size in sizes} for name in contestants
     }
     for size in sizes:
         batch = fill_batch(images, size)
@@ -45,7 +45,7 @@ def measure_speed(
         # In turn, so that a machine that slows down does so for all.
         for _ in range(_ROUNDS):
             for name, infer in contestants.items():
-                samples[name][str(size)].append(_time(infer, batch))
+                samples[name][size].append(_time(infer, batch))
     return {
         name: {size: round(1000 * statistics.median(times), 4) for size, times in by_size.items()}
         for name, by_size in samples.items()

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.artifacts.interface import Infer, Precision, SumForm
+from delugeserve.artifacts.records import SumFormChoice
 from delugeserve.runtimes.base import Backend
 from delugeserve.runtimes.tensorrt_engine import cache_folder, write_cache
 from delugeserve.system.files import temporary_folder
@@ -29,7 +30,7 @@ def choose_sum_form(
     write: Callable[[SumForm], bytes],
     images: NDArray[np.uint8],
     facts: Mapping[str, Any],
-) -> tuple[SumForm, dict[str, float]]:
+) -> SumFormChoice:
     """Build the graph in every form, time each, and take the fastest.
 
     Args:
@@ -40,7 +41,7 @@ def choose_sum_form(
         facts: what the answer depends on: the network's numbers, the machine, versions.
 
     Returns:
-        The form, and the milliseconds of a batch of eight by form.
+        The form, and the milliseconds of a batch of eight in each.
 
     Raises:
         UsageError: there is no room for temporary files.
@@ -54,7 +55,7 @@ def choose_sum_form(
         figures = _measure(backend, precision, write, images)
         write_cache(file, json.dumps(figures).encode())
     fastest = min(figures, key=lambda form: figures[form])
-    return cast("SumForm", fastest), figures
+    return SumFormChoice(fastest, figures)
 
 
 def _measure(
@@ -62,18 +63,18 @@ def _measure(
     precision: Precision,
     write: Callable[[SumForm], bytes],
     images: NDArray[np.uint8],
-) -> dict[str, float]:
+) -> dict[SumForm, float]:
     with temporary_folder() as folder:
-        contestants: dict[str, Infer] = {}
+        contestants: dict[SumForm, Infer] = {}
         for form in FORMS:
             place = folder / form
             place.mkdir()
             contestants[form] = backend.load(backend.build(write(form), place), precision)
         speed = measure_speed(contestants, images, [_BATCH])
-    return {form: by_size[str(_BATCH)] for form, by_size in speed.items()}
+    return {form: speed[form][_BATCH] for form in FORMS}
 
 
-def _read(file: Path) -> dict[str, float] | None:
+def _read(file: Path) -> dict[SumForm, float] | None:
     try:
         figures = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

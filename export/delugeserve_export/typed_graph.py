@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from delugeserve.artifacts.interface import Precision
+from delugeserve.artifacts.records import Check
 from delugeserve.runtimes import BACKENDS
 from delugeserve.verification.evidence import Evidence
-from delugeserve.verification.gate import Check
 from delugeserve.verification.parity import BUDGETS, compare
 
 # ONNX Runtime has no bf16 convolution on the CPU; OpenVINO rounds to bf16 where the graph does.

@@ -1,13 +1,13 @@
 """The whole path to int8 on a tiny trained network, and what is refused."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from delugeserve.artifacts.manifest import read_manifest
 from delugeserve.data.datasets import load_images
 from delugeserve.errors import DatasetError, ParityError, UnknownNameError, UsageError
 from delugeserve.networks.build import build_network
@@ -68,21 +68,21 @@ def request_for(checkpoint, data, tmp_path):
 def test_int8_is_calibrated_on_training_images_and_judged_on_test_images(request_for, backend):
     options = Int8Options(calibration_images=64, calibration_method="minmax")
     done = export(request_for(backend=backend, int8=options))
-    facts = json.loads((done.folder / "manifest.json").read_text())["quantisation"]
-    assert facts["calibrated_on"] == "64 train images of tiny-cifar"
-    assert facts["representative"] is True
+    facts = read_manifest(done.folder).quantisation
+    assert facts.calibrated_on == "64 train images of tiny-cifar"
+    assert facts.representative is True
     judged_on = "top-1 accuracy on 100 test images of tiny-cifar"
-    assert facts["judged_on"].startswith(judged_on)
-    assert len(facts["layers"]) == CONVOLUTIONS
-    assert facts["kept"] == []
+    assert facts.judged_on.startswith(judged_on)
+    assert len(facts.layers) == CONVOLUTIONS
+    assert facts.kept == ()
     verification = done.manifest.verification
-    rows = {(row["precision"], row["batch_size"]) for row in verification["comparisons"]}
+    rows = {(row.precision, row.batch_size) for row in verification.comparisons}
     assert rows >= {("fp32", 8), ("int8", 1), ("int8", 16)}
-    checks = {check["name"]: check["found"] for check in verification["checks"]}
+    checks = {check.name: check.found for check in verification.checks}
     assert checks["computes in the precision asked for"] == (
         f"matrix products: {CONVOLUTIONS} in int8"
     )
-    assert verify_version(done.folder).verification["status"] == "passed"
+    assert verify_version(done.folder).verification.status == "passed"
 
 
 def test_layers_that_cost_too_much_stay_in_the_higher_precision(request_for, monkeypatch):
@@ -99,10 +99,10 @@ def test_layers_that_cost_too_much_stay_in_the_higher_precision(request_for, mon
     monkeypatch.setattr(OnnxRuntime, "load", faulty)
     done = export(request_for())
     facts = done.manifest.quantisation
-    assert facts["kept"] == ("block2/layer1/conv2",)
-    assert len(facts["layers"]) == CONVOLUTIONS - 1
-    assert len(facts["sensitivity"]) == CONVOLUTIONS
-    assert max(facts["sensitivity"], key=facts["sensitivity"].get) == "block2/layer1/conv2"
+    assert facts.kept == ("block2/layer1/conv2",)
+    assert len(facts.layers) == CONVOLUTIONS - 1
+    assert len(facts.sensitivity) == CONVOLUTIONS
+    assert max(facts.sensitivity, key=facts.sensitivity.get) == "block2/layer1/conv2"
     assert harmful not in (done.folder / "model.onnx").read_bytes()
 
 
@@ -112,10 +112,10 @@ def test_without_data_photographs_calibrate_and_the_manifest_says_so(tmp_path, m
     options = Int8Options(calibration_images=20)
     request = Request(spec, None, tmp_path / "repository", "onnxruntime", "int8", 4, int8=options)
     facts = export(request).manifest.quantisation
-    assert facts["representative"] is False
-    assert facts["calibrated_on"] == "20 crops of photographs"
-    assert facts["judged_on"].startswith("disagreement with the network on ")
-    assert facts["max_drop"] is None, "an untrained network has no accuracy to lose"
+    assert facts.representative is False
+    assert facts.calibrated_on == "20 crops of photographs"
+    assert facts.judged_on.startswith("disagreement with the network on ")
+    assert facts.max_drop is None, "an untrained network has no accuracy to lose"
 
 
 @pytest.mark.parametrize(
@@ -182,11 +182,11 @@ def test_a_budget_that_cannot_be_met_publishes_nothing(request_for, monkeypatch,
 def test_a_plan_is_judged_by_its_graph(request_for):
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]")
     manifest = export(request_for(backend="tensorrt-rtx")).manifest
-    assert "by ONNX Runtime" in manifest.quantisation["judged_on"]
-    assert manifest.quantisation["activations"] == "int8"
-    assert manifest.engine["precisions"] == {"int8": CONVOLUTIONS, "fp16": 1}, "the classifier's"
+    assert "by ONNX Runtime" in manifest.quantisation.judged_on
+    assert manifest.quantisation.activations == "int8"
+    assert manifest.engine.precisions == {"int8": CONVOLUTIONS, "fp16": 1}, "the classifier's"
     if not hardware.usable_gpus():
-        assert manifest.verification["status"] == "built, not run"
-        graph = manifest.verification["checks"][-1]
-        assert graph["name"] == "its ONNX graph in int8, by ONNX Runtime"
-        assert graph["passed"]
+        assert manifest.verification.status == "built, not run"
+        graph = manifest.verification.checks[-1]
+        assert graph.name == "its ONNX graph in int8, by ONNX Runtime"
+        assert graph.passed

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from delugeserve import runtimes as engines
+from delugeserve.artifacts.records import Origin
 from delugeserve.errors import (
     CheckpointError,
     ParityError,
@@ -73,8 +74,8 @@ def test_every_backend_of_the_cpu_publishes_a_proven_version(request_for, backen
 
 def test_bf16_is_proved_twice(request_for):
     done = export(request_for(backend="openvino", precision="bf16"))
-    rows = done.manifest.verification["comparisons"]
-    assert [(row["precision"], row["batch_size"]) for row in rows] == [
+    rows = done.manifest.verification.comparisons
+    assert [(row.precision, row.batch_size) for row in rows] == [
         ("fp32", 8),
         ("bf16", 1),
         ("bf16", 7),
@@ -87,7 +88,7 @@ def test_an_untrained_network_is_stamped(tmp_path):
     spec = dataclasses.replace(TINY, name="untrained")
     done = export(Request(spec, None, tmp_path / "repository", backend="onnxruntime"))
     assert done.manifest.trained is False
-    assert done.manifest.checkpoint == {"untrained": True, "seed": 0}
+    assert done.manifest.checkpoint == Origin(seed=0)
 
 
 def test_a_broken_artefact_is_not_published(request_for, monkeypatch, tmp_path):
@@ -100,7 +101,7 @@ def test_a_broken_artefact_is_not_published(request_for, monkeypatch, tmp_path):
     monkeypatch.setattr(OnnxRuntime, "load", broken)
     with pytest.raises(ParityError, match="Nothing was published") as caught:
         export(request_for(backend="onnxruntime"))
-    assert caught.value.manifest.verification["status"] == "failed"
+    assert caught.value.manifest.verification.status == "failed"
     assert caught.value.manifest.speed == {}
     assert not (tmp_path / "repository" / "tiny").exists()
     assert not list(tmp_path.glob(".repository-*"))
@@ -256,8 +257,8 @@ def test_what_is_settled_is_what_happens(request_for, precision):
     done = export(request, progress)
     assert done.folder == folder
     assert list(progress.seconds) == list(settled.stages)
-    compared = done.manifest.verification["comparisons"]
-    assert sorted({row["batch_size"] for row in compared if row["precision"] == precision}) == list(
+    compared = done.manifest.verification.comparisons
+    assert sorted({row.batch_size for row in compared if row.precision == precision}) == list(
         settled.sizes
     )
     assert settle(request).folder.name == "2"

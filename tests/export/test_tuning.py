@@ -42,10 +42,10 @@ def choose(monkeypatch, tmp_path):
 
 
 def test_the_fastest_is_taken_and_remembered(choose):
-    (form, figures), written = choose({"layers": 1})
-    assert form == "batchnorm"
-    assert set(figures) == set(FORMS) == set(written)
-    assert choose({"layers": 1}) == ((form, figures), [])
+    choice, written = choose({"layers": 1})
+    assert choice.form == "batchnorm"
+    assert set(choice.milliseconds) == set(FORMS) == set(written)
+    assert choose({"layers": 1}) == (choice, [])
     assert choose({"layers": 2})[1] == list(FORMS)
 
 
@@ -54,11 +54,11 @@ def test_a_damaged_memory_is_measured_again(choose, content):
     choose({})
     (file,) = (tuning.cache_folder() / "sum-forms").iterdir()
     file.write_text(content)
-    (form, _), written = choose({})
-    assert (form, written) == ("batchnorm", list(FORMS))
+    choice, written = choose({})
+    assert (choice.form, written) == ("batchnorm", list(FORMS))
     assert choose({})[1] == []
 
 
 def test_without_a_place_to_remember_it_still_works(choose, tmp_path):
     (tmp_path / "cache").write_text("a file where a folder should be")
-    assert choose({})[0][0] == "batchnorm"
+    assert choose({})[0].form == "batchnorm"

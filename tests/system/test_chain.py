@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from delugeserve.artifacts.manifest import read_manifest
 from delugeserve.artifacts.references import recognise
 from delugeserve.data.datasets import load_images
 from delugeserve.evaluation.evaluate import evaluate_fully
@@ -64,13 +65,13 @@ def test_verifying_through_the_server_asks_the_very_version(tmp_path):
         )  # fmt: skip
 
     def verification(folder):
-        return json.loads((folder / "manifest.json").read_text())["verification"]
+        return read_manifest(folder).verification
 
     with serve(tmp_path / "repository", grpc_port=0, http_port=None, metrics_port=None) as server:
         second = export(request).folder  # the server has the first one loaded
         done = verify(first)
         assert done.returncode == 0, done.stderr
-        assert verification(first)["machine"] == f"the server at {server.grpc_url}"
+        assert verification(first).machine == f"the server at {server.grpc_url}"
         before = verification(second)
         done = verify(second)
         assert done.returncode == 2

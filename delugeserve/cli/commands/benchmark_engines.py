@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from delugeserve.artifacts.typed_json import to_json
 from delugeserve.cli.options import check_output_file, parse_counts
 from delugeserve.cli.render.console import err_console, out, print_json, print_table
 from delugeserve.errors import UnknownNameError, UsageError, require
@@ -91,7 +91,7 @@ def command(
         )
     machine = hardware.describe()
     if json:
-        values = [dataclasses.asdict(row) | {"images_per_s": row.images_per_s} for row in rows]
+        values = [to_json(row) | {"images_per_s": row.images_per_s} for row in rows]
         print_json({"model": spec.name, "machine": machine, "engines": values})
     else:
         _print_rows(rows, sizes, f"{spec.name} on {machine}")
@@ -125,7 +125,7 @@ def _print_rows(rows: Sequence[Row], sizes: Sequence[int], title: str) -> None:
                 _figure(row.megabytes, ".2f"),
                 _figure(None if row.top1_error is None else 100 - row.top1_error, ".2f"),
                 _figure(row.top1_agreement, ".1%"),
-                *(_figure(row.milliseconds.get(str(size)), ".3g") for size in sizes),
+                *(_figure(row.milliseconds.get(size), ".3g") for size in sizes),
                 _figure(row.images_per_s, ",.0f"),
             )
             for row in rows
@@ -152,7 +152,7 @@ def _write_csv(rows: Sequence[Row], sizes: Sequence[int], path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*fields, *(f"ms_batch_{size}" for size in sizes), "images_per_s"])
     for row in rows:
-        times = [row.milliseconds.get(str(size)) for size in sizes]
+        times = [row.milliseconds.get(size) for size in sizes]
         writer.writerow([*(getattr(row, name) for name in fields), *times, row.images_per_s])
     try:
         with atomic_write(path) as beside:

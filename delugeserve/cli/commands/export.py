@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -165,17 +164,17 @@ def command(
         except RejectedError as error:
             status.stop()
             if json:
-                print_json(dataclasses.asdict(error.manifest))
+                print_json(error.manifest.to_json())
             else:
                 print_verification(error.manifest)
             write_report(error.manifest, report)
             raise
     warn(done.manifest)
     if json:
-        print_json(dataclasses.asdict(done.manifest) | {"folder": str(done.folder)})
+        print_json(done.manifest.to_json() | {"folder": str(done.folder)})
     else:
         print_report(done)
     write_report(done.manifest, report)
-    passed = done.manifest.verification["status"] == "passed"
+    passed = done.manifest.verification.status == "passed"
     where = "" if passed else "  # on a machine that can run it"
     print_next(f"delugeserve serve --repository {repository}{where}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from delugeserve.artifacts.references import Kind, Reference, recognise
+from delugeserve.artifacts.typed_json import to_json
 from delugeserve.cli.render.console import err_console, out, print_json, print_table
 from delugeserve.cli.render.verification import print_verification
 from delugeserve.errors import CheckpointError, UsageError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from delugeserve.artifacts.graphs import GraphFile
     from delugeserve.artifacts.manifest import Manifest
     from delugeserve.artifacts.plans import PlanFile
+    from delugeserve.artifacts.records import PlanDetails
     from delugeserve.artifacts.versions import RepositoryModel, ServingConfig, Version
 
 _INSPECTABLE: frozenset[Kind] = frozenset(
@@ -88,10 +89,10 @@ def _read(reference: Reference) -> tuple[Callable[[Any], None], Any]:
 
 def _plain(found: Any) -> dict[str, Any]:
     """What was found, as JSON has it."""
-    if isinstance(found, list):
-        return {"models": [dataclasses.asdict(model) for model in found]}
-    plain = dataclasses.asdict(found)
-    return {key: str(value) if isinstance(value, Path) else value for key, value in plain.items()}
+    plain: dict[str, Any] = (
+        {"models": to_json(found)} if isinstance(found, list) else to_json(found)
+    )
+    return plain
 
 
 def _print_checkpoint(found: CheckpointFile) -> None:
@@ -210,42 +211,38 @@ def _print_version(found: Version) -> None:
 
 def _origin(manifest: Manifest) -> dict[str, str]:
     """The essentials of a manifest, as lines to print."""
-    checkpoint = manifest.checkpoint
-    weights = f"untrained, seed {checkpoint.get('seed', '?')}: its answers mean nothing"
+    origin = manifest.checkpoint
+    weights = f"untrained, seed {origin.seed}: its answers mean nothing"
     if manifest.trained:
-        weights = f"{checkpoint.get('file', '?')}, SHA-256 {_short(checkpoint.get('sha256', '?'))}"
+        weights = f"{origin.file}, SHA-256 {_short(origin.sha256)}"
     return {
         "model": manifest.model,
         "runs on": f"{manifest.backend} in {manifest.precision}, at most "
         f"{manifest.max_batch_size} images at once",
-        **_engine(manifest.engine),
+        **(_engine(manifest.engine) if manifest.engine else {}),
         "weights": weights,
-        **_provenance(checkpoint.get("data", {}), checkpoint.get("metrics", {})),
+        **_provenance(origin.data, origin.metrics),
         "exported": manifest.created,
         **_environment("exported", manifest.environment),
     }
 
 
-def _engine(engine: Mapping[str, Any]) -> dict[str, str]:
-    """What a plan is good for, as lines to print; none of another artefact."""
-    if not engine:
-        return {}
-    gpus = name_capabilities(
-        engine.get("compute_capabilities", ()), engine.get("minimum_compute_capability")
-    )
-    built_on = f"; built on {engine['built_on']}" if engine.get("built_on") else ""
-    others = "and later" if engine.get("version_compatible") else "and no other version"
-    products = _listed(f"{count} in {name}" for name, count in engine.get("precisions", {}).items())
-    counted = "of the engine" if engine.get("precisions_of") == "engine" else "of its graph"
+def _engine(plan: PlanDetails) -> dict[str, str]:
+    """What a plan is good for, as lines to print."""
+    gpus = name_capabilities(plan.compute_capabilities, plan.minimum_compute_capability)
+    built_on = f"; built on {plan.built_on}" if plan.built_on else ""
+    others = "and later" if plan.version_compatible else "and no other version"
+    products = _listed(f"{count} in {name}" for name, count in plan.precisions.items())
+    counted = "of the engine" if plan.precisions_of == "engine" else "of its graph"
     return {
-        "plan for": f"GPUs of compute capability {gpus or '?'}{built_on}",
-        "loaded by": f"{engine.get('runtime', '?')} {engine.get('version', '?')} {others}",
+        "plan for": f"GPUs of compute capability {gpus}{built_on}",
+        "loaded by": f"{plan.runtime} {plan.version} {others}",
         "profile": "; ".join(
-            f"{name} from {shapes['min']} to {shapes['max']}, best at {shapes['opt']}"
-            for name, shapes in engine.get("profile", {}).items()
+            f"{name} from {list(shapes.min)} to {list(shapes.max)}, best at {list(shapes.opt)}"
+            for name, shapes in plan.profile.items()
         ),
         "precision": f"matrix products {counted}: {products}",
-        "options": _settings(engine.get("options", {})),
+        "options": _settings(plan.options),
     }
 
 

@@ -53,9 +53,9 @@ def command(
         with err_console.status("exporting") as status:
             done = export(Request(spec, repository=repository), Progress(status.update))
         verification = done.manifest.verification
-        if verification["status"] != "passed":
+        if verification.status != "passed":
             raise PlanError(
-                f"{verification['checks'][0]['found']}.",
+                f"{verification.checks[0].found}.",
                 "Mend that, or do without the GPU: delugeserve export --model "
                 f"{spec.name} --backend onnxruntime",
             )
@@ -64,8 +64,8 @@ def command(
             f"[green]1[/] exported {spec.name} in {took:.1f} s. {done.reason}.", soft_wrap=True
         )
         err_console.print(
-            f"  proved on {verification['images']}: the same class on "
-            f"{verification['comparisons'][-1]['top1_agreement']:.1%}",
+            f"  proved on {verification.images}: the same class on "
+            f"{verification.comparisons[-1].top1_agreement:.1%}",
             soft_wrap=True,
         )
         with (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +54,7 @@ def command(
         except (RejectedError, UnwrittenError) as error:
             failure, manifest = error, error.manifest
     if json:
-        print_json(dataclasses.asdict(manifest))
+        print_json(manifest.to_json())
     else:
         print_verification(manifest)
     write_report(manifest, report)

@@ -15,8 +15,9 @@ from rich.table import Table
 
 from delugeserve.cli.render.safe_text import SafeText
 
-out = Console(highlight=False, soft_wrap=True)
-err_console = Console(stderr=True, highlight=False, soft_wrap=True)
+# Without emoji: rich would turn START:END:STEP into a picture.
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 for _console in (out, err_console):
     _console.push_render_hook(SafeText(_console))
 

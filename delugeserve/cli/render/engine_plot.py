@@ -37,7 +37,7 @@ def draw_engines(rows: Sequence[Row], sizes: Sequence[int], model: str, machine:
     height = 0.8 / len(sizes)
     places = np.arange(len(ran))
     for number, size in enumerate(sizes):
-        rates = [1000 * size / row.milliseconds[str(size)] for row in ran]
+        rates = [1000 * size / row.milliseconds[size] for row in ran]
         bars = axes.barh(
             places + (number + 0.5) * height - 0.4, rates, height, label=f"batch {size}"
         )

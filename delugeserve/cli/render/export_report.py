@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -13,6 +12,7 @@ from delugeserve.cli.render.verification import print_verification
 
 if TYPE_CHECKING:
     from delugeserve.artifacts.manifest import Manifest
+    from delugeserve.artifacts.records import Quantisation
     from delugeserve_export.pipeline import Export
     from delugeserve_export.request import Settled
 
@@ -22,7 +22,7 @@ def describe_settled(settled: Settled) -> dict[str, Any]:
     return {
         "model": settled.spec.name,
         "trained": settled.source is not None,
-        "checkpoint": settled.source.provenance["file"] if settled.source else None,
+        "checkpoint": settled.source.origin.file if settled.source else None,
         "backend": settled.backend.name,
         "reason": settled.reason,
         "precision": settled.precision,
@@ -75,7 +75,7 @@ def warn(manifest: Manifest) -> None:
             soft_wrap=True,
         )
     quantisation = manifest.quantisation
-    if quantisation is not None and not quantisation["representative"]:
+    if quantisation is not None and not quantisation.representative:
         err_console.print(
             "[bold yellow]warning:[/] int8 was calibrated on crops of photographs, which are not "
             "what this network classifies. Say --calibration-data.",
@@ -117,7 +117,7 @@ def _print_speed(manifest: Manifest) -> None:
             (
                 name,
                 *(f"{by_size[size]:.3g}" for size in sizes),
-                f"{1000 * int(sizes[-1]) / by_size[sizes[-1]]:,.0f}",
+                f"{1000 * sizes[-1] / by_size[sizes[-1]]:,.0f}",
             )
             for name, by_size in manifest.speed.items()
         ),
@@ -127,21 +127,21 @@ def _print_speed(manifest: Manifest) -> None:
 
 def _print_sum_forms(manifest: Manifest) -> None:
     """Say which form of weighted sums was taken, and of what, if that was measured."""
-    figures = manifest.sum_form["milliseconds"]
+    figures = manifest.sum_form.milliseconds
     if figures:
         listed = ", ".join(f"{form} {ms:.3g}" for form, ms in figures.items())
         err_console.print(
-            f"weighted sums written as {manifest.sum_form['form']}: ms for a batch of 8: {listed}",
+            f"weighted sums written as {manifest.sum_form.form}: ms for a batch of 8: {listed}",
             highlight=False,
         )
 
 
-def _print_quantisation(facts: Mapping[str, Any]) -> None:
-    layers, kept, sensitivity = facts["layers"], facts["kept"], facts["sensitivity"]
+def _print_quantisation(facts: Quantisation) -> None:
+    layers, kept, sensitivity = facts.layers, facts.kept, facts.sensitivity
     out.print(
         f"int8: {len(layers)} of {len(layers) + len(kept)} convolutions, calibrated by "
-        f"{facts['method']} on {facts['calibrated_on']}; drop {facts['loss']['drop']:.2f} points "
-        f"({facts['judged_on']})",
+        f"{facts.method} on {facts.calibrated_on}; drop {facts.loss.drop:.2f} points "
+        f"({facts.judged_on})",
         highlight=False,
         soft_wrap=True,
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
@@ -15,49 +14,50 @@ from delugeserve.system.files import atomic_write
 
 if TYPE_CHECKING:
     from delugeserve.artifacts.manifest import Manifest
+    from delugeserve.artifacts.records import Comparison
 
 
 def print_verification(manifest: Manifest) -> None:
     """Print what was found, and every check that failed."""
     verification = manifest.verification
-    checks = verification["checks"]
-    if verification["comparisons"]:
+    checks = verification.checks
+    if verification.comparisons:
         print_table(
             ("precision", "batch", "logit error", "most", "top-1", "top-5", "KL", "flips"),
-            map(_row, verification["comparisons"]),
-            title=f"beside the network, on {verification['images']}",
+            map(_row, verification.comparisons),
+            title=f"beside the network, on {verification.images}",
         )
-    failed = [check for check in checks if not check["passed"]]
+    failed = [check for check in checks if not check.passed]
     if failed:
         print_table(
             ("failed", "found", "required", ""),
             (
-                [escape(check[key]) for key in ("name", "found", "required", "detail")]
+                [escape(getattr(check, key)) for key in ("name", "found", "required", "detail")]
                 for check in failed
             ),
             texts=4,
         )
-    elif verification["status"] == "passed":
+    elif verification.status == "passed":
         out.print(f"[green]passed[/] all {len(checks)} checks", highlight=False)
     else:
-        why = escape(checks[0]["found"])
-        out.print(f"[yellow]{verification['status']}[/]: {why}", highlight=False, soft_wrap=True)
+        why = escape(checks[0].found)
+        out.print(f"[yellow]{verification.status}[/]: {why}", highlight=False, soft_wrap=True)
         for check in checks[1:]:
-            text = escape(f"{check['name']}: {check['found']} ({check['required']})")
+            text = escape(f"{check.name}: {check.found} ({check.required})")
             out.print(text, highlight=False, soft_wrap=True)
 
 
-def _row(found: Mapping[str, Any]) -> tuple[str, ...]:
-    flips = found["flips"]
+def _row(found: Comparison) -> tuple[str, ...]:
+    flips = found.flips
     return (
-        found["precision"],
-        str(found["batch_size"]),
-        f"{found['relative_error']:.2g}",
-        f"{found['max_error']:.2g}",
-        f"{found['top1_agreement']:.1%}",
-        f"{found['top5_agreement']:.1%}",
-        f"{found['kl_divergence']:.1g}",
-        f"{len(flips)}, margin {flips[0]['margin']:.2g}" if flips else "none",
+        found.precision,
+        str(found.batch_size),
+        f"{found.relative_error:.2g}",
+        f"{found.max_error:.2g}",
+        f"{found.top1_agreement:.1%}",
+        f"{found.top5_agreement:.1%}",
+        f"{found.kl_divergence:.1g}",
+        f"{len(flips)}, margin {flips[0].margin:.2g}" if flips else "none",
     )
 
 

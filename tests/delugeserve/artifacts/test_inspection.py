@@ -312,7 +312,6 @@ def test_a_manifest_that_says_nothing(refusal, repository, text):
     (repository / "tiny" / "1" / "manifest.json").write_text(text)
     said = refusal(repository / "tiny" / "1")
     assert "manifest.json" in said
-    assert "another release" in said or "is not an exported version" in said
 
 
 def test_what_is_none_of_these(refusal, tmp_path):

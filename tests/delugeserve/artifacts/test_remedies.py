@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from delugeserve.artifacts.remedies import export_command, read_facts, repository_option
+from delugeserve.artifacts.records import Origin
+from delugeserve.artifacts.remedies import export_command, repository_option
 from delugeserve.system.files import sha256
 from delugeserve.zoo import find_model
 
@@ -19,32 +18,19 @@ def test_the_repository_is_named_unless_commands_take_it_by_themselves(monkeypat
     assert repository_option(Path("/srv/my models")) == " --repository '/srv/my models'"
 
 
-def test_the_same_model_again_or_for_another_backend(tmp_path: Path):
+def test_the_same_model_again_or_for_another_backend(tmp_path: Path, make_manifest):
     folder = tmp_path / "net"
-    facts = {
-        "backend": "tensorrt_rtx",
-        "precision": "int8",
-        "max_batch_size": 16,
-        "checkpoint": {"file": "net.safetensors", "sha256": "0"},
-    }
+    manifest = make_manifest(backend="tensorrt_rtx", precision="int8", max_batch_size=16)
     where = f"--max-batch-size 16 --repository {tmp_path}"
     start = "delugeserve export --checkpoint net.safetensors --backend"
-    assert export_command(folder, facts) == f"{start} tensorrt-rtx --precision int8 {where}"
-    assert export_command(folder, facts, "openvino") == f"{start} openvino {where}"
-    facts["checkpoint"] = {"untrained": True, "seed": 0}
-    assert "export --model net --backend" in export_command(folder, facts)
-    assert export_command(folder, {}) == f"delugeserve export --model net --repository {tmp_path}"
+    assert export_command(folder, manifest) == f"{start} tensorrt-rtx --precision int8 {where}"
+    assert export_command(folder, manifest, "openvino") == f"{start} openvino {where}"
+    untrained = make_manifest(trained=False, checkpoint=Origin(seed=0))
+    assert "export --model net --backend" in export_command(folder, untrained)
+    assert export_command(folder, None) == f"delugeserve export --model net --repository {tmp_path}"
 
 
-def test_the_shipped_weights_need_no_file(tmp_path: Path):
+def test_the_shipped_weights_need_no_file(tmp_path: Path, make_manifest):
     weights = find_model("delugenet38").weights
-    facts = {"checkpoint": {"file": "renamed.safetensors", "sha256": sha256(weights)}}
-    assert "export --model delugenet38 " in export_command(tmp_path / "delugenet38", facts)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
-def test_a_manifest_that_says_nothing(tmp_path: Path, text: str):
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / "manifest.json").write_text(text)
-    assert read_facts(tmp_path, 1) == {}
-    assert read_facts(tmp_path, None) == {}
+    manifest = make_manifest(checkpoint=Origin("renamed.safetensors", sha256(weights)))
+    assert "export --model delugenet38 " in export_command(tmp_path / "delugenet38", manifest)

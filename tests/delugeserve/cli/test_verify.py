@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from delugeserve.artifacts.manifest import EVIDENCE, Manifest, describe_files
-from delugeserve.errors import UsageError
+from delugeserve.artifacts.typed_json import to_json
+from delugeserve.errors import RepositoryError, UsageError
 from delugeserve.verification.evidence import read_evidence
 from delugeserve.verification.verify import verify_version
 from delugeserve.zoo import find_model
@@ -146,9 +147,9 @@ def test_a_changed_or_missing_file_is_named(run, version, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read"),
-        ('{"schema_version": 1}', "another release"),
-        ("[]", "another release"),
+        ("{", "damaged"),
+        ('{"schema_version": 2}', "schema version is 2"),
+        ("[]", "damaged"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(run, version, content, message):
@@ -162,7 +163,7 @@ def test_what_its_runtime_does_not_load_is_refused(run, version):
     """Written whole, and yet nothing for the runtime that is installed."""
     (version / "model.onnx").write_bytes(b"of another time")
     manifest = manifest_of(version)
-    manifest["files"] |= describe_files([version / "model.onnx"])
+    manifest["files"] |= to_json(describe_files([version / "model.onnx"]))
     (version / "manifest.json").write_text(json.dumps(manifest))
     status, out, err = run("verify", version)
     assert (status, out) == (2, "")
@@ -171,8 +172,6 @@ def test_what_its_runtime_does_not_load_is_refused(run, version):
 
 
 def test_damaged_evidence_is_refused(version):
-    from delugeserve.errors import RepositoryError
-
     for content in (b"", b"PK\x03\x04 nothing"):
         (version / EVIDENCE).write_bytes(content)
         with pytest.raises(RepositoryError, match="cannot be read"):

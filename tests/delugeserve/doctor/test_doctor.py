@@ -1,5 +1,6 @@
 """``delugeserve doctor``: a good repository passes, and every damage is found and named."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from delugeserve.artifacts.manifest import sha256
+from delugeserve.artifacts.manifest import read_manifest
 from delugeserve.artifacts.repository import StoredModel
 from delugeserve.artifacts.versions import read_version
 from delugeserve.doctor import backends, machine, plans, repository, server
@@ -18,6 +19,7 @@ from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.runtimes import BACKENDS
 from delugeserve.serving.layout import FOLDER_PREFIX
 from delugeserve.system import hardware
+from delugeserve.system.files import sha256
 from delugeserve.zoo import find_model
 
 
@@ -245,12 +247,11 @@ def test_no_repository(tmp_path):
     assert finding.remedy.endswith(f"--model delugenet38 --repository {tmp_path / 'nowhere'}")
 
 
-def examine_plan(stored, content=b"ftrt" + bytes(20) + bytes([9, 8, 7, 6]), **engine):
+def examine_plan(stored, content=b"ftrt" + bytes(20) + bytes([9, 8, 7, 6]), engine=None):
     """What is found of the version with a plan in it."""
     version = stored / "tiny" / "1"
     (version / "model.plan").write_bytes(content)
-    manifest = json.loads((version / "manifest.json").read_text())
-    (version / "manifest.json").write_text(json.dumps(manifest | {"engine": engine}))
+    dataclasses.replace(read_manifest(version), engine=engine).write(version)
     model = StoredModel("tiny", version.parent, "tensorrt", True, 1)
     return list(plans.examine_plan(read_version(version), model, native=()))
 
@@ -264,18 +265,15 @@ def test_a_plan_where_there_is_no_gpu(stored, monkeypatch, tmp_path):
     hardware.find_gpus.cache_clear()
 
 
-def test_a_plan_for_another_gpu(stored, monkeypatch):
+def test_a_plan_for_another_gpu(stored, monkeypatch, make_plan_details):
     l4 = hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB")
     monkeypatch.setattr(hardware, "usable_gpus", lambda: [l4])
-    engine = {"version": "9.8.7.6", "version_compatible": False, "options": {}}
-    (finding,) = examine_plan(
-        stored, **engine, minimum_compute_capability=None, compute_capabilities=["8.6"]
-    )
+    (finding,) = examine_plan(stored, engine=make_plan_details(compute_capabilities=("8.6",)))
     assert finding.status == "problem"
     assert "8.6" in finding.text
     assert finding.remedy
-    fitting = {"minimum_compute_capability": "8.0", "compute_capabilities": []}
-    assert examine_plan(stored, **engine, **fitting) == []
+    fitting = make_plan_details(compute_capabilities=(), minimum_compute_capability="8.0")
+    assert examine_plan(stored, engine=fitting) == []
 
 
 def test_something_else_that_is_called_a_plan(stored):

@@ -6,7 +6,6 @@ place, whose API is the same.
 
 import dataclasses
 import gc
-import json
 import os
 import re
 import resource
@@ -19,6 +18,8 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from delugeserve import runtimes as engines
+from delugeserve.artifacts.manifest import read_manifest
+from delugeserve.artifacts.records import Profile
 from delugeserve.errors import (
     BuildError,
     MissingDeviceError,
@@ -109,13 +110,11 @@ def details_of(plan):
 def test_the_engine_computes_in_the_types_of_its_graph(build, precision, name):
     plan = build(graph=precision, dump_layers=True)
     details = details_of(plan)
-    assert details["precisions_of"] == "engine"
-    assert details["precisions"].keys() == {precision}
+    assert details.precisions_of == "engine"
+    assert details.precisions.keys() == {precision}
     # There are fifteen; the narrowest may have become sums within another layer.
-    assert details["precisions"][precision] in range(12, 16)
-    assert TensorRtRtx().executed_precisions(plan, precision) == {
-        "Convolution": details["precisions"]
-    }
+    assert details.precisions[precision] in range(12, 16)
+    assert TensorRtRtx().executed_precisions(plan, precision) == {"Convolution": details.precisions}
     types = set(re.findall(r"Datatype: (\w+)", layers_of(plan)))
     assert types == {name, "Float", "UInt8"}
 
@@ -138,10 +137,10 @@ def test_the_profile_is_the_batch_setting(build):
         ("logits", "Float", "[-1,10]"),
         ("probabilities", "Float", "[-1,10]"),
     ]
-    assert details_of(plan)["profile"] == {
-        "image": {"min": [1, 32, 32, 3], "opt": [6, 32, 32, 3], "max": [24, 32, 32, 3]}
+    assert details_of(plan).profile == {
+        "image": Profile((1, 32, 32, 3), (6, 32, 32, 3), (24, 32, 32, 3))
     }
-    assert details_of(build(max_batch_size=24))["profile"]["image"]["opt"][0] == 16
+    assert details_of(build(max_batch_size=24)).profile["image"].opt[0] == 16
 
 
 # The header of a plan, as it was found: its size, the version, and a bit for each GPU.
@@ -158,8 +157,8 @@ def test_a_plan_holds_the_builders_bytes_and_no_others(build):
 def test_a_plan_is_portable_or_for_the_gpus_asked_for(build, chosen, bits):
     plan = build(compute_capabilities=chosen)
     assert plan.read_bytes()[32] == bits
-    assert details_of(plan)["compute_capabilities"] == list(chosen)
-    assert details_of(plan)["minimum_compute_capability"] == (None if chosen else "8.0")
+    assert details_of(plan).compute_capabilities == chosen
+    assert details_of(plan).minimum_compute_capability == (None if chosen else "8.0")
 
 
 class OneBatch(CalibrationDataReader):
@@ -189,7 +188,7 @@ def test_a_quantised_graph_builds_as_any_other(build, graphs, tmp_path):
         },
     )
     plan = build(graph=(tmp_path / "int8.onnx").read_bytes())
-    precisions = details_of(plan)["precisions"]
+    precisions = details_of(plan).precisions
     assert precisions["int8"] > 10
     assert precisions.keys() <= {"int8", "fp32"}
 
@@ -282,9 +281,9 @@ class TestTensorRt:
                 timing_cache=cache,
             )
         details = TensorRtOnRtx().describe(plan)
-        assert details["precisions"].keys() == {"fp16"}
-        assert details["minimum_compute_capability"] == "8.0"
-        assert details["options"] == {
+        assert details.precisions.keys() == {"fp16"}
+        assert details.minimum_compute_capability == "8.0"
+        assert details.options == {
             "optimization_level": 1,
             "hardware_compatibility": "ampere+",
         }
@@ -297,8 +296,8 @@ class TestTensorRt:
         )
         monkeypatch.setattr(TensorRtOnRtx, "builds_without_gpu", False)
         details = details_of(build(TensorRtOnRtx(), graph="fp32"))
-        assert details["compute_capabilities"] == ["8.9"]
-        assert details["built_on"] == "NVIDIA L4"
+        assert details.compute_capabilities == ("8.9",)
+        assert details.built_on == "NVIDIA L4"
         assert (tmp_path / "cache" / "delugeserve" / "tensorrt.timing-cache").is_file()
 
     @pytest.mark.parametrize(
@@ -372,18 +371,18 @@ def test_an_export_without_a_gpu_is_built_and_not_run(request_for):
     planned = settle(request_for(precision="bf16")).stages
     done = export(request_for(precision="bf16"), progress)
     assert tuple(progress.seconds) == planned
-    manifest = json.loads((done.folder / "manifest.json").read_text())
-    verification = manifest["verification"]
-    assert verification["status"] == "built, not run"
-    assert verification["comparisons"] == []
-    here, in_engine, in_graph = verification["checks"]
-    assert "TensorRT-RTX runs on an NVIDIA GPU, and this machine has none" in here["found"]
-    assert in_engine["found"] == "matrix products: 15 in bf16"
-    assert in_graph["name"] == "its ONNX graph in bf16, by OpenVINO"
-    assert manifest["engine"]["version"] == rtx.__version__
-    assert manifest["engine"]["profile"]["image"]["max"] == [16, 32, 32, 3]
-    assert manifest["speed"] == {}
-    assert manifest["files"].keys() == {
+    manifest = read_manifest(done.folder)
+    verification = manifest.verification
+    assert verification.status == "built, not run"
+    assert verification.comparisons == ()
+    here, in_engine, in_graph = verification.checks
+    assert "TensorRT-RTX runs on an NVIDIA GPU, and this machine has none" in here.found
+    assert in_engine.found == "matrix products: 15 in bf16"
+    assert in_graph.name == "its ONNX graph in bf16, by OpenVINO"
+    assert manifest.engine.version == rtx.__version__
+    assert manifest.engine.profile["image"].max == (16, 32, 32, 3)
+    assert manifest.speed == {}
+    assert manifest.files.keys() == {
         "model.plan", "engine.json", "evidence.npz", "labels.txt",
     }  # fmt: skip
     config = (done.folder.parent / "config.pbtxt").read_text()
@@ -420,8 +419,8 @@ def test_a_plan_that_the_gpu_here_refuses_is_built_and_not_run(request_for, monk
         hardware, "usable_gpus", lambda: (Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB"),)
     )
     verification = export(request_for()).manifest.verification
-    assert verification["status"] == "built, not run"
-    reason = verification["checks"][0]["found"]
+    assert verification.status == "built, not run"
+    reason = verification.checks[0].found
     assert reason.startswith(f"TensorRT-RTX {rtx.__version__} cannot load model.plan: CUDA: ")
 
 

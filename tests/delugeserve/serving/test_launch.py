@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 
@@ -51,7 +50,15 @@ def test_a_failed_preparation_leaves_no_folder(prepare, model, temporary):
 )
 @pytest.mark.usefixtures("gpu")
 def test_a_native_backend_may_load_version_compatible_plans(
-    prepare, installation, model, monkeypatch, native, compatible, allowed
+    prepare,
+    installation,
+    model,
+    monkeypatch,
+    make_manifest,
+    make_plan_details,
+    native,
+    compatible,
+    allowed,
 ):
     monkeypatch.setattr(own_backends, "find_spec", lambda name: object())
     monkeypatch.setattr(plans, "installed_version", lambda backend: None)
@@ -59,14 +66,8 @@ def test_a_native_backend_may_load_version_compatible_plans(
     if native:
         (installation.backends / "tensorrt").mkdir()
     stored = dataclasses.replace(model("tensorrt"), version=1)
-    engine = {
-        "version": "10.13.3.9",
-        "version_compatible": compatible,
-        "compute_capabilities": ["8.9"],
-        "minimum_compute_capability": None,
-        "options": {},
-    }
     (stored.folder / "1").mkdir()
-    (stored.folder / "1" / "manifest.json").write_text(json.dumps({"engine": engine}))
+    engine = make_plan_details(version_compatible=compatible)
+    make_manifest(backend="tensorrt", engine=engine).write(stored.folder / "1")
     option = "--backend-config=tensorrt,version-compatible=true"
     assert (option in prepare(stored).command) is allowed
