@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from delugeserve.artifacts.interface import LOGITS
 from delugeserve.errors import ParityError
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.networks.classifier import network_classifier
@@ -93,25 +94,24 @@ def zero_one_cross_layer_weight(graph):
 
 def mix_rows(graph, amount=None):
     """Answer each image with the logits of another, or add so much of them to its own."""
-    gemm = graph.node[-3]
+    gemm = graph.node[-2]
     assert gemm.op_type == "Gemm"
+    assert gemm.output[0] == LOGITS
+    gemm.output[0] = "own"
     tensors = {"starts": [-1], "ends": [-(2**31)], "axes": [0], "steps": [-1]}
     for name, value in tensors.items():
         graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
-    nodes = [helper.make_node("Slice", [gemm.output[0], *tensors], ["mixed"])]
-    if amount is not None:
+    if amount is None:
+        nodes = [helper.make_node("Slice", ["own", *tensors], [LOGITS])]
+    else:
         graph.initializer.append(numpy_helper.from_array(np.float32(amount), "amount"))
         nodes = [
-            helper.make_node("Slice", [gemm.output[0], *tensors], ["others"]),
+            helper.make_node("Slice", ["own", *tensors], ["others"]),
             helper.make_node("Mul", ["others", "amount"], ["leak"]),
-            helper.make_node("Add", [gemm.output[0], "leak"], ["mixed"]),
+            helper.make_node("Add", ["own", "leak"], [LOGITS]),
         ]
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == gemm.output[0]:
-                node.input[index] = "mixed"
     for node in nodes:
-        graph.node.insert(len(graph.node) - 2, node)
+        graph.node.insert(len(graph.node) - 1, node)
 
 
 def fix_the_batch(graph):
