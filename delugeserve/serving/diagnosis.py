@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from delugeserve.artifacts.remedies import repository_option
 from delugeserve.errors import PortError, ServerError
 from delugeserve.serving import log
+from delugeserve.serving.guardian import CANNOT_RUN, SHARED_MEMORY
 
 _KEEP_LOG = "Start it again with --log FILE to keep the whole log."
+# The Python backend's messages, when a model is loaded and when its first batch is copied.
+_SHM_FULL = re.compile(r"(?i)shared memory.*(no space left|pool size)")
 _PORT_TAKEN = re.compile(r"'[\d.]+:(\d+)' already in use")
 
 
@@ -66,6 +70,8 @@ def explain_failed_start(
     reasons = log.failed_models(lines)
     if reasons:
         others = [model for model in models if model not in reasons]
+        if any(_SHM_FULL.search(reason) for reason in reasons.values()):
+            return _explain_small_shm(reasons, tail)
         check = f"delugeserve doctor{repository_option(repository)}"
         instead = f", or serve only the others: {_only(others)}" if others else ""
         return ServerError(
@@ -75,6 +81,12 @@ def explain_failed_start(
             reasons=reasons,
         )
     reason = log.startup_error(lines)
+    if reason.startswith(CANNOT_RUN):
+        return ServerError(
+            reason,
+            "Give the path of a server built for this machine with --tritonserver.",
+            log_tail=tail,
+        )
     return ServerError(
         f"The server did not start: {reason}" if reason else "The server did not start.",
         f"{_KEEP_LOG} {_last_lines(tail)}",
@@ -98,6 +110,21 @@ def explain_timeout(model: str, seconds: float, reason: str) -> ServerError:
         f"Model '{model}' was not ready after {seconds:.0f} seconds. {reason}".rstrip(),
         "Try again when the machine is less busy, or serve fewer models at once with --model.",
         reasons={model: reason},
+    )
+
+
+def _explain_small_shm(reasons: Mapping[str, str], tail: str) -> ServerError:
+    free = ""
+    with contextlib.suppress(OSError):
+        status = os.statvfs(SHARED_MEMORY)
+        free = f" ({status.f_bavail * status.f_frsize / 2**20:.1f} MiB free)"
+    return ServerError(
+        f"The shared memory in {SHARED_MEMORY} is too small for the models{free}: each instance "
+        "needs 1 MiB and room for its largest batch.",
+        f"Enlarge it (docker run --shm-size=1g, or: mount -o remount,size=1g {SHARED_MEMORY}), or "
+        "serve fewer models at once with --model.",
+        log_tail=tail,
+        reasons=reasons,
     )
 
 

@@ -53,7 +53,7 @@ def find_tritonserver(executable: Path | None = None) -> TritonInstallation:
         found = shutil.which(executable)
         if not found:
             raise UsageError(
-                f"There is no program '{executable}'.",
+                f"There is no executable file '{executable}'.",
                 "Give the path of the server, such as /opt/tritonserver/bin/tritonserver.",
             )
         if wheel is None or Path(found).resolve() != (wheel / "bin" / "tritonserver").resolve():

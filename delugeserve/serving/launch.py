@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from delugeserve.artifacts.repository import StoredModel
+from delugeserve.errors import ServerError
 from delugeserve.serving import layout, own_backends
 from delugeserve.serving.environment import build_environment
 from delugeserve.serving.installation import TritonInstallation
@@ -53,13 +54,19 @@ def prepare(
         MissingExtraError: the runtime of a model's backend is not installed.
         MissingDeviceError: a model is a plan for a GPU, and there is none.
         PlanError: a model is a plan for another GPU or another version of its runtime.
-        ServerError: a model needs a backend that the server does not have, or no folder can be
-            made.
+        ServerError: a model needs a backend that the server does not have, or the folder cannot be
+            written.
     """
     folder = layout.create_folder()
     try:
         layout.lay_out(folder, installation, models)
         environment = build_environment(folder.path, installation)
+    except OSError as error:
+        folder.remove()
+        raise ServerError(
+            f"The server's files cannot be written to {folder.path.parent} ({error.strerror}).",
+            "Free some space there, or set TMPDIR to a folder on another file system.",
+        ) from error
     except BaseException:
         folder.remove()
         raise

@@ -1,4 +1,4 @@
-"""Reading what the server says: keeping its last lines, and finding why it did not start."""
+"""Follow a server's log, and find in it why the server did not start."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ _BORDER = re.compile(r"^\+[-+]+\+$")
 _REFUSED = re.compile(
     r"(?:Poll failed for model directory|failed to load model) '([^']+)': (.*?)\"?$"
 )
-# What every start on a machine without a GPU says; no reason for anything.
+# Written at every start on a machine without a GPU.
 _NOISE = re.compile(r"NVML|CudaDriverHelper|DCGM|pinned_memory_manager|chttp2_server")
 
 
 class LogFollower:
-    """Reads a stream to its end in the background, keeping the last lines in memory.
+    """Reads a stream to its end in the background, and keeps the last lines in memory.
 
     Args:
-        stream: what to read.
-        file: also write every line to this file, and close it at the end. Where it takes no more,
-            it ends there; the stream is read on, since the server would not outlive a pipe that
-            nobody reads.
+        stream: the stream, read until it ends: the server would block on a full pipe.
+        file: open file that gets every line, and is closed at the end. If the disk is full, the
+            file ends there.
     """
 
     def __init__(self, stream: IO[bytes], file: TextIO | None = None) -> None:
@@ -38,11 +37,11 @@ class LogFollower:
         self._thread.start()
 
     def lines(self) -> list[str]:
-        """The lines so far, without their ends."""
+        """Return the lines so far, without newlines."""
         return list(self._lines)
 
     def finish(self, timeout: float = 5.0) -> list[str]:
-        """Wait for the end of the stream; the lines."""
+        """Wait up to ``timeout`` seconds for the end of the stream; return the lines."""
         self._thread.join(timeout)
         return self.lines()
 
@@ -58,7 +57,7 @@ class LogFollower:
         if self._file:
             try:
                 self._file.write(line + "\n")
-            except OSError:  # such as a full disk
+            except OSError:  # the disk is full
                 self._close()
 
     def _close(self) -> None:
@@ -69,17 +68,17 @@ class LogFollower:
 
 
 def tail(lines: list[str], count: int = 12) -> str:
-    """The last lines that say something: no tables of settings, no talk of absent GPUs."""
-    telling = [
+    """Return the last lines without tables of settings and warnings about absent GPUs."""
+    useful = [
         line
         for line in lines
         if line and not line.startswith(("|", "+")) and not _NOISE.search(line)
     ]
-    return "\n".join(telling[-count:])
+    return "\n".join(useful[-count:])
 
 
 def failed_models(lines: list[str]) -> dict[str, str]:
-    """Why models did not load, by model, from the server's own table and log lines."""
+    """Return why models did not load, by model, from the server's status table and log lines."""
     reasons: dict[str, str] = {}
     for line in lines:
         if match := _REFUSED.search(line):
@@ -91,7 +90,7 @@ def failed_models(lines: list[str]) -> dict[str, str]:
 
 
 def startup_error(lines: list[str]) -> str:
-    """The server's last error that is no model's, or an empty string."""
+    """Return the server's last error that is not about a model; empty if there is none."""
     for line in reversed(lines):
         if re.match(r"error: creating server: ", line):
             return tidy(line.removeprefix("error: creating server: "))
@@ -101,7 +100,7 @@ def startup_error(lines: list[str]) -> str:
 
 
 def tidy(reason: str) -> str:
-    """A reason of the server's without its status words, source positions and traceback."""
+    """Return a message of the server without status codes, source positions and traceback."""
     reason = re.split(r"\s*\bAt:\s+/", reason, maxsplit=1)[0]
     reason = re.sub(
         r"^(?:(?:Not loaded|UNAVAILABLE|Internal|Invalid argument|Unavailable|Not found|Unsupported"
@@ -114,7 +113,7 @@ def tidy(reason: str) -> str:
 
 
 def _table(lines: list[str]) -> list[tuple[str, str]]:
-    """Rows of the last table whose head is ``Model | Version | Status``: name and status."""
+    """Return name and status from the last table headed ``Model | Version | Status``."""
     rows: list[tuple[str, str]] = []
     inside = False
     for line in lines:
@@ -124,7 +123,7 @@ def _table(lines: list[str]) -> list[tuple[str, str]]:
         elif inside and line.startswith("|") and len(cells) == 3:
             if cells[0]:
                 rows.append((cells[0], cells[2]))
-            elif rows:  # a status of several lines goes on below an empty name
+            elif rows:  # a status continues below an empty name
                 rows[-1] = (rows[-1][0], f"{rows[-1][1]} {cells[2]}".rstrip())
         elif inside and line and not _BORDER.match(line):
             inside = False

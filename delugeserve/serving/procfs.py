@@ -1,4 +1,4 @@
-"""The processes of a running server, as Linux's ``/proc`` shows them."""
+"""Read about the processes of a server from Linux's ``/proc``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 
 def session_members(session: int) -> list[int]:
-    """Processes of the session that a guardian leads, itself left out.
+    """Return the processes of the session that a guardian leads, without the guardian.
 
-    A session keeps its members when those between them and its leader die, and its number is not
-    given to another as long as it has any.
+    Processes stay in the session when their parents die, and the kernel does not reuse the number
+    of a session that has members.
     """
     members = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -25,14 +25,14 @@ def session_members(session: int) -> list[int]:
 
 
 def kill_session(session: int) -> None:
-    """Kill what is left of a session whose leader can no longer do it."""
+    """Kill what is left of a session when its leader can no longer do it."""
     for pid in session_members(session):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def model_processes(session: int) -> dict[int, str]:
-    """The processes that run Python-based models, with the model's name."""
+    """Return the processes that run Python-based models, with the model's name."""
     models: dict[int, str] = {}
     for pid in session_members(session):
         with contextlib.suppress(OSError):
@@ -44,11 +44,11 @@ def model_processes(session: int) -> dict[int, str]:
 
 
 class Work(NamedTuple):
-    """What a server and its models have done, and whether they are at it.
+    """Work of a server and its models.
 
     Attributes:
-        ticks: clock ticks of processor time so far.
-        running: a thread runs, or waits for nothing but a processor.
+        ticks: CPU time so far, in clock ticks.
+        running: a thread is running or ready to run.
     """
 
     ticks: int
@@ -56,7 +56,7 @@ class Work(NamedTuple):
 
 
 def work(session: int) -> Work:
-    """What the processes of a session have done so far."""
+    """Return the work of a session's processes so far."""
     ticks, running = 0, False
     for pid in session_members(session):
         for task in Path(f"/proc/{pid}/task").glob("*"):
@@ -67,15 +67,15 @@ def work(session: int) -> Work:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not yet waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     stat = _stat(Path(f"/proc/{pid}"))
     return bool(stat) and stat[0] not in "ZX"
 
 
 def _stat(entry: Path) -> list[str]:
-    """The fields of ``/proc/PID/stat`` from the state on; empty for a process that has gone."""
+    """Return the fields of ``/proc/PID/stat`` from the state on; empty if the process is gone."""
     try:
-        # The name before them may hold spaces and brackets.
+        # The program's name before them may contain spaces and brackets.
         text = (entry / "stat").read_text(errors="replace")
     except OSError:
         return []

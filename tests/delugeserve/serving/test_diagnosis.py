@@ -1,0 +1,92 @@
+"""Errors from a server's log and exit status."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from delugeserve.errors import PortError, ServerError
+from delugeserve.serving import diagnosis
+from delugeserve.serving.guardian import CANNOT_RUN
+
+PORTS = {"grpc": 8001, "http": 8000, "metrics": None}
+TABLE = """\
++-------+---------+-----------------------------------------------------------+
+| Model | Version | Status                                                    |
++-------+---------+-----------------------------------------------------------+
+| good  | 1       | READY                                                     |
+| bad   | 1       | UNAVAILABLE: Internal: TritonModelException: {reason:<12} |
++-------+---------+-----------------------------------------------------------+
+error: creating server: Internal - failed to load all models"""
+
+
+def explain(text, models=("bad", "good")):
+    error = diagnosis.explain_failed_start(text.splitlines(), models, PORTS, Path("repository"))
+    assert error.problem.endswith(".")
+    return error
+
+
+def test_a_port_that_was_taken_in_the_meantime():
+    error = explain("failed to start HTTP service: Socket '127.0.0.1:8000' already in use")
+    assert isinstance(error, PortError)
+    assert (error.port, error.endpoint) == (8000, "http")
+
+
+def test_models_that_did_not_load():
+    error = explain(TABLE.format(reason="no good"))
+    assert isinstance(error, ServerError)
+    assert error.reasons == {"bad": "no good."}
+    assert "delugeserve doctor --repository repository" in error.remedy
+    assert error.remedy.endswith("--model good")
+    assert error.log_tail.endswith("failed to load all models")
+
+
+def test_with_no_other_model_none_is_suggested():
+    error = explain(TABLE.format(reason="no good"), ["bad"])
+    assert "--model" not in error.remedy
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Unable to initialize shared memory key 'x' to requested size (1048576 bytes). "
+        "Error: No space left on device",
+        "Failed to increase the shared memory pool size for key 'x' to 67108864 bytes.",
+    ],
+    ids=["load", "warm-up"],
+)
+def test_too_little_shared_memory(reason):
+    error = explain(TABLE.format(reason=reason))
+    assert "--shm-size" in error.remedy
+    assert list(error.reasons) == ["bad"]
+
+
+def test_a_server_for_another_machine():
+    error = explain(f"error: creating server: {CANNOT_RUN} /opt/tritonserver: Exec format error")
+    assert "/opt/tritonserver: Exec format error" in error.problem
+    assert "--tritonserver" in error.remedy
+
+
+def test_a_server_that_gives_no_reason():
+    error = explain("one\ntwo")
+    assert error.log_tail == "one\ntwo"
+    assert error.remedy.endswith("Last log lines:\none\ntwo")
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [(128 + signal.SIGSEGV, "SIGSEGV"), (-signal.SIGKILL, "SIGKILL"), (1, "exit status 1")],
+)
+def test_a_server_that_died(status, name):
+    error = diagnosis.explain_exit(status, ["last line"])
+    assert name in error.problem
+    assert error.log_tail == "last line"
+    assert ("--model" in error.remedy) == (name == "SIGKILL")
+
+
+def test_a_model_that_died():
+    error = diagnosis.explain_dead_model("tiny", ["last line"])
+    assert list(error.reasons) == ["tiny"]
+    assert error.log_tail == "last line"
