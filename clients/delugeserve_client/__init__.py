@@ -1,37 +1,105 @@
 """Client of a Triton Inference Server that classifies images.
 
 >>> from delugeserve_client import Classifier
->>> with Classifier("localhost:8001", model="delugenet38") as classifier:  # doctest: +SKIP
+>>> with Classifier("localhost:8001") as classifier:  # doctest: +SKIP
 ...     for result in classifier.classify(["cat.jpg", "ship.png"]):
 ...         print(result.source, result.top.label, result.top.probability)
 
-It needs numpy, Pillow and tritonclient, and neither torch nor the rest of the project. What it must
-know of a model it reads from the server.
+It needs numpy, Pillow and tritonclient, and does not import torch or the rest of the project. It
+reads a model's input size, classes and preprocessing from the server.
+
+Names are loaded when they are first used (PEP 562).
 """
 
 from __future__ import annotations
 
-from delugeserve_client.aio import AsyncClassifier
-from delugeserve_client.classifier import Classifier
-from delugeserve_client.errors import (
-    ClientError,
-    ImageError,
-    InferenceFailed,
-    ModelUnavailable,
-    ServerUnavailable,
-)
-from delugeserve_client.results import Classification, Prediction
-from delugeserve_client.served import ServedModel
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from delugeserve_client.aio import AsyncClassifier
+    from delugeserve_client.benchmark import measure
+    from delugeserve_client.classifier import Classifier
+    from delugeserve_client.errors import (
+        AddressError,
+        BatchError,
+        ClientError,
+        ImageError,
+        InferenceFailed,
+        MissingPackageError,
+        ModelUnavailable,
+        OutputError,
+        ServerTimeout,
+        ServerUnavailable,
+        UnsuitableModel,
+        WrongProtocol,
+    )
+    from delugeserve_client.folders import FolderContents, find_images
+    from delugeserve_client.formats import is_image_file
+    from delugeserve_client.measurement import Measurement
+    from delugeserve_client.preprocessing import Preprocessing
+    from delugeserve_client.progress import Progress
+    from delugeserve_client.report import save_plot, write_csv
+    from delugeserve_client.results import Classification, Prediction
+    from delugeserve_client.served import ServedModel
 
 __all__ = [
+    "AddressError",
     "AsyncClassifier",
+    "BatchError",
     "Classification",
     "Classifier",
     "ClientError",
+    "FolderContents",
     "ImageError",
     "InferenceFailed",
+    "Measurement",
+    "MissingPackageError",
     "ModelUnavailable",
+    "OutputError",
     "Prediction",
+    "Preprocessing",
+    "Progress",
     "ServedModel",
+    "ServerTimeout",
     "ServerUnavailable",
+    "UnsuitableModel",
+    "WrongProtocol",
+    "find_images",
+    "is_image_file",
+    "measure",
+    "save_plot",
+    "write_csv",
 ]
+
+_MODULES = {
+    "AsyncClassifier": "aio",
+    "Classification": "results",
+    "Classifier": "classifier",
+    "FolderContents": "folders",
+    "Measurement": "measurement",
+    "Prediction": "results",
+    "Preprocessing": "preprocessing",
+    "Progress": "progress",
+    "ServedModel": "served",
+    "find_images": "folders",
+    "is_image_file": "formats",
+    "measure": "benchmark",
+    "save_plot": "report",
+    "write_csv": "report",
+}  # where each name is defined; the errors are in errors
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for an attribute
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
+        value: object = getattr(module, name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

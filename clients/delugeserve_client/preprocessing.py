@@ -1,7 +1,7 @@
 """From an image, in a file or in memory, to the uint8 ``[H, W, 3]`` that a model takes.
 
-Decode, apply the EXIF orientation, bring the shorter side to ``resize_size``, cut out the centre.
-Normalisation is no part of this: the served graph does it.
+Decode, apply the EXIF orientation, resize the shorter side to ``resize_size``, crop the centre.
+Normalisation is not part of this: the served graph does it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,9 @@ INTERPOLATIONS: Mapping[str, Image.Resampling] = MappingProxyType(
     }
 )
 
-# What brings an image upright, by the value of EXIF's Orientation tag (EXIF 2.32, 4.6.4.A).
+# The transform that turns an image upright, by EXIF's Orientation tag (EXIF 2.32, 4.6.4.A).
 _ORIENTATION_TAG = 0x0112
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _UPRIGHT = MappingProxyType(
     {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,8 +49,8 @@ _UPRIGHT = MappingProxyType(
     }
 )
 
-# JPEG can be decoded at a half, a quarter or an eighth of its size; this many times the wanted
-# size is kept, so that the resize still decides what the image looks like.
+# A JPEG can be decoded at a half, a quarter or an eighth of its size. It keeps at least this many
+# times the target size, so that the resize filter still determines the result.
 _DRAFT_MARGIN = 2
 
 
@@ -57,10 +59,10 @@ class Preprocessing:
     """How an image becomes a model's input.
 
     Attributes:
-        height: height of the result, in pixels.
-        width: width of the result, in pixels.
-        resize_size: length of an image's shorter side just before the centre crop, in pixels, for
-            a square result; at least the result's own shorter side.
+        height: height of the input, in pixels.
+        width: width of the input, in pixels.
+        resize_size: length of the image's shorter side before the centre crop, in pixels; at least
+            the input's shorter side.
         interpolation: ``bicubic``, ``bilinear`` or ``box``.
     """
 
@@ -70,17 +72,18 @@ class Preprocessing:
     interpolation: str = "bicubic"
 
     def scale(self, width: int, height: int) -> float:
-        """By how much an image of this size is enlarged before the crop."""
+        """Return the factor by which an image of this size is resized before the crop."""
         margin = self.resize_size / min(self.width, self.height)
         return margin * max(self.width / width, self.height / height)
 
     def crop_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of an image that is kept, in its own pixels: left, upper, right, lower.
+        """Return the part of an image that the crop keeps: left, upper, right, lower.
 
-        It lies in the centre to the fraction of a pixel, and has the result's aspect ratio.
+        It is in the image's own pixels, centred to a fraction of a pixel, and has the aspect ratio
+        of the input.
         """
         scale = self.scale(width, height)
-        # Rounding must not carry the box a hair beyond the image: Pillow refuses that.
+        # Pillow refuses a box that rounding carries beyond the image.
         left = max(0.0, (width - self.width / scale) / 2)
         upper = max(0.0, (height - self.height / scale) / 2)
         return (left, upper, width - left, height - upper)
@@ -90,19 +93,20 @@ class Preprocessing:
 
         Args:
             image: a path, the bytes of a file, a Pillow image, or a uint8 array ``[H, W]``,
-                ``[H, W, 1]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA). Of an animation the
-                first frame counts; transparency is laid on white.
-            source: the name to give the image in errors; a path names itself.
+                ``[H, W, 1]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA). The first frame of an
+                animation is used; transparent pixels become white.
+            source: the image's name in errors; by default its path.
 
         Returns:
             uint8 ``[height, width, 3]``, RGB.
 
         Raises:
-            ImageError: it is no image, cannot be read, or has other than 8-bit pixels.
+            ImageError: it is not an image, cannot be read, or does not have 8-bit pixels.
         """
         rgb = decode(image, source or source_name(image, None), self.scale)
-        # Resizing only what the crop keeps gives what resizing all and then cropping gives, and
-        # costs no memory for the sides of a panorama. Pillow's filters do look beyond the box.
+        # Resizing only the part that the crop keeps gives the same result as resizing everything
+        # and then cropping, without the memory for the sides of a panorama. Pillow's filters do
+        # use the pixels beyond the box.
         box = self.crop_box(*rgb.size)
         size = (self.width, self.height)
         if rgb.size != size or box != (0, 0, *size):
@@ -111,16 +115,16 @@ class Preprocessing:
 
 
 def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) -> Image.Image:
-    """Read an image as RGB, and bring it upright.
+    """Read an image as RGB, upright.
 
     Args:
-        image: as ``Preprocessing`` takes it.
-        source: the name to give the image in errors.
-        scale: says of a width and a height by how much such an image will be enlarged; a JPEG is
-            decoded at a half, a quarter or an eighth of its size where that leaves enough.
+        image: as for :class:`Preprocessing`.
+        source: the image's name in errors.
+        scale: returns, for a width and a height, the factor by which such an image will be resized.
+            A JPEG is decoded at a half, a quarter or an eighth of its size where that suffices.
 
     Raises:
-        ImageError: it is no image, cannot be read, or has other than 8-bit pixels.
+        ImageError: it is not an image, cannot be read, or does not have 8-bit pixels.
     """
     try:
         if isinstance(image, (str, os.PathLike)):
@@ -134,35 +138,65 @@ def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) ->
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"There is no file {source}.", "Check the path.") from None
+        raise ImageError(f"There is no file {source}.", "Check the path.", source=source) from None
     except PermissionError:
-        raise ImageError(f"{source} may not be read.", "Check its permissions.") from None
+        raise ImageError(
+            f"{source} is not readable: permission denied.",
+            "Change its permissions, or run as a user who may read it.",
+            source=source,
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(source) from None
     except UnidentifiedImageError:
         raise ImageError(
-            f"{_start(source)} is not an image, or of no format known here.",
-            "Give a JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000 or AVIF file.",
+            f"{_start(source)} is not an image in a supported format.",
+            "Convert it to JPEG or PNG first.",
+            source=source,
         ) from None
     # A damaged file makes Pillow's decoders raise nearly anything: OSError, SyntaxError,
     # ValueError, struct.error, EOFError, zlib.error, IndexError, MemoryError and others.
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ImageError(
+                f"{source} cannot be read: {error.strerror}.", "Check the path.", source=source
+            ) from error
         raise ImageError(
             f"{_start(source)} cannot be read: {_one_line(error)}.",
-            "It may be damaged or truncated: get it again.",
+            "It may be damaged or truncated. Copy or download it again.",
+            source=source,
         ) from error
     raise ImageError(
         f"{_start(source)} is a {type(image).__name__}, which is not an image.",
         "Give a path, the bytes of a file, a Pillow image or a uint8 array of shape [H, W, 3].",
+        source=source,
     )
 
 
 def _regular_file(path: Path, source: str) -> Path:
-    # Asked before, because opening a pipe or a device may wait for ever.
+    if path.is_file():
+        return path
     if path.is_dir():
-        raise ImageError(f"{source} is a folder, not an image.", "Name the files in it.")
-    if path.exists() and not path.is_file():
-        raise ImageError(f"{source} is not a regular file.", "Name an image file.")
+        raise ImageError(
+            f"{source} is a folder, not an image.",
+            "Give the images in it, which find_images() lists.",
+            source=source,
+        )
+    if path.exists():  # opening a pipe or a device may wait for ever
+        raise ImageError(
+            f"{source} is not a regular file.", "Give the path of an image file.", source=source
+        )
+    if path.is_symlink():
+        raise ImageError(
+            f"{source} is a link to {path.readlink()}, which does not exist.",
+            "Give the path of an image file.",
+            source=source,
+        )
+    if _URL.match(source):
+        raise ImageError(
+            f"{source} is a URL, not a file.",
+            "Download it first and give the path of the file.",
+            source=source,
+        )
     return path
 
 
@@ -171,13 +205,13 @@ def _read(file: Path | io.BytesIO, source: str, scale: Callable[[int, int], floa
         _check_size(image, source)
         width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
         kept = min(1.0, _DRAFT_MARGIN * scale(width, height))
-        # Only JPEG heeds this, and only before its pixels are loaded.
+        # Only affects JPEG, and only before the pixels are loaded.
         image.draft(None, (math.ceil(image.width * kept), math.ceil(image.height * kept)))
         return _to_rgb(image, source)
 
 
 def source_name(image: object, number: int | None) -> str:
-    """What to call an image: its path, else its number counted from 1."""
+    """Return the name of an image in results and errors: its path, or its number from 1."""
     if isinstance(image, (str, os.PathLike)):
         return os.fspath(image)
     return "the image" if number is None else f"image {number}"
@@ -186,7 +220,7 @@ def source_name(image: object, number: int | None) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:  # damaged metadata raises nearly anything, and the pixels may be sound
+    except Exception:  # damaged metadata raises nearly anything, but the pixels may be intact
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
@@ -196,14 +230,21 @@ def _check_size(image: Image.Image, source: str) -> None:
     if limit is not None and image.width * image.height > limit:
         raise _too_large(source)
     if min(image.size) < 1:
-        raise ImageError(f"{_start(source)} is empty.", "Give an image that has pixels.")
+        raise _empty(source)
+
+
+def _empty(source: str) -> ImageError:
+    return ImageError(
+        f"{_start(source)} is empty.", "Give an image with at least one pixel.", source=source
+    )
 
 
 def _too_large(source: str) -> ImageError:
     return ImageError(
-        f"{_start(source)} is larger than {Image.MAX_IMAGE_PIXELS} pixels, as a"
-        " decompression bomb would be.",
-        "Scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it.",
+        f"{_start(source)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the limit that guards "
+        "against decompression bombs.",
+        "Scale it down first.",
+        source=source,
     )
 
 
@@ -211,17 +252,19 @@ def _from_array(array: npt.NDArray[np.uint8], source: str) -> Image.Image:
     if array.dtype != np.uint8:
         raise ImageError(
             f"{_start(source)} is an array of {array.dtype}, not of uint8.",
-            "Convert it to 0..255 first, for instance (255 * array).round().astype('uint8').",
+            "Convert it to 0..255 first, such as (255 * array).round().astype('uint8').",
+            source=source,
         )
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise ImageError(
             f"{_start(source)} is an array of shape {list(array.shape)}.",
-            "Give [H, W], [H, W, 3] or [H, W, 4], the channels last.",
+            "Give [H, W], [H, W, 3] or [H, W, 4], with the channels last.",
+            source=source,
         )
     if 0 in array.shape:
-        raise ImageError(f"{_start(source)} is empty.", "Give an image that has pixels.")
+        raise _empty(source)
     return Image.fromarray(array)
 
 
@@ -231,20 +274,21 @@ def _to_rgb(image: Image.Image, source: str) -> Image.Image:
         raise ImageError(
             f"{_start(source)} has pixels of more than 8 bits (mode {image.mode}).",
             "Convert it to 8 bits first.",
+            source=source,
         )
     image.load()
     orientation = _orientation(image)
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        # What lies under a transparent pixel is not meant to be seen, and often is black.
+        # The colour of a transparent pixel is not meant to be seen, and often black.
         opaque = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _start(source: str) -> str:
-    """The source's name as a sentence begins with it; a path keeps its spelling."""
+    """Return the source with a capital letter to start a sentence; paths stay as they are."""
     return source[0].upper() + source[1:] if source.startswith(("image ", "the image")) else source
 
 

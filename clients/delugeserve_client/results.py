@@ -1,4 +1,4 @@
-"""What a classifier answers."""
+"""Results of a classifier."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from delugeserve_client.errors import ImageError
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class that an image may show.
+    """One class, and how probable it is.
 
     Attributes:
-        label: the class's name, as the server gives it; ``class 12`` where it gives none.
-        index: the class's index among the model's outputs.
-        probability: the network's probability, in [0, 1], to the six decimals Triton sends.
+        label: name of the class, from the server; ``class 12`` if the model has no labels.
+        index: index of the class among the model's outputs.
+        probability: in [0, 1], with the six decimals that Triton sends.
     """
 
     label: str
@@ -24,11 +24,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classification:
-    """The answer for one image.
+    """The result for one image.
 
     Attributes:
         source: the image's path, or ``image 3`` for the third image given without one.
-        predictions: the likeliest classes, likeliest first; empty where ``error`` is set.
+        predictions: the most probable classes, in descending order; empty if ``error`` is set.
         error: why the image could not be read, or None.
     """
 
@@ -38,7 +38,7 @@ class Classification:
 
     @property
     def top(self) -> Prediction:
-        """The likeliest class.
+        """The most probable class.
 
         Raises:
             ImageError: the image could not be read.

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Iterable
+import dataclasses
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from delugeserve.cli.options import check_output_file, parse_counts
-from delugeserve.cli.render.console import err_console, out, print_json, print_table
-from delugeserve.errors import UsageError
+from delugeserve.cli.options import (
+    DEFAULT_URL,
+    Csv,
+    Json,
+    Plot,
+    Url,
+    check_output_file,
+    parse_counts,
+)
+from delugeserve.cli.render.benchmark import ClientMachine, print_measurements
+from delugeserve.cli.render.console import print_json
+from delugeserve.cli.render.progress import show_progress
+from delugeserve.errors import Failure
 from delugeserve.plotting import check_suffix
-from delugeserve.system.hardware import cpu_model, describe, usable_cores
+from delugeserve.system.hardware import describe
 
 if TYPE_CHECKING:
-    from delugeserve_client.benchmark import Measurement
+    from delugeserve_client import Measurement
     from delugeserve_client.preprocessing import Pixels
+
+_log = logging.getLogger(__name__)
 
 
 def command(
@@ -30,164 +41,112 @@ def command(
             show_default="the server's only model",
         ),
     ] = None,
-    url: Annotated[
-        str, typer.Option(help="The server: localhost:8001 or http://localhost:8000.")
-    ] = "localhost:8001",
+    url: Url = DEFAULT_URL,
     protocol: Annotated[
-        str | None, typer.Option(help="grpc or http, where the URL does not say.")
+        Literal["grpc", "http"] | None,
+        typer.Option(help="Protocol.", show_default="as in the URL, else grpc"),
     ] = None,
-    concurrency: Annotated[str, typer.Option(help="Requests in flight, a list.")] = "1,4,16",
-    batch_size: Annotated[str, typer.Option(help="Images in a request, a list.")] = "1,16",
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds measured for each pair.")] = 10,
-    warmup: Annotated[float, typer.Option(min=0, help="Seconds of load before that.")] = 2,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(
+            "--batch-size",
+            metavar="LIST",
+            help="Images per request: a list (1,8,32) or a range START:END:STEP (1:16:4).",
+            show_default="1,16 up to the model's maximum",
+        ),
+    ] = None,
+    concurrency: Annotated[
+        str,
+        typer.Option(metavar="LIST", help="Requests in flight: a list or a range."),
+    ] = "1,4,16",
+    duration: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="How long to measure each pair.")
+    ] = 10,
+    warmup: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to send requests before that.")
+    ] = 2,
     image: Annotated[
-        Path | None, typer.Option(help="Send this image instead of random pixels.")
+        Path | None, typer.Option(help="Send this image.", show_default="random pixels")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    csv: Annotated[Path | None, typer.Option(help="Write the figures to this CSV file.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw latency against throughput to this PNG or SVG file.")
-    ] = None,
+    json: Json = False,
+    csv: Csv = None,
+    plot: Plot = None,
 ) -> None:
-    """Measure a served model's latency and throughput in a closed loop."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    """Measure a served model's latency and throughput.
 
+    For each pair of batch size and concurrency, the given number of requests is kept in flight.
+    """
     from delugeserve_client.address import parse_address
     from delugeserve_client.benchmark import measure
-    from delugeserve_client.report import require_matplotlib, save_plot, write_csv
     from delugeserve_client.transport import open_transport
 
-    workers = parse_counts("--concurrency", concurrency)
-    sizes = parse_counts("--batch-size", batch_size)
-    if protocol not in (None, "grpc", "http"):
-        raise typer.BadParameter("choose grpc or http", param_hint="--protocol")
-    # Whatever can go wrong with the files goes wrong before the measurement, not after it.
+    in_flight = parse_counts("--concurrency", concurrency)
+    batch_sizes = parse_counts("--batch-size", batch_size) if batch_size is not None else None
+    _check_outputs(csv, plot)
+    address = parse_address(url, protocol)
+    transport = open_transport(address, timeout=30)
+    try:
+        served = transport.connect(model)
+        server_version = transport.call("get_server_metadata").get("version", "")
+    finally:
+        transport.close()
+    pixels: Pixels | None = served.preprocessing(image)[None] if image is not None else None
+    machine = ClientMachine.here(str(server_version))
+
+    # A bar that is redrawn ten times a second would take CPU time from the client it measures.
+    with show_progress(animate=False) as progress:
+        measurements = measure(
+            url,
+            served.name,
+            protocol=address.protocol,
+            concurrency=in_flight,
+            batch_sizes=batch_sizes,
+            duration=duration,
+            warmup=warmup,
+            images=pixels,
+            progress=progress,
+        )
+    if json:
+        print_json(
+            {
+                "url": str(address),
+                "machine": dataclasses.asdict(machine),
+                "measurements": [measurement.rounded() for measurement in measurements],
+            }
+        )
+    else:
+        print_measurements(
+            measurements, machine, f"{served.name} at {address}, {duration:g} s per row"
+        )
+    _write_outputs(measurements, csv, plot)
+    if any(measurement.errors for measurement in measurements):
+        raise typer.Exit(1)
+
+
+def _check_outputs(csv: Path | None, plot: Path | None) -> None:
+    """Find what would prevent the files before the measurement, not after it."""
+    from delugeserve_client.report import import_matplotlib
+
     for path in (csv, plot):
         if path is not None:
             check_output_file(path)
     if plot is not None:
         check_suffix(plot)
-        require_matplotlib()
-    address = parse_address(url, protocol)
-    transport = open_transport(address, timeout=30)
-    try:
-        served = transport.connect(model)
-        version = transport.call("get_server_metadata").get("version", "")
-    finally:
-        transport.close()
-    pixels: Pixels | None = served.preprocessing(image)[None] if image is not None else None
-    machine = _machine(str(version))
+        import_matplotlib()
 
-    # The bar moves between measurements only: a thread that draws it would disturb them.
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        console=err_console,
-        auto_refresh=False,
-        transient=True,
-        disable=not err_console.is_terminal,
-    ) as progress:
-        task = progress.add_task("", total=len(workers) * len(sizes))
-        started = 0
 
-        def on_start(images: int, in_flight: int) -> None:
-            nonlocal started
-            description = f"measuring batch {images}, {in_flight} in flight"
-            progress.update(task, description=description, completed=started)
-            started += 1
-            if err_console.is_terminal:
-                progress.refresh()
-            else:
-                err_console.print(description)
+def _write_outputs(measurements: list[Measurement], csv: Path | None, plot: Path | None) -> None:
+    from delugeserve_client.report import save_plot, write_csv
 
-        measurements = measure(
-            url,
-            served.name,
-            protocol=address.protocol,
-            concurrency=workers,
-            batch_sizes=sizes,
-            duration=duration,
-            warmup=warmup,
-            images=pixels,
-            on_start=on_start,
-        )
-    if json:
-        from dataclasses import asdict
-
-        figures = [asdict(measurement) for measurement in measurements]
-        print_json({"url": str(address), "machine": machine, "measurements": figures})
-    else:
-        _print_table(measurements, machine, f"{served.name} at {address}, {duration:g} s each")
     try:
         if csv is not None:
             write_csv(measurements, csv)
-            err_console.print(f"figures written to {csv}", soft_wrap=True)
+            _log.info("Wrote %s.", csv)
         if plot is not None:
             save_plot(measurements, plot, subtitle=describe())
-            err_console.print(f"plot written to {plot}", soft_wrap=True)
+            _log.info("Wrote %s.", plot)
     except OSError as error:
-        raise UsageError(f"The figures cannot be written: {error}.", "Free some space.") from error
-    if any(measurement.errors for measurement in measurements):
-        raise typer.Exit(1)
-
-
-def _machine(server_version: str) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    try:
-        memory: float | None = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (ValueError, OSError, AttributeError):  # not every platform tells
-        memory = None
-    return {
-        "cpu": cpu_model(),
-        "cores": usable_cores(),
-        "memory_gib": memory and round(memory, 1),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "tritonclient": version("tritonclient"),
-        "triton": server_version,
-    }
-
-
-def _print_table(measurements: list[Measurement], machine: dict[str, Any], title: str) -> None:
-    out.print(
-        f"client's machine: {machine['cpu']}, {machine['cores']} cores,"
-        f" {machine['memory_gib']} GiB, {machine['platform']}, Python {machine['python']},"
-        f" tritonclient {machine['tritonclient']}; server: Triton {machine['triton']}",
-        highlight=False,
-    )
-    print_table(
-        ("batch", "in flight", "images/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "errors"),
-        (
-            (
-                *_pair(m),
-                f"{m.images_per_s:.0f}",
-                *_format((m.p50_ms, m.p90_ms, m.p95_ms, m.p99_ms)),
-                f"[red]{m.errors}[/]" if m.errors else "0",
-            )
-            for m in measurements
-        ),
-        title=title,
-        texts=0,
-    )
-    print_table(
-        ("batch", "in flight", "queue", "input", "infer", "output", "executed batch"),
-        (
-            (
-                *_pair(m),
-                *_format((m.queue_ms, m.compute_input_ms, m.compute_infer_ms, m.compute_output_ms)),
-                f"{m.executed_batch:.1f}",
-            )
-            for m in measurements
-        ),
-        title="of which the server, mean ms a request",
-        texts=0,
-    )
-
-
-def _pair(measurement: Measurement) -> tuple[str, str]:
-    return str(measurement.batch_size), str(measurement.concurrency)
-
-
-def _format(times: Iterable[float]) -> list[str]:
-    return [f"{time:.2f}" for time in times]
+        raise Failure(
+            f"Cannot write {error.filename or 'the file'}: {error.strerror or error}.",
+            "Free some space or choose another folder, and measure again.",
+        ) from error

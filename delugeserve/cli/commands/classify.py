@@ -1,24 +1,35 @@
-"""``delugeserve classify``: what a running server sees in images."""
+"""``delugeserve classify``: classify images with a running server."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delugeserve.cli.render.console import err_console, print_json, print_table
+from delugeserve.cli.options import DEFAULT_URL, Json, Url
+from delugeserve.cli.render.classification import (
+    describe,
+    describe_skipped,
+    print_classifications,
+)
+from delugeserve.cli.render.console import print_error, print_json
+from delugeserve.cli.render.progress import show_progress
+from delugeserve_client.errors import ClientError, ImageError
 
 if TYPE_CHECKING:
-    from delugeserve_client import Classification, ImageError, Prediction
+    from delugeserve_client import Classification
 
-_BAR_WIDTH = 12
+_log = logging.getLogger(__name__)
 
 
 def command(
     paths: Annotated[
-        list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)
+        list[str],
+        typer.Argument(metavar="PATHS...", help="Images and folders.", show_default=False),
     ],
     model: Annotated[
         str | None,
@@ -28,99 +39,93 @@ def command(
             show_default="the server's only model",
         ),
     ] = None,
-    url: Annotated[
-        str, typer.Option(help="The server: localhost:8001 or http://localhost:8000.")
-    ] = "localhost:8001",
-    top_k: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    url: Url = DEFAULT_URL,
+    top_k: Annotated[int, typer.Option(min=1, help="Number of classes to show per image.")] = 5,
+    json: Json = False,
 ) -> None:
-    """Classify images with a running server."""
-    import warnings
+    """Classify images with a running server.
 
-    from PIL import Image
-    from rich.progress import track
-
-    from delugeserve_client import Classifier
-
-    # Images of this size are refused, by name; Pillow need not warn of them besides.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    files = list(_files(paths))
-    with Classifier(url, model) as classifier:
-        results = list(
-            track(
-                classifier.stream(files, top_k, on_error="return"),
-                description="classifying",
-                total=len(files),
-                console=err_console,
-                transient=True,
-                disable=not err_console.is_terminal or len(files) < 2,
-            )
-        )
-    errors = [result.error for result in results if result.error is not None]
+    A folder stands for the images in it and in its subfolders. Images that cannot be read do not
+    stop the others; the exit status is then 2.
+    """
+    # Pillow warns of damage that it can repair. What it cannot read is an error.
+    warnings.filterwarnings("ignore", module="PIL")
+    results: list[Classification] = []
+    failure: ClientError | None = None
+    try:
+        results.extend(_classify(list(_expand(paths)), url, model, top_k))
+    except ClientError as error:
+        if not any(result.predictions for result in results):
+            raise
+        failure = error
     if json:
-        print_json([_describe(result) for result in results])
-    elif len(errors) < len(results):
-        _print_table(results)
-    _report(errors)
-    if errors or not results:
+        print_json([describe(result) for result in results])
+    else:
+        print_classifications([result for result in results if result.predictions])
+    errors = [result.error for result in results if result.error is not None]
+    for unreadable in errors:
+        print_error(unreadable.problem, unreadable.remedy)
+    if failure is not None:
+        raise failure
+    if errors:
         raise typer.Exit(2)
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The images that paths name: files as they are, folders by what lies below them, sorted."""
-    from delugeserve_client.formats import is_image_file
+def _classify(
+    items: Sequence[str | ImageError], url: str, model: str | None, top_k: int
+) -> Iterator[Classification]:
+    """Yield one result per item, in order."""
+    from delugeserve_client import Classification, Classifier
 
+    paths = [item for item in items if isinstance(item, str)]
+    if not paths:
+        yield from (Classification(e.source, (), e) for e in items if isinstance(e, ImageError))
+        return
+    with Classifier(url, model) as classifier, show_progress() as progress:
+        progress.stage("classifying", total=len(paths))
+        answers = classifier.stream(paths, top_k, on_error="return")
+        for item in items:
+            if isinstance(item, ImageError):
+                yield Classification(item.source, (), item)
+            else:
+                yield next(answers)
+                progress.advance()
+
+
+def _expand(paths: Iterable[str]) -> Iterator[str | ImageError]:
+    """Yield paths of images, with the images of folders in place of the folders."""
     for path in paths:
-        if not path.is_dir():
+        if Path(path).is_dir():
+            yield from _expand_folder(path)
+        else:
             yield path
-            continue
-        below = sorted(file for file in path.rglob("*") if is_image_file(file))
-        # An empty folder stays in the list, and is reported as what it is.
-        yield from (file for file in below if file.is_file()) if below else (path,)
 
 
-def _print_table(results: list[Classification]) -> None:
-    from rich.text import Text
+def _expand_folder(folder: str) -> Iterator[str | ImageError]:
+    from delugeserve_client import find_images
+    from delugeserve_client.formats import SUFFIXES
 
-    answered = [result for result in results if result.predictions]
-    print_table(
-        ("image", "label", "probability", "then"),
-        (
-            (
-                Text(result.source),
-                Text(result.top.label, "bold"),
-                Text(_bar(result.top)),
-                Text(", ".join(f"{p.label} {_percent(p)}" for p in result.predictions[1:]), "dim"),
-            )
-            for result in answered
-        ),
-        texts=4,
+    try:
+        contents = find_images(folder)
+    except OSError as error:
+        yield _unreadable(folder, error.strerror or str(error))
+        return
+    skipped = describe_skipped(contents)
+    if skipped:
+        _log.info("Skipped in %s: %s.", folder, skipped)
+    yield from (str(path) for path in sorted([*contents.images, *contents.broken]))
+    yield from (_unreadable(path, "permission denied") for path in contents.unreadable)
+    if not (contents.images or contents.broken or contents.unreadable):
+        yield ImageError(
+            f"There are no images in {folder}.",
+            f"Give a folder with files that end in {', '.join(SUFFIXES)}.",
+            source=folder,
+        )
+
+
+def _unreadable(folder: str | Path, reason: str) -> ImageError:
+    return ImageError(
+        f"The folder {folder} cannot be read: {reason}.",
+        "Change its permissions, or run as a user who may read it.",
+        source=str(folder),
     )
-
-
-def _bar(prediction: Prediction) -> str:
-    filled = round(prediction.probability * _BAR_WIDTH)
-    return f"{'━' * filled}{' ' * (_BAR_WIDTH - filled)} {_percent(prediction):>7}"
-
-
-def _percent(prediction: Prediction) -> str:
-    return f"{100 * prediction.probability:.1f}\u00a0%"  # no line break in between
-
-
-def _report(errors: list[ImageError]) -> None:
-    from rich.markup import escape
-
-    for error in errors:
-        err_console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-
-
-def _describe(result: Classification) -> dict[str, Any]:
-    if result.error is not None:
-        return {"source": result.source, "error": str(result.error)}
-    return {
-        "source": result.source,
-        "predictions": [
-            {"label": p.label, "index": p.index, "probability": p.probability}
-            for p in result.predictions
-        ],
-    }

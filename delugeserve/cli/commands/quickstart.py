@@ -13,8 +13,7 @@ from delugeserve.errors import PlanError, require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
-    from delugeserve_client import Classification
-    from delugeserve_client.benchmark import Measurement
+    from delugeserve_client import Classification, Measurement
 
 # CC0 photographs that ship inside scikit-image's wheel, and what they show.
 _PHOTOS = {

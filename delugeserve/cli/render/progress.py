@@ -17,10 +17,15 @@ _INTERVAL_S = 5.0
 
 
 @contextmanager
-def show_progress() -> Iterator[Progress]:
-    """Yield what long work reports to: a bar on a terminal, a line every five seconds elsewhere."""
+def show_progress(*, animate: bool = True) -> Iterator[Progress]:
+    """Yield what long work reports to: a bar on a terminal, a line every five seconds elsewhere.
+
+    Args:
+        animate: redraw the bar ten times a second. Otherwise it is drawn when a stage begins and
+            when steps are done, which leaves the CPU to what is being measured.
+    """
     if err_console.is_terminal:
-        with _TerminalProgress() as terminal:
+        with _TerminalProgress(animate) as terminal:
             yield terminal
     else:
         with _PlainProgress(_INTERVAL_S) as plain:
@@ -30,7 +35,8 @@ def show_progress() -> Iterator[Progress]:
 class _TerminalProgress:
     """One bar, which shows the current stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, animate: bool) -> None:
+        self._animate = animate
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,6 +45,7 @@ class _TerminalProgress:
             TimeRemainingColumn(),
             console=err_console,
             transient=True,
+            auto_refresh=animate,
         )
         self._task = self._bar.add_task("", total=None, visible=False, note="")
 
@@ -51,9 +58,15 @@ class _TerminalProgress:
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._bar.reset(self._task, description=name, total=total, visible=True, note="")
+        self._redraw()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._bar.update(self._task, advance=steps, note=note)
+        self._redraw()
+
+    def _redraw(self) -> None:
+        if not self._animate:
+            self._bar.refresh()
 
 
 class _PlainProgress:
