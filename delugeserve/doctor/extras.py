@@ -1,4 +1,4 @@
-"""Which of the package's extras are installed, by its own metadata."""
+"""Check which of the package's extras are installed, from its metadata."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _PACKAGE = "delugeserve"
 _DEVELOPMENT = "dev"
 
 
-def examine_extras() -> Iterator[Finding]:
-    """Look for the packages of every extra; none is imported."""
+def check_extras() -> Iterator[Finding]:
+    """Check the packages of every extra. Nothing is imported."""
     try:
         required = _required()
     except importlib.metadata.PackageNotFoundError:
@@ -22,7 +22,7 @@ def examine_extras() -> Iterator[Finding]:
             "extras",
             _PACKAGE,
             "warning",
-            "the package runs from its source folder and is not installed",
+            "the package is not installed: it runs from its source folder",
             "Install it with: pip install -e .",
         )
         return
@@ -33,7 +33,7 @@ def examine_extras() -> Iterator[Finding]:
                 "extras",
                 extra,
                 "absent",
-                f"lacks {', '.join(missing)}",
+                f"not installed: {', '.join(missing)}",
                 f"Install it with: pip install '{_PACKAGE}[{extra}]'",
             )
         else:
@@ -41,7 +41,7 @@ def examine_extras() -> Iterator[Finding]:
 
 
 def _required() -> Mapping[str, list[str]]:
-    """The packages of each extra but the developers' own."""
+    """Return the packages of each extra, without the one for developers."""
     required: dict[str, list[str]] = defaultdict(list)
     for requirement in importlib.metadata.requires(_PACKAGE) or ():
         specifier, _, marker = requirement.partition(";")

@@ -1,4 +1,4 @@
-"""Faults of servers, each of them reproduced, and what this package does about them."""
+"""Known faults of Triton servers, each of them reproduced, and how this package handles them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """Something a server does wrong.
+    """A known fault of a server.
 
     Attributes:
-        subject: when.
+        subject: when it occurs.
         effect: what happens.
         handled: what the command line and the client do about it.
-        advice: what is left to the user to do; None if nothing is.
-        versions: servers that were seen to have it, such as ``2.51``.
+        advice: what the user should do; None if nothing is left to do.
+        versions: servers it was seen in, such as ``2.51``.
     """
 
     subject: str
@@ -29,33 +29,33 @@ FAULTS = (
     Fault(
         "malformed HTTP",
         "deeply nested JSON, or very many tiny chunks, crash the server",
-        "'serve' listens on this machine alone unless told otherwise, and then warns",
-        "Where other machines can reach the server, say --no-http.",
+        "'serve' listens on this machine only by default, and warns when it listens elsewhere",
+        "If other machines can reach the server, turn HTTP off: delugeserve serve --no-http",
     ),
     Fault(
         "dead model",
-        "when a model's process dies, the server still calls itself ready",
+        "if the process of a model dies, the server still reports itself as ready",
         "'serve' watches the processes, and ends with an error if one dies",
     ),
     Fault(
         "idle HTTP",
-        "at SIGTERM the server waits 30 s for open connections, and exits 1",
-        "'serve' ends it once no request is in flight, and exits 0",
+        "after SIGTERM the server waits 30 s for idle connections, and exits with status 1",
+        "'serve' ends it as soon as no request is in flight, and exits with status 0",
     ),
     Fault(
         "while stopping",
-        "requests are told that their model is unknown",
-        "'serve' stops after its clients have been answered; the client says which model and where",
+        "new requests get the error that their model is unknown",
+        "'serve' answers the requests in flight first; the client says which server is stopping",
     ),
     Fault(
         "after a crash",
-        "shared memory stays behind",
-        "'serve' has a guardian that removes it, and the next 'serve' what a killed guardian left",
+        "shared memory is not freed",
+        "'serve' frees it, or the next 'serve' does if it was killed",
     ),
 )
 
 
 def known_faults(version: str) -> list[Fault]:
-    """The faults that a server of this version was seen to have."""
+    """Return the faults seen in a version of the server, such as ``2.51.0``."""
     minor = ".".join(version.split(".")[:2])
     return [fault for fault in FAULTS if minor in fault.versions]

@@ -1,4 +1,4 @@
-"""What an examination finds."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ Status = Literal["ok", "warning", "problem", "absent"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        section: what it belongs to: ``machine``, ``extras``, ``backends``, ``server``, ``known
-            faults of this server`` or ``repository``.
-        subject: what was looked at.
-        status: ``ok``; ``warning``: it works, and could surprise; ``problem``: it does not work;
-            ``absent``: it is not here, and need not be.
+        section: ``machine``, ``extras``, ``backends``, ``server``, ``known faults of this server``
+            or ``repository``.
+        subject: what was checked.
+        status: ``ok``; ``warning``: it works, but not as well as it could, or not always;
+            ``problem``: it does not work; ``absent``: it is not installed or not there, and is
+            needed only for some commands.
         text: what was found.
-        remedy: what to do about it, one sentence or command; every problem has one.
+        remedy: one sentence or command that ends the trouble; every problem has one.
     """
 
     section: str

@@ -1,4 +1,4 @@
-"""Python, operating system, processor, memory and GPU."""
+"""Check Python, operating system, CPU, memory and GPU."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from delugeserve.doctor.findings import Finding, Status
 from delugeserve.errors import ServerError
 from delugeserve.system import hardware
 
-# What inference gets faster by, as Linux names it.
+# Instruction sets that make inference faster, as Linux names them.
 _FEATURES = {
     "x86_64": (
         "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
     ),
     "aarch64": ("asimd", "i8mm", "bf16", "sve"),
 }  # fmt: skip
-_LEAST = frozenset({"avx2", "asimd"})
+_NEEDED_FOR_SPEED = frozenset({"avx2", "asimd"})
 
 
-def examine_machine() -> Iterator[Finding]:
-    """Look at the machine."""
+def check_machine() -> Iterator[Finding]:
+    """Check the machine."""
     yield _finding("Python", f"{platform.python_version()} at {sys.prefix}")
     yield _finding("system", f"{_system()}, {' '.join(platform.libc_ver()) or 'no glibc'}")
-    yield _finding("processor", f"{hardware.cpu_model()}, {hardware.usable_cores()} cores usable")
+    yield _finding("CPU", f"{hardware.cpu_model()}, {hardware.usable_cores()} usable cores")
     yield _features()
     yield _finding("memory", _memory())
     yield from _gpus()
@@ -38,15 +38,18 @@ def _features() -> Finding:
     present = [name for name in known if name in flags]
     missing = [name for name in known if name not in flags]
     if not flags:
-        return _finding("instructions", "this system does not list them", "absent")
+        return _finding("instructions", "unknown: this system does not list them", "absent")
     text = (
-        f"{' '.join(present) or 'none that matter'}"
-        f"{'; lacks ' + ' '.join(missing) if missing else ''}"
+        f"{' '.join(present) or 'no vector instructions'}"
+        f"{'; without ' + ' '.join(missing) if missing else ''}"
         f"; bf16 is {'native' if hardware.has_native_bf16() else 'emulated, slower than fp32'}"
     )
-    if known and _LEAST.isdisjoint(flags):
+    if known and _NEEDED_FOR_SPEED.isdisjoint(flags):
         return _finding(
-            "instructions", text, "warning", "Expect inference to be several times slower."
+            "instructions",
+            f"{text}; inference is several times slower than with AVX2",
+            "warning",
+            "For fast inference, use a CPU with AVX2 or, on ARM, with Advanced SIMD.",
         )
     return _finding("instructions", text)
 
@@ -58,7 +61,7 @@ def _gpus() -> Iterator[Finding]:
         yield _finding("GPU", error.problem, "problem", error.remedy)
         return
     if not gpus:
-        yield _finding("GPU", "no NVIDIA GPU is visible (there is no nvidia-smi)", "absent")
+        yield _finding("GPU", "no NVIDIA GPU (there is no nvidia-smi)", "absent")
     usable = hardware.usable_gpus()
     for gpu in gpus:
         yield _finding(
@@ -70,9 +73,9 @@ def _gpus() -> Iterator[Finding]:
     if gpus and (torch := _version("torch")) and torch.endswith("+cpu"):
         yield _finding(
             "torch",
-            f"torch {torch} is built for processors only and will not use the GPU",
+            f"torch {torch} is a CPU build and does not use the GPU",
             "warning",
-            "To train on the GPU, install a CUDA build; see https://pytorch.org/get-started",
+            "To train on the GPU, install a CUDA build: https://pytorch.org/get-started",
         )
 
 
@@ -88,7 +91,7 @@ def _memory() -> str:
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
-        return "this system does not say"
+        return "unknown"
     return f"{total / 2**30:.1f} GiB"
 
 

@@ -1,13 +1,15 @@
-"""A model repository: does every model's configuration agree with its manifest and its files?"""
+"""Check a model repository: do configurations, manifests and files agree?"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from delugeserve.artifacts.manifest import FILE_NAME
 from delugeserve.artifacts.remedies import export_command, repository_option
-from delugeserve.artifacts.repository import find_models, list_names
+from delugeserve.artifacts.repository import CONFIG, StoredModel, find_models, list_names
 from delugeserve.artifacts.versions import (
     ServingConfig,
     Version,
@@ -24,8 +26,8 @@ from delugeserve.serving.own_backends import OWN_BACKENDS
 from delugeserve.system import hardware
 
 
-def examine_repository(repository: Path) -> Iterator[Finding]:
-    """Examine the served version of every model. Nothing is loaded; files are read and hashed.
+def check_repository(repository: Path) -> Iterator[Finding]:
+    """Check the served version of every model. Files are read and hashed; nothing is loaded.
 
     Args:
         repository: the model repository; it need not exist.
@@ -38,162 +40,237 @@ def examine_repository(repository: Path) -> Iterator[Finding]:
     native, own = native_backends(), own_backends()
     for name in names:
         try:
-            yield from _examine(repository, name, native, own)
+            yield from _check_model(repository, name, native, own)
         except RepositoryError as error:
             yield _finding(name, "problem", error.problem, error.remedy)
         except OSError as error:
-            reason = f"{error.filename} cannot be read: {error.strerror}"
-            yield _finding(name, "problem", reason, "Give this user the right to read it.")
+            yield _finding(
+                name,
+                "problem",
+                f"{error.filename} cannot be read ({error.strerror})",
+                f"Give this user read access: chmod -R u+rX {_quote(repository / name)}",
+            )
 
 
-def _examine(
+@dataclass(frozen=True)
+class _Served:
+    """A version that is served, and its configuration.
+
+    Attributes:
+        version: the version.
+        config: how it is served.
+        stored: the model as the server finds it.
+    """
+
+    version: Version
+    config: ServingConfig
+    stored: StoredModel
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.version.model
+
+    @property
+    def config_path(self) -> str:
+        """The configuration's path, to be pasted."""
+        return _quote(self.stored.folder / CONFIG)
+
+    def export_again(self) -> str:
+        """Return the remedy of exporting the model again."""
+        command = export_command(self.stored.folder, self.version.manifest)
+        return f"Export it again with: {command}"
+
+
+def _check_model(
     repository: Path, name: str, native: frozenset[str], own: frozenset[str]
 ) -> Iterator[Finding]:
     (stored,) = find_models(repository, [name])
     config = read_config(stored.folder)
     if stored.version is None:
-        others = sorted(path.name for path in stored.folder.iterdir() if path.name.isdecimal())
-        yield _finding(
-            name,
-            "problem",
-            "config.pbtxt serves a version that is not there",
-            f"Name one of {', '.join(others)} in its version_policy."
-            if others
-            else f"Export it again with: delugeserve export --model {name}"
-            f"{repository_option(repository)}",
-        )
+        yield _no_version(repository, stored)
         return
     folder = stored.folder / str(stored.version)
     if not (folder / FILE_NAME).is_file():
         yield _finding(
             name,
             "warning",
-            f"version {stored.version} has no manifest, so 'delugeserve export' did not write it, "
-            f"and only its server can tell whether {config.artefact or 'it'} loads",
+            f"version {stored.version} has no {FILE_NAME}, so nothing is known about "
+            f"{config.artefact or 'its files'}: 'delugeserve export' did not write it",
         )
         return
-    version = read_version(folder)
-    again = f"Export it again with: {export_command(stored.folder, version.manifest)}"
+    served = _Served(read_version(folder), config, stored)
     found = [
-        *_examine_verification(version, again),
-        *_examine_files(version, config, again),
-        *_examine_labels(version, config, again),
-        *_examine_batches(version, config, again),
-        *_examine_threads(version, config),
-        *_examine_backend(version, config, native | own, again),
-        *examine_plan(version, stored, native),
+        *_check_verification(served),
+        *_check_files(served),
+        *_check_labels(served),
+        *_check_batches(served),
+        *_check_threads(served),
+        *_check_backend(served, native | own),
+        *examine_plan(served.version, stored, native),
     ]
-    yield from found or [_finding(name, "ok", _describe(version, config))]
+    yield from found or [_finding(name, "ok", _describe(served))]
 
 
-def _examine_verification(version: Version, again: str) -> Iterator[Finding]:
-    status = version.manifest.verification.status
-    if status == "failed":
-        yield _finding(version.model, "problem", "it failed its last verification", again)
-    elif status != "passed":
+def _no_version(repository: Path, stored: StoredModel) -> Finding:
+    others = sorted(path.name for path in stored.folder.iterdir() if path.name.isdecimal())
+    if others:
+        return _finding(
+            stored.name,
+            "problem",
+            f"{CONFIG} serves a version that does not exist (there is {', '.join(others)})",
+            f"Write version_policy {{ specific {{ versions: {others[-1]} }} }} in "
+            f"{_quote(stored.folder / CONFIG)}.",
+        )
+    return _finding(
+        stored.name,
+        "problem",
+        "it has no version",
+        f"Export one with: delugeserve export --model {stored.name}{repository_option(repository)}"
+        f", or delete {_quote(stored.folder)}.",
+    )
+
+
+def _check_verification(served: _Served) -> Iterator[Finding]:
+    verification = served.version.manifest.verification
+    folder = _quote(served.version.folder)
+    if verification.status == "failed":
+        failures = "; ".join(f"{check.name}: {check.found}" for check in verification.failures)
         yield _finding(
-            version.model,
+            served.name,
+            "problem",
+            f"its last verification failed{f' ({failures})' if failures else ''}",
+            "Export it in another precision or for another backend, or, if the runtime was changed "
+            f"in the meantime, restore it and run: delugeserve verify {folder}",
+        )
+    elif verification.status != "passed":
+        yield _finding(
+            served.name,
             "warning",
-            "it has not been run since it was built",
-            f"Where it will run, say: delugeserve verify {version.folder}",
+            "it was built, but has not been verified",
+            f"On a machine that can run it: delugeserve verify {folder}",
         )
 
 
-def _examine_files(version: Version, config: ServingConfig, again: str) -> Iterator[Finding]:
+def _check_files(served: _Served) -> Iterator[Finding]:
+    version, artefact = served.version, served.config.artefact
     for file in version.files:
         if file.state in ("changed", "missing"):
             what = "is missing" if file.state == "missing" else "is not the file that was exported"
-            yield _finding(version.model, "problem", f"{version.number}/{file.name} {what}", again)
-    if config.artefact and config.artefact not in (file.name for file in version.files):
+            text = f"{version.number}/{file.name} {what}"
+            yield _finding(served.name, "problem", text, served.export_again())
+    if artefact and artefact not in (file.name for file in version.files):
         yield _finding(
-            version.model,
+            served.name,
             "problem",
-            f"config.pbtxt loads {config.artefact}, and version {version.number} has none",
-            again,
+            f"{CONFIG} loads {artefact}, which version {version.number} does not have",
+            served.export_again(),
         )
 
 
-def _examine_labels(version: Version, config: ServingConfig, again: str) -> Iterator[Finding]:
-    for output, name in config.labels.items():
-        path = version.folder.parent / name
-        if not path.is_file():
+def _check_labels(served: _Served) -> Iterator[Finding]:
+    number = served.version.number
+    for output, name in served.config.labels.items():
+        first, *rest = PurePosixPath(name).parts
+        path = served.stored.folder / name
+        remedy = served.export_again()
+        if rest and first.isdecimal() and first != number:
+            text = (
+                f"the labels of {output} are those of version {first} ({name}), but version "
+                f"{number} is served"
+            )
+            own = PurePosixPath(number, *rest)
+            if (served.stored.folder / own).is_file():
+                remedy = f'Write label_filename: "{own}" for {output} in {served.config_path}.'
+        elif not path.is_file():
             text = f"{name}, the labels of {output}, is missing"
-        elif (labels := len(read_labels(path))) != (values := config.num_classes.get(output)):
-            text = f"{name} has {labels} labels for the {values} values of {output}"
+        elif (labels := len(read_labels(path))) != (
+            values := served.config.num_classes.get(output)
+        ):
+            text = f"{name} has {labels} labels, but {output} has {values} values"
         else:
             continue
-        yield _finding(version.model, "problem", text, again)
+        yield _finding(served.name, "problem", text, remedy)
 
 
-def _examine_batches(version: Version, config: ServingConfig, again: str) -> Iterator[Finding]:
-    largest, verified = config.max_batch_size, version.manifest.max_batch_size
+def _check_batches(served: _Served) -> Iterator[Finding]:
+    largest, verified = served.config.max_batch_size, served.version.manifest.max_batch_size
     if largest != verified:
         yield _finding(
-            version.model,
+            served.name,
             "problem",
-            f"max_batch_size is {largest} in config.pbtxt, and {verified} is what was built and "
-            "verified",
-            f"Write max_batch_size: {verified}, or export with --max-batch-size {largest}.",
+            f"max_batch_size is {largest} in {CONFIG}, but {verified} was built and verified",
+            f"Write max_batch_size: {verified} in {served.config_path}, or export with "
+            f"--max-batch-size {largest}.",
         )
-    cold = sorted({1, max(largest, 1)} - set(config.warmup_batches))
+    cold = sorted({1, max(largest, 1)} - set(served.config.warmup_batches))
     if cold:
         yield _finding(
-            version.model,
+            served.name,
             "warning",
             f"no warm-up of batch {' and '.join(map(str, cold))}: the first such request is slow",
-            again,
+            served.export_again(),
         )
 
 
-def _examine_threads(version: Version, config: ServingConfig) -> Iterator[Finding]:
-    cores = hardware.usable_cores()
+def _check_threads(served: _Served) -> Iterator[Finding]:
+    cores, config = hardware.usable_cores(), served.config
     if config.threads is None or "KIND_GPU" in config.instance_kinds:
         return
-    wanted = config.instances * config.threads
-    if wanted > cores:
+    if config.instances * config.threads > cores:
         yield _finding(
-            version.model,
+            served.name,
             "warning",
             f"{config.instances} x {config.threads} threads (instances x threads of each) on "
             f"{cores} cores",
-            f"Make it {cores} in all, or leave the threads out of config.pbtxt.",
+            f"Lower the product to {cores}, or remove the number of threads, in "
+            f"{served.config_path}.",
         )
 
 
-def _examine_backend(
-    version: Version, config: ServingConfig, servable: Collection[str], again: str
-) -> Iterator[Finding]:
-    exported_for = version.manifest.backend
-    if config.backend != exported_for:
+def _check_backend(served: _Served, servable: Collection[str]) -> Iterator[Finding]:
+    backend, exported_for = served.config.backend, served.version.manifest.backend
+    if backend != exported_for:
         yield _finding(
-            version.model,
+            served.name,
             "problem",
-            f"config.pbtxt says backend {config.backend}, and the manifest {exported_for}",
-            again,
+            f"{CONFIG} names the backend {backend}, but the version was exported for "
+            f"{exported_for}",
+            served.export_again(),
         )
-    # Where there is no GPU, that is what is said of a plan.
-    wanted = config.backend not in DISTRIBUTIONS or hardware.usable_gpus()
-    if wanted and config.backend not in servable:
+    # Without a GPU, a plan is reported as such, see examine_plan.
+    wanted = backend not in DISTRIBUTIONS or hardware.usable_gpus()
+    if wanted and backend not in servable:
         yield _finding(
-            version.model,
+            served.name,
             "problem",
-            f"no server here has the backend '{config.backend}'",
-            "Install it with: pip install 'delugeserve[server]'"
-            if config.backend in OWN_BACKENDS
-            else f"{again}, or with another --backend.",
+            f"no server here has the backend '{backend}'",
+            _install(backend)
+            if backend in OWN_BACKENDS
+            else f"{served.export_again()}, or for another --backend.",
         )
 
 
-def _describe(version: Version, config: ServingConfig) -> str:
-    # Left to themselves, the instances share the cores.
+def _install(backend: str) -> str:
+    extra = backend.replace("_", "-") if backend in DISTRIBUTIONS else "server"
+    return f"Install it with: pip install 'delugeserve[{extra}]'"
+
+
+def _describe(served: _Served) -> str:
+    config, manifest = served.config, served.version.manifest
+    # By default the instances share the cores.
     threads = config.threads or max(1, hardware.usable_cores() // config.instances)
     on_cpu = "KIND_GPU" not in config.instance_kinds
     return (
-        f"version {version.number}, {config.backend} in {version.manifest.precision}, "
+        f"version {served.version.number}, {config.backend} in {manifest.precision}, "
         f"batches up to {config.max_batch_size}, "
         f"{config.instances} x {f'{threads} threads' if on_cpu else 'GPU'}, "
-        f"{len(version.labels)} labels, files whole"
+        f"{len(served.version.labels)} labels, files intact"
     )
+
+
+def _quote(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _finding(model: str, status: Status, text: str, remedy: str | None = None) -> Finding:

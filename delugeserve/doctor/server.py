@@ -1,9 +1,11 @@
-"""The Triton Inference Server: which one, what it needs, its faults, and what a dead one left."""
+"""Check the Triton Inference Server: which one, its requirements, its faults, its leftovers."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.errors import MissingExtraError, UsageError
+from delugeserve.serving.guardian import SHARED_MEMORY
 from delugeserve.serving.installation import (
     MIN_GLIBC,
     find_libpython,
@@ -21,18 +24,18 @@ from delugeserve.serving.installation import (
 from delugeserve.serving.layout import FOLDER_PREFIX
 from delugeserve.serving.own_backends import OWN_BACKENDS
 
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
+_SCARCE_SHM = 32  # MiB: a few batches of large images
 
 
-def examine_server() -> Iterator[Finding]:
-    """Find the server that 'delugeserve serve' would start, and say what is known of it."""
+def check_server() -> Iterator[Finding]:
+    """Check the server that 'delugeserve serve' would start."""
     try:
         installation = find_tritonserver()
     except MissingExtraError as error:
         yield _finding("Triton", "no server is installed", "absent", error.remedy)
         return
     except UsageError as error:
-        # Someone who only asks a server elsewhere has not installed one, and lacks nothing.
+        # Without the wheel, this machine is not meant to serve.
         status: Status = "problem" if is_wheel_installed() else "absent"
         yield _finding("Triton", error.problem, status, error.remedy)
         return
@@ -40,23 +43,26 @@ def examine_server() -> Iterator[Finding]:
     yield _finding("Triton", f"{version or 'unknown version'}, {installation.executable}")
     if installation.stub is not None:
         yield _finding(
-            "its needs",
+            "requirements",
             f"glibc {'.'.join(map(str, MIN_GLIBC))} or later: {platform.libc_ver()[1]}; "
             f"shared libpython: {find_libpython()}",
         )
     native = sorted(path.name for path in installation.backends.iterdir() if path.is_dir())
-    yield _finding("its backends", f"{', '.join(native)}; of ours {', '.join(OWN_BACKENDS)}")
+    yield _finding(
+        "backends", f"the server's own: {', '.join(native)}; ours: {', '.join(OWN_BACKENDS)}"
+    )
+    yield _shared_memory()
     yield _leftovers()
     yield from _faults(version)
 
 
 def own_backends() -> frozenset[str]:
-    """The backends of ours that 'delugeserve serve' could use here."""
+    """Return our backends that 'delugeserve serve' could use here."""
     return frozenset(name for name, module in OWN_BACKENDS.items() if find_spec(module))
 
 
 def native_backends() -> frozenset[str]:
-    """The backends that the server here has of its own, which go before ours."""
+    """Return the server's own backends, which take precedence over ours."""
     try:
         folders = find_tritonserver().backends.iterdir()
         return frozenset(path.name for path in folders if path.is_dir())
@@ -70,7 +76,7 @@ def _faults(version: str | None) -> Iterator[Finding]:
         seen = sorted({version for fault in FAULTS for version in fault.versions})
         yield _finding(
             "faults",
-            f"none is known of this version; {len(FAULTS)} are of {', '.join(seen)}",
+            f"none is known of this version; {len(FAULTS)} are known of {', '.join(seen)}",
             "absent",
         )
     for fault in faults:
@@ -79,37 +85,56 @@ def _faults(version: str | None) -> Iterator[Finding]:
         yield Finding("known faults of this server", fault.subject, status, text, fault.advice)
 
 
-def _leftovers() -> Finding:
-    """Shared memory that bears our name, and that no process of this user has in use."""
+def _shared_memory() -> Finding:
+    """Check that the processes of models have room to exchange batches with the server."""
     try:
-        regions = [
-            path
-            for path in _SHARED_MEMORY.glob(f"{FOLDER_PREFIX}*")
-            if path.stat().st_uid == os.getuid()
-        ]
-    except (OSError, AttributeError):  # one went away, or there is no such system
-        regions = []
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError as error:
+        return _finding(
+            "shared memory",
+            f"{SHARED_MEMORY} cannot be used ({error.strerror})",
+            "problem",
+            f"Mount it with: mount -t tmpfs -o size=1g tmpfs {SHARED_MEMORY}",
+        )
+    free = status.f_bavail * status.f_frsize / 2**20
+    text = f"{free:,.0f} MiB free in {SHARED_MEMORY}"
+    if free < _SCARCE_SHM:
+        return _finding(
+            "shared memory",
+            f"{text}: large batches may not fit",
+            "warning",
+            f"Enlarge it: docker run --shm-size=1g, or: mount -o remount,size=1g {SHARED_MEMORY}",
+        )
+    return _finding("shared memory", text)
+
+
+def _leftovers() -> Finding:
+    """Look for shared memory that has our name and is not mapped by any process of this user."""
+    regions = []
+    for path in Path(SHARED_MEMORY).glob(f"{FOLDER_PREFIX}*"):
+        with contextlib.suppress(OSError):  # it was removed just now
+            status = path.stat()
+            if status.st_uid == os.getuid():
+                regions.append((str(path), status.st_size))
     mapped = _mapped_files() if regions else ""
-    left = sorted(path for path in regions if str(path) not in mapped)
+    left = sorted((path, size) for path, size in regions if path not in mapped)
     if not left:
-        return _finding("shared memory", "nothing is left of dead servers")
-    size = sum(path.stat().st_size for path in left if path.exists())
+        return _finding("leftovers", "none: no dead server left shared memory behind")
     return _finding(
-        "shared memory",
-        f"dead servers left {size / 2**20:.1f} MiB in {len(left)} regions",
+        "leftovers",
+        f"dead servers left {sum(size for _, size in left) / 2**20:.1f} MiB of shared memory in "
+        f"{len(left)} regions",
         "warning",
-        f"Remove them with: rm {' '.join(map(str, left))}",
+        f"Remove them with: rm {' '.join(shlex.quote(path) for path, _ in left)}",
     )
 
 
 def _mapped_files() -> str:
-    """What the processes of this machine have mapped, as far as we may know."""
+    """Return the memory maps of all processes that this user may look at."""
     texts = []
     for path in Path("/proc").glob("[0-9]*/maps"):
-        try:
+        with contextlib.suppress(OSError):  # it ended, or is another user's
             texts.append(path.read_text(encoding="utf-8", errors="replace"))
-        except OSError:  # it ended, or is another user's
-            continue
     return "".join(texts)
 
 

@@ -1,0 +1,81 @@
+"""Checks of the server."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from delugeserve.doctor import server
+from delugeserve.doctor.faults import FAULTS, known_faults
+from delugeserve.serving import installation
+from delugeserve.serving.layout import FOLDER_PREFIX
+
+
+def test_the_installed_server():
+    found = {finding.subject: finding for finding in server.check_server()}
+    assert found["Triton"].status == "ok"
+    assert found["Triton"].text.startswith("2.51.0, /")
+    assert "libpython" in found["requirements"].text
+    assert "onnxruntime" in found["backends"].text
+    assert [fault.subject for fault in FAULTS] == list(found)[-len(FAULTS) :]
+    assert found["malformed HTTP"].status == "warning"
+
+
+def test_no_server(monkeypatch):
+    monkeypatch.setattr(installation, "_wheel_folder", lambda: None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    (finding,) = server.check_server()
+    assert (finding.status, finding.subject) == ("absent", "Triton")
+    assert "delugeserve[server]" in finding.remedy
+
+
+def test_a_server_that_cannot_run_here(monkeypatch):
+    monkeypatch.setattr(installation, "_wheel_folder", lambda: Path("/wheel"))
+    monkeypatch.setattr(server, "is_wheel_installed", lambda: True)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.31"))
+    (finding,) = server.check_server()
+    assert finding.status == "problem"
+    assert "glibc 2.31" in finding.text
+    assert "--tritonserver" in finding.remedy
+
+
+def test_a_server_without_known_faults():
+    assert known_faults("2.51.0") == list(FAULTS)
+    assert known_faults("2.60.0") == []
+    (finding,) = server._faults(None)
+    assert finding.status == "absent"
+
+
+def test_little_shared_memory(monkeypatch):
+    status = os.statvfs_result((4096, 4096, 256, 256, 256, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda place: status)
+    finding = server._shared_memory()
+    assert finding.status == "warning"
+    assert "--shm-size" in finding.remedy
+    monkeypatch.undo()
+    monkeypatch.setattr(server, "SHARED_MEMORY", "/nowhere")
+    assert server._shared_memory().status == "problem"
+
+
+def test_leftovers_of_dead_servers(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "SHARED_MEMORY", str(tmp_path))
+    assert server._leftovers().status == "ok"
+    region = tmp_path / f"{FOLDER_PREFIX}test"
+    region.write_bytes(bytes(4096))
+    holder = [sys.executable, "-c", HOLD, region]
+    with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"mapped\n"
+        assert server._leftovers().status == "ok"
+        process.stdin.close()
+    finding = server._leftovers()
+    assert finding.status == "warning"
+    assert finding.remedy.endswith(f"rm {region}")
+
+
+HOLD = """
+import mmap, sys
+with open(sys.argv[1], "r+b") as file:
+    region = mmap.mmap(file.fileno(), 0)
+    print("mapped", flush=True)
+    sys.stdin.read()
+"""
