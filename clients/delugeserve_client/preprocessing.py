@@ -150,7 +150,7 @@ def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) ->
     except UnidentifiedImageError:
         raise ImageError(
             f"{_start(source)} is not an image in a supported format.",
-            "Convert it to JPEG or PNG first.",
+            "If it is an image, convert it to JPEG or PNG.",
             source=source,
         ) from None
     # A damaged file makes Pillow's decoders raise nearly anything: OSError, SyntaxError,

@@ -1,28 +1,36 @@
-"""Many classifications at once with asyncio: python async_requests.py IMAGE [MODEL] [URL]."""
+"""Classify one image many times at once with asyncio."""
 
+import argparse
 import asyncio
 import sys
 import time
 
-from delugeserve_client import AsyncClassifier
+from delugeserve_client import AsyncClassifier, ClientError
 
-REQUESTS = 100
-AT_ONCE = 16
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("image")
+parser.add_argument("--url", default="localhost:8001", help="server's gRPC address (%(default)s)")
+parser.add_argument("--model", help="model name (the server's only model)")
+parser.add_argument("--requests", type=int, default=100, help="number of requests (%(default)s)")
+parser.add_argument("--at-once", type=int, default=16, help="requests in flight (%(default)s)")
 
 
-async def main(image: str, model: str = "delugenet38", url: str = "localhost:8001") -> None:
-    async with AsyncClassifier(url, model) as classifier:
-        slots = asyncio.Semaphore(AT_ONCE)
+async def main(arguments: argparse.Namespace) -> None:
+    slots = asyncio.Semaphore(arguments.at_once)
+    async with AsyncClassifier(arguments.url, arguments.model) as classifier:
 
         async def classify() -> str:
             async with slots:
-                (result,) = await classifier.classify([image], top_k=1)
+                (result,) = await classifier.classify([arguments.image], top_k=1)
                 return result.top.label
 
         start = time.perf_counter()
-        labels = await asyncio.gather(*(classify() for _ in range(REQUESTS)))
+        labels = await asyncio.gather(*(classify() for _ in range(arguments.requests)))
         seconds = time.perf_counter() - start
-        print(f"{len(labels)} times {labels[0]} in {seconds:.2f} s")
+    print(f"{len(labels)} requests in {seconds:.2f} s: {', '.join(sorted(set(labels)))}")
 
 
-asyncio.run(main(*sys.argv[1:]))
+try:
+    asyncio.run(main(parser.parse_args()))
+except ClientError as error:
+    sys.exit(f"error: {error}")

@@ -1,18 +1,23 @@
-"""Classify every image of a folder: python classify_folder.py FOLDER [MODEL] [URL]."""
+"""Classify every image of a folder and print one line per image: path, class, probability."""
 
+import argparse
 import sys
-from pathlib import Path
 
-from delugeserve_client import Classifier
+from delugeserve_client import Classifier, ClientError, find_images
 
-folder = Path(sys.argv[1])
-model = sys.argv[2] if len(sys.argv) > 2 else "delugenet38"
-url = sys.argv[3] if len(sys.argv) > 3 else "localhost:8001"
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("folder")
+parser.add_argument("--url", default="localhost:8001", help="server address (%(default)s)")
+parser.add_argument("--model", help="model name (the server's only model)")
+arguments = parser.parse_args()
 
-files = sorted(path for path in folder.iterdir() if path.is_file())
-with Classifier(url, model) as classifier:
-    for result in classifier.stream(files, top_k=1, on_error="return"):
-        if result.error is not None:
-            print(result.error, file=sys.stderr)
-        else:
-            print(f"{result.source}\t{result.top.label}\t{result.top.probability:.3f}")
+try:
+    images = find_images(arguments.folder).images
+    with Classifier(arguments.url, arguments.model) as classifier:
+        for result in classifier.stream(images, top_k=1, on_error="return"):
+            if result.error is not None:
+                print(result.error, file=sys.stderr)
+            else:
+                print(f"{result.source}\t{result.top.label}\t{result.top.probability:.3f}")
+except (ClientError, OSError) as error:
+    sys.exit(f"error: {error}")

@@ -10,8 +10,8 @@ from typing import Any
 from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.segment import Segments
 from rich.table import Table
+from rich.text import Text
 
 from delugeserve.cli.render.safe_text import SafeText
 
@@ -78,8 +78,10 @@ def print_table(
     if out.is_terminal:
         out.print(table, soft_wrap=False)
     else:
-        # Console.print would cut the width down to the console's own.
-        out.print(Segments(out.render(table, out.options.update(width=_UNLIMITED))))
+        # Console.print would limit the width to the console's own.
+        segments = out.render(table, out.options.update(width=_UNLIMITED))
+        lines = "".join(segment.text for segment in segments).splitlines()
+        out.print(Text("\n".join(line.rstrip() for line in lines)))
 
 
 class _ConsoleHandler(logging.Handler):

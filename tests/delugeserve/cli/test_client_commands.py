@@ -1,25 +1,23 @@
-"""``delugeserve classify`` and ``benchmark`` where no server is needed to say what is wrong."""
+"""``classify`` and ``benchmark`` where no server is needed to find what is wrong."""
 
-import subprocess
-import sys
+import json
 
 import pytest
+from PIL import Image
+
+from delugeserve.cli.render.classification import describe_skipped
+from delugeserve_client.folders import FolderContents, find_images
+from delugeserve_client.formats import SUFFIXES
 
 NOWHERE = "127.0.0.1:1"
 
 
-def delugeserve(*arguments):
-    command = [sys.executable, "-m", "delugeserve", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 @pytest.mark.parametrize("command", [("classify", "cat.jpg"), ("benchmark",)])
-def test_no_server(command):
-    run = delugeserve(*command, "--url", NOWHERE)
-    assert run.returncode == 2
-    assert run.stdout == ""
-    expected = f"error: No server answers at {NOWHERE}. Start one with: delugeserve serve"
-    assert run.stderr.strip() == expected
+def test_no_server(run, command):
+    status, out, err = run(*command, "--url", NOWHERE)
+    assert (status, out) == (2, "")
+    assert NOWHERE in err
+    assert "delugeserve serve" in err
 
 
 @pytest.mark.parametrize(
@@ -28,7 +26,9 @@ def test_no_server(command):
         ("--concurrency", "0"),
         ("--concurrency", "1,,2"),
         ("--concurrency", "-1"),
+        ("--concurrency", "4:1"),
         ("--batch-size", "many"),
+        ("--batch-size", "1:16:0"),
         ("--duration", "0"),
         ("--warmup", "-1"),
         ("--protocol", "carrier-pigeon"),
@@ -38,11 +38,58 @@ def test_no_server(command):
         ("--url", "ftp://localhost"),
     ],
 )
-def test_benchmark_refuses_senseless_options(options):
-    run = delugeserve("benchmark", *options)
-    assert run.returncode == 2
-    assert "Traceback" not in run.stderr
+def test_benchmark_refuses_options_before_it_measures(run, options):
+    status, out, err = run(
+        "benchmark", *options, *(() if "--url" in options else ("--url", NOWHERE))
+    )
+    assert (status, out) == (2, "")
+    assert NOWHERE not in err  # it did not get as far as the server
 
 
-def test_classify_refuses_to_name_no_class():
-    assert delugeserve("classify", "cat.jpg", "--top-k", "0").returncode == 2
+def test_classify_needs_at_least_one_class(run):
+    status, _, err = run("classify", "cat.jpg", "--top-k", "0")
+    assert status == 2
+    assert "--top-k" in err
+
+
+def test_a_folder_without_images(run, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "scan.HEIC").touch()
+    (tmp_path / ".hidden").touch()
+    status, out, err = run("classify", tmp_path, "--url", NOWHERE)
+    assert (status, out) == (2, "")
+    assert f"no images in {tmp_path}" in err
+    assert all(suffix in err for suffix in SUFFIXES)
+    assert "1 .heic, 1 .txt, 1 hidden" in err
+    assert "No server answers" not in err  # there is nothing to ask it
+
+
+def test_two_bad_folders_are_two_errors(run, tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    status, out, err = run("classify", *folders, "--json")
+    assert status == 2
+    assert [entry["source"] for entry in json.loads(out)] == [str(folder) for folder in folders]
+    assert all(entry.keys() == {"source", "error"} for entry in json.loads(out))
+    assert err.count("error:") == 2
+
+
+def test_a_folder_that_cannot_be_read(run, tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr("delugeserve_client.folders.find_images", refuse)
+    monkeypatch.setattr("delugeserve_client.find_images", refuse, raising=False)
+    status, _, err = run("classify", tmp_path)
+    assert status == 2
+    assert f"{tmp_path} cannot be read: Permission denied" in err
+
+
+def test_what_was_skipped_is_counted_by_suffix(tmp_path):
+    for name in ("a.txt", "b.TXT", "c.pdf", "README", ".x", "ev\x1b[31mil.s\x1b[31mx"):
+        (tmp_path / name).touch()
+    Image.new("RGB", (2, 2)).save(tmp_path / "cat.png")
+    counted = describe_skipped(find_images(tmp_path))
+    assert counted == "2 .txt, 1 without a suffix, 1 .pdf, 1 .s\\x1b[31mx, 1 hidden"
+    assert describe_skipped(FolderContents()) == ""

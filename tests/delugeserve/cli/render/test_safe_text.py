@@ -86,4 +86,6 @@ def test_tables_and_json_in_every_encoding(encoding):
     assert done.returncode == 0, done.stderr.decode()
     lines = done.stdout.decode(encoding).splitlines()
     assert lines[2].startswith("x/" * 200)  # one line per row, however long
+    assert lines[0].replace("|", " ").split() == ["image", "label"]
+    assert not any(line.endswith(" ") for line in lines)
     assert json.loads("".join(lines[4:])) == {"label": "café \U0001f600"}
