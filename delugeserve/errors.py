@@ -5,6 +5,7 @@
     DelugeServeError            the base: what is wrong and what to do about it
     ├── UsageError              exit 2: the user can fix it
     │   ├── UnknownNameError    a name is not in a registry; suggests the nearest
+    │   ├── ClassNameError      a class name is empty or contains a line break
     │   ├── MissingExtraError   an optional dependency is not installed
     │   ├── DatasetError        images or labels cannot be read
     │   │   └── UnreadableImageError  an image cannot be decoded
@@ -87,6 +88,24 @@ class UnknownNameError(UsageError):
             f"Did you mean '{self.nearest}'?"
             if self.nearest
             else f"Choose one of: {', '.join(self.known)}.",
+        )
+
+
+class ClassNameError(UsageError):
+    """A class name is empty or contains a line break.
+
+    Args:
+        name: the class name.
+        source: where it comes from.
+    """
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name, self.source = name, source
+        super().__init__(
+            f"{source} has the class name {name!r}, which "
+            f"{'contains a line break' if name else 'is empty'}.",
+            "Rename the class in the data set and train again: files of class names have one per "
+            "line.",
         )
 
 

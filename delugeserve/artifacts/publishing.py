@@ -12,88 +12,15 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
+from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
+from delugeserve.artifacts.model_config import ModelConfig
 from delugeserve.errors import RepositoryError, require
 
-CONFIG = "config.pbtxt"
-LABELS = "labels.txt"
 _LOCK = ".lock"
-
-
-def model_config(
-    *,
-    model: str,
-    backend: str,
-    instance_kind: str,
-    artefact: str,
-    version: int,
-    max_batch_size: int,
-    image_size: int,
-    num_classes: int,
-    parameters: Mapping[str, str],
-) -> str:
-    """Write ``config.pbtxt``, from Triton's own protobuf so that a misspelt field fails here.
-
-    Args:
-        model: name in the repository.
-        backend: Triton's name of the backend.
-        instance_kind: Triton's kind of its instances.
-        artefact: file name of the artefact.
-        version: the version to serve.
-        max_batch_size: the most images of one batch.
-        image_size: height and width of the input.
-        num_classes: length of the outputs.
-        parameters: strings for the backend and for clients.
-    """
-    pb = require("tritonclient.grpc.model_config_pb2", "export")
-    text_format = require("google.protobuf.text_format", "export")
-    config = pb.ModelConfig(
-        name=model,
-        backend=backend,
-        default_model_filename=artefact,
-        max_batch_size=max_batch_size,
-        version_policy=pb.ModelVersionPolicy(
-            specific=pb.ModelVersionPolicy.Specific(versions=[version])
-        ),
-        input=[
-            pb.ModelInput(name=INPUT, data_type=pb.TYPE_UINT8, dims=[image_size, image_size, 3])
-        ],
-        output=[
-            pb.ModelOutput(
-                name=name,
-                data_type=pb.TYPE_FP32,
-                dims=[num_classes],
-                label_filename=f"{version}/{LABELS}",
-            )
-            for name in (LOGITS, PROBABILITIES)
-        ],
-        # One instance, which takes all cores.
-        instance_group=[
-            pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.Kind.Value(instance_kind))
-        ],
-        dynamic_batching=pb.ModelDynamicBatching(),
-        model_warmup=[
-            pb.ModelWarmup(
-                name=f"batch of {size}",
-                batch_size=size,
-                inputs={
-                    INPUT: pb.ModelWarmup.Input(
-                        data_type=pb.TYPE_UINT8, dims=[image_size, image_size, 3], zero_data=True
-                    )
-                },
-            )
-            for size in sorted({1, max_batch_size})
-        ],
-        parameters={
-            key: pb.ModelParameter(string_value=value) for key, value in parameters.items()
-        },
-    )
-    text: str = text_format.MessageToString(config)
-    return text
 
 
 @contextmanager
@@ -124,61 +51,36 @@ def staging(repository: Path) -> Iterator[Path]:
         ) from error
 
 
-def write_labels(folder: Path, class_names: Sequence[str]) -> None:
-    """Write the file that Triton's classification extension names classes from, a line each."""
-    (folder / LABELS).write_text("\n".join(class_names) + "\n", encoding="utf-8")
-
-
-def read_labels(folder: Path) -> tuple[str, ...]:
-    """Read the names of a version's classes.
-
-    Raises:
-        RepositoryError: it has none.
-    """
-    try:
-        return tuple((folder / LABELS).read_text(encoding="utf-8").splitlines())
-    except OSError as error:
-        raise RepositoryError(f"{folder} lacks {LABELS}.", "Export the model again.") from error
-
-
 def publish(
-    staged: Path,
-    repository: Path,
-    model: str,
-    *,
-    version: int | None = None,
-    **config: object,
+    staged: Path, repository: Path, config: ModelConfig, version: int | None = None
 ) -> Path:
-    """Move a staged version into the repository and make it the one that is served.
+    """Move a staged version into the repository and serve it.
 
     Args:
-        staged: folder with the artefact, its labels and its manifest, on the repository's file
-            system.
+        staged: folder with the version's files, on the repository's file system.
         repository: the model repository.
-        model: name in the repository.
+        config: how to serve it; the version is filled in here.
         version: its number; None takes the next.
-        config: arguments of :func:`model_config` but ``model`` and ``version``.
 
     Returns:
         The published version's folder.
 
     Raises:
-        RepositoryError: the version is taken.
+        RepositoryError: the version exists.
     """
     filelock = require("filelock", "export")
     with filelock.FileLock(repository / _LOCK):
-        folder = repository / model
+        folder = repository / config.name
         version = free_version(folder, version)
-        text = model_config(model=model, version=version, **config)  # type: ignore[arg-type]
         config_file = staged.parent / CONFIG
-        config_file.write_text(text, encoding="utf-8")
+        config_file.write_text(config.serving(version).to_text(), encoding="utf-8")
         _flush(staged, config_file)
         if folder.is_dir():
             staged.replace(folder / str(version))
             config_file.replace(folder / CONFIG)
         else:
             # A new model appears whole, or not at all.
-            whole = staged.parent / model
+            whole = staged.parent / config.name
             whole.mkdir()
             staged.replace(whole / str(version))
             config_file.replace(whole / CONFIG)

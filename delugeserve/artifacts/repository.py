@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
+from delugeserve.artifacts.model_config import read_config
 from delugeserve.artifacts.remedies import repository_option
 from delugeserve.errors import RepositoryError, UnknownNameError
-
-CONFIG = "config.pbtxt"
 
 
 @dataclass(frozen=True)
@@ -86,35 +85,12 @@ def list_names(repository: Path) -> list[str]:
     return names
 
 
-def parse_config(path: Path) -> Any:
-    """Read a ``config.pbtxt`` as Triton's ``ModelConfig`` message.
-
-    Raises:
-        RepositoryError: it does not parse.
-    """
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    try:
-        # A field of a newer Triton is its business, not ours: let it pass.
-        return text_format.Parse(
-            path.read_text(encoding="utf-8"),
-            model_config_pb2.ModelConfig(),
-            allow_unknown_field=True,
-        )
-    except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
-        raise RepositoryError(
-            f"The configuration of model '{path.parent.name}' cannot be read ({path}: {error}).",
-            f"Export the model again, or take it away: {path.parent}",
-        ) from None
-
-
 def _export_into(repository: Path) -> str:
     return f"Export one with: delugeserve export --model delugenet38{repository_option(repository)}"
 
 
 def _read(name: str, path: Path) -> StoredModel:
-    config = parse_config(path)
+    config = read_config(path.parent)
     if any(character.isspace() for character in name):
         raise RepositoryError(
             f"The model '{name}' has a space in its name, which the server does not survive.",
@@ -128,18 +104,11 @@ def _read(name: str, path: Path) -> StoredModel:
     return StoredModel(
         name,
         path.parent.resolve(),
-        config.backend or config.platform.partition("_")[0],
-        bool(config.backend and config.input and config.output),
-        _version(path.parent, config.version_policy.specific.versions),
-        _gpus(config.instance_group),
+        config.backend,
+        config.complete,
+        _version(path.parent, config.versions),
+        config.gpus,
     )
-
-
-def _gpus(groups: Sequence[Any]) -> tuple[int, ...]:
-    """The GPUs that groups of instances name; one that names none has them all."""
-    if not all(group.gpus for group in groups):
-        return ()
-    return tuple(sorted({gpu for group in groups for gpu in group.gpus}))
 
 
 def _version(folder: Path, allowed: Sequence[int]) -> int | None:

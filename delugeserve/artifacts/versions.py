@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from delugeserve.artifacts import labels
 from delugeserve.artifacts.manifest import FILE_NAME, Manifest, read_manifest
-from delugeserve.artifacts.repository import CONFIG, find_models, list_names, parse_config
+from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
+from delugeserve.artifacts.model_config import ModelConfig, read_config
+from delugeserve.artifacts.repository import find_models, list_names
 from delugeserve.errors import RepositoryError
 from delugeserve.system.files import sha256
 
 FileState = Literal["whole", "changed", "missing"]
-
-_THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class ServingConfig:
-    """What matters of a model's ``config.pbtxt``.
-
-    Attributes:
-        backend: what runs it.
-        artefact: file name of what the backend loads; empty for the backend's default.
-        max_batch_size: the most images of one batch.
-        instances: how many copies run side by side, on each processor or GPU of the group.
-        instance_kinds: Triton's kinds of these instances.
-        threads: what the configuration gives each instance; None leaves it to the backend, which
-            divides the cores among the instances.
-        dynamic_batching: the server puts requests together.
-        queue_delay_us: how long it waits for more of them, in microseconds.
-        warmup_batches: batch sizes that run before the model counts as ready.
-        labels: files of class names by output, relative to the model's folder.
-        num_classes: values for an image by output.
-        parameters: strings for the backend and for clients.
-    """
-
-    backend: str
-    artefact: str
-    max_batch_size: int
-    instances: int
-    instance_kinds: tuple[str, ...]
-    threads: int | None
-    dynamic_batching: bool
-    queue_delay_us: int
-    warmup_batches: tuple[int, ...]
-    labels: Mapping[str, str]
-    num_classes: Mapping[str, int]
-    parameters: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -88,7 +54,7 @@ class Version:
     manifest: Manifest
     files: tuple[StoredFile, ...]
     labels: tuple[str, ...]
-    config: ServingConfig | None
+    config: ModelConfig | None
 
 
 @dataclass(frozen=True)
@@ -130,7 +96,7 @@ def read_version(folder: Path) -> Version:
         config = read_config(model)
         (stored,) = find_models(model.parent, [model.name])
         served = str(stored.version) == folder.name
-    labels = folder / "labels.txt"
+    label_file = folder / labels.FILE_NAME
     return Version(
         folder=folder,
         model=model.name,
@@ -138,7 +104,7 @@ def read_version(folder: Path) -> Version:
         served=served,
         manifest=manifest,
         files=compare_files(folder, manifest),
-        labels=read_labels(labels) if labels.is_file() else (),
+        labels=labels.read_labels(label_file) if label_file.is_file() else (),
         config=config,
     )
 
@@ -166,40 +132,6 @@ def compare_files(folder: Path, manifest: Manifest) -> tuple[StoredFile, ...]:
             state = "whole" if sha256(present[name]) == expected[name].sha256 else "changed"
         files.append(StoredFile(name, present[name].stat().st_size, state))
     return tuple(files)
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """The class names in a file, one a line."""
-    return tuple(path.read_text(encoding="utf-8", errors="replace").splitlines())
-
-
-def read_config(folder: Path) -> ServingConfig:
-    """Read the ``config.pbtxt`` in a model's folder.
-
-    Raises:
-        RepositoryError: it does not parse.
-    """
-    config = parse_config(folder / CONFIG)
-    parameters = {key: value.string_value for key, value in config.parameters.items()}
-    threads = [parameters[key] for key in _THREADS if parameters.get(key, "").isdecimal()]
-    return ServingConfig(
-        backend=config.backend or config.platform.partition("_")[0],
-        artefact=config.default_model_filename,
-        max_batch_size=config.max_batch_size,
-        # A group that names no number has one; so has a model that names no group.
-        instances=sum(group.count or 1 for group in config.instance_group) or 1,
-        instance_kinds=tuple(group.Kind.Name(group.kind) for group in config.instance_group),
-        threads=(int(threads[0]) or None) if threads else None,
-        dynamic_batching=config.HasField("dynamic_batching"),
-        queue_delay_us=config.dynamic_batching.max_queue_delay_microseconds,
-        # A warm-up that names no batch size has one.
-        warmup_batches=tuple(warmup.batch_size or 1 for warmup in config.model_warmup),
-        labels={
-            output.name: output.label_filename for output in config.output if output.label_filename
-        },
-        num_classes={output.name: output.dims[-1] for output in config.output if output.dims},
-        parameters=parameters,
-    )
 
 
 def _read_model(repository: Path, name: str) -> RepositoryModel:

@@ -7,16 +7,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.manifest import FILE_NAME
+from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
+from delugeserve.artifacts.model_config import ModelConfig, read_config
 from delugeserve.artifacts.remedies import export_command, repository_option
-from delugeserve.artifacts.repository import CONFIG, StoredModel, find_models, list_names
-from delugeserve.artifacts.versions import (
-    ServingConfig,
-    Version,
-    read_config,
-    read_labels,
-    read_version,
-)
+from delugeserve.artifacts.repository import StoredModel, find_models, list_names
+from delugeserve.artifacts.versions import Version, read_version
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.doctor.plans import examine_plan
 from delugeserve.doctor.server import native_backends, own_backends
@@ -63,7 +60,7 @@ class _Served:
     """
 
     version: Version
-    config: ServingConfig
+    config: ModelConfig
     stored: StoredModel
 
     @property

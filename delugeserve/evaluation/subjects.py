@@ -140,7 +140,7 @@ def _listed(tensors: Mapping[str, str]) -> str:
 
 
 def _version(folder: Path, spec: ModelSpec | None) -> Subject:
-    from delugeserve.artifacts.publishing import read_labels
+    from delugeserve.artifacts import labels
     from delugeserve.runtimes import BACKENDS
     from delugeserve.verification.verify import load_version
 
@@ -152,7 +152,7 @@ def _version(folder: Path, spec: ModelSpec | None) -> Subject:
         title,
         spec,
         lambda images: infer(images)[0],
-        read_labels(folder),
+        labels.read_labels(folder / labels.FILE_NAME),
         batch_size=min(Subject.batch_size, manifest.max_batch_size),
     )
 

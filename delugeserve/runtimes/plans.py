@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from delugeserve.artifacts.manifest import find_manifest
+from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.records import PlanDetails
 from delugeserve.artifacts.remedies import export_command
-from delugeserve.artifacts.repository import CONFIG, StoredModel
+from delugeserve.artifacts.repository import StoredModel
 from delugeserve.errors import MissingDeviceError, PlanError
 from delugeserve.system import hardware
 from delugeserve.system.hardware import Gpu

@@ -14,8 +14,10 @@ import torch
 
 from delugeserve import __version__
 from delugeserve.artifacts.interface import FloatType, Precision, SumForm
+from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.manifest import Manifest, describe_files
-from delugeserve.artifacts.publishing import publish, staging, write_labels
+from delugeserve.artifacts.model_config import InstanceGroup, classifier_config
+from delugeserve.artifacts.publishing import publish, staging
 from delugeserve.artifacts.records import SumFormChoice
 from delugeserve.artifacts.typed_json import to_json
 from delugeserve.errors import MissingDeviceError, PlanError
@@ -189,19 +191,21 @@ def export(request: Request, progress: Progress | None = None) -> Export:
             folder = publish(
                 staged,
                 settled.repository,
-                spec.name,
-                version=settled.version,
-                backend=backend.name,
-                instance_kind=backend.instance_kind,
-                artefact=artefact.name,
-                max_batch_size=settled.options.max_batch_size,
-                image_size=spec.dataset.image_size,
-                num_classes=spec.dataset.num_classes,
-                parameters={
-                    **backend.triton_parameters(precision),
-                    "resize_size": str(spec.dataset.resize_size),
-                    "interpolation": "bicubic",
-                },
+                classifier_config(
+                    name=spec.name,
+                    backend=backend.name,
+                    artefact=artefact.name,
+                    max_batch_size=settled.options.max_batch_size,
+                    image_size=spec.dataset.image_size,
+                    num_classes=spec.dataset.num_classes,
+                    instance_group=InstanceGroup(kind=backend.instance_kind),
+                    parameters={
+                        **backend.triton_parameters(precision),
+                        "resize_size": str(spec.dataset.resize_size),
+                        "interpolation": "bicubic",
+                    },
+                ),
+                settled.version,
             )
     return Export(folder, manifest, settled.reason, progress.seconds)
 

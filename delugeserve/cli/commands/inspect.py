@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from delugeserve.artifacts.checkpoints import CheckpointFile
     from delugeserve.artifacts.graphs import GraphFile
     from delugeserve.artifacts.manifest import Manifest
+    from delugeserve.artifacts.model_config import ModelConfig
     from delugeserve.artifacts.plans import PlanFile
     from delugeserve.artifacts.records import PlanDetails
-    from delugeserve.artifacts.versions import RepositoryModel, ServingConfig, Version
+    from delugeserve.artifacts.versions import RepositoryModel, Version
 
 _INSPECTABLE: frozenset[Kind] = frozenset(
     {"weights", "checkpoint", "onnx", "plan", "version", "repository"}
@@ -89,9 +90,12 @@ def _read(reference: Reference) -> tuple[Callable[[Any], None], Any]:
 
 def _plain(found: Any) -> dict[str, Any]:
     """What was found, as JSON has it."""
-    plain: dict[str, Any] = (
-        {"models": to_json(found)} if isinstance(found, list) else to_json(found)
-    )
+    if isinstance(found, list):
+        return {"models": to_json(found)}
+    plain: dict[str, Any] = to_json(found)
+    if config := getattr(found, "config", None):
+        derived = ("instances", "instance_kinds", "threads", "num_classes")
+        plain["config"] |= {name: to_json(getattr(config, name)) for name in derived}
     return plain
 
 
@@ -271,7 +275,7 @@ def _environment(done: str, environment: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _served_with(config: ServingConfig) -> str:
+def _served_with(config: ModelConfig) -> str:
     kinds = ", ".join(kind.removeprefix("KIND_") for kind in config.instance_kinds)
     parts = [
         f"batches up to {config.max_batch_size}",

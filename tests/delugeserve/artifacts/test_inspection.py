@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from delugeserve.artifacts.checkpoints import read_checkpoint
 from delugeserve.artifacts.graphs import read_graph
+from delugeserve.artifacts.model_config import read_config
 from delugeserve.artifacts.plans import read_plan
-from delugeserve.artifacts.versions import read_config, read_repository, read_version
+from delugeserve.artifacts.versions import read_repository, read_version
 from delugeserve.networks.flops import count
 from delugeserve.zoo import CIFAR10, find_model
 

@@ -6,28 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2 as pb
 
 from delugeserve.artifacts import publishing as triton_repository
-from delugeserve.artifacts.publishing import (
-    free_version,
-    model_config,
-    publish,
-    staging,
-    write_labels,
-)
+from delugeserve.artifacts.labels import write_labels
+from delugeserve.artifacts.model_config import InstanceGroup, classifier_config, read_config
+from delugeserve.artifacts.publishing import free_version, publish, staging
 from delugeserve.errors import RepositoryError
 
-CONFIG = {
-    "backend": "onnxruntime",
-    "instance_kind": "KIND_AUTO",
-    "artefact": "model.onnx",
-    "max_batch_size": 8,
-    "image_size": 32,
-    "num_classes": 2,
-    "parameters": {"resize_size": "32"},
-}
+CONFIG = classifier_config(
+    name="net",
+    backend="onnxruntime",
+    artefact="model.onnx",
+    max_batch_size=8,
+    image_size=32,
+    num_classes=2,
+    instance_group=InstanceGroup(kind="KIND_CPU"),
+    parameters={"resize_size": "32"},
+)
 
 
 def publish_one(repository, content="weights"):
@@ -36,34 +31,21 @@ def publish_one(repository, content="weights"):
         staged.mkdir()
         (staged / "model.onnx").write_text(content)
         write_labels(staged, ["cat", "dog"])
-        return publish(staged, repository, "net", **CONFIG)
+        return publish(staged, repository, CONFIG)
 
 
 def served_version(repository):
     """The version a server would load, checked to be whole."""
-    config = text_format.Parse((repository / "net/config.pbtxt").read_text(), pb.ModelConfig())
-    (version,) = config.version_policy.specific.versions
-    folder = repository / "net" / str(version)
-    assert (folder / config.default_model_filename).is_file()
-    for output in config.output:
-        assert (repository / "net" / output.label_filename).read_text() == "cat\ndog\n"
+    config = read_config(repository / "net")
+    (version,) = config.versions
+    assert (repository / "net" / str(version) / config.artefact).is_file()
+    for path in config.labels.values():
+        assert (repository / "net" / path).read_text() == "cat\ndog\n"
     return version
 
 
 def leftovers(repository):
     return [path.name for path in repository.parent.iterdir() if path != repository]
-
-
-def test_the_config_says_what_was_asked():
-    config = text_format.Parse(model_config(model="net", version=3, **CONFIG), pb.ModelConfig())
-    assert config.name == "net"
-    assert config.max_batch_size == 8
-    assert list(config.input[0].dims) == [32, 32, 3]
-    assert config.input[0].data_type == pb.TYPE_UINT8
-    assert [output.name for output in config.output] == ["logits", "probabilities"]
-    assert {warmup.batch_size for warmup in config.model_warmup} == {1, 8}
-    assert config.parameters["resize_size"].string_value == "32"
-    assert list(config.version_policy.specific.versions) == [3]
 
 
 def test_versions_count_up_and_the_newest_is_served(tmp_path):

@@ -1,0 +1,270 @@
+"""A model's ``config.pbtxt``, written and read by this module alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delugeserve.artifacts import labels
+from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
+from delugeserve.errors import RepositoryError, require
+
+FILE_NAME = "config.pbtxt"
+
+_THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS")
+_EXTRA = "export"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output.
+
+    Attributes:
+        dtype: Triton's name of its type, such as ``TYPE_UINT8``.
+        dims: shape without the batch dimension; -1 for a free size.
+    """
+
+    dtype: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InstanceGroup:
+    """Instances of a model on one kind of device.
+
+    Attributes:
+        count: number of instances, on each GPU of ``gpus`` if there are any.
+        kind: Triton's name of the kind, such as ``KIND_CPU``.
+        gpus: numbers of the GPUs; empty for all.
+    """
+
+    count: int = 1
+    kind: str = "KIND_AUTO"
+    gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How Triton serves a model.
+
+    Attributes:
+        name: name of the model; empty for the folder's.
+        backend: what runs it; derived from ``platform`` if the file has no backend.
+        artefact: file that the backend loads; empty for the backend's default.
+        max_batch_size: most images in one batch.
+        versions: the versions to serve; empty for Triton's default, the newest.
+        inputs: by name.
+        outputs: by name.
+        labels: files with class names by output, relative to the model's folder.
+        instance_groups: empty for the backend's default.
+        dynamic_batching: the server joins requests to batches.
+        queue_delay_us: how long the server waits for more requests, in microseconds.
+        warmup_batches: batch sizes run before the model is ready.
+        parameters: strings for the backend and for clients.
+        runtime: file that Triton runs in place of the backend's own library; empty for that.
+        platform: Triton's older name of the backend; empty if the file has a backend.
+    """
+
+    name: str = ""
+    backend: str = ""
+    artefact: str = ""
+    max_batch_size: int = 0
+    versions: tuple[int, ...] = ()
+    inputs: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    outputs: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    instance_groups: tuple[InstanceGroup, ...] = ()
+    dynamic_batching: bool = False
+    queue_delay_us: int = 0
+    warmup_batches: tuple[int, ...] = ()
+    parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    runtime: str = ""
+    platform: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Backend, inputs and outputs are stated, so the backend need not find them out."""
+        return bool(self.backend and not self.platform and self.inputs and self.outputs)
+
+    @property
+    def instances(self) -> int:
+        """Number of instances, on each device of their group."""
+        return sum(group.count for group in self.instance_groups) or 1
+
+    @property
+    def instance_kinds(self) -> tuple[str, ...]:
+        """Kinds of the instance groups."""
+        return tuple(group.kind for group in self.instance_groups)
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """Numbers of the GPUs that run it; empty for all that the server sees."""
+        if not all(group.gpus for group in self.instance_groups):
+            return ()
+        return tuple(sorted({gpu for group in self.instance_groups for gpu in group.gpus}))
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of an instance; None if the backend divides the cores among the instances."""
+        stated = [self.parameters.get(key, "") for key in _THREADS]
+        return next((int(text) or None for text in stated if text.isdecimal()), None)
+
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """Values per image, by output."""
+        return {name: output.dims[-1] for name, output in self.outputs.items() if output.dims}
+
+    def serving(self, version: int) -> ModelConfig:
+        """Return the configuration that serves one version, with that version's labels."""
+        return dataclasses.replace(
+            self,
+            versions=(version,),
+            labels=dict.fromkeys(self.outputs, f"{version}/{labels.FILE_NAME}"),
+        )
+
+    def to_text(self) -> str:
+        """Return the text of ``config.pbtxt``.
+
+        It is made from Triton's own protobuf message, so that a misspelt field fails here.
+        """
+        pb = require("tritonclient.grpc.model_config_pb2", _EXTRA)
+        text_format = require("google.protobuf.text_format", _EXTRA)
+        message = pb.ModelConfig(
+            name=self.name,
+            **({"platform": self.platform} if self.platform else {"backend": self.backend}),
+            runtime=self.runtime,
+            default_model_filename=self.artefact,
+            max_batch_size=self.max_batch_size,
+            input=[
+                pb.ModelInput(name=name, data_type=pb.DataType.Value(one.dtype), dims=one.dims)
+                for name, one in self.inputs.items()
+            ],
+            output=[
+                pb.ModelOutput(
+                    name=name,
+                    data_type=pb.DataType.Value(one.dtype),
+                    dims=one.dims,
+                    label_filename=self.labels.get(name, ""),
+                )
+                for name, one in self.outputs.items()
+            ],
+            instance_group=[
+                pb.ModelInstanceGroup(
+                    count=group.count,
+                    kind=pb.ModelInstanceGroup.Kind.Value(group.kind),
+                    gpus=group.gpus,
+                )
+                for group in self.instance_groups
+            ],
+            model_warmup=[self._warmup(pb, size) for size in self.warmup_batches],
+            parameters={
+                key: pb.ModelParameter(string_value=value) for key, value in self.parameters.items()
+            },
+        )
+        if self.versions:
+            message.version_policy.specific.versions.extend(self.versions)
+        if self.dynamic_batching:
+            message.dynamic_batching.max_queue_delay_microseconds = self.queue_delay_us
+            message.dynamic_batching.SetInParent()
+        text: str = text_format.MessageToString(message)
+        return text
+
+    def _warmup(self, pb: Any, size: int) -> Any:
+        return pb.ModelWarmup(
+            name=f"batch of {size}",
+            batch_size=size,
+            inputs={
+                name: pb.ModelWarmup.Input(
+                    data_type=pb.DataType.Value(one.dtype), dims=one.dims, zero_data=True
+                )
+                for name, one in self.inputs.items()
+            },
+        )
+
+
+def classifier_config(
+    *,
+    name: str,
+    backend: str,
+    artefact: str,
+    max_batch_size: int,
+    image_size: int,
+    num_classes: int,
+    instance_group: InstanceGroup,
+    parameters: Mapping[str, str],
+) -> ModelConfig:
+    """Return the configuration of an exported classifier, without the version to serve.
+
+    Args:
+        name: name of the model in the repository.
+        backend: Triton's name of the backend.
+        artefact: file that the backend loads.
+        max_batch_size: most images in one batch.
+        image_size: height and width of the input, in pixels.
+        num_classes: length of the outputs.
+        instance_group: number and kind of the instances.
+        parameters: strings for the backend and for clients.
+    """
+    return ModelConfig(
+        name=name,
+        backend=backend,
+        artefact=artefact,
+        max_batch_size=max_batch_size,
+        inputs={INPUT: Tensor("TYPE_UINT8", (image_size, image_size, 3))},
+        outputs=dict.fromkeys((LOGITS, PROBABILITIES), Tensor("TYPE_FP32", (num_classes,))),
+        instance_groups=(instance_group,),
+        dynamic_batching=True,
+        warmup_batches=tuple(sorted({1, max_batch_size})),
+        parameters=parameters,
+    )
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read ``config.pbtxt`` from a model's folder.
+
+    Fields that this release does not know are ignored: a newer Triton may have them.
+
+    Raises:
+        RepositoryError: it cannot be read.
+    """
+    pb = require("tritonclient.grpc.model_config_pb2", _EXTRA)
+    text_format = require("google.protobuf.text_format", _EXTRA)
+    path = folder / FILE_NAME
+    try:
+        message = text_format.Parse(
+            path.read_text(encoding="utf-8"), pb.ModelConfig(), allow_unknown_field=True
+        )
+    except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        raise RepositoryError(
+            f"The configuration of model '{folder.name}' cannot be read ({path}: {error}).",
+            f"Correct the file, or export the model again after removing {folder}.",
+        ) from None
+    return ModelConfig(
+        name=message.name,
+        backend=message.backend or message.platform.partition("_")[0],
+        artefact=message.default_model_filename,
+        max_batch_size=message.max_batch_size,
+        versions=tuple(message.version_policy.specific.versions),
+        inputs=_tensors(pb, message.input),
+        outputs=_tensors(pb, message.output),
+        labels={one.name: one.label_filename for one in message.output if one.label_filename},
+        instance_groups=tuple(
+            # Triton reads a missing count as 1.
+            InstanceGroup(group.count or 1, group.Kind.Name(group.kind), tuple(group.gpus))
+            for group in message.instance_group
+        ),
+        dynamic_batching=message.HasField("dynamic_batching"),
+        queue_delay_us=message.dynamic_batching.max_queue_delay_microseconds,
+        # Triton reads a missing batch size as 1.
+        warmup_batches=tuple(warmup.batch_size or 1 for warmup in message.model_warmup),
+        parameters={key: value.string_value for key, value in message.parameters.items()},
+        runtime=message.runtime,
+        platform="" if message.backend else message.platform,
+    )
+
+
+def _tensors(pb: Any, messages: Any) -> dict[str, Tensor]:
+    return {one.name: Tensor(pb.DataType.Name(one.data_type), tuple(one.dims)) for one in messages}
