@@ -1,3 +1,164 @@
-"""DelugeNet image classifiers, from training to a production endpoint."""
+"""DelugeNet image classifiers, from training to a production endpoint.
 
-__version__ = "0.1.0"
+>>> import delugeserve
+>>> spec = delugeserve.find_model("delugenet38")
+>>> spec.depth, spec.dataset.title
+(38, 'CIFAR-10')
+
+>>> checkpoint = delugeserve.load_checkpoint(spec.weights)  # doctest: +SKIP
+>>> images = delugeserve.load_images("cifar10", "test", spec.dataset)  # doctest: +SKIP
+>>> classify = delugeserve.network_classifier(checkpoint.build(), spec.dataset)  # doctest: +SKIP
+>>> delugeserve.evaluate(classify, images).top1_error  # doctest: +SKIP
+10.34
+
+The names in ``__all__`` are the public API; docs/api.md has a line on each. Importing the package
+is cheap: a name loads its module, and what that needs, when it is first used. The exporter is
+:mod:`delugeserve_export`, the client :mod:`delugeserve_client`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from delugeserve._version import __version__
+
+if TYPE_CHECKING:
+    from delugeserve.artifacts.manifest import Manifest, read_manifest
+    from delugeserve.data.datasets import LabelledImages, load_images
+    from delugeserve.doctor import Finding, diagnose
+    from delugeserve.errors import (
+        BuildError,
+        CheckpointError,
+        DatasetError,
+        DelugeServeError,
+        EvaluationError,
+        Failure,
+        MissingDeviceError,
+        MissingExtraError,
+        ParityError,
+        PlanError,
+        PortError,
+        RepositoryError,
+        ResumeError,
+        ServerError,
+        StoppedError,
+        TrainingError,
+        UnknownNameError,
+        UnreadableImageError,
+        UsageError,
+    )
+    from delugeserve.evaluation.evaluate import Evaluation, Report, evaluate, evaluate_fully
+    from delugeserve.networks.build import build_network
+    from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from delugeserve.networks.classifier import network_classifier
+    from delugeserve.networks.delugenet import DelugeNet
+    from delugeserve.networks.inference import FoldedDelugeNet, fold
+    from delugeserve.runtimes import BACKENDS, choose_backend
+    from delugeserve.runtimes.base import Backend
+    from delugeserve.serving.supervisor import serve
+    from delugeserve.system.progress import NO_PROGRESS, Progress
+    from delugeserve.training.config import RunConfig
+    from delugeserve.training.recipes import Recipe, find_recipe
+    from delugeserve.training.run import train
+    from delugeserve.verification.verify import verify_version
+    from delugeserve.zoo import DATASETS, MODELS, DatasetSpec, ModelSpec, find_model
+
+__all__ = [
+    "BACKENDS",
+    "DATASETS",
+    "MODELS",
+    "NO_PROGRESS",
+    "Backend",
+    "BuildError",
+    "Checkpoint",
+    "CheckpointError",
+    "DatasetError",
+    "DatasetSpec",
+    "DelugeNet",
+    "DelugeServeError",
+    "Evaluation",
+    "EvaluationError",
+    "Failure",
+    "Finding",
+    "FoldedDelugeNet",
+    "LabelledImages",
+    "Manifest",
+    "MissingDeviceError",
+    "MissingExtraError",
+    "ModelSpec",
+    "ParityError",
+    "PlanError",
+    "PortError",
+    "Progress",
+    "Recipe",
+    "Report",
+    "RepositoryError",
+    "ResumeError",
+    "RunConfig",
+    "ServerError",
+    "StoppedError",
+    "TrainingError",
+    "UnknownNameError",
+    "UnreadableImageError",
+    "UsageError",
+    "__version__",
+    "build_network",
+    "choose_backend",
+    "diagnose",
+    "evaluate",
+    "evaluate_fully",
+    "find_model",
+    "find_recipe",
+    "fold",
+    "load_checkpoint",
+    "load_images",
+    "network_classifier",
+    "read_manifest",
+    "save_checkpoint",
+    "serve",
+    "train",
+    "verify_version",
+]
+
+# The imports above, for the interpreter; a test compares both.
+_HOMES = {
+    "artifacts.manifest": "Manifest read_manifest",
+    "data.datasets": "LabelledImages load_images",
+    "doctor": "Finding diagnose",
+    "errors": (
+        "BuildError CheckpointError DatasetError DelugeServeError EvaluationError Failure"
+        " MissingDeviceError MissingExtraError ParityError PlanError PortError RepositoryError"
+        " ResumeError ServerError StoppedError TrainingError UnknownNameError"
+        " UnreadableImageError UsageError"
+    ),
+    "evaluation.evaluate": "Evaluation Report evaluate evaluate_fully",
+    "networks.build": "build_network",
+    "networks.checkpoint": "Checkpoint load_checkpoint save_checkpoint",
+    "networks.classifier": "network_classifier",
+    "networks.delugenet": "DelugeNet",
+    "networks.inference": "FoldedDelugeNet fold",
+    "runtimes": "BACKENDS choose_backend",
+    "runtimes.base": "Backend",
+    "serving.supervisor": "serve",
+    "system.progress": "NO_PROGRESS Progress",
+    "training.config": "RunConfig",
+    "training.recipes": "Recipe find_recipe",
+    "training.run": "train",
+    "verification.verify": "verify_version",
+    "zoo": "DATASETS MODELS DatasetSpec ModelSpec find_model",
+}
+
+if not TYPE_CHECKING:  # with a __getattr__, type checkers would accept every name
+    _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

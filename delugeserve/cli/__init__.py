@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from delugeserve import __version__
+from delugeserve._version import __version__
 from delugeserve.cli.commands import (
     ablation,
     benchmark,

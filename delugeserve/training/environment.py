@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning
 import torch
 
-from delugeserve import __version__
+from delugeserve._version import __version__
 from delugeserve.system import hardware
 
 

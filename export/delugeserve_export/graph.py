@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import nn
 
-from delugeserve import __version__
+from delugeserve._version import __version__
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, FloatType, SumForm
 from delugeserve.networks.inference import FoldedDelugeNet, WeightedSum
 from delugeserve.zoo import DatasetSpec

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from delugeserve import __version__
+from delugeserve._version import __version__
 from delugeserve.artifacts.interface import FloatType, Precision, SumForm
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.manifest import Manifest, describe_files
