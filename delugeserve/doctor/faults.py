@@ -45,7 +45,7 @@ FAULTS = (
     Fault(
         "while stopping",
         "new requests get the error that their model is unknown",
-        "'serve' answers the requests in flight first; the client says which server is stopping",
+        "'serve' answers the requests in flight first; the client names the model and the server",
     ),
     Fault(
         "after a crash",
