@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,14 @@ def list_names(repository: Path) -> list[str]:
             "Give this user the right to read it and all below it.",
         ) from None
     if not names:
+        here = repository.absolute()
+        for folder, kind in ((here, "model"), (here.parent, "version")):
+            if (folder / CONFIG).is_file():
+                parent = shlex.quote(str(folder.parent))
+                raise RepositoryError(
+                    f"'{repository}' is the folder of a {kind}, not a model repository.",
+                    f"Give the folder that contains the model: --repository {parent}",
+                )
         raise RepositoryError(
             f"There is no model in the repository '{repository}'.", _export_into(repository)
         )

@@ -105,3 +105,13 @@ def test_names_the_server_would_stumble_over(tmp_path: Path):
 def test_the_gpus_that_a_configuration_names(tmp_path: Path, groups: str, gpus: tuple[int, ...]):
     add(tmp_path, "model", COMPLETE + groups)
     assert find_models(tmp_path)[0].gpus == gpus
+
+
+@pytest.mark.parametrize("place", [".", "1"])
+def test_the_folder_of_a_model_or_version_is_recognised(tmp_path: Path, monkeypatch, place):
+    (add(tmp_path, "tiny") / "1").mkdir()
+    for folder in (tmp_path / "tiny" / place, Path()):
+        with pytest.raises(RepositoryError) as caught:
+            find_models(folder)
+        assert caught.value.remedy.endswith(f"--repository {tmp_path}")
+        monkeypatch.chdir(folder)
