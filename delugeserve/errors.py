@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import re
 import shlex
 import signal
@@ -126,11 +127,39 @@ class MissingExtraError(UsageError):
 
 
 class DatasetError(UsageError):
-    """Images or labels cannot be read."""
+    """Images or labels cannot be read.
+
+    Args:
+        problem: what is wrong, with its full stop.
+        remedy: what to do about it, with its full stop.
+        path: the file or folder that is wrong, if there is one.
+        name: what is wrong in it: a split, class, column, file or image.
+        expected: what the data set should have there.
+        found: what it has.
+        extra: classes that it should not have.
+        missing: classes that it should have.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        remedy: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        expected: object = None,
+        found: object = None,
+        extra: Iterable[str] = (),
+        missing: Iterable[str] = (),
+    ) -> None:
+        super().__init__(problem, remedy)
+        self.path = None if path is None else os.fspath(path)
+        self.name, self.expected, self.found = name, expected, found
+        self.extra, self.missing = tuple(extra), tuple(missing)
 
 
 class UnreadableImageError(DatasetError):
-    """An image cannot be decoded."""
+    """An image cannot be decoded; its name is ``name``."""
 
 
 class CheckpointError(UsageError):

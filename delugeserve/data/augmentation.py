@@ -1,4 +1,4 @@
-"""Random flips, crops and cutouts of whole uint8 batches."""
+"""Random flips, crops and cutouts of uint8 batches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def random_flip_crop(
     rank: int = 0,
     size: int = 1,
 ) -> Tensor:
-    """Crop each image at random from a padded copy, and mirror half of them.
+    """Crop each image at random from a padded copy, and mirror half of the images.
 
     Args:
         images: uint8 ``[N, H, W, 3]``, on any device.
         padding: pixels added on every side before the crop.
-        fill: uint8 ``[3]``, the colour of the padding.
-        rng: source of the randomness, so that a step can be repeated exactly, on any device.
-        rank: the images are every ``size``-th of a batch, from this one on. They come out as they
-            would if the whole batch had been given.
-        size: see ``rank``.
+        fill: uint8 ``[3]``, colour of the padding.
+        rng: random number generator; the same state gives the same crops on any device.
+        rank: this process's rank. The images are every ``size``-th of a batch, from ``rank`` on,
+            and get the crops that they would get in the whole batch.
+        size: number of processes that share the batch.
 
     Returns:
         uint8 ``[N, H, W, 3]``.
@@ -57,15 +57,15 @@ def cutout(
     rank: int = 0,
     size: int = 1,
 ) -> Tensor:
-    """Cover a square of each image, centred on any of its pixels (DeVries, Taylor: 1708.04552).
+    """Cover a square of each image, centred on a random pixel (DeVries and Taylor, 1708.04552).
 
     Args:
         images: uint8 ``[N, H, W, 3]``, on any device.
-        side: of the square, in pixels. Where it reaches over a border, less of it is seen.
-        fill: uint8 ``[3]``, the square's colour.
-        rng: source of the randomness.
+        side: side of the square, in pixels; the borders of the image clip it.
+        fill: uint8 ``[3]``, colour of the square.
+        rng: random number generator.
         rank: see :func:`random_flip_crop`.
-        size: likewise.
+        size: see :func:`random_flip_crop`.
 
     Returns:
         uint8 ``[N, H, W, 3]``.

@@ -1,4 +1,4 @@
-"""Data sets fetched by name from the Hugging Face Hub."""
+"""Data sets that are downloaded by name from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from types import MappingProxyType
 from delugeserve.data.splits import SplitName
 from delugeserve.errors import DatasetError, require
 
-# The names of ``zoo.DATASETS`` that can be had without an account.
+# The data sets of ``zoo.DATASETS`` that can be downloaded without an account.
 REPOSITORIES: Mapping[str, str] = MappingProxyType(
     {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 )
 
 
 def download(name: str, split: SplitName) -> Path:
-    """Fetch a split's parquet files, unless they are in the cache already.
+    """Download the parquet files of a split, unless they are in the Hub's cache.
 
     Args:
         name: a key of ``REPOSITORIES``.
-        split: which split.
+        split: ``train`` or ``test``.
 
     Returns:
-        The folder that they are below, in the Hub's own cache.
+        A folder of the Hub's cache, with the files below it.
 
     Raises:
-        DatasetError: the hub cannot be reached, or refuses.
+        DatasetError: the download failed.
         MissingExtraError: huggingface-hub is not installed.
     """
     hub = require("huggingface_hub", "train")
@@ -36,12 +36,14 @@ def download(name: str, split: SplitName) -> Path:
             repo_type="dataset",
             allow_patterns=[f"*/{split}-*.parquet"],
         )
-    # Its own errors derive from OSError; those of the HTTP library beneath, which is another one in
-    # other versions, do not.
+    # Errors of huggingface-hub derive from OSError. Those of its HTTP library do not, and which
+    # library that is depends on the version.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DatasetError(
-            f"'{name}' cannot be downloaded from the Hugging Face Hub ({reason}).",
-            "Get the data set in another way, and give its folder with --data.",
+            f"Cannot download '{name}' from the Hugging Face Hub ({reason}).",
+            "Connect to the internet and try again, or give a folder with the data set.",
+            name=name,
+            found=reason,
         ) from error
     return Path(folder)

@@ -1,8 +1,8 @@
-"""From an encoded photograph to the network's input, as ImageNet is trained on and tested on.
+"""Decoding of ImageNet's photographs: augmented crops for training, centre crops for testing.
 
-The recipe is that of fb.resnet.torch, which the paper's authors trained with: a random part of the
-image at a random aspect ratio, its brightness, contrast and saturation changed, light of a random
-colour added, and half of the images mirrored. Tests are on centre crops.
+The recipe is that of fb.resnet.torch, with which the paper's authors trained: a random resized crop
+(area and aspect ratio), colour jitter (brightness, contrast and saturation in random order), PCA
+lighting noise and a horizontal flip.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from delugeserve.zoo import DatasetSpec
 from delugeserve_client.preprocessing import Preprocessing, decode
 
 Box = tuple[int, int, int, int]
-"""Left, upper, right and lower edge in pixels, the latter two exclusive."""
+"""Left, upper, right and lower edge in pixels; right and lower are exclusive."""
 
-_AREA = (0.08, 1.0)  # of the crop, as a part of the image's
-_RATIO = (3 / 4, 4 / 3)  # of the crop's width to its height
+_AREA = (0.08, 1.0)  # area of the crop over area of the image
+_RATIO = (3 / 4, 4 / 3)  # width over height of the crop
 _TRIES = 10
 
-_JITTER = 0.4  # the most that brightness, contrast and saturation are raised or lowered by
-_GREY = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
+_JITTER = 0.4  # largest relative change of brightness, contrast and saturation
+_GREY = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue (ITU-R BT.601)
 
-# The principal components of the pixels of ImageNet, in [0, 1]: Krizhevsky et al., "ImageNet
-# Classification with Deep Convolutional Neural Networks", 2012, section 4.1, in the figures of
-# fb.resnet.torch (datasets/imagenet.lua). Each column is an eigenvector.
+# Principal components of ImageNet's pixels in [0, 1] (Krizhevsky et al., "ImageNet Classification
+# with Deep Convolutional Neural Networks", 2012, section 4.1), with the values of fb.resnet.torch
+# (datasets/imagenet.lua). Each column is an eigenvector.
 _LIGHTING = 0.1
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array(
@@ -41,21 +41,21 @@ _EIGENVECTORS = np.array(
 
 
 def centre_crop(image: bytes | Path, source: str, dataset: DatasetSpec) -> Tensor:
-    """Decode an image, scale it and cut out its centre, as the client does it for a server.
+    """Decode an image, resize it and crop its centre, as the client does.
 
-    The client leaves the scaling to Pillow, on which half of the time would be spent here. This
-    differs by less than one level of 255 in the mean over an image, and mostly by none.
+    The client resizes with Pillow, which would take half of the time here. The results differ by
+    less than one level of 255 in the mean over an image; most pixels do not differ.
 
     Args:
-        image: the content or the path of an image file.
-        source: the name to give the image in errors.
+        image: content or path of an image file.
+        source: the image's name in errors.
         dataset: gives the sizes.
 
     Returns:
         uint8 ``[H, W, 3]``, RGB.
 
     Raises:
-        delugeserve_client.errors.ImageError: it cannot be read.
+        delugeserve_client.errors.ImageError: the image cannot be decoded.
     """
     size, resize_size = dataset.image_size, dataset.resize_size
     rgb = decode(image, source, Preprocessing(size, size, resize_size).scale)
@@ -69,44 +69,44 @@ def centre_crop(image: bytes | Path, source: str, dataset: DatasetSpec) -> Tenso
 
 
 def central_stretch(length: int, short: int, size: int, resize_size: int) -> tuple[int, int]:
-    """Find whole pixels around an image's centre that scale to whole pixels around the crop's.
+    """Find a stretch of whole pixels in the centre that is resized to whole pixels.
 
     Args:
         length: a side of the image, in pixels.
-        short: its shorter side.
-        size: the side of the crop.
-        resize_size: what the shorter side is scaled to.
+        short: the shorter side of the image, in pixels.
+        size: side of the crop, in pixels.
+        resize_size: length that the shorter side is resized to, in pixels.
 
     Returns:
-        How many of the side's pixels to scale, as even or odd as it is, and to how many: those of
-        the crop and some around it, which the filter looks at. Of all such pairs they come
-        closest to the scale, and their centre is the image's to the fraction of a pixel.
+        The length of the stretch before and after resizing, in pixels. The stretch covers the crop
+        and some pixels around it, which the filter reads; it has the parity of ``length``, so that
+        it is centred exactly. Of all such pairs it comes closest to the wanted scale.
     """
     scale = short / resize_size
     fewest = size + min(8, resize_size - size)
     pairs = []
     for after in range(resize_size, fewest - 1, -2):
         before = length - 2 * round((length - after * scale) / 2)
-        pairs.append((before or 2, after))  # 0 where a side of the image is a single pixel
+        pairs.append((before or 2, after))  # before is 0 if the image is a single pixel wide
     return min(pairs, key=lambda pair: abs(pair[0] / pair[1] - scale))
 
 
 def augmented_crop(
     image: bytes | Path, source: str, dataset: DatasetSpec, rng: np.random.Generator
 ) -> Tensor:
-    """Decode an image and cut out a part of it, with other colours and perhaps mirrored.
+    """Decode an image and augment it: random resized crop, colour jitter, lighting and flip.
 
     Args:
-        image: the content or the path of an image file.
-        source: the name to give the image in errors.
-        dataset: gives the size.
-        rng: source of the randomness.
+        image: content or path of an image file.
+        source: the image's name in errors.
+        dataset: gives the size of the crop.
+        rng: random number generator.
 
     Returns:
         uint8 ``[H, W, 3]``, RGB.
 
     Raises:
-        delugeserve_client.errors.ImageError: it cannot be read.
+        delugeserve_client.errors.ImageError: the image cannot be decoded.
     """
     size = dataset.image_size
     numbers = rng.random((_TRIES, 4))
@@ -116,7 +116,7 @@ def augmented_crop(
         return size / min(right - left, lower - upper)
 
     rgb = decode(image, source, scale)
-    # A JPEG may have been decoded at a half of its size: there the same numbers give the same part.
+    # A JPEG may have been decoded at half of its size; the same numbers select the same part.
     part = _resize(rgb.crop(random_box(*rgb.size, numbers)), size, size)
     crop = Image.fromarray(part.numpy())
     grey = ImageStat.Stat(crop.convert("L")).mean[0]
@@ -127,15 +127,16 @@ def augmented_crop(
 
 
 def random_box(width: int, height: int, numbers: NDArray[np.float64]) -> Box:
-    """Choose a part of an image, by its area and aspect ratio.
+    """Choose a random part of an image by its area and aspect ratio.
 
     Args:
         width: width of the image, in pixels.
         height: height of the image, in pixels.
-        numbers: float64 ``[tries, 4]`` in [0, 1): what decides area, ratio and place of a box.
+        numbers: random numbers, float64 ``[tries, 4]`` in [0, 1): area, aspect ratio, and
+            horizontal and vertical position of each candidate.
 
     Returns:
-        The first box that fits into the image, or else the largest square in the centre.
+        The first candidate that fits into the image, else the largest square in the centre.
     """
     for area, ratio, x, y in numbers.tolist():
         pixels = width * height * (_AREA[0] + (_AREA[1] - _AREA[0]) * area)
@@ -150,17 +151,17 @@ def random_box(width: int, height: int, numbers: NDArray[np.float64]) -> Box:
 
 
 def colour_change(grey: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Change brightness, contrast and saturation in random order, then add coloured light.
+    """Draw a random colour jitter, followed by PCA lighting noise, as one affine map.
 
-    All four are affine, so that their sum is one matrix and costs one pass over the pixels.
+    Changes of brightness, contrast and saturation, in random order, and the added light are affine
+    each, so that all of them take one pass over the pixels. Pixels are not clipped in between.
 
     Args:
-        grey: the mean of the image in grey, in 0..255.
-        rng: source of the randomness.
+        grey: mean grey level of the image, in 0..255.
+        rng: random number generator.
 
     Returns:
-        float64 ``[3, 4]``: what to multiply (red, green, blue, 1) by, in 0..255. Nothing is cut
-        off at black or white in between.
+        float64 ``[3, 4]``, to be multiplied by (red, green, blue, 1) in 0..255.
     """
     change = np.eye(3, 4)
     factors = 1 + rng.uniform(-_JITTER, _JITTER, 3)
@@ -180,10 +181,10 @@ def colour_change(grey: float, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Tensor:
-    """Scale an image by an antialiased bicubic filter.
+    """Resize an image with an antialiased bicubic filter.
 
-    The filter is Pillow's, which the client uses, in PyTorch's vector instructions: four times as
-    fast, and now and then a level of 255 apart.
+    This is the filter of Pillow and of the client, vectorised by PyTorch: four times as fast, with
+    occasional differences of one level of 255.
 
     Returns:
         uint8 ``[height, width, 3]``.

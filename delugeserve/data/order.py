@@ -1,4 +1,4 @@
-"""In which order images are read: shuffled, the same again for the same seed and epoch."""
+"""The order in which images are read: shuffled, and reproducible from seed and epoch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.utils.data import Sampler
 
 from delugeserve.data.encoded import NEARBY, EncodedImages
 
-# Of W workers each takes every W-th batch. Where W divides this or is a multiple of it, that leads
-# each of them to few lanes, or to a single one.
+# Each of W workers takes every W-th batch. If W divides this number or is a multiple of it, each
+# worker reads few lanes, or a single one.
 _LANES = 4
 
 
 class Draw(NamedTuple):
-    """One image, to be read in an epoch.
+    """An image to read in an epoch.
 
     Attributes:
-        epoch: the epoch, counted from 0.
-        image: the image's index.
+        epoch: index of the epoch, from 0.
+        image: index of the image.
     """
 
     epoch: int
@@ -29,18 +29,18 @@ class Draw(NamedTuple):
 
 
 class EpochOrder(Sampler[Draw]):
-    """The images of one process in the order of an epoch, counted by ``set_epoch`` from 0.
+    """A sampler of one process's images in the order of an epoch, which ``set_epoch`` selects.
 
-    In training every process gets equally many images, other ones in other epochs, and up to
-    ``num_replicas - 1`` images are left out. In testing every image is read once, by one of them.
+    In training all processes get the same number of images, different ones in each epoch, and up to
+    ``num_replicas - 1`` images are left out. In testing each image is read once, by one process.
 
     Args:
-        images: what there is to read.
+        images: the images.
         training: shuffle the images.
-        batch_size: images in a batch.
-        seed: of the order.
-        num_replicas: processes that train together.
-        rank: which of them this is.
+        batch_size: images per batch.
+        seed: seed of the order.
+        num_replicas: number of processes that train together.
+        rank: rank of this process among them.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EpochOrder(Sampler[Draw]):
         self._num_replicas, self._rank = num_replicas, rank
 
     def set_epoch(self, epoch: int) -> None:
-        """Move on to another order."""
+        """Select the order of an epoch, counted from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -84,15 +84,15 @@ class EpochOrder(Sampler[Draw]):
 def shuffle_groups(
     starts: NDArray[np.int64], count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Shuffle groups of images, and leave the images in a group together.
+    """Shuffle groups of images; the images of a group stay together and in order.
 
     Args:
         starts: int64 ``[G]``, the first image of each group.
-        count: the number of images.
-        rng: source of the randomness.
+        count: number of images.
+        rng: random number generator.
 
     Returns:
-        int64 ``[count]``.
+        Indices of the images, int64 ``[count]``.
     """
     place = np.repeat(rng.permutation(len(starts)), np.diff(starts, append=count))
     return np.argsort(place, kind="stable")
@@ -101,19 +101,19 @@ def shuffle_groups(
 def shuffle_nearby(
     order: NDArray[np.int64], batch_size: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Shuffle images with those that are near in an order.
+    """Shuffle images among their neighbours in an order.
 
     The order is cut into stretches of about ``NEARBY`` images, each stretch into four lanes, and
-    every lane is shuffled. Batches are then taken from the lanes of a stretch in turn, so that of
-    four workers each reads the row groups of its own lane and no others.
+    each lane is shuffled. Batches are then taken from the lanes of a stretch in turn, so that each
+    of four workers reads the row groups of one lane only.
 
     Args:
         order: int64 ``[N]``, groups of images one after the other.
-        batch_size: images in a batch.
-        rng: source of the randomness.
+        batch_size: images per batch.
+        rng: random number generator.
 
     Returns:
-        int64 ``[N]``.
+        Indices of the images, int64 ``[N]``.
     """
     batches = max(1, NEARBY // (_LANES * batch_size))
     whole = len(order) - len(order) % (_LANES * batches * batch_size)

@@ -1,8 +1,7 @@
-"""Where a data set's files are: at a path, or under a public data set's name."""
+"""Where the files of a data set are: at a path, or under the name of a public data set."""
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,32 +9,34 @@ from pathlib import Path
 
 from delugeserve.data import hub
 from delugeserve.data.splits import SplitName
-from delugeserve.errors import DatasetError
+from delugeserve.errors import DatasetError, nearest_name
 
 
 @contextmanager
-def located(source: str | Path, split: SplitName, limit: int | None) -> Iterator[Path]:
-    """Find a data set for as long as it is read.
+def locate(source: str | Path, split: SplitName, limit: int | None) -> Iterator[Path]:
+    """Find a data set, and explain permission errors while it is read in the body.
 
     Args:
-        source: a path, or else a public data set's name, which is downloaded.
-        split: which split.
-        limit: how many images are wanted, None for all.
+        source: a path, or the name of a public data set, which is downloaded.
+        split: ``train`` or ``test``.
+        limit: the most images to read; None for all.
 
     Yields:
         A file or folder that exists.
 
     Raises:
-        DatasetError: there is no such source, it may not be read, or no image is wanted.
+        DatasetError: there is no such source, a file may not be read, or the limit is below 1.
     """
     if limit is not None and limit < 1:
-        raise DatasetError(f"A limit of {limit} images leaves none to read.", "Give 1 or more.")
-    with permitted(source):
-        yield on_disk(source) or hub.download(os.fspath(source), split)
+        raise DatasetError(
+            f"The limit of images is {limit}.", "Give a limit of 1 or more.", found=limit
+        )
+    with explain_permissions(source):
+        yield find_on_disk(source) or hub.download(os.fspath(source), split)
 
 
-def on_disk(source: str | Path) -> Path | None:
-    """Where a data set's files are; None for a public one, which will have to be downloaded.
+def find_on_disk(source: str | Path) -> Path | None:
+    """Return the path of a data set; None for a public one that has to be downloaded.
 
     Raises:
         DatasetError: there is no such source.
@@ -49,25 +50,32 @@ def on_disk(source: str | Path) -> Path | None:
 
 
 @contextmanager
-def permitted(source: str | Path) -> Iterator[None]:
-    """Say which file may not be read.
+def explain_permissions(source: str | Path) -> Iterator[None]:
+    """Turn a permission error of the body into a :class:`DatasetError`.
 
     Raises:
-        DatasetError: one may not.
+        DatasetError: a file may not be read.
     """
     try:
         yield
     except PermissionError as error:
+        path = error.filename or source
         raise DatasetError(
-            f"{error.filename or source} may not be read.", "Check its permissions."
+            f"{path} may not be read.", "Give yourself read permission.", path=path
         ) from error
 
 
 def _no_such_source(name: str) -> DatasetError:
-    nearest = difflib.get_close_matches(name.lower(), hub.REPOSITORIES, n=1, cutoff=0.6)
-    if nearest and "/" not in name:
-        remedy = f"Did you mean '{nearest[0]}', which is downloaded?"
+    nearest = None if "/" in name else nearest_name(name.lower(), hub.REPOSITORIES, 0.6)
+    if nearest:
+        remedy = f"Did you mean '{nearest}', which is downloaded?"
     else:
         names = " or ".join(f"'{known}'" for known in hub.REPOSITORIES)
         remedy = f"Check the path, or give {names} to download that data set."
-    return DatasetError(f"There is no file or folder '{name}'.", remedy)
+    return DatasetError(
+        f"There is no file or folder '{name}'.",
+        remedy,
+        path=name,
+        name=nearest,
+        expected=tuple(hub.REPOSITORIES),
+    )

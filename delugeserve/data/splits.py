@@ -1,151 +1,158 @@
-"""What every reader hands over, and what all of them check."""
+"""What a reader is asked for and what it returns: one split of a data set, in memory."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from delugeserve.data.skipped import SkippedFiles
+from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import DatasetError
+from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.zoo import DatasetSpec
 
 SplitName = Literal["train", "test"]
 
-# Names under which folders and files hold the split. The last ones stand in for a test split:
-# ImageNet's test labels, for one, were never published.
+# Names of files and folders that hold the split. A validation split stands in for a missing test
+# split: ImageNet's test labels, for example, were never published.
 SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),
     "test": ("test", "val", "valid", "validation"),
 }
 
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """Which images to read, and how.
+
+    Attributes:
+        split: ``train`` or ``test``.
+        dataset: the data set that the files should hold.
+        limit: the most images to read; None for all.
+        on_unreadable: whether an image that cannot be decoded is an error or is skipped.
+        progress: receives the number of images read.
+    """
+
+    split: SplitName
+    dataset: DatasetSpec
+    limit: int | None = None
+    on_unreadable: OnUnreadable = "fail"
+    progress: Progress = NO_PROGRESS
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """The sizes of a set of images before resizing.
+
+    Attributes:
+        smallest: the size with the fewest pixels.
+        largest: the size with the most pixels.
+        square: whether every image is as wide as it is high.
+    """
+
+    smallest: Size
+    largest: Size
+    square: bool
+
+    @classmethod
+    def of(cls, sizes: Iterable[Size]) -> SizeRange | None:
+        """Return the range of some sizes, or None if there are none."""
+        unique = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
+        if not unique:
+            return None
+        return cls(unique[0], unique[-1], all(width == height for width, height in unique))
+
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels as their files have them.
+    """Images and labels as their files hold them.
 
     Attributes:
-        source: what to call the files in a message.
+        source: path of the files.
         images: uint8 ``[N, H, W, 3]``, RGB.
-        labels: int64 ``[N]``, not yet held against the number of classes.
-        class_names: in the order of the labels, if the files name them.
+        labels: int64 ``[N]``; not yet checked against the number of classes.
+        class_names: in the order of the labels; None if the files do not name the classes.
+        sizes: sizes of the images before resizing.
+        skipped: files that were not read because they are not images.
+        unreadable: names of the images that could not be decoded and were left out.
     """
 
-    source: str
+    source: Path
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...] | None
+    sizes: SizeRange | None = None
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
+    unreadable: tuple[str, ...] = ()
 
     def without(self, rows: Collection[int]) -> Split:
-        """The same, but for some images."""
+        """Return a copy without the images of some rows."""
         if not rows:
             return self
         kept = np.delete(np.arange(len(self.labels)), list(rows))
         return dataclasses.replace(self, images=self.images[kept], labels=self.labels[kept])
 
 
-def allocate(count: int, dataset: DatasetSpec, source: str) -> NDArray[np.uint8]:
-    """Make room for so many images of the data set's size.
+def allocate(count: int, dataset: DatasetSpec, source: Path) -> NDArray[np.uint8]:
+    """Allocate memory for images of the data set's size.
+
+    Args:
+        count: number of images, N.
+        dataset: gives H and W.
+        source: path of the files, for the error.
 
     Returns:
-        Uninitialised uint8 ``[count, H, W, 3]``.
+        Uninitialised uint8 ``[N, H, W, 3]``.
 
     Raises:
-        DatasetError: they are more than this machine's memory holds.
+        DatasetError: the images do not fit into this machine's memory.
     """
     shape = (count, dataset.image_size, dataset.image_size, 3)
     wanted = count * dataset.image_size**2 * 3
-    if wanted > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if wanted > available:
         raise DatasetError(
-            f"{source} has {count:,} images, which take {wanted / 2**30:.0f} GiB of memory:"
-            " more than this machine has.",
-            "Read fewer of them, by a limit.",
+            f"{source} has {count:,} images, which need {wanted / 2**30:.0f} GiB of memory;"
+            f" this machine has {available / 2**30:.0f} GiB.",
+            "Read fewer images with --limit.",
+            path=source,
+            expected=available,
+            found=wanted,
         )
     return np.empty(shape, np.uint8)
 
 
-def check_size(width: int, height: int, dataset: DatasetSpec, image: str) -> None:
-    """Hold an image's size against the data set's.
-
-    Raises:
-        DatasetError: they differ.
-    """
-    size = dataset.image_size
-    if (width, height) != (size, size):
-        raise DatasetError(
-            f"{image} is {width} x {height} pixels, and images of {dataset.title} are"
-            f" {size} x {size}.",
-            "Scale the images to that size, or give them as an image folder, which is scaled for"
-            " you.",
-        )
-
-
-def simple_name(name: str) -> str:
-    """A class's name with the spelling taken off that data sets differ in."""
-    simple = " ".join(name.replace("_", " ").replace("-", " ").lower().split())
-    # So is CIFAR-100's crab spelt on the Hugging Face Hub.
-    return "crab" if simple == "cra" else simple
-
-
-def order_in(names: Sequence[str], dataset: DatasetSpec) -> NDArray[np.int64] | None:
-    """The data set's own index of each class, where all the names are the data set's.
-
-    Returns:
-        int64 ``[len(names)]``, or None if one is not the data set's, or two are the same.
-    """
-    known = {simple_name(name): index for index, name in enumerate(dataset.class_names)}
-    indices = [known.get(simple_name(name), -1) for name in names]
-    if -1 in indices or len(set(indices)) < len(indices):
-        return None
-    return np.array(indices, np.int64)
-
-
-def align(
-    source: str,
-    labels: NDArray[np.int64],
-    class_names: tuple[str, ...] | None,
-    dataset: DatasetSpec,
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Bring labels and class names into the data set's own order.
+def check_size(size: Size, dataset: DatasetSpec, path: Path, name: str) -> None:
+    """Check that an image has the data set's size.
 
     Args:
-        source: what to call the files in a message.
-        labels: int64 ``[N]``, as the files have them.
-        class_names: in the order of the labels, if the files name them.
-        dataset: the data set that they should be of.
-
-    Returns:
-        The labels, and the classes' names in their order. Names that are not the data set's stay,
-        with the labels.
+        size: the image's width and height, in pixels.
+        dataset: gives the size that it must have.
+        path: the file that holds the image.
+        name: the image, as the subject of a sentence.
 
     Raises:
-        DatasetError: there are no images, too few or too many classes, or a label that is none.
+        DatasetError: the size is another one.
     """
-    if not len(labels):
-        raise DatasetError(f"{source} holds no images.", "Give a data set that has some.")
-    wanted = dataset.num_classes
-    order = None
-    if class_names is None:
-        class_names = dataset.class_names
-    else:
-        order = order_in(class_names, dataset)
-        if order is None and len(class_names) != wanted:
-            raise DatasetError(
-                f"{source} has {len(class_names)} classes, and {dataset.title} has {wanted}.",
-                f"Give a data set of {wanted} classes, or choose another model.",
-            )
-    outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
-    if len(outside):
-        row = int(outside[0])
+    expected = (dataset.image_size, dataset.image_size)
+    if size != expected:
         raise DatasetError(
-            f"Image {row} of {source} (counted from 0) has the label {labels[row]}, and the labels"
-            f" of {dataset.title} go from 0 to {len(class_names) - 1}.",
-            "Check the labels, or choose a model for this data set.",
+            f"{name} has {size[0]}x{size[1]} pixels, but images of {dataset.title} have"
+            f" {expected[0]}x{expected[1]}.",
+            "Resize the images, or convert the data set to an image folder; those are resized"
+            " while they are read.",
+            path=path,
+            name=name,
+            expected=expected,
+            found=size,
         )
-    if order is None:
-        return labels, class_names
-    return order[labels], dataset.class_names

@@ -1,9 +1,9 @@
-"""Batches of images that are decoded and augmented in worker processes as they are needed."""
+"""Batches of images that worker processes decode and augment on demand."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,22 +15,24 @@ from torch.utils.data import DataLoader, Dataset
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.imagenet import augmented_crop, centre_crop
 from delugeserve.data.order import Draw, EpochOrder
-from delugeserve.data.unreadable import OnUnreadable, replaced
-from delugeserve.errors import DatasetError, TrainingError
+from delugeserve.data.unreadable import OnUnreadable, describe_replaced
+from delugeserve.errors import DatasetError, TrainingError, UnreadableImageError
 from delugeserve.zoo import DatasetSpec
 from delugeserve_client.errors import ImageError
 
-# So many unreadable images in a row are no accident.
+_log = logging.getLogger(__name__)
+
+# With this many unreadable images in a row the data set is damaged as a whole.
 _TRIES = 100
 
 
 class Sample(NamedTuple):
-    """One image.
+    """One decoded image.
 
     Attributes:
         image: uint8 ``[H, W, 3]``, RGB.
-        label: its class.
-        unreadable: the names of those in whose place it stands.
+        label: index of its class.
+        unreadable: names of the unreadable images that it replaces.
     """
 
     image: Tensor
@@ -39,18 +41,18 @@ class Sample(NamedTuple):
 
 
 class StreamedImages(Dataset[Sample]):
-    """Images that are decoded when they are asked for.
+    """Images that are decoded on access.
 
-    What comes out depends on the seed, the epoch and the image alone, and not on which process
-    reads it, or what it read before.
+    A sample depends on the seed, the epoch and the image alone, not on the process that reads it or
+    on what it read before.
 
     Args:
         images: the encoded images.
         dataset: gives the sizes.
-        training: augment the images, instead of cutting out their centres.
-        seed: of the augmentation.
-        on_unreadable: what becomes of an image that cannot be decoded: ``fail``, or ``skip`` it
-            and take the next one that can.
+        training: augment the images; otherwise crop their centres.
+        seed: seed of the augmentation.
+        on_unreadable: whether an image that cannot be decoded is an error, or is replaced by the
+            next one that can be decoded.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class StreamedImages(Dataset[Sample]):
         """Decode one image.
 
         Raises:
-            DatasetError: it cannot be, or neither can those that follow.
+            UnreadableImageError: the image cannot be decoded, nor can its replacements.
+            DatasetError: the file that holds the image is damaged.
         """
         unreadable: list[str] = []
         for step in range(min(_TRIES, len(self))):
@@ -84,19 +87,21 @@ class StreamedImages(Dataset[Sample]):
                 image = self._decode(Draw(draw.epoch, index))
                 return Sample(image, int(self.images.labels[index]), tuple(unreadable))
             except ImageError as error:
+                name = self.images.name(index)
                 if self.on_unreadable == "fail":
-                    raise DatasetError(error.problem, error.remedy) from error
-                unreadable.append(self.images.name(index))
-        raise DatasetError(
-            f"{unreadable[0]} cannot be read, and neither can the {len(unreadable) - 1} images"
-            " after it.",
-            "Get the data set again.",
+                    raise UnreadableImageError(error.problem, error.remedy, name=name) from error
+                unreadable.append(name)
+        raise UnreadableImageError(
+            f"{unreadable[0]} and the {len(unreadable) - 1} images after it cannot be decoded.",
+            "Download the data set again.",
+            name=unreadable[0],
+            found=len(unreadable),
         )
 
     def __getitems__(self, draws: list[Draw]) -> list[Sample] | DatasetError:
-        """Decode a batch, or return what is wrong.
+        """Decode a batch, or return the error.
 
-        What a worker raises, PyTorch turns into a RuntimeError; what it returns stays as it is.
+        PyTorch turns an exception of a worker into a RuntimeError, but hands over what it returns.
         """
         try:
             return [self[draw] for draw in draws]
@@ -121,29 +126,27 @@ def stream_batches(
     on_unreadable: OnUnreadable,
     num_replicas: int = 1,
     rank: int = 0,
-    say: Callable[[str], None] = warnings.warn,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Read images in batches, on and on, an epoch each time it is iterated over.
+    """Create a loader of batches; each iteration over it is an epoch.
 
-    The sampler's ``set_epoch`` moves on to the next order and augmentation. Whatever the number of
-    workers, the batches are the same.
+    The sampler's ``set_epoch`` selects the order and the augmentation of an epoch. The batches do
+    not depend on the number of workers. Images that were replaced are logged, once an epoch.
 
     Args:
         images: the encoded images.
-        training: shuffle and augment them, and leave out the last ones that fill no batch.
-        batch_size: images in a batch.
-        num_workers: processes that decode; with 0, the one that iterates does it.
-        seed: of order and augmentation.
+        training: shuffle and augment the images, and drop the last, incomplete batch.
+        batch_size: images per batch.
+        num_workers: number of decoding processes; with 0, the iterating process decodes.
+        seed: seed of order and augmentation.
         dataset: gives the sizes.
-        on_unreadable: what becomes of an image that cannot be decoded: ``fail``, or ``skip`` it
-            and take the next one that can.
-        num_replicas: processes that train together.
-        rank: which of them this is.
-        say: is told at the end of an epoch how many images were skipped, and which.
+        on_unreadable: whether an image that cannot be decoded is an error, or is replaced by the
+            next one that can be decoded.
+        num_replicas: number of processes that train together.
+        rank: rank of this process among them.
 
     Returns:
-        Gives uint8 images ``[N, H, W, 3]`` and int64 labels ``[N]``. Iterating raises
-        ``DatasetError`` where images cannot be read.
+        A loader of uint8 images ``[N, H, W, 3]`` and int64 labels ``[N]``. Iterating over it raises
+        ``DatasetError`` if images cannot be read.
     """
     order = EpochOrder(
         images,
@@ -158,7 +161,6 @@ def stream_batches(
     )
     return _Batches(
         streamed,
-        say,
         batch_size=batch_size,
         sampler=order,
         drop_last=training and len(order) >= batch_size,
@@ -170,13 +172,14 @@ def stream_batches(
 
 
 @contextmanager
-def lost_workers_named() -> Iterator[None]:
-    """Say what became of a worker process that has died.
+def explain_lost_workers() -> Iterator[None]:
+    """Turn PyTorch's error about a worker process that died into a :class:`TrainingError`.
 
-    PyTorch raises wherever the main process happens to be, not only where it waits for a batch.
+    PyTorch raises wherever the main process is, not only where it waits for a batch, so the body
+    should be the whole training.
 
     Raises:
-        TrainingError: one has died.
+        TrainingError: a worker process died.
     """
     try:
         yield
@@ -185,9 +188,9 @@ def lost_workers_named() -> Iterator[None]:
         if not reason.startswith("DataLoader worker"):
             raise
         raise TrainingError(
-            f"A process that decodes images has died: {reason}.",
-            "Run the same command with --resume, and with more shared memory (a container's"
-            " --shm-size=8g) or fewer --workers.",
+            f"A process that decodes images died: {reason}.",
+            "Run the same command with --resume and fewer --workers, or give the container more"
+            " shared memory (docker run --shm-size=8g).",
         ) from error
 
 
@@ -195,23 +198,19 @@ _Collated = tuple[Tensor, Tensor, list[str]]
 
 
 class _Batches(DataLoader[Any]):
-    """A loader in whose own process the workers' errors are raised, and their losses counted."""
-
-    def __init__(self, dataset: StreamedImages, say: Callable[[str], None], **options: Any) -> None:
-        super().__init__(dataset, **options)
-        self._say = say
+    """A loader that raises the errors and logs the replaced images of its workers."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         unreadable: dict[str, None] = {}
         for number, batch in enumerate(super().__iter__(), 1):
             if isinstance(batch, DatasetError):
-                self._iterator = None  # ends the workers, before the error's traceback does
+                self._iterator = None  # ends the workers now, not when the traceback is freed
                 raise batch
             images, labels, names = batch
             unreadable.update(dict.fromkeys(names))
-            # Before the last batch goes out: who knows the length need not ask for one more.
+            # Before the last batch is yielded: a caller that knows the length stops after it.
             if number == len(self) and unreadable:
-                self._say(replaced(list(unreadable)))
+                _log.warning("%s", describe_replaced(list(unreadable)))
             yield images, labels
 
 

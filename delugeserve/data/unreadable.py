@@ -1,11 +1,11 @@
-"""Images that cannot be decoded, of which there are a few in millions: an error, or left out."""
+"""Images that cannot be decoded: fail at the first, or skip and report them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from delugeserve.errors import UnreadableImageError
 from delugeserve.zoo import DatasetSpec
@@ -14,87 +14,91 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from delugeserve.data.splits import Split
-
 OnUnreadable = Literal["fail", "skip"]
-ON_UNREADABLE: tuple[OnUnreadable, ...] = get_args(OnUnreadable)
-
-Skip = Callable[[Sequence[str]], None]
-"""Told the names of the images that were left out, if there are any."""
+"""What to do with an image that cannot be decoded; the type of ``--on-unreadable``."""
 
 _NAMED = 10
 
 
-class Sieve:
-    """Holds back the images of a split that cannot be decoded, if that is wanted.
+class UnreadableImages:
+    """Collects the images that cannot be decoded.
 
     Args:
-        skip: told their names; None raises what is wrong with the first.
+        on_unreadable: ``fail`` re-raises the first error, ``skip`` collects.
     """
 
-    def __init__(self, skip: Skip | None) -> None:
-        self._skip = skip
+    def __init__(self, on_unreadable: OnUnreadable) -> None:
+        self._skip = on_unreadable == "skip"
         self._names: dict[int, str] = {}
 
+    @property
+    def rows(self) -> list[int]:
+        """Rows of the collected images, ascending."""
+        return sorted(self._names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the collected images, in the order of their rows."""
+        return tuple(self._names[row] for row in self.rows)
+
     @contextmanager
-    def row(self, number: int, name: str) -> Iterator[None]:
-        """Decode the image of a row.
+    def collect(self, row: int, name: str) -> Iterator[None]:
+        """Decode the image of a row in the body of this context.
 
         Raises:
-            UnreadableImageError: it cannot be decoded, and none is held back.
+            UnreadableImageError: the image cannot be decoded and errors are not skipped.
         """
         try:
             yield
         except UnreadableImageError:
-            if self._skip is None:
+            if not self._skip:
                 raise
-            self._names[number] = name
-
-    def apply(self, split: Split) -> Split:
-        """Tell of what was held back, and leave it out of a split."""
-        rows = sorted(self._names)
-        if self._skip is not None and rows:
-            self._skip([self._names[row] for row in rows])
-        return split.without(rows)
+            self._names[row] = name
 
 
-def decode_resized(image: bytes | Path, dataset: DatasetSpec, source: str) -> NDArray[np.uint8]:
-    """Decode an image of any size, and scale and crop it as the client does for a server.
+def decode_resized(image: bytes | Path, dataset: DatasetSpec, name: str) -> NDArray[np.uint8]:
+    """Decode an image of any size, resize it and crop its centre, as the client does.
 
     Args:
-        image: the content or the path of an image file.
+        image: content or path of an image file.
         dataset: gives the sizes.
-        source: the name to give the image in errors.
+        name: the image's name in errors.
 
     Returns:
         uint8 ``[H, W, 3]``, RGB.
 
     Raises:
-        UnreadableImageError: it cannot be decoded.
+        UnreadableImageError: the image cannot be decoded.
     """
-    # Imported here because the client's package brings its network libraries.
+    # Imported here so that the command line can import OnUnreadable without NumPy and Pillow.
     from delugeserve_client.errors import ImageError
     from delugeserve_client.preprocessing import Preprocessing
 
     size = dataset.image_size
     try:
-        return Preprocessing(size, size, dataset.resize_size)(image, source)
+        return Preprocessing(size, size, dataset.resize_size)(image, name)
     except ImageError as error:
-        raise UnreadableImageError(error.problem, error.remedy) from error
+        raise UnreadableImageError(error.problem, error.remedy, name=name) from error
 
 
-def left_out(names: Sequence[str]) -> str:
-    """A line that says which images were left out."""
-    return _account(names, "was left out", "were left out")
+def describe_left_out(names: Sequence[str]) -> str:
+    """Return the log line about images that were left out."""
+    return f"{_count(names)} could not be read and {_were(names)} left out: {_list(names)}."
 
 
-def replaced(names: Sequence[str]) -> str:
-    """A line that says in place of which images others were taken."""
-    return _account(names, "another was taken in its place", "others were taken in their place")
+def describe_replaced(names: Sequence[str]) -> str:
+    """Return the log line about images that were replaced by the next readable one."""
+    return f"{_count(names)} could not be read and {_were(names)} replaced: {_list(names)}."
 
 
-def _account(names: Sequence[str], became: str, became_all: str) -> str:
-    count, fate = ("1 image", became) if len(names) == 1 else (f"{len(names)} images", became_all)
+def _count(names: Sequence[str]) -> str:
+    return "1 image" if len(names) == 1 else f"{len(names):,} images"
+
+
+def _were(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"
+
+
+def _list(names: Sequence[str]) -> str:
     more = len(names) - _NAMED
-    some = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-    return f"{count} could not be read, and {fate}: {some}."
+    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

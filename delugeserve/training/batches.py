@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from delugeserve.data.augmentation import cutout, random_flip_crop
-from delugeserve.data.datasets import LabelledImages, load_images
-from delugeserve.data.encoded import EncodedImages, index_images
+from delugeserve.data.datasets import LabelledImages, index_images, load_images
+from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.splits import SplitName
 from delugeserve.data.streaming import stream_batches
-from delugeserve.data.unreadable import OnUnreadable, left_out
+from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UsageError
 from delugeserve.training.config import RunConfig
 from delugeserve.training.distributed import World
@@ -61,7 +61,6 @@ def read_split(
     *,
     limit: int | None = None,
     reading: Reading | None = None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> Images:
     """Read the images of one split, or find them if they are large.
 
@@ -71,16 +70,14 @@ def read_split(
         dataset: what the images are of.
         limit: at most so many images.
         reading: how they are read; None for the defaults.
-        say: is told which of them were skipped.
 
     Raises:
         DatasetError: there is no such source, or it does not hold what it should.
     """
     if not dataset.fits_memory:
         return index_images(source, split, dataset, limit=limit)
-    skipping = reading is not None and reading.on_unreadable == "skip"
-    skip = (lambda names: say(left_out(names))) if skipping else None
-    return load_images(source, split, dataset, limit=limit, skip=skip)
+    on_unreadable = (reading or Reading()).on_unreadable
+    return load_images(source, split, dataset, limit=limit, on_unreadable=on_unreadable)
 
 
 def share_of(batch_size: int, world: World, accumulate: int) -> int:
@@ -115,7 +112,6 @@ def training_batches(
     config: RunConfig,
     world: World,
     reading: Reading,
-    say: Callable[[str], None],
 ) -> DataLoader[Batch]:
     """Make this process's batches, shuffled anew in each epoch.
 
@@ -125,7 +121,6 @@ def training_batches(
         config: gives the images of an optimiser step, how they are divided, and the seed.
         world: the processes that share the batches.
         reading: how large images are read.
-        say: is told which of them were skipped.
 
     Raises:
         UsageError: a step's images cannot be divided equally, or there are too few.
@@ -136,7 +131,7 @@ def training_batches(
         # A process without images would have nothing to train, and end well.
         _check_count(len(images), world.size * accumulate)
         # The last step of an epoch may add up fewer batches than the others.
-        return _stream(images, dataset, share, seed, world, reading, say, training=True)
+        return _stream(images, dataset, share, seed, world, reading, training=True)
     order = EpochBatches(len(images), batch_size, seed=seed, world=world, accumulate=accumulate)
     return DataLoader(_tensors(images), sampler=order, batch_size=None)
 
@@ -146,7 +141,6 @@ def test_batches(
     dataset: DatasetSpec,
     world: World,
     reading: Reading,
-    say: Callable[[str], None],
 ) -> DataLoader[Batch]:
     """Make this process's part of the test images, in order; for arguments see above.
 
@@ -159,7 +153,7 @@ def test_batches(
             "Start fewer processes, or give more images.",
         )
     if isinstance(images, EncodedImages):
-        return _stream(images, dataset, _TEST_BATCH, 0, world, reading, say, training=False)
+        return _stream(images, dataset, _TEST_BATCH, 0, world, reading, training=False)
     first, end = (len(images) * rank // world.size for rank in (world.rank, world.rank + 1))
     starts = range(first, end, _TEST_BATCH)
     batches = [list(range(start, min(start + _TEST_BATCH, end))) for start in starts]
@@ -236,7 +230,6 @@ def _stream(
     seed: int,
     world: World,
     reading: Reading,
-    say: Callable[[str], None],
     *,
     training: bool,
 ) -> DataLoader[Batch]:
@@ -250,7 +243,6 @@ def _stream(
         on_unreadable=reading.on_unreadable,
         num_replicas=world.size,
         rank=world.rank,
-        say=say,
     )
 
 

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from delugeserve.data.encoded import EncodedImages
-from delugeserve.data.streaming import lost_workers_named
+from delugeserve.data.streaming import explain_lost_workers
 from delugeserve.errors import (
     DatasetError,
     StoppedError,
@@ -121,13 +121,13 @@ def train(
             if world.is_first:
                 claim.enter_context(claimed(output))
                 check_folder(output, config, resume=resume)
-            return _read_initial(spec, config), *_read(spec, config, reading, say)
+            return _read_initial(spec, config), *_read(spec, config, reading)
 
         with connected(world):
             initial, images, test_images = first_alone(world, prepare)
             loaders = (
-                batches.training_batches(images, spec.dataset, config, world, reading, say),
-                batches.test_batches(test_images, spec.dataset, world, reading, say),
+                batches.training_batches(images, spec.dataset, config, world, reading),
+                batches.test_batches(test_images, spec.dataset, world, reading),
             )
             if world.is_first:
                 environment = start_folder(output, config, environment, resume=resume)
@@ -141,7 +141,7 @@ def train(
                 trainer = _trainer(config, output, world, say, progress=progress)
                 with (
                     _stopped_from_outside(trainer),
-                    lost_workers_named(),
+                    explain_lost_workers(),
                     explain_out_of_memory(_LESS_MEMORY),
                 ):
                     trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
@@ -150,8 +150,8 @@ def train(
 
         # Lightning has left it on the CPU.
         network = module.network.to(trainer.strategy.root_device)
-        with lost_workers_named():
-            evaluation = _evaluate(network, spec, test_images, reading, say)
+        with explain_lost_workers():
+            evaluation = _evaluate(network, spec, test_images, reading)
         path = output / f"{spec.name}.safetensors"
         del environment["command"]  # names paths of this machine, and the checkpoint is handed on
         checkpoint = Checkpoint(
@@ -213,9 +213,7 @@ def _describe_recipe(config: RunConfig, initial: Checkpoint | None) -> dict[str,
     return recipe
 
 
-def _read(
-    spec: ModelSpec, config: RunConfig, reading: Reading, say: Callable[[str], None]
-) -> tuple[Images, Images]:
+def _read(spec: ModelSpec, config: RunConfig, reading: Reading) -> tuple[Images, Images]:
     file = Path(config.data).expanduser()
     if file.suffix == ".parquet" and file.is_file():
         # It would serve as either split, and with a limit the two would not even be the same.
@@ -223,7 +221,7 @@ def _read(
             f"{config.data} is a single file, and training takes a train and a test split.",
             "Give a folder with both, such as train.parquet and test.parquet.",
         )
-    read = partial(batches.read_split, config.data, dataset=spec.dataset, reading=reading, say=say)
+    read = partial(batches.read_split, config.data, dataset=spec.dataset, reading=reading)
     images, test_images = read("train", limit=config.limit), read("test")
     if test_images.fingerprint == images.fingerprint:
         raise DatasetError(
@@ -256,10 +254,9 @@ def _evaluate(
     spec: ModelSpec,
     test_images: Images,
     reading: Reading,
-    say: Callable[[str], None],
 ) -> Evaluation:
     """Test the network on all images, by this process alone."""
-    loader = batches.test_batches(test_images, spec.dataset, World(), reading, say)
+    loader = batches.test_batches(test_images, spec.dataset, World(), reading)
     return evaluate_batches(
         network_classifier(network, spec.dataset),
         ((images.numpy(), labels.numpy()) for images, labels in loader),

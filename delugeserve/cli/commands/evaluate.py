@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +13,8 @@ from rich.text import Text
 
 from delugeserve.artifacts.references import Reference, recognise
 from delugeserve.cli.render.console import err_console, out, print_json, print_table
-from delugeserve.data.unreadable import ON_UNREADABLE, left_out
-from delugeserve.errors import UnknownNameError, UsageError, require
+from delugeserve.data.unreadable import OnUnreadable
+from delugeserve.errors import UsageError, require
 from delugeserve.evaluation.subjects import open_subject
 from delugeserve.zoo import find_model
 
@@ -50,7 +49,8 @@ def command(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first images only.")] = None,
     on_unreadable: Annotated[
-        str, typer.Option(help="What to do about an image that cannot be read: fail, or skip it.")
+        OnUnreadable,
+        typer.Option(help="What to do about an image that cannot be read: fail, or skip it."),
     ] = "fail",
     confusion: Annotated[
         Path | None, typer.Option(help="Draw the confusion matrix to this PNG or SVG file.")
@@ -64,8 +64,6 @@ def command(
     reference = _choose(subject, model, checkpoint, version, url)
     spec = find_model(model) if model else None
     _check_pictures(confusion, reliability)
-    if on_unreadable not in ON_UNREADABLE:
-        raise UnknownNameError("way to deal with unreadable images", on_unreadable, ON_UNREADABLE)
     from delugeserve.data.datasets import load_images
     from delugeserve.evaluation.evaluate import evaluate_fully
 
@@ -75,8 +73,9 @@ def command(
             console=err_console, transient=True, disable=not err_console.is_terminal
         ) as progress,
     ):
-        skip = _say_skipped if on_unreadable == "skip" else None
-        images = load_images(data, "test", opened.spec.dataset, limit=limit, skip=skip)
+        images = load_images(
+            data, "test", opened.spec.dataset, limit=limit, on_unreadable=on_unreadable
+        )
         if opened.class_names is not None:
             images.require_classes(opened.class_names, opened.title)
         task = progress.add_task("evaluating", total=len(images))
@@ -101,10 +100,6 @@ def command(
     else:
         _print_report(report, opened.title, images_per_s)
     _draw(report, opened.title, confusion, reliability)
-
-
-def _say_skipped(names: Sequence[str]) -> None:
-    err_console.print(left_out(names), soft_wrap=True, highlight=False, markup=False)
 
 
 def _choose(

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from delugeserve.cli.commands.recipes import print_recipe
 from delugeserve.cli.render.console import err_console, out, print_json, print_next
-from delugeserve.data.unreadable import ON_UNREADABLE
+from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UnknownNameError, UsageError, require
 from delugeserve.system import hardware
 from delugeserve.training.recipes import check_effect, default_recipe, find_recipe, override
@@ -105,7 +105,7 @@ def command(
         None
     ),
     on_unreadable: Annotated[
-        str,
+        OnUnreadable,
         typer.Option(
             help="What to do about an image that cannot be read: fail, or skip and name it."
         ),
@@ -191,12 +191,8 @@ def command(
     named = find_recipe(recipe) if recipe else default_recipe(spec.dataset)
     resolved = override(named, **values)
     check_effect(resolved, spec.dataset, [name for name in values if values[name] is not None])
-    for kind, name, known in (
-        ("precision", precision, _PRECISIONS),
-        ("way to deal with unreadable images", on_unreadable, ON_UNREADABLE),
-    ):
-        if name not in known:
-            raise UnknownNameError(kind, name, known)
+    if precision not in _PRECISIONS:
+        raise UnknownNameError("precision", precision, _PRECISIONS)
     for module in ("torch", "lightning", "matplotlib.figure", "safetensors"):
         require(module, "train")
     from delugeserve.training.batches import Reading
@@ -228,7 +224,7 @@ def command(
         spec,
         config,
         output,
-        reading=Reading(workers, on_unreadable),  # type: ignore[arg-type]
+        reading=Reading(workers, on_unreadable),
         resume=resume,
         progress=err_console.is_terminal,
         say=lambda line: err_console.print(line, soft_wrap=True, markup=False),

@@ -1,22 +1,18 @@
-"""Indices of images that are decoded later, and the order in which they are read."""
+"""Images that are listed now and decoded later."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from delugeserve.data.datasets import load_images
-from delugeserve.data.encoded import NEARBY, EncodedImages, index_images
-from delugeserve.data.order import EpochOrder, shuffle_groups, shuffle_nearby
+from delugeserve.data.datasets import index_images, load_images
+from delugeserve.data.encoded import EncodedImages
 from delugeserve.errors import DatasetError
 from delugeserve.zoo import IMAGENET
 
@@ -40,9 +36,6 @@ def write_rows(path: Path, labels: list[int | None]) -> None:
     pq.write_table(pa.table({"image": images, "label": pa.array(labels, pa.int64())}), path)
 
 
-# What is found
-
-
 @LAYOUTS
 @pytest.mark.parametrize("limit", [None, 1, 25, 99])
 def test_images_come_with_their_labels(tmp_path, write_tiny_imagenet, layout, limit):
@@ -57,7 +50,7 @@ def test_images_come_with_their_labels(tmp_path, write_tiny_imagenet, layout, li
     assert len(set(contents(images))) == len(images)
 
 
-def test_a_folder_is_in_the_order_in_which_it_is_loaded(tmp_path, write_tiny_imagenet):
+def test_a_folder_is_listed_in_the_order_in_which_it_is_loaded(tmp_path, write_tiny_imagenet):
     write_tiny_imagenet(tmp_path, "folder", train=11)
     images = index_images(tmp_path, "train", TWO_CLASSES)
     loaded = load_images(tmp_path, "train", TWO_CLASSES)
@@ -66,7 +59,7 @@ def test_a_folder_is_in_the_order_in_which_it_is_loaded(tmp_path, write_tiny_ima
 
 
 @LAYOUTS
-def test_a_copy_in_another_process_reads_the_same(tmp_path, write_tiny_imagenet, layout):
+def test_a_pickled_copy_reads_the_same(tmp_path, write_tiny_imagenet, layout):
     write_tiny_imagenet(tmp_path, layout)
     images = index_images(tmp_path, "test", TWO_CLASSES)
     before = contents(images)
@@ -87,7 +80,7 @@ def test_images_have_names(tmp_path, write_tiny_imagenet):
     assert images[42] == table["image"][12]["bytes"].as_py()
 
 
-def test_any_name_will_do(tmp_path):
+def test_file_names_may_be_long_and_in_any_encoding(tmp_path):
     names = ["blå himmel.jpg", "x" * 200 + ".jpg", "\udcff.jpg"]
     for class_name in ("night", "noon"):
         for name in names:
@@ -101,7 +94,7 @@ def test_any_name_will_do(tmp_path):
 
 
 @LAYOUTS
-def test_the_fingerprint_stands_for_the_images(tmp_path, write_tiny_imagenet, layout):
+def test_the_fingerprint_identifies_the_images(tmp_path, write_tiny_imagenet, layout):
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         write_tiny_imagenet(tmp_path / folder, layout, seed=seed)
     one, same, other = (
@@ -112,7 +105,7 @@ def test_the_fingerprint_stands_for_the_images(tmp_path, write_tiny_imagenet, la
     assert index_images(tmp_path / "a", "train", TWO_CLASSES, limit=59).fingerprint != one
 
 
-def test_imagenets_test_shards_have_no_labels_and_are_passed_over(tmp_path):
+def test_imagenets_validation_split_is_tested_on_and_its_unlabelled_test_split_is_not(tmp_path):
     write_rows(tmp_path / "data" / "test-00000-of-00001.parquet", [-1, -1])
     write_rows(tmp_path / "data" / "validation-00000-of-00001.parquet", [7, 8, 9])
     assert index_images(tmp_path, "test", IMAGENET).labels.tolist() == [7, 8, 9]
@@ -137,126 +130,52 @@ def broken_sources(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(
-    ("broken", "split", "says"),
+    ("broken", "split", "path", "facts"),
     [
-        ("range", "train", "Image 2 of {}/train.parquet (counted from 0) has the label 1000"),
-        ("none", "train", "{}/train.parquet has rows without a label."),
-        ("class", "test", "{}/val has the class 'noon', which {}/train has not."),
-        ("split", "train", "{} has no images of the train split."),
-        ("junk", "train", "{}/train.parquet is not a parquet file"),
-        ("missing", "train", "There is no file or folder '{}'."),
+        ("range", "train", "train.parquet", {"name": "2", "found": 1000}),
+        ("none", "train", "train.parquet", {"name": "label"}),
+        ("class", "test", "val", {"extra": ("noon",)}),
+        ("split", "train", "", {"name": "train"}),
+        ("junk", "train", "train.parquet", {}),
+        ("missing", "train", "", {}),
     ],
 )
-def test_what_is_wrong_is_said_as_when_all_are_read(tmp_path, broken, split, says):
+def test_errors_are_those_of_reading_into_memory(tmp_path, broken, split, path, facts):
     source = broken_sources(tmp_path)[broken]
     errors = []
     for read in (index_images, load_images):
         with pytest.raises(DatasetError) as caught:
             read(source, split, IMAGENET)
-        errors.append(str(caught.value))
-    assert errors[0] == errors[1]
-    assert errors[0].startswith(says.replace("{}", str(source)))
+        errors.append(caught.value)
+    assert str(errors[0]) == str(errors[1])
+    assert errors[0].path == str(source / path)
+    for fact, value in facts.items():
+        assert getattr(errors[0], fact) == value
 
 
-def test_a_wrong_number_of_classes(tmp_path, write_tiny_imagenet):
-    for layout in ("folder", "parquet"):
-        write_tiny_imagenet(tmp_path / layout, layout)
-        with pytest.raises(DatasetError, match=r"has 2 classes, and ImageNet has 1000\."):
-            index_images(tmp_path / layout, "train", IMAGENET)
+@LAYOUTS
+def test_a_wrong_number_of_classes(tmp_path, write_tiny_imagenet, layout):
+    write_tiny_imagenet(tmp_path, layout)
+    with pytest.raises(DatasetError) as caught:
+        index_images(tmp_path, "train", IMAGENET)
+    assert (caught.value.found, caught.value.expected) == (2, 1000)
 
 
 def test_a_parquet_file_without_rows(tmp_path, write_tiny_imagenet):
     write_tiny_imagenet(tmp_path, "parquet")
     for shard in tmp_path.glob("data/train*"):
         pq.write_table(pq.read_table(shard)[:0], shard)
-    with pytest.raises(DatasetError, match="data holds no images"):
+    with pytest.raises(DatasetError) as caught:
         index_images(tmp_path, "train", TWO_CLASSES)
+    assert caught.value.path == str(tmp_path / "data")
 
 
-def test_a_folder_without_images(tmp_path):
-    (tmp_path / "train" / "night").mkdir(parents=True)
-    with pytest.raises(DatasetError, match="holds no images") as caught:
-        index_images(tmp_path, "train", TWO_CLASSES)
-    assert str(tmp_path) in caught.value.problem
-    with pytest.raises(DatasetError, match="leaves none to read"):
-        index_images(tmp_path, "train", TWO_CLASSES, limit=0)
-
-
-def test_a_row_group_damaged_after_the_index_was_made(tmp_path, write_tiny_imagenet):
+def test_a_row_group_damaged_after_it_was_listed(tmp_path, write_tiny_imagenet):
     write_tiny_imagenet(tmp_path, "parquet")
     images = index_images(tmp_path, "train", TWO_CLASSES)
     shard = tmp_path / "data" / "train-00000-of-00002.parquet"
     whole = shard.read_bytes()
     shard.write_bytes(b"\xff" * (len(whole) // 2) + whole[len(whole) // 2 :])
-    with pytest.raises(DatasetError, match="is damaged or truncated") as caught:
+    with pytest.raises(DatasetError) as caught:
         contents(images)
-    assert str(shard) in caught.value.problem
-
-
-# In which order
-
-
-@given(
-    sizes=st.lists(st.integers(0, 300), min_size=1, max_size=60).filter(any),
-    batch_size=st.integers(1, 600),
-    seed=st.integers(0, 2**31),
-)
-def test_every_image_has_its_place_in_the_order(sizes, batch_size, seed):
-    starts, count, rng = np.cumsum([0, *sizes[:-1]]), sum(sizes), np.random.default_rng(seed)
-    order = shuffle_groups(starts, count, rng)
-    for start, size in zip(starts, sizes, strict=True):
-        (place,) = np.flatnonzero(order == start) if size else [0]
-        assert order[place : place + size].tolist() == list(range(start, start + size))
-    shuffled = shuffle_nearby(order, batch_size, rng)
-    assert np.sort(shuffled).tolist() == list(range(count))
-
-
-def orders(images: EncodedImages, training: bool, replicas: int, epoch: int) -> list[list[int]]:
-    found = []
-    for rank in range(replicas):
-        order = EpochOrder(
-            images, training=training, batch_size=8, seed=3, num_replicas=replicas, rank=rank
-        )
-        order.set_epoch(epoch)
-        draws = list(order)
-        assert {draw.epoch for draw in draws} == {epoch}
-        assert len(order) == len(draws)
-        found.append([draw.image for draw in draws])
-    return found
-
-
-@LAYOUTS
-@pytest.mark.parametrize("replicas", [1, 2, 7])
-def test_processes_share_the_images(tmp_path, write_tiny_imagenet, layout, replicas):
-    write_tiny_imagenet(tmp_path, layout)
-    images = index_images(tmp_path, "train", TWO_CLASSES)
-    first, again, second = (orders(images, True, replicas, epoch) for epoch in (0, 0, 1))
-    assert first == again != second
-    assert {len(order) for order in first} == {60 // replicas}
-    together = [image for order in first for image in order]
-    assert len(set(together)) == len(together)
-    tested = orders(images, False, replicas, 5)
-    assert [image for order in tested for image in order] == list(range(60))
-
-
-@pytest.mark.parametrize(("workers", "reads"), [(1, 1), (2, 1), (3, 3), (4, 1), (8, 2), (12, 3)])
-def test_row_groups_are_read_a_few_times_an_epoch(workers, reads):
-    count, size, batch_size = 100_000, 100, 256
-    starts, rng = np.arange(0, count, size), np.random.default_rng(0)
-    order = shuffle_nearby(shuffle_groups(starts, count, rng), batch_size, rng)
-    misses = 0
-    for worker in range(workers):
-        row_group = functools.lru_cache(NEARBY * len(starts) // count + 2)(lambda group: group)
-        for start in range(worker * batch_size, count, workers * batch_size):
-            for image in order[start : start + batch_size]:
-                row_group(image // size)
-        misses += row_group.cache_info().misses
-    # Row groups that lie on a border, and those at the end of the epoch, are read more often.
-    assert misses < len(starts) * (reads + 0.5)
-
-
-def test_batches_are_of_many_row_groups():
-    starts, rng = np.arange(0, 50_000, 100), np.random.default_rng(0)
-    order = shuffle_nearby(shuffle_groups(starts, 50_000, rng), 256, rng)
-    batches = order[: 50_000 // 256 * 256].reshape(-1, 256) // 100
-    assert min(len(set(batch)) for batch in batches.tolist()) >= 8
+    assert caught.value.path == str(shard)

@@ -1,4 +1,4 @@
-"""From an encoded photograph to the network's input."""
+"""Decoding and augmentation of ImageNet's photographs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     ("width", "height"),
     [(500, 375), (375, 500), (256, 256), (224, 224), (60, 47), (539, 426), (1600, 1201), (90, 900)],
 )
-def test_the_centre_is_what_the_client_sends(width, height):
+def test_the_centre_crop_is_the_clients(width, height):
     image = encode(photograph(width, height), quality=90)
     ours = centre_crop(image, "", IMAGENET).numpy()
     clients = Preprocessing(224, 224, 256)(image)
@@ -60,14 +60,14 @@ def test_the_centre_is_what_the_client_sends(width, height):
     assert np.quantile(difference, 0.999) <= 8
 
 
-def test_a_shift_of_half_a_pixel_would_be_noticed():
+def test_a_shift_of_half_a_pixel_exceeds_the_tolerance():
     image = photograph(500, 375)
     clients = Preprocessing(224, 224, 256)
     shifted = image.transform((500, 375), Image.Transform.AFFINE, (1, 0, 0.5, 0, 1, 0), 2)
     assert np.abs(clients(shifted).astype(int) - clients(image)).mean() > 1
 
 
-def test_the_client_and_we_bring_images_upright_and_to_rgb():
+def test_orientation_and_mode_are_handled_as_by_the_client():
     image = photograph(400, 300)
     upside_down = Image.Exif()
     upside_down[0x0112] = 3
@@ -82,7 +82,7 @@ def test_the_client_and_we_bring_images_upright_and_to_rgb():
         assert augmented_crop(encoded, "", IMAGENET, rng()).shape == (224, 224, 3)
 
 
-def test_an_image_that_fits_is_left_alone():
+def test_an_image_of_the_right_size_keeps_its_pixels():
     image = photograph(32, 32)
     ours = centre_crop(encode(image, "PNG"), "", CIFAR10).numpy()
     np.testing.assert_array_equal(ours, np.asarray(image))
