@@ -70,9 +70,14 @@ class LabelledImages:
             return
         extra = [name for name in self.class_names if name not in class_names]
         missing = [name for name in class_names if name not in self.class_names]
+        differences = [
+            f"{what} {list_names(names)}"
+            for what, names in (("lack", missing), ("have", extra))
+            if names
+        ]
         raise DatasetError(
-            f"{classifier} has the classes {list_names(class_names)}, but the images have the"
-            f" classes {list_names(self.class_names)}.",
+            f"{classifier} has other classes: the images"
+            f" {' and '.join(differences) or 'have them in another order'}.",
             "Give a data set with the classes of the training data, in the same order.",
             expected=tuple(class_names),
             found=self.class_names,

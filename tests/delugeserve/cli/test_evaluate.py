@@ -275,7 +275,8 @@ def test_other_classes_than_it_was_trained_on(refusal, tmp_path):
     names = ("ant", *CIFAR10.class_names[1:])
     save_checkpoint(Checkpoint(SPEC, names, trained.state), tmp_path / "ants.safetensors")
     said = refusal(tmp_path / "ants.safetensors")
-    assert "tells apart ant, automobile, bird, ..., and the images are labelled airplane" in said
+    assert "'ant'" in said
+    assert "'airplane'" in said
 
 
 def test_a_version_is_given_no_more_than_its_largest_batch(tmp_path):

@@ -82,7 +82,7 @@ def test_every_test_image_is_read_once(count):
     read = [
         torch.cat([labels for _, labels in loader]).tolist()
         for loader in (
-            batches.test_batches(images(count), CIFAR10, world, Reading(), print)
+            batches.test_batches(images(count), CIFAR10, world, Reading())
             for world in (ALONE, *PAIR)
         )
     ]
@@ -91,7 +91,7 @@ def test_every_test_image_is_read_once(count):
 
 def test_too_few_test_images():
     with pytest.raises(UsageError, match="1 test images are too few for 2 processes"):
-        batches.test_batches(images(1), CIFAR10, PAIR[0], Reading(), print)
+        batches.test_batches(images(1), CIFAR10, PAIR[0], Reading())
 
 
 def test_too_few_training_images_of_those_that_are_streamed(tmp_path, write_tiny_imagenet):
@@ -101,8 +101,8 @@ def test_too_few_training_images_of_those_that_are_streamed(tmp_path, write_tiny
     few = batches.read_split(str(source), "train", mini, limit=2)
     world = World(size=4, local_size=4)
     with pytest.raises(UsageError, match=r"2 training images are too few: .* into 4 parts"):
-        batches.training_batches(few, mini, config, world, Reading(), print)
-    assert len(batches.training_batches(few, mini, config, PAIR[0], Reading(), print)) == 1
+        batches.training_batches(few, mini, config, world, Reading())
+    assert len(batches.training_batches(few, mini, config, PAIR[0], Reading())) == 1
 
 
 @pytest.mark.parametrize("cutout", [0, 8])
