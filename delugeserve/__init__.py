@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from delugeserve.errors import (
         BuildError,
         CheckpointError,
+        ClassNameError,
         DatasetError,
         DelugeServeError,
         EvaluationError,
@@ -73,6 +74,7 @@ __all__ = [
     "BuildError",
     "Checkpoint",
     "CheckpointError",
+    "ClassNameError",
     "DatasetError",
     "DatasetSpec",
     "DelugeNet",
@@ -127,8 +129,8 @@ _HOMES = {
     "data.datasets": "LabelledImages load_images",
     "doctor": "Finding diagnose",
     "errors": (
-        "BuildError CheckpointError DatasetError DelugeServeError EvaluationError Failure"
-        " MissingDeviceError MissingExtraError ParityError PlanError PortError RepositoryError"
+        "BuildError CheckpointError ClassNameError DatasetError DelugeServeError EvaluationError"
+        " Failure MissingDeviceError MissingExtraError ParityError PlanError PortError RepositoryError"
         " ResumeError ServerError StoppedError TrainingError UnknownNameError"
         " UnreadableImageError UsageError"
     ),
