@@ -130,8 +130,8 @@ _HOMES = {
     "doctor": "Finding diagnose",
     "errors": (
         "BuildError CheckpointError ClassNameError DatasetError DelugeServeError EvaluationError"
-        " Failure MissingDeviceError MissingExtraError ParityError PlanError PortError RepositoryError"
-        " ResumeError ServerError StoppedError TrainingError UnknownNameError"
+        " Failure MissingDeviceError MissingExtraError ParityError PlanError PortError"
+        " RepositoryError ResumeError ServerError StoppedError TrainingError UnknownNameError"
         " UnreadableImageError UsageError"
     ),
     "evaluation.evaluate": "Evaluation Report evaluate evaluate_fully",

@@ -7,10 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import typer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("delugeserve", "delugeserve_client", "delugeserve_export")
+
+ASKS_A_SERVER = "from delugeserve_client import"
+STARTS_A_SERVER = "serve("
 
 
 def examples():
@@ -19,8 +23,8 @@ def examples():
         for match in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
             line = text[: match.start()].count("\n") + 2
             marks = ()
-            if re.search(r"Classifier\(|serve\(", match[1]):
-                marks = (pytest.mark.system, pytest.mark.slow)
+            if ASKS_A_SERVER in match[1] or STARTS_A_SERVER in match[1]:
+                marks = (pytest.mark.system,)
             name = f"{page.name}-{line}"
             yield pytest.param(match[1], marks=marks, id=name)
 
@@ -49,35 +53,40 @@ def folder(tmp_path_factory, write_tiny_cifar):
     shutil.copy(find_model("delugenet38").weights, folder / "runs" / "first")
     write_tiny_cifar(folder / "cifar10")
     pictures = Path(str(skimage.__file__)).parent / "data"
-    for name in ("cat.jpg", "ship.png"):
+    (folder / "photos").mkdir()
+    for name in ("cat.jpg", "ship.png", "photos/cat.jpg"):
         Image.open(pictures / "chelsea.png").convert("RGB").save(folder / name)
     return folder
 
 
-@pytest.fixture
-def server(code, folder, run, monkeypatch):
-    """The address of a server of the examples' repository, for those that ask one."""
-    if not re.search(r"Classifier\(|serve\(", code):
-        yield None
-        return
+@pytest.fixture(scope="module")
+def repository(folder):
+    from delugeserve.cli import app
+
+    options = ["--backend", "onnxruntime", "--max-batch-size", "8"]
+    repository = folder / "model_repository"
+    arguments = ["export", "--model", "delugenet38", *options, "--repository", str(repository)]
+    typer.main.get_command(app).main(arguments, standalone_mode=False)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def address(repository):
+    """The address of a server of the examples' repository."""
     from delugeserve import serve
 
-    monkeypatch.chdir(folder)
-    if not (folder / "model_repository").exists():
-        options = ("--backend", "onnxruntime", "--max-batch-size", "8")
-        assert run("export", "--model", "delugenet38", *options)[0] == 0
-    if "Classifier(" not in code:
-        yield None
-        return
-    repository = folder / "model_repository"
     with serve(repository, grpc_port=0, http_port=None, metrics_port=None) as running:
         yield running.grpc_url
 
 
 @pytest.mark.parametrize("code", list(examples()))
-def test_an_example_runs(code, folder, server, monkeypatch):
+def test_an_example_runs(code, folder, request, monkeypatch):
     monkeypatch.chdir(folder)
-    if server:
-        assert "localhost:8001" in code
-        code = code.replace("localhost:8001", server)
+    if STARTS_A_SERVER in code:
+        request.getfixturevalue("repository")
+    if ASKS_A_SERVER in code:
+        address = request.getfixturevalue("address")
+        asked = code.replace("Classifier()", 'Classifier("localhost:8001")')
+        assert "localhost:8001" in asked
+        code = asked.replace("localhost:8001", address)
     exec(compile(code, "example", "exec"), {"__name__": "__main__"})
