@@ -216,7 +216,18 @@ class ResumeError(UsageError):
 
 
 class PlanError(UsageError):
-    """A compiled plan is for another runtime or another GPU than there is."""
+    """A compiled plan is for another runtime or another GPU than there is.
+
+    Args:
+        problem: what is wrong, with its full stop.
+        remedy: what to do about it, with its full stop.
+        required: the compute capabilities or the version that the plan is for.
+        found: those of this machine.
+    """
+
+    def __init__(self, problem: str, remedy: str, *, required: str = "", found: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.required, self.found = required, found
 
 
 class MissingDeviceError(UsageError):
@@ -272,7 +283,17 @@ class EvaluationError(Failure):
 
 
 class BuildError(Failure):
-    """A runtime cannot build its artefact."""
+    """A runtime cannot build its artefact.
+
+    Args:
+        problem: what is wrong, with its full stop.
+        remedy: what to do about it, with its full stop.
+        node: name of the graph's node that it refuses; None if it does not name one.
+    """
+
+    def __init__(self, problem: str, remedy: str, *, node: str | None = None) -> None:
+        super().__init__(problem, remedy)
+        self.node = node
 
 
 class ParityError(Failure):

@@ -239,14 +239,12 @@ def _make_plan_details(**changes: Any) -> PlanDetails:
     details = PlanDetails(
         runtime="tensorrt",
         version="10.13.3.9",
-        version_compatible=False,
         compute_capabilities=("8.9",),
         minimum_compute_capability=None,
         built_on=None,
         profile={"image": Profile((1, 32, 32, 3), (4, 32, 32, 3), (8, 32, 32, 3))},
         precisions={"fp16": 41},
         precisions_of="engine",
-        options={},
     )
     return dataclasses.replace(details, **changes)
 

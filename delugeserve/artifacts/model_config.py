@@ -100,13 +100,6 @@ class ModelConfig:
         return tuple(group.kind for group in self.instance_groups)
 
     @property
-    def gpus(self) -> tuple[int, ...]:
-        """Numbers of the GPUs that run it; empty for all that the server sees."""
-        if not all(group.gpus for group in self.instance_groups):
-            return ()
-        return tuple(sorted({gpu for group in self.instance_groups for gpu in group.gpus}))
-
-    @property
     def threads(self) -> int | None:
         """Threads of an instance; None if the backend divides the cores among the instances."""
         stated = [self.parameters.get(key, "") for key in _THREADS]
@@ -195,6 +188,7 @@ def classifier_config(
     num_classes: int,
     instance_group: InstanceGroup,
     parameters: Mapping[str, str],
+    runtime: str = "",
 ) -> ModelConfig:
     """Return the configuration of an exported classifier, without the version to serve.
 
@@ -207,6 +201,8 @@ def classifier_config(
         num_classes: length of the outputs.
         instance_group: number and kind of the instances.
         parameters: strings for the backend and for clients.
+        runtime: file that Triton runs in place of the backend's own library; empty lets Triton
+            choose.
     """
     return ModelConfig(
         name=name,
@@ -219,6 +215,7 @@ def classifier_config(
         dynamic_batching=True,
         warmup_batches=tuple(sorted({1, max_batch_size})),
         parameters=parameters,
+        runtime=runtime,
     )
 
 

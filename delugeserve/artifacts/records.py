@@ -219,13 +219,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class PlanDetails:
-    """Which runtimes and GPUs a TensorRT plan is for, and how it was built.
+    """Which runtime and GPUs a TensorRT plan is for, and how it was built.
 
     Attributes:
         runtime: Python module that built it and can load it.
-        version: version of that module; the only one that loads it unless
-            ``version_compatible``.
-        version_compatible: later versions load it too.
+        version: version of that module, and the only one that loads it.
         compute_capabilities: the GPUs it was built for; empty if there is a minimum instead.
         minimum_compute_capability: it runs on every GPU from this one on.
         built_on: name of the GPU it was built on; None if none was needed.
@@ -233,16 +231,13 @@ class PlanDetails:
         precisions: number of matrix products by precision.
         precisions_of: ``engine`` if the engine's layers were counted; ``network`` if the builder
             listed none and the graph's were counted, whose types it must keep.
-        options: build options that were given.
     """
 
     runtime: str
     version: str
-    version_compatible: bool
     compute_capabilities: tuple[str, ...]
     minimum_compute_capability: str | None
     built_on: str | None
     profile: Mapping[str, Profile]
     precisions: Mapping[Precision, int]
     precisions_of: Literal["engine", "network"]
-    options: Mapping[str, bool | int | str | tuple[str, ...]]

@@ -24,8 +24,8 @@ class StoredModel:
         complete: the configuration states its inputs and outputs, so no backend has to find out.
         version: the version that answers a request that asks for none: the newest one that the
             configuration allows; None if there is none.
-        gpus: numbers of the GPUs that the configuration gives its instances; empty for all that the
-            server sees.
+        runtime: the implementation of the backend that the configuration names, such as
+            ``model.py``; empty lets Triton choose.
     """
 
     name: str
@@ -33,7 +33,7 @@ class StoredModel:
     backend: str
     complete: bool
     version: int | None = None
-    gpus: tuple[int, ...] = ()
+    runtime: str = ""
 
 
 def find_models(repository: Path, names: Sequence[str] | None = None) -> list[StoredModel]:
@@ -116,7 +116,7 @@ def _read(name: str, path: Path) -> StoredModel:
         config.backend,
         config.complete,
         _version(path.parent, config.versions),
-        config.gpus,
+        config.runtime,
     )
 
 

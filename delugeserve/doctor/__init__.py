@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from delugeserve.doctor.backends import examine_backends
+from delugeserve.doctor.backends import check_backends
 from delugeserve.doctor.extras import check_extras
 from delugeserve.doctor.findings import Finding
 from delugeserve.doctor.machine import check_machine
@@ -29,7 +29,7 @@ def diagnose(repository: Path, progress: Progress = NO_PROGRESS) -> list[Finding
     sections: dict[str, Callable[[], Iterator[Finding]]] = {
         "machine": check_machine,
         "extras": check_extras,
-        "backends": examine_backends,
+        "backends": check_backends,
         "server": check_server,
         "repository": lambda: check_repository(repository),
     }

@@ -1,4 +1,4 @@
-"""Which backends can be exported for here, and in which precisions."""
+"""Which backends this machine can export for, and in which precisions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from delugeserve.doctor.findings import Finding
 from delugeserve.runtimes import BACKENDS
@@ -20,15 +19,20 @@ _IMPORT = "import {0}; print({0}.__version__)"
 
 @dataclass(frozen=True)
 class Runtime:
-    """What came of importing a runtime: its version, or why it has none."""
+    """The result of importing a runtime.
+
+    Attributes:
+        version: its version; None if it cannot be imported.
+        reason: why it cannot be imported.
+    """
 
     version: str | None
     reason: str = ""
 
 
-def examine_backends() -> Iterator[Finding]:
-    """Import every backend's runtime, each in a process of its own, which may crash or hang."""
-    installed = [backend for backend in BACKENDS.values() if find_spec(backend.module)]
+def check_backends() -> Iterator[Finding]:
+    """Import every backend's runtime, each in a separate process, as it may crash or hang."""
+    installed = [backend for backend in BACKENDS.values() if backend.is_installed()]
     with ThreadPoolExecutor(len(BACKENDS)) as pool:
         runtimes = dict(
             zip(
@@ -38,11 +42,11 @@ def examine_backends() -> Iterator[Finding]:
             )
         )
     for name, backend in BACKENDS.items():
-        yield _examine(backend, runtimes.get(name))
+        yield check_backend(backend, runtimes.get(name))
 
 
 def import_runtime(module: str) -> Runtime:
-    """Import a module in another process and ask for its version."""
+    """Import a module in a separate process, and return its version."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _IMPORT.format(module)],
@@ -52,15 +56,21 @@ def import_runtime(module: str) -> Runtime:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Runtime(None, f"importing it does not end within {_TIMEOUT:.0f} s")
+        return Runtime(None, f"its import did not finish within {_TIMEOUT:.0f} s")
     if done.returncode < 0:
-        return Runtime(None, f"importing it ends in {signal.Signals(-done.returncode).name}")
+        return Runtime(None, f"its import was killed by {signal.Signals(-done.returncode).name}")
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    last = lines[-1] if lines else "it says nothing"
+    last = lines[-1] if lines else "no error message"
     return Runtime(last) if done.returncode == 0 else Runtime(None, last)
 
 
-def _examine(backend: Backend, runtime: Runtime | None) -> Finding:
+def check_backend(backend: Backend, runtime: Runtime | None) -> Finding:
+    """Check one backend.
+
+    Args:
+        backend: its record.
+        runtime: the result of importing its module; None if that is not installed.
+    """
     if runtime is None:
         return Finding(
             "backends",
@@ -74,34 +84,27 @@ def _examine(backend: Backend, runtime: Runtime | None) -> Finding:
             "backends",
             backend.name,
             "problem",
-            f"{backend.title} is installed and cannot be imported: {runtime.reason}",
-            f"Install it again with: pip install --force-reinstall 'delugeserve[{backend.extra}]'",
+            f"{backend.title} is installed but cannot be imported: {runtime.reason}",
+            f"Reinstall it with: pip install --force-reinstall 'delugeserve[{backend.extra}]'",
         )
-    # Some runtimes add their build to it.
+    # Some runtimes add their build to the version.
     title = f"{backend.title} {runtime.version.partition('-')[0]}"
     precisions = ", ".join(sorted(backend.precisions))
-    if not backend.builds_here():
-        text = f"{title} cannot build or run here: no NVIDIA GPU"
+    if lacking := backend.missing_to_build():
+        text = f"{title} cannot build or run here: it needs {lacking}"
         return Finding("backends", backend.name, "absent", text)
-    if not backend.runs_here():
-        text = f"{title}, in {precisions}; builds here, and runs where there is an NVIDIA GPU"
+    if lacking := backend.missing_to_run():
+        text = f"{title}, in {precisions}; it builds here, but running needs {lacking}"
         return Finding("backends", backend.name, "ok", text)
-    missing = [module for module in backend.bindings if not _is_installed(module)]
+    missing = backend.missing_bindings()
     if missing:
         return Finding(
             "backends",
             backend.name,
             "problem",
-            f"{title} builds here, and cannot run without {', '.join(missing)}",
+            f"{title} builds here, but running needs {', '.join(missing)}",
             f"Install it with: pip install 'delugeserve[{backend.extra}]'",
         )
     if len(backend.precisions) > 1:
-        precisions += f", of which {backend.best_precision()} is best here"
+        precisions += f"; {backend.best_precision()} is the fastest here"
     return Finding("backends", backend.name, "ok", f"{title}, in {precisions}")
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that it is in
-        return False

@@ -15,11 +15,11 @@ from delugeserve.artifacts.remedies import export_command, repository_option
 from delugeserve.artifacts.repository import StoredModel, find_models, list_names
 from delugeserve.artifacts.versions import Version, read_version
 from delugeserve.doctor.findings import Finding, Status
-from delugeserve.doctor.plans import examine_plan
+from delugeserve.doctor.plans import check_plan
 from delugeserve.doctor.server import native_backends, own_backends
 from delugeserve.errors import RepositoryError
-from delugeserve.runtimes.plans import DISTRIBUTIONS
-from delugeserve.serving.own_backends import OWN_BACKENDS
+from delugeserve.runtimes import BACKENDS
+from delugeserve.runtimes.base import PYTHON_RUNTIME
 from delugeserve.system import hardware
 
 
@@ -104,7 +104,7 @@ def _check_model(
         *_check_batches(served),
         *_check_threads(served),
         *_check_backend(served, native | own),
-        *examine_plan(served.version, stored, native),
+        *check_plan(served.version, stored, native=_is_native(stored, native)),
     ]
     yield from found or [_finding(name, "ok", _describe(served))]
 
@@ -235,22 +235,22 @@ def _check_backend(served: _Served, servable: Collection[str]) -> Iterator[Findi
             f"{exported_for}",
             served.export_again(),
         )
-    # Without a GPU, a plan is reported as such, see examine_plan.
-    wanted = backend not in DISTRIBUTIONS or hardware.usable_gpus()
+    # Without a GPU, a plan is reported as such, see check_plan.
+    record = BACKENDS.get(backend)
+    wanted = record is None or record.runs_here()
     if wanted and backend not in servable:
         yield _finding(
             served.name,
             "problem",
             f"no server here has the backend '{backend}'",
-            _install(backend)
-            if backend in OWN_BACKENDS
+            f"Install it with: pip install 'delugeserve[{record.serving_extra}]'"
+            if record
             else f"{served.export_again()}, or for another --backend.",
         )
 
 
-def _install(backend: str) -> str:
-    extra = backend.replace("_", "-") if backend in DISTRIBUTIONS else "server"
-    return f"Install it with: pip install 'delugeserve[{extra}]'"
+def _is_native(stored: StoredModel, native: Collection[str]) -> bool:
+    return stored.backend in native and stored.runtime != PYTHON_RUNTIME
 
 
 def _describe(served: _Served) -> str:

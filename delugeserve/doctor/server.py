@@ -7,12 +7,12 @@ import os
 import platform
 import shlex
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.errors import MissingExtraError, UsageError
+from delugeserve.runtimes import BACKENDS
 from delugeserve.serving.guardian import SHARED_MEMORY
 from delugeserve.serving.installation import (
     MIN_GLIBC,
@@ -22,7 +22,6 @@ from delugeserve.serving.installation import (
     is_wheel_installed,
 )
 from delugeserve.serving.layout import FOLDER_PREFIX
-from delugeserve.serving.own_backends import OWN_BACKENDS
 
 _SCARCE_SHM = 32  # MiB: a few batches of large images
 
@@ -49,7 +48,7 @@ def check_server() -> Iterator[Finding]:
         )
     native = sorted(path.name for path in installation.backends.iterdir() if path.is_dir())
     yield _finding(
-        "backends", f"the server's own: {', '.join(native)}; ours: {', '.join(OWN_BACKENDS)}"
+        "backends", f"the server's own: {', '.join(native)}; ours: {', '.join(BACKENDS)}"
     )
     yield _shared_memory()
     yield _leftovers()
@@ -58,7 +57,7 @@ def check_server() -> Iterator[Finding]:
 
 def own_backends() -> frozenset[str]:
     """Return our backends that 'delugeserve serve' could use here."""
-    return frozenset(name for name, module in OWN_BACKENDS.items() if find_spec(module))
+    return frozenset(name for name, record in BACKENDS.items() if record.is_installed())
 
 
 def native_backends() -> frozenset[str]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
 from delugeserve.errors import MissingExtraError, require
-from delugeserve.runtimes.base import DEFAULTS, Backend, BuildOptions
+from delugeserve.runtimes.base import DEFAULTS, Backend, BuildOptions, Preference
+from delugeserve.system import hardware
 from delugeserve.system.files import temporary_folder
 
 _CONVOLUTIONS: Mapping[str, Precision] = {
@@ -22,22 +23,35 @@ _CONVOLUTIONS: Mapping[str, Precision] = {
     "QLinearConv": "int8",
     "ConvInteger": "int8",
 }
-_ERROR = 3
+_ERROR = 3  # ONNX Runtime's log severity
 
 
 class OnnxRuntime(Backend):
-    """ONNX Runtime on the CPU, in fp32 or int8."""
+    """ONNX Runtime on the CPU, in fp32 or int8.
+
+    Its native Triton backend reads the same artefact. Without an instance kind it would take a GPU
+    where there is one, on which nothing was verified, so the kind is ``KIND_CPU``.
+    """
 
     name = "onnxruntime"
     title = "ONNX Runtime"
     module = "onnxruntime"
-    # It keeps a BatchNormalization in its blocked layout, as a depthwise convolution; not a Mul.
+    distributions = ("onnxruntime", "onnxruntime-gpu")
+    # It runs BatchNormalization in its blocked layout, as a depthwise convolution, but not Mul.
     sum_form = "batchnorm"
     integers = "uint8"
     precisions = ("fp32", "int8")
 
+    def preference(self) -> Preference:
+        """Return the rank that others are compared with."""
+        if hardware.has_native_bf16():
+            return Preference(1.0, "fast in fp32")
+        return Preference(
+            1.0, "this processor has no native bf16, and in fp32 no other runtime is faster"
+        )
+
     def best_precision(self) -> Precision:
-        """fp32: int8 has to be asked for."""
+        """Return fp32; int8 is used only on request."""
         return "fp32"
 
     def build(self, model: bytes, folder: Path, options: BuildOptions = DEFAULTS) -> Path:
@@ -59,10 +73,10 @@ class OnnxRuntime(Backend):
     def executed_precisions(
         self, artefact: Path, precision: Precision
     ) -> Mapping[str, Mapping[Precision, int]]:
-        """Count the operators of the graph as the runtime has optimised it, with onnx's help."""
+        """Count the operators of the optimised graph; needs the package ``onnx``."""
         try:
             onnx = require("onnx", "export")
-        except MissingExtraError:  # a machine that serves has no other use for it
+        except MissingExtraError:  # a machine that only serves has no other use for it
             return {}
         with temporary_folder() as folder:
             path = folder / "optimised.onnx"
@@ -71,27 +85,23 @@ class OnnxRuntime(Backend):
             except Exception as error:
                 if not path.exists():
                     raise
-                # It was optimised, and could not be written whole; the runtime does not say so.
-                raise OSError(f"{self.title} says '{error}'") from error
+                # The graph was optimised but could not be written in full, on a full disk.
+                raise OSError(f"{self.title} reports '{error}'") from error
             optimised = onnx.load(path)
         counted: Counter[Precision] = Counter()
         for node in optimised.graph.node:
             grouped = any(field.name == "group" and field.i > 1 for field in node.attribute)
-            # The terms of weighted sums have become grouped ones.
+            # Grouped convolutions are the terms of weighted sums.
             if node.op_type in _CONVOLUTIONS and not grouped:
                 counted[_CONVOLUTIONS[node.op_type]] += 1
         return {"Convolution": dict(counted)}
 
     def _session(self, artefact: Path, **settings: str) -> Any:
-        runtime = require(self.module, "export")
+        runtime = require(self.module, self.extra)
         options = runtime.SessionOptions()
-        # It warns of each constant that it cannot fold in fp16, and that an optimised file is good
-        # for this CPU only.
+        # Otherwise it warns about every constant that it cannot fold in fp16, and that an
+        # optimised graph is for this CPU only.
         options.log_severity_level = _ERROR
         for name, value in settings.items():
             setattr(options, name, value)
         return runtime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
-
-    def triton_parameters(self, precision: Precision) -> Mapping[str, str]:
-        """None: by default it uses every core."""
-        return {}

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
 from delugeserve.errors import require
-from delugeserve.runtimes.base import DEFAULTS, Backend, BuildOptions
+from delugeserve.runtimes.base import DEFAULTS, PYTHON_RUNTIME, Backend, BuildOptions, Preference
 from delugeserve.system import hardware
 
-# What the runtime graph calls them.
+# Names of element types in OpenVINO's runtime graph.
 _PRECISIONS: Mapping[str, Precision] = {
     "f32": "fp32",
     "f16": "fp16",
@@ -27,34 +27,49 @@ _PRECISIONS: Mapping[str, Precision] = {
 
 
 class OpenVino(Backend):
-    """OpenVINO on the CPU, in fp32, bf16 or int8. Weights that are not int8 are stored in fp32."""
+    """OpenVINO on the CPU, in fp32, bf16 or int8. Weights that are not int8 are stored in fp32.
+
+    Triton's native OpenVINO backend cannot serve these artefacts: it refuses batches smaller than
+    the largest or pads them all, and it cannot be made to compute in fp32. So config.pbtxt asks for
+    the Python-based backend.
+    """
 
     name = "openvino"
     title = "OpenVINO"
     module = "openvino"
+    distributions = ("openvino",)
     sum_form = "horner"
     integers = "either"
     precisions = ("bf16", "fp32", "int8")
-    instance_kind = "KIND_CPU"
+    triton_runtime = PYTHON_RUNTIME
+
+    def preference(self) -> Preference:
+        """Prefer it where the processor computes in bf16 natively."""
+        if hardware.has_native_bf16():
+            return Preference(
+                2.0,
+                "this processor multiplies bf16 natively, about twice as fast as any fp32 engine",
+            )
+        return Preference(1.0, "fast in fp32")
 
     def best_precision(self) -> Precision:
-        """bf16 where the processor computes it natively, else fp32."""
+        """Return bf16 where the processor computes in it natively, else fp32."""
         return "bf16" if hardware.has_native_bf16() else "fp32"
 
     def build(self, model: bytes, folder: Path, options: BuildOptions = DEFAULTS) -> Path:
         """Write ``model.xml`` and ``model.bin``.
 
         Raises:
-            OSError: there is no room for them.
+            OSError: the disk is full.
         """
-        runtime = require(self.module, "export")
+        runtime = require(self.module, self.extra)
         path = folder / "model.xml"
         converted = _core().read_model(model)
         try:
-            # Compression would round the weights to fp16 behind the user's back.
+            # Compression would round the weights to fp16.
             runtime.save_model(converted, path, compress_to_fp16=False)
         except RuntimeError as error:  # what it raises on a full disk
-            raise OSError(f"{self.title} says '{error}'") from error
+            raise OSError(f"{self.title} reports '{error}'") from error
         return path
 
     def load(self, artefact: Path, precision: Precision) -> Infer:
@@ -70,7 +85,7 @@ class OpenVino(Backend):
     def executed_precisions(
         self, artefact: Path, precision: Precision
     ) -> Mapping[str, Mapping[Precision, int]]:
-        """Count by the types that the compiled model's convolutions read."""
+        """Count the convolutions of the compiled model by the type of their input."""
         layers = (
             operation.get_rt_info()
             for operation in self._compile(artefact, precision).get_runtime_model().get_ops()
@@ -83,31 +98,25 @@ class OpenVino(Backend):
         return {"Convolution": dict(counted)}
 
     def triton_parameters(self, precision: Precision) -> Mapping[str, str]:
-        """The names and values of NVIDIA's OpenVINO backend, which ours reads too.
-
-        Without padding NVIDIA's refuses every batch but the largest; ours runs each as it comes.
-        """
-        parameters = {"ENABLE_BATCH_PADDING": "YES"}
-        if self._hint(precision) == "bf16":
-            parameters["HINT_BF16"] = "YES"
-        return parameters
+        """Return the precision, under the name that Triton's native backend has for it."""
+        return {"HINT_BF16": "YES"} if self._hint(precision) == "bf16" else {}
 
     def _compile(self, artefact: Path, precision: Precision) -> Any:
         settings = {"INFERENCE_PRECISION_HINT": self._hint(precision)}
         return _core().compile_model(artefact, "CPU", settings)
 
     def _hint(self, precision: Precision) -> str:
-        """What the layers compute in that are not quantised."""
+        """Return OpenVINO's name of the precision of the layers that are not quantised."""
         wanted = self.best_precision() if precision == "int8" else precision
         return {"fp32": "f32", "bf16": "bf16"}[wanted]
 
 
 @functools.cache
 def _core() -> Any:
-    """OpenVINO's core, one for the whole process.
+    """Return OpenVINO's core, one for the whole process.
 
-    Its CPU plugin gives the thread that loads it a signal stack of its own, and frees that with the
-    last core or network, in whichever thread that happens. If it is another one, the next signal to
-    the first thread ends the process; so the plugin is never let go.
+    Its CPU plugin installs an alternate signal stack for the thread that loads it, and frees that
+    stack with the last core or network, in whichever thread that happens. If it is another thread,
+    the next signal to the first thread kills the process. So the plugin is never unloaded.
     """
-    return require(OpenVino.module, "export").Core()
+    return require(OpenVino.module, OpenVino.extra).Core()

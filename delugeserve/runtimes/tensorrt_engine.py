@@ -1,17 +1,14 @@
-"""A TensorRT or TensorRT-RTX plan on a GPU, from NumPy arrays to NumPy arrays.
+"""A TensorRT or TensorRT-RTX plan on a GPU, with NumPy arrays as inputs and outputs.
 
-The exporter verifies a plan with it, and the Python-based Triton backends serve one with it. For
-them it is copied beside their ``model.py``, so it needs NumPy, NVIDIA's CUDA bindings and the
-runtime, and nothing of this project.
+The exporter verifies plans with it, and the Python-based Triton backends serve them with it. It is
+copied next to their ``model.py``, so it needs NumPy, NVIDIA's CUDA bindings and the runtime, but
+nothing of this project.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,16 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WEIGHTS = "model.onnx"
-"""Beside a plan that was built without its weights: where they are."""
-
 
 @contextlib.contextmanager
 def collection_paused() -> Iterator[None]:
-    """No garbage collection while a runtime builds or loads.
+    """Pause garbage collection while a runtime builds or loads.
 
-    It calls the logger with a lock held. A collection there that finds a dead builder, which takes
-    that lock to end, would wait for ever.
+    The runtime calls the logger with a lock held. A collection at that moment that finds an unused
+    builder, whose destructor takes the same lock, would deadlock.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -41,7 +35,7 @@ def collection_paused() -> Iterator[None]:
 
 
 class Engine:
-    """A plan that is ready to run. One thread at a time.
+    """A plan that is ready to run. Not thread-safe.
 
     Args:
         runtime: the module ``tensorrt`` or ``tensorrt_rtx``.
@@ -49,11 +43,11 @@ class Engine:
         device: number of the GPU.
 
     Attributes:
-        inputs: shape by name, -1 for an open size.
-        outputs: likewise.
+        inputs: shapes by name, with -1 for the batch.
+        outputs: shapes by name, with -1 for the batch.
 
     Raises:
-        RuntimeError: the plan does not load; the message is the runtime's own.
+        RuntimeError: the plan does not load; the message is the runtime's.
     """
 
     @collection_paused()
@@ -63,15 +57,12 @@ class Engine:
         self._cuda = cuda
         self._call(cuda.cudaSetDevice(device))
         self._stream = self._call(cuda.cudaStreamCreate())
-        plan = path.read_bytes()
         log = RuntimeLog(runtime)
-        self._runtime = make_runtime(runtime, log)
-        engine: Any = self._runtime.deserialize_cuda_engine(plan)
+        self._runtime = runtime.Runtime(log.logger)
+        engine: Any = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise RuntimeError(log.reason())
-        if path.with_name(WEIGHTS).is_file():
-            _refit(runtime, engine, path.with_name(WEIGHTS), log)
-        names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         shapes = {name: list(engine.get_tensor_shape(name)) for name in names}
         sources = {n for n in names if engine.get_tensor_mode(n) == runtime.TensorIOMode.INPUT}
         self.inputs = {name: shapes[name] for name in names if name in sources}
@@ -83,10 +74,7 @@ class Engine:
             name: self._call(cuda.cudaMalloc(self._empty(name, self._largest).nbytes))
             for name in names
         }
-        self._cache = _RuntimeCache(engine, plan) if hasattr(runtime, "IRuntimeCache") else None
-        self._context: Any = (
-            self._cache.context if self._cache else engine.create_execution_context()
-        )
+        self._context: Any = engine.create_execution_context()
         if self._context is None:
             raise RuntimeError(log.reason())
         for name, address in self._memory.items():
@@ -97,15 +85,19 @@ class Engine:
         """Run a batch.
 
         Args:
-            batch: ``[N, ...]``, contiguous, N at most what the plan's profile allows.
-            outputs: names of the outputs that are wanted.
+            batch: ``[N, ...]``, with N at most the largest batch of the plan's profile.
+            outputs: names of the wanted outputs.
 
         Returns:
             New arrays by name, each ``[N, ...]``.
+
+        Raises:
+            ValueError: the batch is too large, or has the wrong shape.
+            RuntimeError: CUDA fails.
         """
         cuda, stream = self._cuda, self._stream
         if not 0 < len(batch) <= self._largest:
-            raise ValueError(f"a batch has from 1 to {self._largest} images, and not {len(batch)}")
+            raise ValueError(f"a batch has from 1 to {self._largest} images, not {len(batch)}")
         if not self._context.set_input_shape(self._input, batch.shape):
             raise ValueError(f"'{self._input}' cannot have the shape {list(batch.shape)}")
         batch = np.ascontiguousarray(batch, self._types[self._input])
@@ -119,13 +111,11 @@ class Engine:
             target = (array.ctypes.data, self._memory[name], array.nbytes)
             self._call(cuda.cudaMemcpyAsync(*target, kinds.cudaMemcpyDeviceToHost, stream))
         self._call(cuda.cudaStreamSynchronize(stream))
-        if self._cache:
-            self._cache.save(len(batch))
         return results
 
     def close(self) -> None:
-        """Free what it holds on the GPU."""
-        self._context = self._engine = self._cache = None
+        """Free its memory on the GPU."""
+        self._context = self._engine = None
         for address in self._memory.values():
             self._cuda.cudaFree(address)
         self._cuda.cudaStreamDestroy(self._stream)
@@ -135,7 +125,7 @@ class Engine:
         return np.empty((count, *shape[1:]), self._types[name])
 
     def _call(self, answer: tuple[Any, ...]) -> Any:
-        """The value of a call to CUDA, which puts its status first."""
+        """Return the value of a call to CUDA, whose first item is its status."""
         status, *values = answer
         if int(status):
             _, text = self._cuda.cudaGetErrorString(status)
@@ -143,35 +133,14 @@ class Engine:
         return values[0] if values else None
 
 
-class _RuntimeCache:
-    """What TensorRT-RTX has compiled for this GPU, kept from one process to the next."""
-
-    def __init__(self, engine: Any, plan: bytes) -> None:
-        self._path = cache_folder() / f"{hashlib.sha256(plan).hexdigest()[:16]}.runtime-cache"
-        self._seen: set[int] = set()
-        config = engine.create_runtime_config()
-        self._cache = config.create_runtime_cache()
-        with contextlib.suppress(OSError):
-            # One of another GPU or version is refused, and what it holds is compiled again.
-            self._cache.deserialize(self._path.read_bytes())
-        config.set_runtime_cache(self._cache)
-        self.context = engine.create_execution_context(config)
-
-    def save(self, batch_size: int) -> None:
-        """Write the cache after the first batch of each size, which may have compiled more."""
-        if batch_size not in self._seen:
-            self._seen.add(batch_size)
-            write_cache(self._path, bytes(self._cache.serialize()))
-
-
 class RuntimeLog:
-    """What a runtime says while it builds or loads.
+    """The messages of a runtime while it builds or loads.
 
     Attributes:
-        logger: to give to the runtime.
-        errors: its errors, in their order.
-        layers: its list of an engine's layers, which it gives at the end of a build where it was
-            asked for details; empty until then.
+        logger: the logger to pass to the runtime.
+        errors: its errors, in order.
+        layers: its list of the engine's layers, given at the end of a build with detailed
+            profiling; empty until then.
     """
 
     def __init__(self, runtime: ModuleType) -> None:
@@ -192,44 +161,5 @@ class RuntimeLog:
         self.logger = Logger()
 
     def reason(self) -> str:
-        """The first error, which is the cause of the others."""
+        """Return the first error, which causes the others."""
         return self.errors[0].strip() if self.errors else "no reason given"
-
-
-def make_runtime(runtime: ModuleType, log: RuntimeLog) -> Any:
-    """What loads plans, those that other versions may load included.
-
-    Such a plan brings code of its own for the host, which is refused unless it is allowed. A plan
-    is our exporter's, or from the user's own repository.
-    """
-    made = runtime.Runtime(log.logger)
-    if hasattr(made, "engine_host_code_allowed"):
-        made.engine_host_code_allowed = True
-    return made
-
-
-def _refit(runtime: ModuleType, engine: Any, weights: Path, log: RuntimeLog) -> None:
-    refitter = runtime.Refitter(engine, log.logger)
-    parser = runtime.OnnxParserRefitter(refitter, log.logger)
-    if not (parser.refit_from_file(str(weights)) and refitter.refit_cuda_engine()):
-        raise RuntimeError(f"the weights of {weights.name} do not fit: {log.reason()}")
-
-
-def cache_folder() -> Path:
-    """Where caches lie: ``$XDG_CACHE_HOME/delugeserve``."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "delugeserve"
-
-
-def write_cache(path: Path, content: bytes) -> None:
-    """Write a cache beside its place and rename it; without room for it, go on without."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        temporary.replace(path)
-    except OSError:
-        if temporary:
-            temporary.unlink(missing_ok=True)

@@ -95,7 +95,7 @@ def _arguments(
     if all(model.complete for model in models):
         # Completing a configuration takes a process of its own and a second for every model.
         arguments.append("--disable-auto-complete-config")
-    return [*arguments, *own_backends.backend_options(list(models), folder.backends)]
+    return arguments
 
 
 def _endpoint_arguments(name: str, address: str, port: int | None) -> list[str]:

@@ -93,7 +93,7 @@ def lay_out(
             (backends / backend.name).symlink_to(backend)
     if (installation.backends / "python").is_dir():
         _add_python_backend(backends / "python", installation)
-        own_backends.add_own_backends(backends)
+        own_backends.add_own_backends(backends, models)
     for model in models:
         own_backends.check_backend(model, backends)
     folder.models.mkdir()

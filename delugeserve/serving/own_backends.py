@@ -1,40 +1,65 @@
-"""Our Python-based backends: which there are, and how they get into a server's backends folder."""
+"""Our Python-based backends: how they get into a server's backends folder, and who uses them."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from delugeserve.artifacts.manifest import find_manifest
 from delugeserve.artifacts.remedies import export_command
 from delugeserve.artifacts.repository import StoredModel
-from delugeserve.errors import MissingExtraError, ServerError
-from delugeserve.runtimes import plans
-
-#: Our backends, by Triton's name, and the Python module each of them runs.
-OWN_BACKENDS: Mapping[str, str] = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "tensorrt": "tensorrt",
-    "tensorrt_rtx": "tensorrt_rtx",
-}
+from delugeserve.errors import ServerError
+from delugeserve.runtimes import BACKENDS
+from delugeserve.runtimes.base import PYTHON_RUNTIME, Backend
 
 _SOURCES = Path(__file__).parent / "backends"
-_ENGINE = Path(__file__).parents[1] / "runtimes" / "tensorrt_engine.py"
+_SHARED = "batching.py"
 
 
-def add_own_backends(backends: Path) -> None:
-    """Copy our backends into a backends folder, except those it has already."""
-    for name in OWN_BACKENDS:
-        if not (backends / name).exists():
-            _add(backends / name)
+def find_implementation(model: StoredModel, folder: Path) -> Literal["native", "python"] | None:
+    """Return what Triton runs for a model: a native library, a Python file, or nothing.
+
+    Triton takes the library before the Python file, unless ``runtime`` in the model's config.pbtxt
+    names one of them.
+
+    Args:
+        model: the model to serve.
+        folder: the backend's folder.
+    """
+    library = f"libtriton_{model.backend}.so"
+    for file in [model.runtime] if model.runtime else [library, PYTHON_RUNTIME]:
+        if (folder / file).is_file():
+            return "python" if file == PYTHON_RUNTIME else "native"
+    return None
 
 
-def is_own_backend(folder: Path) -> bool:
-    """Return whether a backend's folder is one of ours."""
-    return (folder / "batching.py").is_file()
+def uses_own_backend(model: StoredModel, backends: Path) -> bool:
+    """Return whether Triton runs one of our Python-based backends for a model."""
+    folder = backends / model.backend
+    return find_implementation(model, folder) == "python" and (folder / _SHARED).is_file()
+
+
+def add_own_backends(backends: Path, models: Sequence[StoredModel]) -> None:
+    """Copy our backends into a backends folder, where native ones do not take precedence.
+
+    Args:
+        backends: a folder that holds links to the server's own backends.
+        models: the models to serve.
+    """
+    for record in BACKENDS.values():
+        target = backends / record.name
+        if target.exists():
+            users = [model for model in models if model.backend == record.name]
+            if not any(model.runtime == PYTHON_RUNTIME for model in users):
+                continue
+            native = target.resolve()
+            target.unlink()
+            # Triton takes both implementations from one folder.
+            if any(find_implementation(model, native) == "native" for model in users):
+                shutil.copytree(native, target)
+        _copy(record, target)
 
 
 def check_backend(model: StoredModel, backends: Path) -> None:
@@ -50,9 +75,11 @@ def check_backend(model: StoredModel, backends: Path) -> None:
         PlanError: the model is a plan for another GPU or another version of its runtime.
         ServerError: the server has no such backend.
     """
-    folder = backends / model.backend
-    plans.require_loadable(model, native=not is_own_backend(folder))
-    if not model.backend or not folder.exists():
+    record = BACKENDS.get(model.backend)
+    own = uses_own_backend(model, backends)
+    if record:
+        record.check_loadable(model, native=not own)
+    if not model.backend or not (backends / model.backend).exists():
         known = sorted(path.name for path in backends.iterdir())
         manifest = find_manifest(model.folder, model.version)
         raise ServerError(
@@ -60,34 +87,18 @@ def check_backend(model: StoredModel, backends: Path) -> None:
             f"does not have (it has {', '.join(known)}).",
             f"Export it for another with: {export_command(model.folder, manifest, 'onnxruntime')}",
         )
-    module = OWN_BACKENDS.get(model.backend)
-    if module and is_own_backend(folder) and find_spec(module) is None:
-        extra = module.replace("_", "-") if model.backend in plans.DISTRIBUTIONS else "server"
-        raise MissingExtraError(module, extra)
+    if record and own:
+        record.require_for_serving()
 
 
 def uses_cpu_only(model: StoredModel, backends: Path) -> bool:
     """Return whether a model runs in one of our backends, on the CPU."""
-    return model.backend not in plans.DISTRIBUTIONS and is_own_backend(backends / model.backend)
+    return uses_own_backend(model, backends) and not BACKENDS[model.backend].on_gpu
 
 
-def backend_options(models: list[StoredModel], backends: Path) -> list[str]:
-    """Return the server's command-line options that backends of these models need."""
-    if any(
-        model.backend == "tensorrt"
-        and not is_own_backend(backends / model.backend)
-        and plans.is_version_compatible(model)
-        for model in models
-    ):
-        # Version-compatible plans contain code, which NVIDIA's backend runs only when allowed to.
-        return ["--backend-config=tensorrt,version-compatible=true"]
-    return []
-
-
-def _add(target: Path) -> None:
-    target.mkdir()
-    sources = [_SOURCES / target.name / "model.py", _SOURCES / "batching.py"]
-    if target.name in plans.DISTRIBUTIONS:
-        sources.append(_ENGINE)
-    for source in sources:
+def _copy(record: Backend, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for source in (_SOURCES / record.name / PYTHON_RUNTIME, _SOURCES / _SHARED):
+        shutil.copy2(source, target)
+    for source in record.support_files:
         shutil.copy2(source, target)

@@ -1,21 +1,21 @@
-"""What this machine's processor and GPUs can do, without torch."""
+"""The processor and the GPUs of this machine, without torch."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import platform
-import re
 import shutil
 import subprocess
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from delugeserve.errors import ServerError
 
-_GPU_FIELDS = "name,driver_version,compute_cap,memory.total,index,uuid"
-_TIMEOUT = 20.0  # seconds; a driver that has to be woken takes some
+_GPU_FIELDS = "name,driver_version,compute_cap,memory.total,index"
+_TIMEOUT = 20.0  # seconds; waking an idle driver takes several
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,11 @@ class Gpu:
     """An NVIDIA GPU.
 
     Attributes:
-        name: such as ``NVIDIA L4``.
+        name: the model, such as ``NVIDIA L4``.
         driver: version of the driver.
         compute_capability: such as ``8.9``.
-        memory: such as ``23034 MiB``.
-        index: its number as nvidia-smi counts, along the PCI bus.
-        uuid: such as ``GPU-5a2c8a3d-...``.
+        memory: total memory, such as ``23034 MiB``.
+        index: its number in nvidia-smi, in PCI bus order.
     """
 
     name: str
@@ -36,10 +35,14 @@ class Gpu:
     compute_capability: str
     memory: str
     index: int = 0
-    uuid: str = ""
 
     def is_among(self, compute_capabilities: Collection[str], minimum: str | None) -> bool:
-        """Whether it has one of some compute capabilities or, where there is a minimum, that."""
+        """Return whether it has one of these compute capabilities, or at least the minimum.
+
+        Args:
+            compute_capabilities: such as ``("8.6", "8.9")``; ignored if there is a minimum.
+            minimum: such as ``8.0``; None if there is none.
+        """
         if minimum:
             have, least = (
                 tuple(map(int, version.split(".")))
@@ -49,14 +52,14 @@ class Gpu:
         return self.compute_capability in compute_capabilities
 
 
-def name_capabilities(compute_capabilities: Collection[str], minimum: str | None) -> str:
-    """Put into words what :meth:`Gpu.is_among` looks for."""
+def describe_capabilities(compute_capabilities: Collection[str], minimum: str | None) -> str:
+    """Return the condition that :meth:`Gpu.is_among` checks, such as ``8.0 or later``."""
     return f"{minimum} or later" if minimum else " or ".join(compute_capabilities)
 
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-    """The feature flags Linux reports of the first core; empty elsewhere."""
+    """Return the feature flags that Linux reports for the first core; empty on other systems."""
     for line in _cpuinfo():
         if line.startswith(("flags", "Features")):
             return frozenset(line.partition(":")[2].split())
@@ -65,7 +68,7 @@ def cpu_flags() -> frozenset[str]:
 
 @functools.cache
 def cpu_model() -> str:
-    """The processor's name, as the operating system gives it."""
+    """Return the processor's name, as the operating system reports it."""
     for line in _cpuinfo():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -73,77 +76,73 @@ def cpu_model() -> str:
 
 
 def usable_cores() -> int:
-    """How many cores this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_native_bf16() -> bool:
-    """Whether the processor multiplies bf16 natively; emulated, it is slower than fp32."""
+    """Return whether the processor multiplies bf16 natively; emulated bf16 is slower than fp32."""
     return not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @functools.cache
 def find_gpus() -> tuple[Gpu, ...]:
-    """The GPUs of this machine, as nvidia-smi reports them; none where there is no nvidia-smi.
+    """Return the GPUs that nvidia-smi reports; none where there is no nvidia-smi.
 
     Raises:
-        ServerError: nvidia-smi is there and cannot tell.
+        ServerError: nvidia-smi fails.
     """
-    lines = _ask_driver(f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader")
+    lines = _run_nvidia_smi(f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader")
     rows = [[field.strip() for field in line.split(",")] for line in lines]
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(_GPU_FIELDS.split(",")) or not row[4].isdecimal():
             raise _gpu_failure(line)
     return tuple(
-        Gpu(name, driver, capability, memory, int(index), uuid)
-        for name, driver, capability, memory, index, uuid in rows
+        Gpu(name, driver, capability, memory, int(index))
+        for name, driver, capability, memory, index in rows
     )
 
 
 def usable_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that CUDA may use, in its own order, if that is the one of :func:`order_gpus`.
+    """Return the GPUs that CUDA may use, in CUDA's order if :func:`order_gpus` was called first.
 
-    None if they are kept from it, or if the driver is broken. CUDA reads CUDA_VISIBLE_DEVICES so:
-    https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#env-vars
+    Plain indices in CUDA_VISIBLE_DEVICES are followed as CUDA does: an index that does not exist
+    hides those after it, see
+    https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#env-vars. Any other entry, such
+    as a UUID or a MIG device, is not looked up, and every GPU is returned. A broken driver has no
+    usable GPU.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         gpus = find_gpus()
-        if visible is None:
-            return gpus
-        entries = [entry.strip() for entry in visible.split(",")]
-        if len(set(entries)) < len(entries):
-            return ()
-        chosen: list[Gpu] = []
-        for entry in entries:
-            gpu = _named(entry, gpus)
-            if gpu is None:  # nor does CUDA see those that stand behind it
-                break
-            chosen.append(gpu)
-            if entry.startswith("MIG-"):  # of such parts, it takes one
-                break
     except ServerError:
         return ()
-    return tuple(dict.fromkeys(chosen))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return gpus
+    entries = [entry.strip() for entry in visible.split(",")]
+    if any(entry.startswith(("GPU-", "MIG-")) for entry in entries):
+        return gpus
+    return _select(entries, gpus)
 
 
 def order_gpus(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let CUDA count the GPUs as nvidia-smi does; by itself it begins with the fastest.
+    """Make CUDA number the GPUs as nvidia-smi does; by default it starts with the fastest.
 
-    It reads this once, so this must come before whatever starts it. What the user has set stays.
+    CUDA reads this once, so call this before anything that initialises CUDA. A value that the user
+    has set is kept.
 
     Args:
-        environment: of the process that will use CUDA.
+        environment: the environment of the process that will use CUDA.
     """
     environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
 def describe() -> str:
-    """One line that names the machine beside a measured number."""
+    """Return one line that describes this machine, to print next to a measured number."""
     bf16 = "native bf16" if has_native_bf16() else "no native bf16"
     system = f"{platform.system()} {platform.machine()}"
-    number = usable_cores()
-    cores = "1 core" if number == 1 else f"{number} cores"
+    count = usable_cores()
+    cores = "1 core" if count == 1 else f"{count} cores"
     return f"{cpu_model()}, {cores}, {bf16}, {system}"
 
 
@@ -154,38 +153,17 @@ def _cpuinfo() -> list[str]:
         return []
 
 
-def _named(entry: str, gpus: tuple[Gpu, ...]) -> Gpu | None:
-    """The GPU that an entry of CUDA_VISIBLE_DEVICES means: by index, or the start of a UUID."""
-    if entry.isdecimal():
-        return next((gpu for gpu in gpus if gpu.index == int(entry)), None)
-    owners = {gpu.uuid: gpu for gpu in gpus}
-    if entry.startswith("MIG-"):
-        owners = {part: gpu for part, uuid in _mig_parts().items() if (gpu := owners.get(uuid))}
-    elif not entry.startswith("GPU-"):
-        return None
-    found = {gpu for uuid, gpu in owners.items() if uuid.startswith(entry)}
-    return found.pop() if len(found) == 1 else None
+def _select(entries: Sequence[str], gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Return the GPUs with these indices; an index that does not exist ends the list."""
+    by_index = {str(gpu.index): gpu for gpu in gpus}
+    if len(set(entries)) < len(entries):  # CUDA rejects duplicates
+        return ()
+    known = itertools.takewhile(by_index.__contains__, entries)
+    return tuple(by_index[entry] for entry in known)
 
 
-@functools.cache
-def _mig_parts() -> dict[str, str]:
-    """UUIDs of the parts that GPUs are divided into, each with its GPU's.
-
-    Raises:
-        ServerError: nvidia-smi is there and cannot tell.
-    """
-    parts, owner = {}, ""
-    for line in _ask_driver("--list-gpus"):
-        match = re.search(r"UUID: ((GPU|MIG)-[^)]+)", line)
-        if match and match[2] == "GPU":
-            owner = match[1]
-        elif match:
-            parts[match[1]] = owner
-    return parts
-
-
-def _ask_driver(*options: str) -> list[str]:
-    """The lines that nvidia-smi prints; none where there is no nvidia-smi."""
+def _run_nvidia_smi(*options: str) -> list[str]:
+    """Return the lines that nvidia-smi prints; none where there is no nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -196,13 +174,13 @@ def _ask_driver(*options: str) -> list[str]:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _gpu_failure(str(error)) from error
     if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines() or ["it said nothing"]
-        raise _gpu_failure(said[0])
+        printed = (done.stdout + done.stderr).strip().splitlines() or ["no error message"]
+        raise _gpu_failure(printed[0])
     return done.stdout.splitlines()
 
 
 def _gpu_failure(reason: str) -> ServerError:
     return ServerError(
-        f"nvidia-smi cannot report the GPU ({reason.rstrip('. ')}).",
-        "Install NVIDIA's driver again, or restart the machine if it was just updated.",
+        f"nvidia-smi failed ({reason.rstrip('. ')}).",
+        "Restart the machine if its driver was just updated; otherwise reinstall the driver.",
     )

@@ -1,9 +1,9 @@
-"""Memory that one step frees stays with the process, which asks for it again in the next.
+"""Keep freed memory in the process instead of returning it to the system after every batch.
 
-The GNU C library returns large blocks to the system as soon as they are free. On a CPU every batch
-frees what it computed, gigabytes in a training step, and the system hands them out again page by
-page, each cleared first. Those page faults took a fifth of the processor's time in training, and
-half of the time of an evaluation.
+The GNU C library returns large blocks to the system as soon as they are freed. On a CPU every batch
+frees its activations, gigabytes in a training step, and the system provides them again for the next
+batch, page by page, and clears each page. These page faults took a fifth of the processor's time in
+training, and half of the time of an evaluation.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# malloc.h: blocks that may lie outside of the heap, from which size on they do, and how many free
-# bytes are too many to keep; -1 is never.
+# From malloc.h: the number of blocks allowed outside the heap, the size from which blocks are put
+# there, and the number of free bytes above which the heap is trimmed (-1 for never).
 _MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1
 _KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
-# Any setting ends the library's habit of raising its thresholds to the sizes that are asked for, so
-# they are left where that habit takes them at the most.
+# Setting any of these disables the library's dynamic thresholds, which grow with the blocks that
+# are freed. So the thresholds are left at the maximum that the dynamic ones can reach.
 _AFTERWARDS = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 
 _lock = threading.Lock()
@@ -29,10 +29,10 @@ _depth = 0
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Have the C library keep what is freed meanwhile; in the end it goes back to the system.
+    """Make the C library keep freed memory during the body, and return it to the system at the end.
 
-    Other libraries than GNU's are left alone, and so is one that the environment tells how to
-    behave. May be nested.
+    Has no effect with a C library other than GNU's, or where the environment configures malloc
+    (``MALLOC_...`` or ``GLIBC_TUNABLES``). May be nested.
     """
     global _depth
     library = _gnu_library()
@@ -51,9 +51,9 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def _gnu_library() -> ctypes.CDLL | None:
-    told = any(name.startswith("MALLOC_") for name in os.environ)
-    told = told or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if told or sys.platform != "linux":
+    configured = any(name.startswith("MALLOC_") for name in os.environ)
+    configured = configured or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if configured or sys.platform != "linux":
         return None
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") else None

@@ -198,7 +198,8 @@ def export(request: Request, progress: Progress | None = None) -> Export:
                     max_batch_size=settled.options.max_batch_size,
                     image_size=spec.dataset.image_size,
                     num_classes=spec.dataset.num_classes,
-                    instance_group=InstanceGroup(kind=backend.instance_kind),
+                    instance_group=InstanceGroup(backend.instance_count, backend.instance_kind),
+                    runtime=backend.triton_runtime,
                     parameters={
                         **backend.triton_parameters(precision),
                         "resize_size": str(spec.dataset.resize_size),

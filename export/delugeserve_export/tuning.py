@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from delugeserve.artifacts.interface import Infer, Precision, SumForm
 from delugeserve.artifacts.records import SumFormChoice
 from delugeserve.runtimes.base import Backend
-from delugeserve.runtimes.tensorrt_engine import cache_folder, write_cache
+from delugeserve.system.cache import cache_folder, write_cache
 from delugeserve.system.files import temporary_folder
 from delugeserve_export.speed import measure_speed
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from delugeserve import runtimes as engines
 from delugeserve.artifacts.records import Origin
 from delugeserve.errors import (
     CheckpointError,
@@ -22,7 +21,6 @@ from delugeserve.errors import (
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.inference import fold
-from delugeserve.runtimes import choose_backend
 from delugeserve.runtimes.onnxruntime import OnnxRuntime
 from delugeserve.zoo import CIFAR10, ModelSpec, find_model
 from delugeserve_export.graph import build_graph
@@ -174,49 +172,10 @@ def test_an_empty_batch_is_refused(request_for):
         export(request_for(max_batch_size=0))
 
 
-def test_auto_follows_the_processor_and_says_why(monkeypatch):
-    monkeypatch.setattr("delugeserve.system.hardware.usable_gpus", tuple)
-    for native, name in ((True, "openvino"), (False, "onnxruntime")):
-        monkeypatch.setattr(
-            "delugeserve.system.hardware.has_native_bf16", lambda native=native: native
-        )
-        backend, reason = choose_backend("auto")
-        assert backend.name == name
-        assert "bf16" in reason
-
-
-@pytest.mark.parametrize(
-    ("native", "precision", "name"),
-    [
-        (True, "bf16", "openvino"),
-        (True, "int8", "openvino"),
-        (True, "fp32", "openvino"),
-        (False, "bf16", "openvino"),
-        (False, "int8", "onnxruntime"),
-    ],
-)
-def test_auto_takes_what_has_the_precision(monkeypatch, native, precision, name):
-    monkeypatch.setattr("delugeserve.system.hardware.usable_gpus", tuple)
-    monkeypatch.setattr("delugeserve.system.hardware.has_native_bf16", lambda: native)
-    backend, reason = choose_backend("auto", precision)
-    assert backend.name == name
-    assert precision in reason
-    assert ("bf16" in reason) == (precision == "bf16")
-
-
 def test_auto_takes_no_plan_where_it_could_not_run(monkeypatch, request_for):
     monkeypatch.setattr("delugeserve.system.hardware.usable_gpus", tuple)
     with pytest.raises(UnknownNameError, match=r"no precision of .* 'fp16'"):
         settle(request_for(backend="auto", precision="fp16"))
-
-
-def test_auto_takes_what_is_installed(monkeypatch):
-    monkeypatch.setattr("delugeserve.system.hardware.usable_gpus", tuple)
-    monkeypatch.setattr("delugeserve.system.hardware.has_native_bf16", lambda: True)
-    monkeypatch.setattr(engines, "_installed", lambda backend: backend.name == "onnxruntime")
-    backend, reason = choose_backend("auto")
-    assert backend.name == "onnxruntime"
-    assert "not installed" in reason
 
 
 def test_verification_stays_affordable():

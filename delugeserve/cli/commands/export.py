@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -60,51 +60,6 @@ def command(
         int | None,
         typer.Option(help="Batch to tune for. Default: 16.", rich_help_panel=_PLANS),
     ] = None,
-    workspace: Annotated[
-        int | None, typer.Option(help="Most scratch memory, in MiB.", rich_help_panel=_PLANS)
-    ] = None,
-    optimization_level: Annotated[
-        int | None,
-        typer.Option(help="0 builds quickly, 5 tunes thoroughly.", rich_help_panel=_PLANS),
-    ] = None,
-    hardware_compatibility: Annotated[
-        str | None,
-        typer.Option(
-            help="GPUs to run on: ampere+ or same-compute-capability. Default: this model only.",
-            rich_help_panel=_PLANS,
-        ),
-    ] = None,
-    compute_capability: Annotated[
-        Optional[list[str]],  # noqa: UP045 - typer reads this at run time, on Python 3.10 too
-        typer.Option(
-            help="GPUs to build for, such as 8.6; may be given again. Default: 8.0 and later.",
-            rich_help_panel=_PLANS,
-        ),
-    ] = None,
-    version_compatible: Annotated[
-        bool,
-        typer.Option(
-            "--version-compatible", help="Let later versions load it.", rich_help_panel=_PLANS
-        ),
-    ] = False,
-    strip_weights: Annotated[
-        bool,
-        typer.Option(
-            "--strip-weights", help="Keep the weights beside the plan.", rich_help_panel=_PLANS
-        ),
-    ] = False,
-    refit: Annotated[
-        bool,
-        typer.Option("--refit", help="Let the weights be exchanged later.", rich_help_panel=_PLANS),
-    ] = False,
-    timing_cache: Annotated[
-        Path | None,
-        typer.Option(help="Default: one in the user's cache folder.", rich_help_panel=_PLANS),
-    ] = None,
-    dump_layers: Annotated[
-        bool,
-        typer.Option("--dump-layers", help="Write layers.txt.", rich_help_panel=_PLANS),
-    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Write a page with plots to this HTML file.")
     ] = None,
@@ -125,18 +80,7 @@ def command(
     from delugeserve_export.request import Request, settle
 
     check_report_path(report)
-    options = BuildOptions(
-        optimal_batch_size=optimal_batch_size,
-        workspace=workspace,
-        optimization_level=optimization_level,
-        hardware_compatibility=hardware_compatibility,
-        compute_capabilities=tuple(compute_capability or ()),
-        version_compatible=version_compatible,
-        strip_weights=strip_weights,
-        refit=refit,
-        timing_cache=timing_cache,
-        dump_layers=dump_layers,
-    )
+    options = BuildOptions(optimal_batch_size=optimal_batch_size)
     request = Request(
         spec,
         checkpoint,

@@ -17,7 +17,7 @@ from delugeserve.artifacts.typed_json import to_json
 from delugeserve.cli.render.console import err_console, out, print_json, print_table
 from delugeserve.cli.render.verification import print_verification
 from delugeserve.errors import CheckpointError, UsageError
-from delugeserve.system.hardware import name_capabilities
+from delugeserve.system.hardware import describe_capabilities
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
@@ -233,20 +233,18 @@ def _origin(manifest: Manifest) -> dict[str, str]:
 
 def _engine(plan: PlanDetails) -> dict[str, str]:
     """What a plan is good for, as lines to print."""
-    gpus = name_capabilities(plan.compute_capabilities, plan.minimum_compute_capability)
+    gpus = describe_capabilities(plan.compute_capabilities, plan.minimum_compute_capability)
     built_on = f"; built on {plan.built_on}" if plan.built_on else ""
-    others = "and later" if plan.version_compatible else "and no other version"
     products = _listed(f"{count} in {name}" for name, count in plan.precisions.items())
     counted = "of the engine" if plan.precisions_of == "engine" else "of its graph"
     return {
         "plan for": f"GPUs of compute capability {gpus}{built_on}",
-        "loaded by": f"{plan.runtime} {plan.version} {others}",
+        "loaded by": f"{plan.runtime} {plan.version} only",
         "profile": "; ".join(
             f"{name} from {list(shapes.min)} to {list(shapes.max)}, best at {list(shapes.opt)}"
             for name, shapes in plan.profile.items()
         ),
         "precision": f"matrix products {counted}: {products}",
-        "options": _settings(plan.options),
     }
 
 

@@ -1,7 +1,7 @@
-"""What the Python-based backends share: a whole dynamic batch answered by one inference.
+"""Base class of the Python-based backends: one inference answers a whole dynamic batch.
 
-This file goes beside a backend's ``model.py`` in a Triton backend folder, and runs in the model's
-own process. It needs NumPy and Triton's Python backend, and nothing of this project::
+This file is copied next to a backend's ``model.py`` into a Triton backend folder, and runs in the
+model's process. It needs NumPy and Triton's Python backend, but nothing of this project::
 
     cp batching.py onnxruntime/model.py /opt/tritonserver/backends/onnxruntime/
 """
@@ -17,14 +17,14 @@ import triton_python_backend_utils as pb_utils
 class BatchedModel:
     """One instance of a model with one input.
 
-    A backend's ``TritonPythonModel`` derives from this and says how to load a model file and how
-    to run a batch. Values of ``parameters`` in config.pbtxt that it does not know are left alone,
-    as they may be meant for the native backend of the same name.
+    A backend's ``TritonPythonModel`` derives from this class, and implements how to load a model
+    file and how to run a batch. Unknown ``parameters`` in config.pbtxt are ignored, as they may be
+    meant for the native backend of the same name.
     """
 
-    #: File of a version folder, where config.pbtxt names none.
+    #: File in the version folder to load if config.pbtxt names none.
     default_filename: str
-    #: Number of the instance's GPU, where it has one.
+    #: Number of the instance's GPU, if it has one.
     device: int
 
     def load(self, path, parameters, threads):
@@ -33,10 +33,10 @@ class BatchedModel:
         Args:
             path: the file.
             parameters: string values of ``parameters`` in config.pbtxt.
-            threads: threads this instance should use, or None for the runtime's own choice.
+            threads: number of threads for this instance; None for the runtime's default.
 
         Returns:
-            Two dictionaries, of the inputs and of the outputs: shape by name, -1 for an open size.
+            Shapes by name of the inputs, and of the outputs, with -1 for a variable size.
         """
         raise NotImplementedError
 
@@ -45,11 +45,10 @@ class BatchedModel:
 
         Args:
             batch: ``[N, ...]``, contiguous.
-            outputs: names of the outputs that are wanted.
+            outputs: names of the wanted outputs.
 
         Returns:
-            The arrays by name, each ``[N, ...]``. They may be views of memory that the next run
-            overwrites.
+            Arrays by name, each ``[N, ...]``. The next run may overwrite them.
         """
         raise NotImplementedError
 
@@ -60,7 +59,7 @@ class BatchedModel:
         self.device = int(args.get("model_instance_device_id", 0))
         if len(config["input"]) != 1:
             raise pb_utils.TritonModelException(
-                f"config.pbtxt must state one input, and states {len(config['input'])}"
+                f"config.pbtxt must have one input, not {len(config['input'])}"
             )
         self._input = config["input"][0]["name"]
         self._shape = [int(size) for size in config["input"][0]["dims"]]
@@ -79,32 +78,32 @@ class BatchedModel:
             )
         instances = sum(group["count"] for group in config["instance_group"])
         cores = len(os.sched_getaffinity(0))
-        # One instance may as well have the runtime's own default; several must share the cores.
+        # A single instance uses the runtime's default; several share the cores.
         threads = max(1, cores // instances) if instances > 1 else None
         try:
             inputs, outputs = self.load(path, parameters, threads)
         except pb_utils.TritonModelException:
             raise
         except Exception as error:
-            # The last line says it; those before are the runtime's own source positions.
+            # The last line is the message; those before are positions in the runtime's code.
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise pb_utils.TritonModelException(f"{path.name}: {reason[-1]}") from None
         for tensors, wanted in ((inputs, config["input"]), (outputs, config["output"])):
             for tensor in wanted:
-                self._compare(tensor["name"], tensor["dims"], tensors)
+                self._check_tensor(tensor["name"], tensor["dims"], tensors)
 
     def execute(self, requests):
-        """Answer the requests that Triton has put together, with one inference for all of them."""
+        """Answer the requests of a dynamic batch with one inference."""
         responses = [None] * len(requests)
-        arrays, places, wanted = [], [], set()
-        for place, request in enumerate(requests):
+        arrays, indices, wanted = [], [], set()
+        for index, request in enumerate(requests):
             array = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy()
             problem = self._problem(array)
             if problem:
-                responses[place] = _refusal(problem)
+                responses[index] = _refusal(problem)
                 continue
             arrays.append(array)
-            places.append(place)
+            indices.append(index)
             wanted.update(request.requested_output_names())
         if not arrays:
             return responses
@@ -112,28 +111,28 @@ class BatchedModel:
         try:
             outputs = self.run(batch, sorted(wanted))
         except Exception as error:
-            # The cause is for the operator's log; it may hold paths, and no client can act on it.
+            # The cause goes to the server's log only: it may contain paths.
             pb_utils.Logger.log_error(f"model '{self._name}' failed on a batch: {error!r}")
-            for place in places:
-                responses[place] = _refusal("the model failed on this input")
+            for index in indices:
+                responses[index] = _refusal("the model failed on this input")
             return responses
         start = 0
-        for array, place in zip(arrays, places, strict=True):
+        for array, index in zip(arrays, indices, strict=True):
             stop = start + len(array)
-            responses[place] = pb_utils.InferenceResponse(
+            responses[index] = pb_utils.InferenceResponse(
                 [
                     pb_utils.Tensor(name, outputs[name][start:stop])
-                    for name in requests[place].requested_output_names()
+                    for name in requests[index].requested_output_names()
                 ]
             )
             start = stop
         return responses
 
-    def _compare(self, name, dims, tensors):
-        """Refuse a configuration that the model file does not bear out."""
+    def _check_tensor(self, name, dims, tensors):
+        """Raise if an input or output of config.pbtxt is not that of the model file."""
         if name not in tensors:
             raise pb_utils.TritonModelException(
-                f"config.pbtxt names '{name}', and the model has {sorted(tensors)}"
+                f"config.pbtxt names '{name}', but the model has {sorted(tensors)}"
             )
         shape = tensors[name][1:] if self._batches else tensors[name]
         dims = [int(size) for size in dims]
@@ -141,7 +140,7 @@ class BatchedModel:
             -1 not in (have, want) and have != want for have, want in zip(shape, dims, strict=True)
         ):
             raise pb_utils.TritonModelException(
-                f"config.pbtxt gives '{name}' the shape {dims}, and the model {list(shape)}"
+                f"'{name}' has shape {dims} in config.pbtxt, but {list(shape)} in the model"
             )
 
     def _problem(self, array):
@@ -150,17 +149,17 @@ class BatchedModel:
             want in (-1, have) for want, have in zip(self._shape, shape, strict=True)
         ):
             return None
-        return f"'{self._input}' must have shape {self._shape} after the batch, and has {shape}"
+        return f"'{self._input}' must have shape {self._shape} after the batch, not {shape}"
 
 
 def number(parameters, key):
-    """The non-negative whole number under a key of ``parameters``, or None."""
+    """Return a parameter as a non-negative integer; None if it is absent."""
     value = parameters.get(key, "")
     if not value:
         return None
     if not value.isdigit():
         raise pb_utils.TritonModelException(
-            f"parameter {key} must be a non-negative number, and is '{value}'"
+            f"parameter {key} must be a non-negative integer, not '{value}'"
         )
     return int(value)
 

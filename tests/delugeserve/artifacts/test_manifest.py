@@ -104,14 +104,12 @@ plan_details = st.builds(
     PlanDetails,
     runtime=text,
     version=text,
-    version_compatible=st.booleans(),
     compute_capabilities=tuples(text),
     minimum_compute_capability=st.none() | text,
     built_on=st.none() | text,
     profile=mappings(text, st.builds(Profile, shapes, shapes, shapes)),
     precisions=mappings(precisions, naturals),
     precisions_of=st.sampled_from(["engine", "network"]),
-    options=mappings(text, st.booleans() | st.integers() | text | tuples(text)),
 )
 manifests = st.builds(
     Manifest,

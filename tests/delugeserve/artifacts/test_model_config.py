@@ -116,18 +116,6 @@ def test_triton_defaults(tmp_path):
     assert read(tmp_path, config.to_text()) == config
 
 
-@pytest.mark.parametrize(
-    ("text", "gpus"),
-    [
-        ("instance_group { gpus: [ 2, 0 ] } instance_group { gpus: [ 1, 0 ] }", (0, 1, 2)),
-        ("instance_group { gpus: [ 1 ] } instance_group { kind: KIND_GPU }", ()),
-        ("", ()),
-    ],
-)
-def test_gpus(tmp_path, text, gpus):
-    assert read(tmp_path, text).gpus == gpus
-
-
 def test_fields_of_a_newer_triton_are_ignored(tmp_path):
     assert read(tmp_path, 'name: "net" field_of_tomorrow: 3').name == "net"
 

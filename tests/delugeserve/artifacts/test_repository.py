@@ -93,20 +93,6 @@ def test_names_the_server_would_stumble_over(tmp_path: Path):
         find_models(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("groups", "gpus"),
-    [
-        ("", ()),
-        ("instance_group { kind: KIND_GPU }", ()),
-        ("instance_group { kind: KIND_GPU gpus: [2, 0] } instance_group { gpus: [1] }", (0, 1, 2)),
-        ("instance_group { kind: KIND_GPU gpus: [1] } instance_group { kind: KIND_GPU }", ()),
-    ],
-)
-def test_the_gpus_that_a_configuration_names(tmp_path: Path, groups: str, gpus: tuple[int, ...]):
-    add(tmp_path, "model", COMPLETE + groups)
-    assert find_models(tmp_path)[0].gpus == gpus
-
-
 @pytest.mark.parametrize("place", [".", "1"])
 def test_the_folder_of_a_model_or_version_is_recognised(tmp_path: Path, monkeypatch, place):
     (add(tmp_path, "tiny") / "1").mkdir()
@@ -115,3 +101,9 @@ def test_the_folder_of_a_model_or_version_is_recognised(tmp_path: Path, monkeypa
             find_models(folder)
         assert caught.value.remedy.endswith(f"--repository {tmp_path}")
         monkeypatch.chdir(folder)
+
+
+@pytest.mark.parametrize("runtime", ["", "model.py"])
+def test_the_implementation_that_a_configuration_names(tmp_path: Path, runtime: str):
+    add(tmp_path, "model", COMPLETE + f'runtime: "{runtime}"')
+    assert find_models(tmp_path)[0].runtime == runtime

@@ -10,23 +10,23 @@ pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tens
 pytestmark = pytest.mark.skipif(bool(hardware.usable_gpus()), reason="this machine has a GPU")
 
 
-def test_a_plan_is_built_and_not_run_and_says_so_everywhere(run, tmp_path):
+def test_a_plan_is_built_but_not_run(run, tmp_path):
     command = ("export", "--backend", "tensorrt-rtx", "--model", "delugenet38",
                "--precision", "fp16", "--repository", tmp_path / "repository")  # fmt: skip
-    status, out, err = run(*command, "--compute-capability", "8.9", "--dump-layers")
+    status, out, err = run(*command)
     assert status == 0, err
-    said = " ".join(out.split())
-    assert "built, not run: TensorRT-RTX runs on an NVIDIA GPU, and this machine has none" in said
-    assert "its ONNX graph in fp16, by ONNX Runtime: logits within" in said
+    printed = " ".join(out.split())
+    assert "built, not run" in printed
+    assert "an NVIDIA GPU" in printed
+    assert "its ONNX graph in fp16, by ONNX Runtime" in printed
     assert "passed" not in out + err
     folder = tmp_path / "repository" / "delugenet38" / "1"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["verification"]["status"] == "built, not run"
-    assert manifest["engine"]["compute_capabilities"] == ["8.9"]
+    assert manifest["engine"]["minimum_compute_capability"] == "8.0"
     assert manifest["files"].keys() == {
         "model.plan",
         "engine.json",
-        "layers.txt",
         "evidence.npz",
         "labels.txt",
     }
@@ -41,24 +41,22 @@ def test_a_plan_is_built_and_not_run_and_says_so_everywhere(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "named"),
     [
-        ("--version-compatible", "TensorRT-RTX has no use for --version-compatible"),
-        ("--timing-cache=x", "TensorRT-RTX has no use for --timing-cache"),
-        ("--compute-capability=8.7", "Did you mean '8.9'?"),
-        ("--precision=fp8", "There is no precision of TensorRT-RTX 'fp8'"),
+        ("--optimal-batch-size=65", "--optimal-batch-size"),
+        ("--precision=fp8", "'fp8'"),
     ],
 )
-def test_flags_it_does_not_know_are_refused_in_a_sentence(run, tmp_path, option, said):
+def test_a_bad_value_is_refused_before_any_work(run, tmp_path, option, named):
     repository = tmp_path / "repository"
     status, _, err = run("export", "--backend", "tensorrt-rtx", "--model", "delugenet38",
                          "--repository", repository, option)  # fmt: skip
     assert status == 2
-    assert said in err
+    assert named in err
     assert not list(repository.glob("*"))
 
 
-def test_a_dry_run_promises_nothing_that_takes_a_gpu(run, tmp_path):
+def test_a_dry_run_leaves_out_what_needs_a_gpu(run, tmp_path):
     command = ("export", "--backend", "tensorrt-rtx", "--model", "delugenet38",
                "--repository", tmp_path / "repository", "--dry-run")  # fmt: skip
     status, out, _ = run(*command, "--json")

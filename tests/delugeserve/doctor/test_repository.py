@@ -8,6 +8,7 @@ import pytest
 from delugeserve.artifacts.manifest import read_manifest
 from delugeserve.artifacts.records import Check
 from delugeserve.doctor import repository, server
+from delugeserve.runtimes.base import Backend
 from delugeserve.system import hardware
 from delugeserve.system.files import sha256
 from delugeserve.zoo import find_model
@@ -197,7 +198,7 @@ def test_a_backend_that_no_server_has(edit, check):
 
 
 def test_a_backend_whose_runtime_is_missing(monkeypatch, only):
-    monkeypatch.setattr(server, "find_spec", lambda module: None)
+    monkeypatch.setattr(Backend, "is_installed", lambda self: False)
     finding = only()
     assert finding.status == "problem"
     assert "'onnxruntime'" in finding.text
@@ -207,7 +208,7 @@ def test_a_backend_whose_runtime_is_missing(monkeypatch, only):
 @pytest.mark.parametrize("gpus", [(), (hardware.Gpu("NVIDIA L4", "550.54", "8.9", "1 MiB"),)])
 def test_a_plan_whose_runtime_is_missing(edit, check, monkeypatch, gpus):
     edit('backend: "onnxruntime"', 'backend: "tensorrt_rtx"')
-    monkeypatch.setattr(server, "find_spec", lambda module: None)
+    monkeypatch.setattr(Backend, "is_installed", lambda self: False)
     monkeypatch.setattr(hardware, "usable_gpus", lambda: gpus)
     found = [finding for finding in check() if "no server here" in finding.text]
     assert bool(found) is bool(gpus)

@@ -1,32 +1,26 @@
-"""An engine as the Triton backends and the exporter run it.
+"""An engine as the Triton backends and the exporter run it, without a GPU.
 
-No GPU is at hand here. A stand-in for the runtime and for CUDA, whose device memory is ordinary
-memory, shows that batches go in and out whole; the real TensorRT-RTX shows what is said without a
-GPU, through the backend's own ``model.py``.
+A fake runtime and a fake CUDA, whose device memory is ordinary memory, show that batches are copied
+in and out intact. The real TensorRT-RTX shows the error without a GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
-from delugeserve import serving
-from delugeserve.runtimes import tensorrt_engine
-from delugeserve.runtimes.tensorrt_engine import Engine, RuntimeLog, make_runtime, write_cache
+from delugeserve.runtimes.tensorrt_engine import Engine
 from delugeserve.system import hardware
 
-BACKENDS = Path(serving.__file__).parent / "backends"
 SHAPES = {"image": (-1, 2, 3), "logits": (-1, 2), "probabilities": (-1, 2)}
 
 
-class StandInCuda(ModuleType):
+class FakeCuda(ModuleType):
     """Device memory is the host's; a copy is a copy."""
 
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
@@ -55,7 +49,7 @@ class StandInCuda(ModuleType):
         return lambda *_: (0,)
 
 
-class StandInEngine:
+class FakeEngine:
     """Sums an image's rows for logits, and twice that for probabilities; takes eight at most."""
 
     num_io_tensors = 3
@@ -103,7 +97,7 @@ class StandInEngine:
 
 @pytest.fixture
 def cuda(monkeypatch):
-    cuda = StandInCuda()
+    cuda = FakeCuda()
     bindings = ModuleType("cuda.bindings")
     bindings.runtime = cuda
     for name, module in (("cuda", ModuleType("cuda")), ("cuda.bindings", bindings)):
@@ -111,53 +105,16 @@ def cuda(monkeypatch):
     return cuda
 
 
-class StandInRuntime:
-    """Loads a plan that brings code for the host, once that is allowed."""
-
-    engine_host_code_allowed = False
-
-    def deserialize_cuda_engine(self, plan):
-        return StandInEngine() if self.engine_host_code_allowed else None
-
-
-class OlderRuntime:
-    """Knows of no such plans, and lets nobody add an attribute."""
-
-    __slots__ = ()
-
-    def deserialize_cuda_engine(self, plan):
-        return StandInEngine()
-
-
 @pytest.fixture
-def load(cuda, tmp_path):
+def engine(cuda, tmp_path):
     (tmp_path / "model.plan").write_bytes(b"plan")
-
-    def load(kind=StandInRuntime):
-        runtime = SimpleNamespace(
-            ILogger=type("ILogger", (), {}),
-            Runtime=lambda log: kind(),
-            TensorIOMode=SimpleNamespace(INPUT="in"),
-            nptype=lambda kind: kind,
-        )
-        return Engine(runtime, tmp_path / "model.plan")
-
-    return load
-
-
-@pytest.fixture
-def engine(load):
-    return load()
-
-
-@pytest.mark.parametrize("kind", [StandInRuntime, OlderRuntime])
-def test_a_plan_that_later_versions_load_is_loaded(load, kind):
-    assert load(kind).inputs == {"image": [-1, 2, 3]}
-
-
-def test_the_real_runtime_may_be_told_to_allow_such_plans():
-    rtx = pytest.importorskip("tensorrt_rtx", reason="needs delugeserve[tensorrt-rtx]")
-    assert make_runtime(rtx, RuntimeLog(rtx)).engine_host_code_allowed
+    runtime = SimpleNamespace(
+        ILogger=type("ILogger", (), {}),
+        Runtime=lambda log: SimpleNamespace(deserialize_cuda_engine=lambda plan: FakeEngine()),
+        TensorIOMode=SimpleNamespace(INPUT="in"),
+        nptype=lambda kind: kind,
+    )
+    return Engine(runtime, tmp_path / "model.plan")
 
 
 def test_batches_of_every_size_go_through_whole(engine):
@@ -177,9 +134,11 @@ def test_results_outlive_the_next_run(engine):
     assert (first == 3).all()
 
 
-@pytest.mark.parametrize(("shape", "said"), [((9, 2, 3), "from 1 to 8"), ((1, 3, 3), "the shape")])
-def test_what_the_profile_does_not_take_is_refused(engine, shape, said):
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(
+    ("shape", "reason"), [((9, 2, 3), "from 1 to 8"), ((1, 3, 3), "the shape")]
+)
+def test_a_batch_outside_the_profile_is_refused(engine, shape, reason):
+    with pytest.raises(ValueError, match=reason):
         engine.run(np.zeros(shape, np.uint8), ["logits"])
 
 
@@ -190,20 +149,12 @@ def test_closing_frees_all_memory(engine, cuda):
 
 
 @pytest.mark.skipif(bool(hardware.usable_gpus()), reason="this machine has a GPU")
-def test_the_backend_says_in_a_sentence_that_there_is_no_gpu(monkeypatch, tmp_path):
+def test_the_backend_reports_a_missing_driver(load_backend, tmp_path):
     for module in ("tensorrt_rtx", "cuda.bindings.runtime"):
         pytest.importorskip(module, reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]")
-    triton = ModuleType("triton_python_backend_utils")
-    triton.TritonModelException = type("TritonModelException", (Exception,), {})
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
-    monkeypatch.setitem(sys.modules, "tensorrt_engine", tensorrt_engine)
-    for name, path in (("batching", "batching.py"), ("model_under_test", "tensorrt_rtx/model.py")):
-        spec = importlib.util.spec_from_file_location(name, BACKENDS / path)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, module)
-        spec.loader.exec_module(module)
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "model.plan").touch()
+    backend = load_backend("tensorrt_rtx")
     config = {
         "max_batch_size": 8,
         "default_model_filename": "model.plan",
@@ -218,15 +169,5 @@ def test_the_backend_says_in_a_sentence_that_there_is_no_gpu(monkeypatch, tmp_pa
         "model_version": "1",
         "model_instance_device_id": "0",
     }
-    with pytest.raises(triton.TritonModelException, match=r"^model\.plan: CUDA: .*driver"):
-        module.TritonPythonModel().initialize(arguments)
-
-
-def test_a_cache_that_finds_no_room_is_left_out(tmp_path):
-    (tmp_path / "file").touch()
-    write_cache(tmp_path / "file" / "cache", b"timings")
-    write_cache(tmp_path / "caches" / "cache", b"timings")
-    assert [path.name for path in (tmp_path / "caches").iterdir()] == ["cache"]
-    (tmp_path / "folder" / "inside").mkdir(parents=True)
-    write_cache(tmp_path / "folder", b"timings")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["caches", "file", "folder"]
+    with pytest.raises(backend.pb_utils.TritonModelException, match=r"^model\.plan: CUDA: "):
+        backend.TritonPythonModel().initialize(arguments)

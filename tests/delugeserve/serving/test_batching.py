@@ -1,38 +1,19 @@
-"""The backends' shared half, with a few lines in the place of Triton's side of it."""
+"""The Python-based backends, with a fake of Triton's Python module."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from delugeserve import serving
-
-
-class Tensor:
-    def __init__(self, name, array):
-        self.name, self.array = name, array
-
-    def as_numpy(self):
-        return self.array
-
-
-class Response:
-    def __init__(self, output_tensors=(), error=None):
-        self.outputs = {tensor.name: tensor.array for tensor in output_tensors}
-        self.error = error
-
-
-class Error:
-    INVALID_ARG = 3
-
-    def __init__(self, message, code):
-        self.message, self.code = message, code
+from delugeserve.networks.build import build_network
+from delugeserve.networks.inference import fold
+from delugeserve.runtimes import BACKENDS
+from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve_export.graph import build_graph
 
 
 def request(array, *outputs):
@@ -40,31 +21,11 @@ def request(array, *outputs):
 
 
 @pytest.fixture
-def log():
-    return []
-
-
-@pytest.fixture
-def batching(monkeypatch: pytest.MonkeyPatch, log):
-    triton = ModuleType("triton_python_backend_utils")
-    triton.get_input_tensor_by_name = lambda asked, name: Tensor(name, getattr(asked, name))
-    triton.Tensor, triton.InferenceResponse, triton.TritonError = Tensor, Response, Error
-    triton.TritonModelException = type("TritonModelException", (Exception,), {})
-    triton.Logger = SimpleNamespace(log_error=log.append)
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
-    path = Path(serving.__file__).parent / "backends" / "batching.py"
-    spec = importlib.util.spec_from_file_location("batching_under_test", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def make(batching, tmp_path: Path):
+def make(load_backend, tmp_path: Path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "model.bin").touch()
 
-    class Doubler(batching.BatchedModel):
+    class Doubler(load_backend("onnxruntime").BatchedModel):
         default_filename = "model.bin"
         failure: Exception | None = None
         calls: list[tuple[np.ndarray, list[str]]]
@@ -146,10 +107,10 @@ def test_nothing_to_run(make):
     assert not model.calls
 
 
-def test_a_failure_is_told_to_the_operator_and_hinted_to_the_client(make, log):
+def test_a_failure_is_logged_in_full_and_reported_without_paths(make, pb_utils):
     responses = make().execute([request(np.full((1, 2), 100, np.uint8))] * 2)
     assert {response.error.message for response in responses} == {"the model failed on this input"}
-    assert "/secret/place" in log[0]
+    assert "/secret/place" in pb_utils.logged[0]
 
 
 def test_the_cores_are_shared_among_several_instances(make, monkeypatch):
@@ -160,25 +121,97 @@ def test_the_cores_are_shared_among_several_instances(make, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "named"),
     [
-        ({"filename": "absent.bin"}, "version 1 has no absent.bin"),
-        ({"input": []}, "must state one input, and states 0"),
-        ({"input": [{"name": "photo", "dims": [2]}]}, r"names 'photo'.*\['image'\]"),
-        ({"output": [{"name": "logits", "dims": [5]}]}, r"'logits' the shape \[5\].*\[2\]"),
-        ({"max_batch_size": 0}, r"'image' the shape \[2\].*\[-1, 2\]"),
+        ({"filename": "absent.bin"}, "absent.bin"),
+        ({"input": []}, "one input, not 0"),
+        ({"input": [{"name": "photo", "dims": [2]}]}, r"'photo'.*\['image'\]"),
+        ({"output": [{"name": "logits", "dims": [5]}]}, r"'logits'.*\[5\].*\[2\]"),
+        ({"max_batch_size": 0}, r"'image'.*\[2\].*\[-1, 2\]"),
         ({"failure": RuntimeError("at x.cpp:3\nno such operator\n")}, "^model.bin: no such oper"),
         ({"failure": ValueError()}, "^model.bin: ValueError"),
     ],
 )
-def test_what_does_not_load_says_why(make, changes, said):
-    with pytest.raises(Exception, match=said) as caught:
+def test_an_error_of_loading_names_the_cause(make, pb_utils, changes, named):
+    with pytest.raises(pb_utils.TritonModelException, match=named):
         make(**changes)
-    assert type(caught.value).__name__ == "TritonModelException"
 
 
-def test_numbers_among_the_parameters(batching):
-    assert batching.number({"threads": "4"}, "threads") == 4
-    assert batching.number({}, "threads") is None
-    with pytest.raises(Exception, match="threads must be a non-negative number, and is '-1'"):
-        batching.number({"threads": "-1"}, "threads")
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory):
+    """A small network for each backend of a CPU."""
+    spec = ModelSpec("tiny", "cifar", (4, 6), (1, 1), CIFAR10)
+    graph = build_graph(fold(build_network(spec).eval()), CIFAR10)
+    folder = tmp_path_factory.mktemp("artefacts")
+    return {name: BACKENDS[name].build(graph, folder) for name in ("onnxruntime", "openvino")}
+
+
+@pytest.fixture
+def load(load_backend, artefacts):
+    """Load a real artefact with one of our backends, on a machine with some cores."""
+
+    def load(name, threads=None, **parameters):
+        backend = load_backend(name)
+        model = backend.TritonPythonModel()
+        inputs, outputs = model.load(artefacts[name], parameters, threads)
+        assert inputs == {"image": [-1, 32, 32, 3]}
+        assert outputs == {"logits": [-1, 10], "probabilities": [-1, 10]}
+        return model
+
+    return load
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_real_artefact(load, artefacts, backend):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    found = load(backend).run(images, ["logits"])
+    expected, _ = BACKENDS[backend].load(artefacts[backend], "fp32")(images)
+    assert list(found) == ["logits"]
+    np.testing.assert_array_equal(found["logits"], expected)
+
+
+@pytest.mark.parametrize(
+    ("backend", "key", "value"),
+    [
+        ("onnxruntime", "execution_mode", "2"),
+        ("onnxruntime", "intra_op_thread_count", "-1"),
+        ("openvino", "HINT_BF16", "NO"),
+        ("openvino", "INFERENCE_NUM_THREADS", "many"),
+        ("openvino", "ENABLE_CPU_PINNING", "MAYBE"),
+    ],
+)
+def test_a_bad_parameter_is_named(load, pb_utils, backend, key, value):
+    with pytest.raises(pb_utils.TritonModelException, match=f"{key} must be .*{value}"):
+        load(backend, **{key: value})
+
+
+@pytest.mark.parametrize("mode", ["0", "1", ""])
+def test_execution_modes(load, mode):
+    options = load("onnxruntime", execution_mode=mode)._session.get_session_options()
+    assert options.execution_mode.value == int(mode or 0)
+
+
+@pytest.mark.parametrize(
+    ("threads", "parameters", "pinned"),
+    [
+        (None, {}, True),
+        (1, {}, False),  # an instance of several
+        (None, {"INFERENCE_NUM_THREADS": "1"}, False),  # a replica of several
+        (None, {"INFERENCE_NUM_THREADS": "4"}, True),
+        (1, {"ENABLE_CPU_PINNING": "yes"}, True),
+        (None, {"ENABLE_CPU_PINNING": "NO"}, False),
+    ],
+)
+def test_openvino_pins_threads_only_with_all_the_cores(
+    load_backend, monkeypatch, threads, parameters, pinned
+):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(4))
+    settings = load_backend("openvino")._settings(parameters, threads)
+    assert settings.get("ENABLE_CPU_PINNING", True) is pinned
+
+
+def test_openvino_takes_the_settings(load):
+    compiled = load("openvino", 1, HINT_BF16="YES")._request.get_compiled_model()
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "bf16"

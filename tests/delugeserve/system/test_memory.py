@@ -1,4 +1,4 @@
-"""Freed memory is kept, and given back in the end: page faults tell, in processes of their own."""
+"""Freed memory is kept, then returned: measured by page faults, each time in a new process."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ faults()
 print(usual, kept, faults(), meanwhile - before, after - before)
 """
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only the GNU C library can do so")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs the GNU C library")
 
 
 def measured(mebibytes, **environment):
@@ -47,7 +47,7 @@ def measured(mebibytes, **environment):
     return map(int, done.stdout.split())
 
 
-def test_freed_memory_is_kept_and_given_back():
+def test_freed_memory_is_kept_and_then_returned():
     usual, kept, afterwards, resident, resident_afterwards = measured(64)
     assert usual > 1000
     assert kept < usual / 100
@@ -57,7 +57,7 @@ def test_freed_memory_is_kept_and_given_back():
 
 
 @pytest.mark.parametrize("mebibytes", [1, 4])
-def test_what_the_library_keeps_by_itself_it_keeps_afterwards(mebibytes):
+def test_blocks_that_the_library_keeps_anyway_are_still_kept_afterwards(mebibytes):
     usual, kept, afterwards, *_ = measured(mebibytes)
     assert usual < 10
     assert kept < 10
@@ -67,6 +67,6 @@ def test_what_the_library_keeps_by_itself_it_keeps_afterwards(mebibytes):
 @pytest.mark.parametrize(
     "environment", [{"MALLOC_PERTURB_": "0"}, {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}]
 )
-def test_what_the_environment_asks_for_stays(environment):
+def test_settings_of_the_environment_are_kept(environment):
     usual, kept, *_ = measured(64, **environment)
     assert kept == usual

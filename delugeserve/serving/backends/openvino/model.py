@@ -1,14 +1,18 @@
-"""A Triton backend named ``openvino``, in Python, for servers without NVIDIA's native one.
+"""A Triton backend named ``openvino``, in Python.
 
-It reads the native backend's parameters, under the same names and with the same values:
+It is used also where Triton has a native OpenVINO backend, as config.pbtxt says
+``runtime: "model.py"``. It reads these parameters:
 
-* ``HINT_BF16``: YES computes in bfloat16; absent computes in float32 here, where the native
-  backend leaves the choice to OpenVINO;
-* ``INFERENCE_NUM_THREADS``: a number; absent means OpenVINO's default, or the cores divided among
-  the instances where there are several;
-* ``NUM_STREAMS``: a number, AUTO or NUMA;
+* ``HINT_BF16``: YES computes in bfloat16; absent computes in float32.
+* ``INFERENCE_NUM_THREADS``: a number. 0 or absent is OpenVINO's default, or an equal share of the
+  cores where there are several instances.
+* ``NUM_STREAMS``: a number, AUTO or NUMA.
 * ``PERFORMANCE_HINT``: LATENCY, THROUGHPUT or CUMULATIVE_THROUGHPUT.
+* ``ENABLE_CPU_PINNING``: YES or NO. Absent pins threads to cores only if the instance has all the
+  cores: OpenVINO pins the threads of every instance and process to the same cores.
 """
+
+import os
 
 import openvino
 import triton_python_backend_utils as pb_utils
@@ -25,19 +29,19 @@ class TritonPythonModel(BatchedModel):
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(path), "CPU", _settings(parameters, threads))
         self._request = compiled.create_infer_request()
-        self._places = {
-            name: place for place, output in enumerate(compiled.outputs) for name in output.names
+        self._indices = {
+            name: index for index, output in enumerate(compiled.outputs) for name in output.names
         }
         return _shapes(compiled.inputs), _shapes(compiled.outputs)
 
     def run(self, batch, outputs):
         """Run a batch; see the base class."""
-        # Shared: no copy of the batch going in, none of the results coming out.
+        # Sharing avoids a copy of the inputs and of the results.
         results = self._request.infer([batch], share_inputs=True, share_outputs=True)
-        return {name: results[self._places[name]] for name in outputs}
+        return {name: results[self._indices[name]] for name in outputs}
 
     def finalize(self):
-        """Let the network go before the process ends."""
+        """Release the model before the process ends."""
         self._request = None
 
 
@@ -50,16 +54,28 @@ def _shapes(tensors):
 
 
 def _settings(parameters, threads):
-    settings = {"PERFORMANCE_HINT": parameters.get("PERFORMANCE_HINT", "LATENCY").upper()}
-    hint = parameters.get("HINT_BF16", "").upper()
-    if hint not in ("", "YES"):
-        raise pb_utils.TritonModelException(
-            f"parameter HINT_BF16 must be YES or absent, and is '{hint}'"
-        )
-    settings["INFERENCE_PRECISION_HINT"] = "bf16" if hint else "f32"
+    settings = {
+        "PERFORMANCE_HINT": parameters.get("PERFORMANCE_HINT", "LATENCY").upper(),
+        "INFERENCE_PRECISION_HINT": "bf16" if _choice(parameters, "HINT_BF16", "YES") else "f32",
+    }
     threads = number(parameters, "INFERENCE_NUM_THREADS") or threads
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
+    pinning = _choice(parameters, "ENABLE_CPU_PINNING", "YES", "NO")
+    if pinning:
+        settings["ENABLE_CPU_PINNING"] = pinning == "YES"
+    elif threads and threads < len(os.sched_getaffinity(0)):
+        settings["ENABLE_CPU_PINNING"] = False
     if streams := parameters.get("NUM_STREAMS", "").upper():
         settings["NUM_STREAMS"] = streams
     return settings
+
+
+def _choice(parameters, key, *known):
+    """Return the value of a parameter in upper case; empty if it is absent."""
+    value = parameters.get(key, "").upper()
+    if value and value not in known:
+        raise pb_utils.TritonModelException(
+            f"parameter {key} must be {' or '.join(known)}, not '{value}'"
+        )
+    return value

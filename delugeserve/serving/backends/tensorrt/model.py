@@ -1,6 +1,7 @@
-"""A Triton backend named ``tensorrt``, in Python, for servers without NVIDIA's native one.
+"""A Triton backend named ``tensorrt``, in Python, for servers without the native one.
 
-It runs a plan on its instance's GPU, and needs the modules ``tensorrt`` and ``cuda.bindings``.
+It runs a plan on the GPU of its instance, and needs the modules ``tensorrt`` and
+``cuda.bindings``.
 """
 
 import tensorrt

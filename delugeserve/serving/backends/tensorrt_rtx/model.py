@@ -1,6 +1,7 @@
-"""A Triton backend named ``tensorrt_rtx``, in Python, as NVIDIA has none.
+"""A Triton backend named ``tensorrt_rtx``, in Python, which has no native counterpart.
 
-It runs a plan on its instance's GPU, and needs the modules ``tensorrt_rtx`` and ``cuda.bindings``.
+It runs a plan on the GPU of its instance, and needs the modules ``tensorrt_rtx`` and
+``cuda.bindings``.
 """
 
 import tensorrt_rtx

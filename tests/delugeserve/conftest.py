@@ -1,0 +1,73 @@
+"""Fixtures for the Python-based Triton backends."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from delugeserve import serving
+from delugeserve.runtimes import BACKENDS
+
+SOURCES = Path(serving.__file__).parent / "backends"
+
+
+class Tensor:
+    def __init__(self, name, array):
+        self.name, self.array = name, array
+
+    def as_numpy(self):
+        return self.array
+
+
+class Response:
+    def __init__(self, output_tensors=(), error=None):
+        self.outputs = {tensor.name: tensor.array for tensor in output_tensors}
+        self.error = error
+
+
+class Error:
+    INVALID_ARG = 3
+
+    def __init__(self, message, code):
+        self.message, self.code = message, code
+
+
+@pytest.fixture
+def pb_utils(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A fake of Triton's module for Python models; ``logged`` holds its error messages."""
+    triton = ModuleType("triton_python_backend_utils")
+    triton.get_input_tensor_by_name = lambda asked, name: Tensor(name, getattr(asked, name))
+    triton.Tensor, triton.InferenceResponse, triton.TritonError = Tensor, Response, Error
+    triton.TritonModelException = type("TritonModelException", (Exception,), {})
+    triton.logged = []
+    triton.Logger = SimpleNamespace(log_error=triton.logged.append)
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", triton)
+    return triton
+
+
+@pytest.fixture
+def load_backend(
+    pb_utils: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], ModuleType]:
+    """Import the ``model.py`` of a backend of ours as Triton does, with its support files."""
+
+    def load(name: str) -> ModuleType:
+        files = [
+            SOURCES / "batching.py",
+            *BACKENDS[name].support_files,
+            SOURCES / name / "model.py",
+        ]
+        for path in files:
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            module = importlib.util.module_from_spec(spec)
+            monkeypatch.setitem(sys.modules, path.stem, module)
+            spec.loader.exec_module(module)
+        module.pb_utils = pb_utils
+        return module
+
+    return load
