@@ -5,9 +5,9 @@
     DelugeServeError            the base: what is wrong and what to do about it
     ├── UsageError              exit 2: the user can fix it
     │   ├── UnknownNameError    a name is not in a registry; suggests the nearest
-    │   ├── ClassNameError      a class name is empty or contains a line break
     │   ├── MissingExtraError   an optional dependency is not installed
     │   ├── DatasetError        images or labels cannot be read
+    │   │   ├── ClassNameError        a class name is empty, has a line break or is not UTF-8
     │   │   └── UnreadableImageError  an image cannot be decoded
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
     │   ├── RepositoryError     the model repository cannot be read or written
@@ -92,24 +92,6 @@ class UnknownNameError(UsageError):
         )
 
 
-class ClassNameError(UsageError):
-    """A class name is empty or contains a line break.
-
-    Args:
-        name: the class name.
-        source: where it comes from.
-    """
-
-    def __init__(self, name: str, source: str) -> None:
-        self.name, self.source = name, source
-        super().__init__(
-            f"{source} has the class name {name!r}, which "
-            f"{'contains a line break' if name else 'is empty'}.",
-            "Rename the class in the data set and train again: files of class names have one per "
-            "line.",
-        )
-
-
 class MissingExtraError(UsageError):
     """An optional dependency is not installed.
 
@@ -156,6 +138,31 @@ class DatasetError(UsageError):
         self.path = None if path is None else os.fspath(path)
         self.name, self.expected, self.found = name, expected, found
         self.extra, self.missing = tuple(extra), tuple(missing)
+
+
+class ClassNameError(DatasetError):
+    """A class name cannot be written to a label file, which has one UTF-8 name per line.
+
+    Args:
+        name: the class name.
+        source: the path or network that has it.
+
+    Attributes:
+        reason: what is wrong with the name.
+    """
+
+    def __init__(self, name: str, source: str | os.PathLike[str]) -> None:
+        self.reason = "is empty" if not name else "contains a line break"
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            self.reason = "is not valid UTF-8"
+        super().__init__(
+            f"{source} has the class name {name!r}, which {self.reason}.",
+            "Rename the class in the data set, then train on it.",
+            path=source,
+            name=name,
+        )
 
 
 class UnreadableImageError(DatasetError):

@@ -5,6 +5,7 @@ Triton's classification extension reads the same file, and ends a line at ``\n``
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from delugeserve.errors import ClassNameError, RepositoryError
 FILE_NAME = "labels.txt"
 
 
-def check_class_names(names: Iterable[str], source: str) -> None:
-    """Refuse class names that are empty or contain a line break.
+def check_class_names(names: Iterable[str], source: str | os.PathLike[str]) -> None:
+    """Refuse class names that are empty, contain a line break or are not valid UTF-8.
 
     Line breaks are those of :meth:`str.splitlines`, such as U+0085 (NEL), U+2028 and U+2029: where
     Triton keeps them, another reader would end the line.
@@ -27,15 +28,23 @@ def check_class_names(names: Iterable[str], source: str) -> None:
         ClassNameError: a name is refused.
     """
     for name in names:
-        if name.splitlines() != [name]:
+        if name.splitlines() != [name] or not _is_utf8(name):
             raise ClassNameError(name, source)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # the name of a folder in another encoding
+        return False
+    return True
 
 
 def write_labels(folder: Path, class_names: Sequence[str]) -> None:
     """Write ``labels.txt`` into a version's folder.
 
     Raises:
-        ClassNameError: a name is empty or contains a line break.
+        ClassNameError: a name is empty, contains a line break or is not valid UTF-8.
     """
     check_class_names(class_names, "This network")
     text = "".join(f"{name}\n" for name in class_names)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from delugeserve.artifacts.labels import check_class_names
 from delugeserve.errors import DatasetError
 from delugeserve.zoo import DATASETS, DatasetSpec
 
@@ -16,29 +17,6 @@ from delugeserve.zoo import DATASETS, DatasetSpec
 _WORDNET_NUMBER = re.compile(r"n\d{8}")
 
 _NAMED = 5
-
-
-def check_class_name(name: str, path: Path) -> None:
-    """Check that a class name can be written to a label file, which is UTF-8 with a name a line.
-
-    Args:
-        name: the class name.
-        path: the folder of that name, or the file that names the class.
-
-    Raises:
-        DatasetError: the name is not UTF-8 or contains a line break.
-    """
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        fault = "is not valid UTF-8"
-    else:
-        if not name or name.splitlines() == [name]:
-            return
-        fault = "contains a line break"
-    raise DatasetError(
-        f"The class name {name!r} {fault}.", "Rename the class.", path=path, name=name
-    )
 
 
 def simplify(name: str) -> str:
@@ -89,8 +67,8 @@ def align(
         The labels, int64 ``[N]``, and the class names that they index.
 
     Raises:
-        DatasetError: there are no images, another number of classes, a label out of range, or a
-            class name that is not UTF-8 or has a line break.
+        DatasetError: there are no images, another number of classes, or a label out of range.
+        ClassNameError: a class name is not UTF-8, is empty or contains a line break.
     """
     if not len(labels):
         raise DatasetError(
@@ -100,8 +78,7 @@ def align(
     if class_names is None:
         class_names = dataset.class_names
     else:
-        for name in class_names:
-            check_class_name(name, source)
+        check_class_names(class_names, source)
         order = order_in(class_names, dataset)
         if order is None and len(class_names) != dataset.num_classes:
             raise _class_count_error(source, labels, class_names, dataset)

@@ -34,6 +34,7 @@ class Reader(Protocol):
 
         Raises:
             DatasetError: the path has this layout, but the split is missing or incomplete.
+            ClassNameError: the name of a class folder is not UTF-8 or contains a line break.
         """
 
     def read(self, path: Path, request: ReadRequest) -> Split | None:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from delugeserve.artifacts.labels import check_class_names
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.formats import decodable_formats, is_image_file
-from delugeserve.data.labels import align, check_class_name, list_names, name_classes
+from delugeserve.data.labels import align, list_names, name_classes
 from delugeserve.data.skipped import SkippedFiles
 from delugeserve.data.splits import (
     SPLIT_NAMES,
@@ -122,8 +123,9 @@ def list_images(path: Path, request: ReadRequest) -> Listing | None:
         The files; None if there is no folder of either split.
 
     Raises:
-        DatasetError: the split is missing or empty, has a class that the training split has not,
-            or a class name that is not UTF-8 or has a line break.
+        DatasetError: the split is missing or empty, or has a class that the training split does not
+            have.
+        ClassNameError: the name of a class folder is not UTF-8 or contains a line break.
     """
     folder = _find_split(path, request.split)
     if folder is None:
@@ -250,8 +252,7 @@ def _class_folders(folder: Path) -> list[str]:
 def _check_names(folder: Path) -> list[str]:
     """Return the names of the class folders; raise if one of them cannot name a class."""
     names = _class_folders(folder)
-    for name in names:
-        check_class_name(name, folder / name)
+    check_class_names(names, folder)
     return names
 
 

@@ -18,11 +18,15 @@ def test_class_names_are_read_back_equal(tmp_path_factory, class_names):
     assert read_labels(folder / FILE_NAME) == tuple(class_names)
 
 
-@pytest.mark.parametrize("name", ["", *(f"tabby{mark}cat" for mark in BREAKS), "cat\n", "\u2028"])
-def test_line_breaks_are_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["", *(f"tabby{mark}cat" for mark in BREAKS), "cat\n", "\u2028", "caf\udce9", "\ud800"]
+)
+def test_names_that_no_label_file_can_hold_are_refused(tmp_path, name):
     with pytest.raises(ClassNameError) as caught:
         check_class_names(["dog", name], "/data/pets")
-    assert (caught.value.name, caught.value.source) == (name, "/data/pets")
+    caught.value.problem.encode()  # the name is escaped
+    assert len(caught.value.problem.splitlines()) == 1
+    assert (caught.value.name, caught.value.path) == (name, "/data/pets")
     with pytest.raises(ClassNameError):
         write_labels(tmp_path, [name])
     assert not (tmp_path / FILE_NAME).exists()

@@ -14,7 +14,7 @@ from PIL import Image
 from delugeserve.data.datasets import check_source, index_images, load_images
 from delugeserve.data.formats import FORMATS, SUFFIXES, decodable_formats
 from delugeserve.data.streaming import stream_batches
-from delugeserve.errors import DatasetError, UnreadableImageError
+from delugeserve.errors import ClassNameError, DatasetError, UnreadableImageError
 from delugeserve.zoo import CIFAR10, IMAGENET
 from delugeserve_client.preprocessing import Preprocessing
 
@@ -133,8 +133,10 @@ def test_a_folder_that_cannot_name_a_class(write_split, tmp_path, read, name):
     names = (os.fsdecode(name), *OWN_NAMES[1:])
     write_split(tmp_path / "train", names)
     error = refusal(read, tmp_path, "train")
+    assert isinstance(error, ClassNameError)
     assert error.name == names[0]
-    assert error.path == str(tmp_path / "train" / names[0])
+    assert error.path == str(tmp_path / "train")
+    error.problem.encode()  # the name is escaped
 
 
 # Images
