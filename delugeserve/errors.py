@@ -9,8 +9,11 @@
     │   ├── DatasetError        images or labels cannot be read
     │   │   ├── ClassNameError        a class name is empty, has a line break or is not UTF-8
     │   │   └── UnreadableImageError  an image cannot be decoded
+    │   ├── InvalidReferenceError  a path, name or address is not what a command takes
+    │   ├── SubjectError        an artefact or a server does not hold the model that it should
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
     │   ├── RepositoryError     the model repository cannot be read or written
+    │   │   └── UnwrittenError  a manifest cannot be written
     │   ├── ResumeError         a training run was started with other settings
     │   ├── PlanError           a compiled plan is for another runtime or another GPU
     │   ├── MissingDeviceError  there is no GPU
@@ -21,6 +24,7 @@
         ├── EvaluationError     a classifier's outputs cannot be evaluated
         ├── BuildError          a runtime cannot build its artefact
         ├── ParityError         an exported artefact does not compute what the network computes
+        │   └── RejectedError   it did not pass the gate
         └── ServerError         the inference server did not start, or died
 
 Facts that a program may want are attributes; tests assert on the class and on those.
@@ -169,8 +173,78 @@ class UnreadableImageError(DatasetError):
     """An image cannot be decoded; its name is ``name``."""
 
 
+class InvalidReferenceError(UsageError):
+    """A path, name or address is not what a command takes.
+
+    Args:
+        problem: what is wrong, with its full stop.
+        remedy: what to do about it, with its full stop.
+        text: the path, name or address.
+        found: what it refers to, a :data:`delugeserve.artifacts.references.Kind`; None if that is
+            not known.
+        nearest: the existing path or name most like it, or None.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        remedy: str,
+        text: str,
+        *,
+        found: str | None = None,
+        nearest: str | None = None,
+    ) -> None:
+        super().__init__(problem, remedy)
+        self.text, self.found, self.nearest = text, found, nearest
+
+
+class SubjectError(UsageError):
+    """An artefact or a server cannot be used as a classifier of the model that it should hold.
+
+    Args:
+        problem: what is wrong, with its full stop.
+        remedy: what to do about it, with its full stop.
+        subject: its path or address.
+        expected: what it should be, such as a model's name, or inputs and outputs; None if that is
+            not known.
+        found: what it is instead.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        remedy: str,
+        subject: str,
+        *,
+        expected: object = None,
+        found: object = None,
+    ) -> None:
+        super().__init__(problem, remedy)
+        self.subject, self.expected, self.found = subject, expected, found
+
+
 class CheckpointError(UsageError):
-    """A checkpoint is missing, damaged or of another model."""
+    """A checkpoint is missing, damaged or of another model.
+
+    Args:
+        problem: what is wrong, with its full stop.
+        remedy: what to do about it, with its full stop.
+        path: the file; None if there is none.
+        expected: what it should hold, such as a model's name or a tensor's type.
+        found: what it holds instead.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        remedy: str,
+        path: Path | None = None,
+        *,
+        expected: object = None,
+        found: object = None,
+    ) -> None:
+        super().__init__(problem, remedy)
+        self.path, self.expected, self.found = path, expected, found
 
 
 class RepositoryError(UsageError):

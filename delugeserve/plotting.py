@@ -1,4 +1,4 @@
-"""Pictures: figures drawn without touching a program's own matplotlib settings, saved whole."""
+"""Figures: drawn without global matplotlib settings, saved atomically as PNG or SVG."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def new_figure(width: float = 8, height: float = 5) -> Figure:
     """Make an empty figure.
 
     Args:
-        width: in inches; a PNG has 150 pixels to the inch.
-        height: likewise.
+        width: in inches; a PNG has 150 pixels per inch.
+        height: in inches.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -30,36 +30,44 @@ def new_figure(width: float = 8, height: float = 5) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG or SVG, as the path's suffix says: beside its place, then renamed.
+    """Write a figure atomically as PNG or SVG, as the path's suffix says.
 
     Raises:
-        UsageError: the suffix is another one, or the file cannot be written.
+        UsageError: the path has another suffix, or the file cannot be written.
     """
-    check_picture_path(path)
+    check_suffix(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as beside:
             figure.savefig(beside)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error}.", "Choose another file.") from error
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            "Choose a file in another folder.",
+        ) from error
 
 
 def check_picture_path(path: Path) -> None:
-    """Refuse a path that :func:`save_figure` would refuse, before the work and not after it.
+    """Check before the work that :func:`save_figure` can write to a path after it.
 
     Raises:
-        UsageError: the suffix is neither ``.png`` nor ``.svg``, or the path is a folder.
+        UsageError: the path has another suffix than ``.png`` or ``.svg``, or is a folder.
+        MissingExtraError: matplotlib is not installed.
     """
     check_suffix(path)
     if path.is_dir():
-        raise UsageError(f"{path} is a folder.", "Give the name of a file.")
+        raise UsageError(f"{path} is a folder.", f"Give a file, such as {path / 'plot.png'}.")
+    require("matplotlib.figure", "train")
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a path whose suffix is neither ``.png`` nor ``.svg``.
+    """Check that a path ends in ``.png`` or ``.svg``.
 
     Raises:
-        UsageError: it is another one.
+        UsageError: it does not.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path} is no picture's name.", "Let it end in .png or .svg.")
+        raise UsageError(
+            f"Pictures are written as PNG or SVG, not to {path}.",
+            "Give a path that ends in .png or .svg.",
+        )

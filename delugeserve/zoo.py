@@ -99,6 +99,13 @@ class ModelSpec:
         return (3, self.dataset.image_size, self.dataset.image_size)
 
     @property
+    def architecture(self) -> tuple[object, ...]:
+        """The numbers that two models must share for one's weights to fit the other."""
+        dataset = self.dataset
+        shape = (self.stem, self.widths, self.layers, self.baseline)
+        return (*shape, dataset.num_classes, dataset.image_size)
+
+    @property
     def weights(self) -> Path | None:
         """The trained checkpoint that ships with the package, if there is one."""
         path = Path(__file__).parent / "weights" / f"{self.name}.safetensors"

@@ -1,29 +1,80 @@
-"""What a ``.safetensors`` file holds, from its header alone: no tensor is loaded."""
+"""The header of a ``.safetensors`` file: what a checkpoint holds, without loading a tensor.
+
+This is the only place that parses the header. It needs neither torch nor safetensors;
+:mod:`delugeserve.networks.checkpoint` reads and writes the tensors.
+
+A checkpoint of 'delugeserve train' keeps these in the header, each as a JSON string: ``format``
+(version of this layout), ``model`` (a :class:`~delugeserve.zoo.ModelSpec`), ``class_names``,
+``recipe``, ``data`` (source and fingerprints), ``metrics`` and ``environment``.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from delugeserve.errors import CheckpointError, require
+from delugeserve.artifacts.typed_json import from_json
+from delugeserve.errors import CheckpointError
+from delugeserve.zoo import ModelSpec
 
-# Names and sizes of the format's types: https://github.com/huggingface/safetensors
+FORMAT = 1
+
+# Names and sizes in bits of the format's types: https://github.com/huggingface/safetensors
 _DTYPES = {
-    "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2),
-    "I64": ("int64", 8), "I32": ("int32", 4), "I16": ("int16", 2), "I8": ("int8", 1),
-    "U8": ("uint8", 1), "BOOL": ("bool", 1), "F8_E4M3": ("float8_e4m3fn", 1),
-    "F8_E5M2": ("float8_e5m2", 1),
+    "F64": ("float64", 64), "F32": ("float32", 32), "F16": ("float16", 16),
+    "BF16": ("bfloat16", 16), "I64": ("int64", 64), "I32": ("int32", 32), "I16": ("int16", 16),
+    "I8": ("int8", 8), "U64": ("uint64", 64), "U32": ("uint32", 32), "U16": ("uint16", 16),
+    "U8": ("uint8", 8), "BOOL": ("bool", 8), "F8_E4M3": ("float8_e4m3fn", 8),
+    "F8_E5M2": ("float8_e5m2", 8),
 }  # fmt: skip
+_LENGTH_BYTES = 8
+_LARGEST_HEADER = 100_000_000  # the format's own limit, in bytes
 
-# What BatchNorm keeps of its inputs; training steps do not change these by gradients.
+# BatchNorm's running statistics, which are not trained by gradients.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 _MAPPINGS = ("recipe", "data", "metrics", "environment")
+_TRAIN = "Give a .safetensors file that 'delugeserve train' wrote."
+
+
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        spec: the network's numbers, including the normalisation.
+        class_names: one name per logit.
+        recipe: how it was trained.
+        data: what it was trained on.
+        metrics: what was measured on the test split.
+        environment: versions and machine of the training run.
+    """
+
+    spec: ModelSpec
+    class_names: tuple[str, ...]
+    recipe: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    data: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    metrics: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    environment: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the header's strings; the paper's figures are left out."""
+        values = {
+            "format": FORMAT,
+            "model": dataclasses.asdict(dataclasses.replace(self.spec, published=None)),
+            "class_names": self.class_names,
+            "recipe": self.recipe,
+            "data": self.data,
+            "metrics": self.metrics,
+            "environment": self.environment,
+        }
+        return {key: json.dumps(value) for key, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -33,18 +84,18 @@ class CheckpointFile:
     Attributes:
         path: the file.
         bytes: its size.
-        ours: 'delugeserve train' wrote it, and ``model`` to ``environment`` are what it wrote.
-        model: the network's numbers, as :class:`~delugeserve.zoo.ModelSpec` has them.
-        class_names: one for each logit.
+        ours: whether 'delugeserve train' wrote it; if not, ``model`` to ``environment`` are empty.
+        model: the network's numbers, the fields of :class:`~delugeserve.zoo.ModelSpec`.
+        class_names: one name per logit.
         recipe: how it was trained.
         data: what it was trained on, with fingerprints.
         metrics: what was measured on the test split.
         environment: versions and machine of the training run.
-        other: strings of the header that are none of these.
-        parameters: trained values.
-        buffers: BatchNorm's statistics.
+        other: the header's strings, if the file is not ours.
+        parameters: number of trained values.
+        buffers: number of values of BatchNorm's statistics.
         tensors: number of tensors by type.
-        tensor_bytes: their size by type.
+        tensor_bytes: size of the tensors by type.
     """
 
     path: Path
@@ -64,42 +115,36 @@ class CheckpointFile:
 
 
 def read_checkpoint(path: Path) -> CheckpointFile:
-    """Read the header of a safetensors file.
+    """Read the header of a safetensors file, whoever wrote it.
 
     Raises:
-        CheckpointError: it is not one, or it is cut off.
-        MissingExtraError: safetensors is not installed.
+        CheckpointError: it is not a complete safetensors file, or is a checkpoint of another
+            format than this release reads.
     """
-    safetensors = require("safetensors", "train")
+    metadata, tensors = _read(path)
+    header = _parse(path, metadata) if _is_ours(metadata) else None
     counts, sizes = Counter[str](), Counter[str]()
     parameters = buffers = 0
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            texts = dict(file.metadata() or {})
-            for name in file.keys():  # noqa: SIM118 - the file is no mapping
-                header = file.get_slice(name)
-                elements = math.prod(header.get_shape())
-                dtype, size = _DTYPES.get(header.get_dtype(), (header.get_dtype(), 0))
-                counts[dtype] += 1
-                sizes[dtype] += elements * size
-                if name.endswith(_BUFFERS):
-                    buffers += elements
-                else:
-                    parameters += elements
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}).",
-            "Take an undamaged copy, or train it again.",
-        ) from error
-    said = _parse(texts)
+    for name, tensor in tensors.items():
+        elements = math.prod(tensor["shape"])
+        dtype, bits = _DTYPES.get(tensor["dtype"], (str(tensor["dtype"]), 0))
+        counts[dtype] += 1
+        sizes[dtype] += elements * bits // 8
+        if name.endswith(_BUFFERS):
+            buffers += elements
+        else:
+            parameters += elements
     return CheckpointFile(
         path=path,
         bytes=path.stat().st_size,
-        ours=bool(said),
-        model=said.get("model", {}),
-        class_names=tuple(said.get("class_names", ())),
-        **{key: said.get(key, {}) for key in _MAPPINGS},
-        other={} if said else texts,
+        ours=header is not None,
+        model=dataclasses.asdict(header.spec) if header else {},
+        class_names=header.class_names if header else (),
+        recipe=header.recipe if header else {},
+        data=header.data if header else {},
+        metrics=header.metrics if header else {},
+        environment=header.environment if header else {},
+        other={} if header else metadata,
         parameters=parameters,
         buffers=buffers,
         tensors=dict(counts),
@@ -107,12 +152,103 @@ def read_checkpoint(path: Path) -> CheckpointFile:
     )
 
 
-def _parse(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Parse the header; empty if it is not a checkpoint of delugeserve."""
+def read_header(path: Path) -> CheckpointHeader:
+    """Read the header of a checkpoint that 'delugeserve train' wrote.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it is not such a checkpoint.
+    """
+    return _parse(path, _read(path)[0])
+
+
+def shipped_weights(spec: ModelSpec) -> Path:
+    """Return the trained checkpoint of a model that ships with the package.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if spec.weights is None:
+        raise CheckpointError(
+            f"No trained weights of '{spec.name}' ship with the package.",
+            f"Train it with 'delugeserve train --model {spec.name}', then give its checkpoint.",
+            expected=spec.name,
+        )
+    return spec.weights
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Return the header's strings, and the tensors' type, shape and place by name."""
+    if not path.is_file():
+        raise CheckpointError(
+            f"There is no checkpoint {path}.", "Give the path of a .safetensors file.", path
+        )
     try:
-        values = {key: json.loads(text) for key, text in texts.items()}
-    except json.JSONDecodeError:
-        return {}
-    wanted = {"model": dict, "class_names": list, **dict.fromkeys(_MAPPINGS, dict)}
-    whole = all(isinstance(values.get(key), kind) for key, kind in wanted.items())
-    return values if whole and {"name", "dataset"} <= values["model"].keys() else {}
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            if not 0 < length <= min(size - _LENGTH_BYTES, _LARGEST_HEADER):
+                raise ValueError("its header is cut off")
+            header = json.loads(file.read(length))
+        metadata = {key: str(text) for key, text in header.pop("__metadata__", {}).items()}
+        ends = [tensor["data_offsets"][1] for tensor in header.values()]
+        if max(ends, default=0) != size - _LENGTH_BYTES - length:
+            raise ValueError("its tensors are cut off")
+        if any(type(n) is not int for tensor in header.values() for n in tensor["shape"]):
+            raise ValueError("its header is damaged")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = error if type(error) in (OSError, ValueError) else "its header is damaged"
+        raise CheckpointError(
+            f"{path} is not a complete safetensors file: {reason}.",
+            "Copy it again from where it came, or train the network again.",
+            path,
+        ) from error
+    return metadata, header
+
+
+def _is_ours(metadata: Mapping[str, str]) -> bool:
+    """Whether the header has the layout of ours, of whatever version."""
+    return metadata.get("format", "").isdecimal() and "model" in metadata
+
+
+def _parse(path: Path, metadata: Mapping[str, str]) -> CheckpointHeader:
+    try:
+        values = {key: _printable(json.loads(text)) for key, text in metadata.items()}
+        found = values.get("format")
+        if found != FORMAT:
+            raise CheckpointError(
+                f"{path} is not a checkpoint of format {FORMAT}.",
+                _TRAIN,
+                path,
+                expected=FORMAT,
+                found=found,
+            )
+        header = CheckpointHeader(
+            from_json(ModelSpec, values["model"]),
+            tuple(map(str, values["class_names"])),
+            **{key: dict(values[key]) for key in _MAPPINGS},
+        )
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"The header of {path} does not describe a model: {error}.", _TRAIN, path
+        ) from error
+    expected, found = header.spec.dataset.num_classes, len(header.class_names)
+    if expected != found:
+        raise CheckpointError(
+            f"{path} names {found} classes, but its model has {expected}.",
+            "Copy it again from where it came, or train the network again.",
+            path,
+            expected=expected,
+            found=found,
+        )
+    return header
+
+
+def _printable(value: Any) -> Any:
+    """Replace what UTF-8 cannot encode: names of files and folders that were not UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    return value

@@ -1,46 +1,65 @@
-"""What a user means by a path, an address or a name: something of ours, not opened yet."""
+"""Recognise what a path, a name or an address refers to, without opening it.
+
+Every command that takes a model, a checkpoint, a run, a version or a server recognises it here.
+"""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from delugeserve.errors import RepositoryError, UsageError
-from delugeserve.zoo import MODELS
+from delugeserve.artifacts.checkpoints import shipped_weights
+from delugeserve.artifacts.manifest import FILE_NAME
+from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
+from delugeserve.artifacts.repository import DEFAULT_REPOSITORY, find_models
+from delugeserve.errors import InvalidReferenceError, RepositoryError, nearest_name
+from delugeserve.zoo import MODELS, find_model
 
 Kind = Literal["weights", "checkpoint", "onnx", "plan", "version", "repository", "endpoint"]
 
 EVALUABLE: frozenset[Kind] = frozenset({"weights", "checkpoint", "onnx", "version", "endpoint"})
+"""What a classifier can be opened from; see :mod:`delugeserve.evaluation.subjects`."""
 
-_KINDS_OF_FILES: dict[str, Kind] = {
-    ".safetensors": "checkpoint",
-    ".onnx": "onnx",
-    ".plan": "plan",
-}
+INSPECTABLE: frozenset[Kind] = frozenset(
+    {"weights", "checkpoint", "onnx", "plan", "version", "repository"}
+)
+"""What is on disk."""
+
+_SUFFIXES: dict[str, Kind] = {".safetensors": "checkpoint", ".onnx": "onnx", ".plan": "plan"}
 _ADDRESS = re.compile(r"\w+://.*|(\[[\da-fA-F:.]+\]|[\w.-]+):\d+")
+_NOUNS: dict[Kind, str] = {
+    "checkpoint": "a checkpoint",
+    "onnx": "an ONNX file",
+    "plan": "a TensorRT plan",
+    "version": "an exported version",
+    "repository": "a model repository",
+    "endpoint": "a server address",
+    "weights": "a model name",
+}
 _FORMS: dict[Kind, str] = {
-    "checkpoint": "a checkpoint (.safetensors)",
+    "checkpoint": "a checkpoint (.safetensors) or the folder of a run",
     "onnx": "an ONNX file (.onnx)",
     "plan": "a TensorRT plan (.plan)",
-    "version": "the folder of an exported version",
+    "version": "the folder of an exported version or model",
     "repository": "a model repository",
-    "endpoint": "a server's address such as localhost:8001",
-    "weights": "a model's name (see 'delugeserve models')",
+    "endpoint": "a server address such as localhost:8001",
+    "weights": "a model name (see 'delugeserve models')",
 }
+_TRAINING_STATE = ".ckpt"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Something to evaluate or to look into.
+    """Something to open.
 
     Attributes:
-        kind: what it is: a model's shipped weights, a checkpoint, an ONNX file, a TensorRT plan,
-            the folder of an exported version, a whole model repository, or a server.
-        value: name, path or address.
+        kind: ``weights`` for the shipped weights of a model; otherwise the kind of file, folder or
+            address.
+        value: the model's name, the path or the address. For a run folder it is the path of its
+            checkpoint, for a model's folder that of the version that is served.
     """
 
     kind: Kind
@@ -48,87 +67,187 @@ class Reference:
 
 
 def recognise(text: str, kinds: Collection[Kind] = EVALUABLE) -> Reference:
-    """Find out what a user means.
+    """Recognise a reference.
 
     Args:
-        text: the path of a checkpoint, an ONNX file, a plan, a version's, a model's or a
-            repository's folder; a server's address; or the name of a model with shipped weights.
-        kinds: what will do.
+        text: a path, a server address or a model's name.
+        kinds: the kinds that are accepted.
 
     Raises:
-        UsageError: it is none of these, or may be two.
+        InvalidReferenceError: it is none of the accepted kinds, or ambiguous.
+        RepositoryError: a model's folder lacks the version that it serves.
     """
     path = Path(text)
     try:
         if path.exists():
-            return _recognise_path(path, text, kinds)
-        if _ADDRESS.fullmatch(text) and "endpoint" in kinds:
-            return Reference("endpoint", text)
-        if text in MODELS and "weights" in kinds:
-            return Reference("weights", text)
-        raise UsageError(f"There is no file, folder or model '{text}'.", _suggest(path, kinds))
+            if text in MODELS and "weights" in kinds:
+                raise _ambiguous(text)
+            found = _recognise_folder(path, text) if path.is_dir() else _recognise_file(path)
+        elif _ADDRESS.fullmatch(text):
+            found = Reference("endpoint", text)
+        elif text in MODELS:
+            found = Reference("weights", text)
+        else:
+            raise _missing(text, kinds)
     except OSError as error:
-        raise UsageError(
+        raise InvalidReferenceError(
             f"{text} cannot be read: {error.strerror or error}.",
             "Check the path and its permissions.",
+            text,
         ) from error
+    if found is None or found.kind not in kinds:
+        raise _not_accepted(text, found, kinds)
+    return found
 
 
-def _recognise_path(path: Path, text: str, kinds: Collection[Kind]) -> Reference:
-    if text in MODELS and "weights" in kinds:
-        shipped = MODELS[text].weights
-        raise UsageError(
-            f"'{text}' is a model's name, and it lies here too.",
-            f"Write ./{text} for what lies here"
-            + (f", or {shipped} for the shipped weights." if shipped else "."),
-        )
-    if path.is_dir():
-        return _recognise_folder(path, kinds)
-    kind = _KINDS_OF_FILES.get(path.suffix.lower())
-    if kind is None or kind not in kinds:
-        files = [
-            _FORMS[kind].partition(" (")[0] for kind in _KINDS_OF_FILES.values() if kind in kinds
-        ]
-        if not files:
-            raise UsageError(f"{path} is not a folder.", _accepted(kinds))
-        *others, last = files
-        raise UsageError(f"{path} is neither {', '.join(others)} nor {last}.", _accepted(kinds))
-    return Reference(kind, str(path))
+def resolve_checkpoint(text: str | Path) -> Path:
+    """Return the checkpoint file that a path or name refers to.
+
+    Args:
+        text: a checkpoint, the folder of a run, or the name of a model with shipped weights.
+
+    Raises:
+        InvalidReferenceError: it is none of these.
+        CheckpointError: no weights of the model ship with the package.
+    """
+    reference = recognise(str(text), {"weights", "checkpoint"})
+    if reference.kind == "weights":
+        return shipped_weights(find_model(reference.value))
+    return Path(reference.value)
 
 
-def _recognise_folder(folder: Path, kinds: Collection[Kind]) -> Reference:
-    """The folder itself if it holds a version; if it holds a model, the version that is served."""
-    from delugeserve.artifacts.repository import find_models
+def resolve_version(text: str | Path, repository: Path = DEFAULT_REPOSITORY) -> Path:
+    """Return the folder of the exported version that a path or name refers to.
 
-    if (folder / "manifest.json").is_file():
+    Args:
+        text: the folder of a version or of a model, or the name of a model in the repository.
+        repository: where names are looked up.
+
+    Raises:
+        InvalidReferenceError: it is none of these.
+        RepositoryError: the model's folder lacks the version that it serves.
+    """
+    path = Path(text)
+    stored = repository / path
+    if len(path.parts) == 1 and not path.exists() and (stored / CONFIG).is_file():
+        path = stored
+    return Path(recognise(str(path), {"version"}).value)
+
+
+def _recognise_file(path: Path) -> Reference | None:
+    suffix = path.suffix.lower()
+    if suffix == _TRAINING_STATE:
+        raise _training_state(path)
+    kind = _SUFFIXES.get(suffix)
+    return Reference(kind, str(path)) if kind else None
+
+
+def _recognise_folder(folder: Path, text: str) -> Reference | None:
+    if (folder / FILE_NAME).is_file():
         return Reference("version", str(folder))
-    if (folder / "config.pbtxt").is_file():
-        whole = folder.resolve()
-        (model,) = find_models(whole.parent, [whole.name])
-        if model.version is None:
-            raise RepositoryError(
-                f"{folder} lacks the version that its config.pbtxt serves.",
-                "Export the model again, or give the folder of another version.",
-            )
-        return Reference("version", str(folder / str(model.version)))
-    models = sorted(config.parent for config in folder.glob("*/config.pbtxt"))
-    if models and "repository" in kinds:
+    if (folder / CONFIG).is_file():
+        return Reference("version", str(_served_version(folder)))
+    if any(folder.glob(f"*/{CONFIG}")):
         return Reference("repository", str(folder))
-    if models:
-        raise UsageError(f"{folder} is a whole model repository.", f"Give {models[0]}, say.")
-    raise UsageError(f"The folder {folder} holds no exported version.", _accepted(kinds))
+    checkpoints = _checkpoints(folder)
+    if len(checkpoints) == 1:
+        return Reference("checkpoint", str(checkpoints[0]))
+    if checkpoints:
+        raise InvalidReferenceError(
+            f"{folder} holds {len(checkpoints)} checkpoints.",
+            f"Give one of: {', '.join(map(str, checkpoints))}.",
+            text,
+        )
+    if any(folder.glob(f"*{_TRAINING_STATE}")):
+        raise InvalidReferenceError(
+            f"The run in {folder} has no checkpoint yet: its training has not ended.",
+            "Resume it: run the same 'delugeserve train' command with --resume.",
+            text,
+        )
+    return None
 
 
-def _suggest(path: Path, kinds: Collection[Kind]) -> str:
-    """The nearest of the models' names and of what lies in the same folder, if one is near."""
-    folder = path.parent
-    names = [str(folder / child.name) for child in folder.iterdir()] if folder.is_dir() else []
+def _served_version(folder: Path) -> Path:
+    whole = folder.resolve()
+    (model,) = find_models(whole.parent, [whole.name])
+    if model.version is None:
+        raise RepositoryError(
+            f"{folder} lacks the version that its {CONFIG} serves.",
+            "Export the model again, or give the folder of another version.",
+        )
+    return folder / str(model.version)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("."))
+
+
+def _ambiguous(text: str) -> InvalidReferenceError:
+    shipped = MODELS[text].weights
+    return InvalidReferenceError(
+        f"'{text}' is both a model name and a path in this folder.",
+        f"Use ./{text} for the path"
+        + (f", or {shipped} for the shipped weights." * bool(shipped) or "."),
+        text,
+    )
+
+
+def _training_state(path: Path) -> InvalidReferenceError:
+    checkpoints = _checkpoints(path.parent)
+    return InvalidReferenceError(
+        f"{path} is a training state, not a checkpoint.",
+        f"Give {checkpoints[0]}."
+        if checkpoints
+        else "Resume the run with 'delugeserve train ... --resume': "
+        "it writes a .safetensors file at its end.",
+        str(path),
+    )
+
+
+def _missing(text: str, kinds: Collection[Kind]) -> InvalidReferenceError:
+    """The error about a path or name that does not exist, with the nearest one that does."""
+    folder = Path(text).parent
+    known = [str(folder / child.name) for child in folder.iterdir()] if folder.is_dir() else []
     if "weights" in kinds:
-        names += MODELS
-    nearest = difflib.get_close_matches(str(path), names, n=1, cutoff=0.75)
-    return f"Did you mean '{nearest[0]}'?" if nearest else _accepted(kinds)
+        known += MODELS
+    nearest = nearest_name(str(Path(text)), known, cutoff=0.75)
+    return InvalidReferenceError(
+        f"There is no file, folder or model '{text}'.",
+        f"Did you mean '{nearest}'?" if nearest else _accepted(kinds),
+        text,
+        nearest=nearest,
+    )
+
+
+def _not_accepted(
+    text: str, found: Reference | None, kinds: Collection[Kind]
+) -> InvalidReferenceError:
+    if found is None:
+        problem = (
+            f"The folder {text} holds nothing that can be used here."
+            if Path(text).is_dir()
+            else f"The file {text} cannot be used here."
+        )
+        return InvalidReferenceError(problem, _accepted(kinds), text)
+    remedy = _accepted(kinds)
+    if found.kind == "repository" and "version" in kinds:
+        models = sorted(config.parent for config in Path(text).glob(f"*/{CONFIG}"))
+        remedy = f"Give one of its models, such as {models[0]}."
+    elif found.kind in ("weights", "checkpoint") and kinds == {"version"}:
+        option = "model" if found.kind == "weights" else "checkpoint"
+        remedy = f"Export it first: delugeserve export --{option} {text}"
+    return InvalidReferenceError(
+        f"{text} is {_NOUNS[found.kind]}, which cannot be used here.",
+        remedy,
+        text,
+        found=found.kind,
+    )
 
 
 def _accepted(kinds: Collection[Kind]) -> str:
-    *others, last = [form for kind, form in _FORMS.items() if kind in kinds]
-    return f"Give {', '.join(others)}, or {last}." if others else f"Give {last}."
+    return f"Give {_listed([form for kind, form in _FORMS.items() if kind in kinds])}."
+
+
+def _listed(items: list[str]) -> str:
+    *others, last = items
+    return f"{', '.join(others)} or {last}" if others else last

@@ -6,10 +6,9 @@ import shlex
 from pathlib import Path
 
 from delugeserve.artifacts.manifest import Manifest
+from delugeserve.artifacts.repository import repository_option
 from delugeserve.system.files import sha256
 from delugeserve.zoo import MODELS
-
-_DEFAULT = Path("model_repository")  # of every command that has --repository
 
 
 def export_command(folder: Path, manifest: Manifest | None, backend: str | None = None) -> str:
@@ -31,13 +30,6 @@ def export_command(folder: Path, manifest: Manifest | None, backend: str | None 
             options.append(f"--precision {manifest.precision}")
         options.append(f"--max-batch-size {manifest.max_batch_size}")
     return f"delugeserve export {' '.join(options)}{repository_option(folder.parent)}"
-
-
-def repository_option(repository: Path) -> str:
-    """The option that names a repository, after a space; empty if a command needs none."""
-    if repository.resolve() == _DEFAULT.resolve():
-        return ""
-    return f" --repository {shlex.quote(str(repository))}"
 
 
 def _source(model: str, manifest: Manifest | None) -> str:

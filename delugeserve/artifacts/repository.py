@@ -9,8 +9,10 @@ from pathlib import Path
 
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import read_config
-from delugeserve.artifacts.remedies import repository_option
 from delugeserve.errors import RepositoryError, UnknownNameError
+
+DEFAULT_REPOSITORY = Path("model_repository")
+"""The repository of every command that is given no ``--repository``."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,13 @@ def list_names(repository: Path) -> list[str]:
             f"There is no model in the repository '{repository}'.", _export_into(repository)
         )
     return names
+
+
+def repository_option(repository: Path) -> str:
+    """Return the option that names a repository, after a space; empty for the default one."""
+    if repository.resolve() == DEFAULT_REPOSITORY.resolve():
+        return ""
+    return f" --repository {shlex.quote(str(repository))}"
 
 
 def _export_into(repository: Path) -> str:

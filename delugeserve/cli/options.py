@@ -8,11 +8,24 @@ from typing import Annotated
 
 import typer
 
+from delugeserve.artifacts.repository import DEFAULT_REPOSITORY as DEFAULT_REPOSITORY
 from delugeserve.errors import UsageError
+from delugeserve.zoo import MODELS
 
-DEFAULT_REPOSITORY = Path("model_repository")
 DEFAULT_URL = "localhost:8001"
 
+
+def complete_models(incomplete: str) -> list[str]:
+    """Complete a model's name."""
+    return [name for name in MODELS if name.startswith(incomplete)]
+
+
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Model name; see 'delugeserve models'.", autocompletion=complete_models
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Repository = Annotated[Path, typer.Option("--repository", help="Triton model repository.")]
 Url = Annotated[

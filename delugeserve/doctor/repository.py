@@ -11,8 +11,13 @@ from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.manifest import FILE_NAME
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig, read_config
-from delugeserve.artifacts.remedies import export_command, repository_option
-from delugeserve.artifacts.repository import StoredModel, find_models, list_names
+from delugeserve.artifacts.remedies import export_command
+from delugeserve.artifacts.repository import (
+    StoredModel,
+    find_models,
+    list_names,
+    repository_option,
+)
 from delugeserve.artifacts.versions import Version, read_version
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.doctor.plans import check_plan

@@ -1,4 +1,4 @@
-"""How well a classifier does on labelled images: the errors alone, or a whole report."""
+"""Evaluate a classifier on labelled images: its errors alone, or a full report."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from numpy.typing import NDArray
 from delugeserve.data.datasets import LabelledImages
 from delugeserve.errors import EvaluationError
 from delugeserve.evaluation.metrics import (
-    Answers,
     Bin,
+    Predictions,
     confusion_matrix,
     expected_calibration_error,
     negative_log_likelihood,
-    read_answers,
+    percent,
+    read_predictions,
     reliability,
     top_k_error,
     wilson_interval,
 )
 from delugeserve.system.memory import keep_freed_memory
+from delugeserve.system.progress import NO_PROGRESS, Progress
 
 Classify = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Maps uint8 images ``[N, H, W, 3]`` to logits ``[N, classes]``.
+"""Maps uint8 images ``[N, H, W, 3]`` to float32 logits ``[N, classes]``.
 
-The probabilities are their softmax. A classifier that gives probabilities itself would seem far too
-unsure of everything; :func:`as_logits` makes logits of them.
+Probabilities are taken as the softmax of the logits. :func:`as_logits` wraps a classifier that
+returns probabilities.
 """
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images ``[N, H, W, 3]`` and labels ``[N]``."""
 
+_TOP_K = 5
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How often a classifier is wrong; small enough to lie in a checkpoint.
+    """The errors of a classifier, in percent.
 
     Attributes:
-        num_images: images it was asked about.
-        top1_error: percent of them whose label is not the first answer.
-        top5_error: percent of them whose label is not among the first five answers; None for five
-            classes or fewer, where every label is.
+        num_images: number of images.
+        top1_error: images whose label is not the most likely class.
+        top5_error: images whose label is not among the five most likely classes; None for five
+            classes or fewer.
     """
 
     num_images: int
@@ -53,14 +57,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ClassReport:
-    """How a classifier does on the images of one class.
+    """The errors on the images of one class.
 
     Attributes:
-        name: of the class.
-        num_images: images of it.
-        error: percent of them that are taken for another class; None if there are no images.
-        mistaken_for: the class they are most often taken for instead; None if for none.
-        mistaken: percent of them that are taken for that one.
+        name: the class.
+        num_images: number of its images.
+        error: percent of them that are predicted as another class; None without images.
+        mistaken_for: the class that they are most often mistaken for; None if there is none.
+        mistaken: percent of them that are mistaken for that class; None if there is none.
     """
 
     name: str
@@ -72,14 +76,14 @@ class ClassReport:
 
 @dataclass(frozen=True)
 class Report(Evaluation):
-    """Everything that is measured of a classifier; :mod:`delugeserve.evaluation.metrics` says how.
+    """All metrics of a classifier, as :mod:`delugeserve.evaluation.metrics` defines them.
 
     Attributes:
         top1_interval: 95 % confidence interval of ``top1_error``, in percent.
         calibration_error: expected calibration error, in percent.
         negative_log_likelihood: mean over the images, in nats.
-        classes: what there is to say of each class, in their order.
-        confusion: images by true class (row) and predicted class (column).
+        classes: the errors by class, in the order of the logits.
+        confusion: number of images by true class (row) and predicted class (column).
         bins: the reliability diagram.
     """
 
@@ -96,26 +100,43 @@ def evaluate(
     data: LabelledImages,
     *,
     batch_size: int = 250,
-    on_progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> Evaluation:
     """Measure top-1 and top-5 error.
 
     Args:
         classify: the classifier.
         data: images and labels.
-        batch_size: images in one call.
-        on_progress: told the number of images after each call.
+        batch_size: images per call.
+        progress: counts images.
 
     Raises:
-        EvaluationError: an answer is no number, or has another number of classes.
+        EvaluationError: the logits are not finite, or have another number of classes.
     """
+    progress.stage("evaluate", len(data))
     num_classes = len(data.class_names)
-    return _errors(_ask(classify, _cut(data, batch_size), num_classes, on_progress), num_classes)
+    return _errors(_predict(classify, _cut(data, batch_size), num_classes, progress), num_classes)
 
 
-def evaluate_batches(classify: Classify, batches: Iterable[Batch], num_classes: int) -> Evaluation:
-    """Measure the same on images that need not all lie in memory; errors as above."""
-    return _errors(_ask(classify, batches, num_classes, lambda _: None), num_classes)
+def evaluate_batches(
+    classify: Classify,
+    batches: Iterable[Batch],
+    num_classes: int,
+    *,
+    progress: Progress = NO_PROGRESS,
+) -> Evaluation:
+    """Measure top-1 and top-5 error on images that are read batch by batch.
+
+    Args:
+        classify: the classifier.
+        batches: images and labels.
+        num_classes: number of logits.
+        progress: counts images, within the caller's stage.
+
+    Raises:
+        EvaluationError: the logits are not finite, or have another number of classes.
+    """
+    return _errors(_predict(classify, batches, num_classes, progress), num_classes)
 
 
 def evaluate_fully(
@@ -123,18 +144,20 @@ def evaluate_fully(
     data: LabelledImages,
     *,
     batch_size: int = 250,
-    on_progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> Report:
-    """Measure all there is to measure; arguments and errors are those of :func:`evaluate`."""
-    answers = _ask(classify, _cut(data, batch_size), len(data.class_names), on_progress)
-    errors = _errors(answers, len(data.class_names))
-    confusion = confusion_matrix(answers, len(data.class_names))
-    bins = reliability(answers)
+    """Measure all metrics; arguments and errors are those of :func:`evaluate`."""
+    progress.stage("evaluate", len(data))
+    num_classes = len(data.class_names)
+    predictions = _predict(classify, _cut(data, batch_size), num_classes, progress)
+    errors = _errors(predictions, num_classes)
+    confusion = confusion_matrix(predictions, num_classes)
+    bins = reliability(predictions)
     return Report(
-        **dataclasses.asdict(errors),
+        **vars(errors),
         top1_interval=wilson_interval(errors.top1_error, errors.num_images),
         calibration_error=expected_calibration_error(bins),
-        negative_log_likelihood=negative_log_likelihood(answers),
+        negative_log_likelihood=negative_log_likelihood(predictions),
         classes=_by_class(confusion, data.class_names),
         confusion=tuple(map(tuple, confusion.tolist())),
         bins=bins,
@@ -142,10 +165,7 @@ def evaluate_fully(
 
 
 def as_logits(classify: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> Classify:
-    """Make a :data:`Classify` of a classifier that gives probabilities.
-
-    Their logarithms are logits: the softmax of them is the probabilities again.
-    """
+    """Wrap a classifier that returns probabilities: their logarithms are logits."""
     least = np.finfo(np.float32).tiny  # for a probability that was rounded to 0
     return lambda images: np.log(np.maximum(classify(images), least))
 
@@ -157,22 +177,19 @@ def _cut(data: LabelledImages, batch_size: int) -> Iterator[Batch]:
 
 
 @keep_freed_memory()
-def _ask(
-    classify: Classify,
-    batches: Iterable[Batch],
-    num_classes: int,
-    on_progress: Callable[[int], None],
-) -> Answers:
+def _predict(
+    classify: Classify, batches: Iterable[Batch], num_classes: int, progress: Progress
+) -> Predictions:
     parts = []
     for images, labels in batches:
         logits = classify(images)
         _check(logits, (len(labels), num_classes))
-        parts.append(read_answers(logits, labels))
-        on_progress(len(labels))
-    return Answers(
+        parts.append(read_predictions(logits, labels))
+        progress.advance(len(labels))
+    return Predictions(
         *(
             np.concatenate([getattr(part, field.name) for part in parts])
-            for field in dataclasses.fields(Answers)
+            for field in dataclasses.fields(Predictions)
         )
     )
 
@@ -180,21 +197,21 @@ def _ask(
 def _check(logits: NDArray[np.float32], shape: tuple[int, int]) -> None:
     if logits.shape != shape:
         raise EvaluationError(
-            f"The classifier answers {shape[0]} images of {shape[1]} classes in the shape "
-            f"{list(logits.shape)}.",
-            "Evaluate it on the data set that it was made for.",
+            f"The classifier returns logits of shape {list(logits.shape)} "
+            f"for {shape[0]} images of {shape[1]} classes.",
+            "Give a data set with the classes that it was trained on.",
         )
-    # Infinities too: their softmax is no number.
+    # Not infinite either: the softmax would be NaN.
     if not np.isfinite(logits).all():
         raise EvaluationError(
-            "The classifier gives answers that are no finite numbers.",
-            "Train or export it again; its weights are damaged or have diverged.",
+            "The classifier returns logits that are not finite.",
+            "Its weights are damaged, or its training diverged: use another checkpoint.",
         )
 
 
-def _errors(answers: Answers, num_classes: int) -> Evaluation:
-    top5 = top_k_error(answers, 5) if num_classes > 5 else None
-    return Evaluation(len(answers.labels), top_k_error(answers, 1), top5)
+def _errors(predictions: Predictions, num_classes: int) -> Evaluation:
+    top5 = top_k_error(predictions, _TOP_K) if num_classes > _TOP_K else None
+    return Evaluation(len(predictions.labels), top_k_error(predictions, 1), top5)
 
 
 def _by_class(
@@ -205,14 +222,14 @@ def _by_class(
         total, wrong = int(row.sum()), row.copy()
         wrong[index] = 0
         worst = int(wrong.argmax())
-        some = bool(wrong.any())
+        mistaken = bool(wrong.any())
         reports.append(
             ClassReport(
                 name,
                 total,
-                100 * float(wrong.sum()) / total if total else None,
-                class_names[worst] if some else None,
-                100 * float(wrong[worst]) / total if some else None,
+                percent(int(wrong.sum()), total) if total else None,
+                class_names[worst] if mistaken else None,
+                percent(int(wrong[worst]), total) if mistaken else None,
             )
         )
     return tuple(reports)

@@ -1,4 +1,4 @@
-"""Opening what is evaluated: each becomes a classifier of uint8 images that gives logits."""
+"""Open what a reference refers to as a classifier of uint8 images that returns logits."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from delugeserve.artifacts.checkpoints import shipped_weights
 from delugeserve.artifacts.graphs import read_graph
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
 from delugeserve.artifacts.references import Reference
-from delugeserve.errors import UsageError, require
+from delugeserve.errors import SubjectError, reason_of, require
 from delugeserve.zoo import ModelSpec, find_model
 
 if TYPE_CHECKING:
     from delugeserve.evaluation.evaluate import Classify
 
 _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_EXPORTED = "Give an ONNX file that 'delugeserve export --backend onnxruntime' wrote"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A classifier of uint8 images, and what it is.
+    """A classifier of uint8 images.
 
     Attributes:
-        title: what to call it in print.
+        title: its name in output.
         spec: the model.
         classify: the classifier.
-        class_names: one for each logit, where it says so itself.
-        batch_size: how many images it is given at a time.
+        class_names: one name per logit; None if they are not recorded.
+        batch_size: images per call.
     """
 
     title: str
@@ -45,32 +47,29 @@ def open_subject(reference: Reference, spec: ModelSpec | None = None) -> Iterato
     """Open what a reference refers to.
 
     Args:
-        reference: what.
-        spec: the model that it must be. Of a server's models it says which; the others name their
-            model themselves.
+        reference: one of the kinds in :data:`~delugeserve.artifacts.references.EVALUABLE`.
+        spec: the model that it must be; None accepts any. A server that serves several models
+            needs it, and so does an ONNX file that does not name its model.
 
     Raises:
         UsageError: it cannot be opened, or is another model.
         ClientError: the server does not answer, or does not serve the model.
     """
     if reference.kind == "endpoint":
-        with _endpoint(reference.value, spec) as subject:
+        with _open_endpoint(reference.value, spec) as subject:
             yield subject
     elif reference.kind == "weights":
-        yield _weights(reference.value, spec)
+        yield _open_checkpoint(shipped_weights(find_model(reference.value)), spec)
     else:
-        open_file = {"checkpoint": _checkpoint, "onnx": _onnx, "version": _version}[reference.kind]
-        yield open_file(Path(reference.value), spec)
+        opener = {
+            "checkpoint": _open_checkpoint,
+            "onnx": _open_onnx,
+            "version": _open_version,
+        }[reference.kind]
+        yield opener(Path(reference.value), spec)
 
 
-def _weights(name: str, spec: ModelSpec | None) -> Subject:
-    require("torch", "train")
-    from delugeserve.networks.checkpoint import shipped_weights
-
-    return _checkpoint(shipped_weights(find_model(name)), spec)
-
-
-def _checkpoint(path: Path, spec: ModelSpec | None) -> Subject:
+def _open_checkpoint(path: Path, spec: ModelSpec | None) -> Subject:
     require("torch", "train")
     from delugeserve.networks.checkpoint import load_checkpoint
     from delugeserve.networks.classifier import network_classifier
@@ -84,23 +83,27 @@ def _checkpoint(path: Path, spec: ModelSpec | None) -> Subject:
     )
 
 
-def _onnx(path: Path, spec: ModelSpec | None) -> Subject:
+def _open_onnx(path: Path, spec: ModelSpec | None) -> Subject:
     runtime = require("onnxruntime", "export")
-    ours = "Give an ONNX file that 'delugeserve export --backend onnxruntime' wrote"
     try:
         session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's errors have no base of their own
-        reason = str(error).rpartition("failed:")[2].strip(" .")
-        raise UsageError(f"ONNX Runtime cannot load {path} ({reason}).", f"{ours}.") from error
-    found = _tensors(session.get_inputs()), _tensors(session.get_outputs())
-    name = session.get_modelmeta().custom_metadata_map.get("model")
+        found = _tensors(session.get_inputs()), _tensors(session.get_outputs())
+        name = session.get_modelmeta().custom_metadata_map.get("model")
+    except Exception as error:  # the runtime's errors have no common base class
+        reason = reason_of(error).rpartition("failed:")[2].strip(" .")
+        raise SubjectError(
+            f"ONNX Runtime cannot load {path}: {reason}.", f"{_EXPORTED}.", str(path)
+        ) from error
     if name is not None:
-        spec = _find_agreed(name, spec, path)
+        _check_agreement(name, spec, path)
+        spec = find_model(name)
     if spec is None:
-        raise UsageError(
-            f"{path} does not say which model it holds; it takes {_listed(found[0])} and gives "
-            f"{_listed(found[1])}.",
-            f"{ours}, which takes '{INPUT}' uint8 [N, H, W, 3], or say which with --model.",
+        raise SubjectError(
+            f"{path} does not name its model. Its input is {_listed(found[0])}, "
+            f"its output {_listed(found[1])}.",
+            f"{_EXPORTED}, or name the model with --model.",
+            str(path),
+            found=found,
         )
     size, logits = spec.dataset.image_size, f"float [N, {spec.dataset.num_classes}]"
     expected = (
@@ -108,10 +111,13 @@ def _onnx(path: Path, spec: ModelSpec | None) -> Subject:
         {LOGITS: logits, PROBABILITIES: logits},
     )
     if found != expected:
-        raise UsageError(
-            f"{path} takes {_listed(found[0])} and gives {_listed(found[1])}, but '{spec.name}' "
-            f"takes {_listed(expected[0])} and gives {_listed(expected[1])}.",
-            f"{ours}.",
+        raise SubjectError(
+            f"The input of {path} is {_listed(found[0])} and its output {_listed(found[1])}; "
+            f"'{spec.name}' has input {_listed(expected[0])} and output {_listed(expected[1])}.",
+            f"{_EXPORTED}.",
+            str(path),
+            expected=expected,
+            found=found,
         )
     return Subject(
         f"{path.name} (ONNX Runtime, {_stored_precision(path)})",
@@ -121,13 +127,13 @@ def _onnx(path: Path, spec: ModelSpec | None) -> Subject:
 
 
 def _stored_precision(path: Path) -> str:
-    """The type that most nodes with weights of an ONNX file have theirs stored in."""
+    """Return the type that most weights of an ONNX file are stored in."""
     dtype = next(iter(read_graph(path).weights), "no weights")
     return _PRECISIONS.get(dtype, dtype)
 
 
 def _tensors(tensors: list[Any]) -> dict[str, str]:
-    """Type and shape of a graph's inputs or outputs, by name; lengths that are free are N."""
+    """Return type and shape of a graph's inputs or outputs by name; free dimensions are N."""
     return {
         tensor.name: tensor.type.removeprefix("tensor(").removesuffix(")")
         + f" [{', '.join(str(n) if isinstance(n, int) else 'N' for n in tensor.shape)}]"
@@ -139,18 +145,18 @@ def _listed(tensors: Mapping[str, str]) -> str:
     return " and ".join(f"'{name}' {tensor}" for name, tensor in tensors.items())
 
 
-def _version(folder: Path, spec: ModelSpec | None) -> Subject:
+def _open_version(folder: Path, spec: ModelSpec | None) -> Subject:
     from delugeserve.artifacts import labels
     from delugeserve.runtimes import BACKENDS
     from delugeserve.verification.verify import load_version
 
     manifest, infer = load_version(folder)
-    spec = _find_agreed(manifest.model, spec, folder)
+    _check_agreement(manifest.model, spec, folder)
     runtime = BACKENDS[manifest.backend].title
-    title = f"{spec.name}/{folder.resolve().name} ({runtime}, {manifest.precision})"
+    title = f"{manifest.model}/{folder.resolve().name} ({runtime}, {manifest.precision})"
     return Subject(
         title,
-        spec,
+        manifest.network,
         lambda images: infer(images)[0],
         labels.read_labels(folder / labels.FILE_NAME),
         batch_size=min(Subject.batch_size, manifest.max_batch_size),
@@ -158,20 +164,24 @@ def _version(folder: Path, spec: ModelSpec | None) -> Subject:
 
 
 @contextmanager
-def _endpoint(url: str, spec: ModelSpec | None) -> Iterator[Subject]:
+def _open_endpoint(url: str, spec: ModelSpec | None) -> Iterator[Subject]:
     from delugeserve.evaluation.evaluate import as_logits
     from delugeserve_client import Classifier
 
-    if spec is None:
-        raise UsageError("A server serves several models.", "Say which with --model.")
-    size, classes = spec.dataset.image_size, spec.dataset.num_classes
-    with Classifier(url, spec.name) as classifier:
+    with Classifier(url, spec.name if spec else None) as classifier:
         served = classifier.model
-        if served.image_shape != (size, size, 3) or served.num_classes != classes:
-            raise UsageError(
-                f"'{spec.name}' at {url} tells {served.num_classes} classes apart in images of "
-                f"{list(served.image_shape)}, not {classes} in images of {[size, size, 3]}.",
-                "Ask for another model, or another server.",
+        spec = spec or find_model(served.name)
+        size, classes = spec.dataset.image_size, spec.dataset.num_classes
+        expected = (size, size, 3), classes
+        found = served.image_shape, served.num_classes
+        if found != expected:
+            raise SubjectError(
+                f"'{spec.name}' at {url} has {found[1]} classes and images of {list(found[0])}, "
+                f"not {classes} classes and images of {list(expected[0])}.",
+                "Use --model with another model, or give another address.",
+                url,
+                expected=expected,
+                found=found,
             )
         classify = as_logits(classifier.infer)
         if LOGITS in served.outputs:
@@ -179,11 +189,13 @@ def _endpoint(url: str, spec: ModelSpec | None) -> Iterator[Subject]:
         yield Subject(f"{spec.name} at {url}", spec, classify)
 
 
-def _find_agreed(name: str, wanted: ModelSpec | None, path: Path) -> ModelSpec:
-    """The model that an artefact names, which must be the one asked for, if one was."""
+def _check_agreement(name: str, wanted: ModelSpec | None, path: Path) -> None:
+    """Check that an artefact names the model that is wanted, if any is."""
     if wanted is not None and wanted.name != name:
-        raise UsageError(
+        raise SubjectError(
             f"{path} holds '{name}', not '{wanted.name}'.",
-            f"Say --model {name}, or give another path.",
+            f"Use --model {name}, or give another path.",
+            str(path),
+            expected=wanted.name,
+            found=name,
         )
-    return find_model(name)

@@ -1,54 +1,37 @@
-"""Checkpoints: one ``.safetensors`` file that says what it holds, and is never unpickled.
+"""Checkpoints: a trained network and its provenance in one ``.safetensors`` file.
 
-The tensors are the network's state, in float32 or float16. The header's metadata holds, as JSON
-strings: ``format`` (this layout's version), ``model`` (the :class:`ModelSpec`), ``class_names``,
-``recipe``, ``data`` (source and fingerprint), ``metrics`` and ``environment``.
+The tensors are the network's state, in float32 or float16; :mod:`delugeserve.artifacts.checkpoints`
+describes and parses the header. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from delugeserve.artifacts.checkpoints import CheckpointHeader, read_header
 from delugeserve.errors import CheckpointError, require
 from delugeserve.networks.build import Network, build_network
-from delugeserve.zoo import DatasetSpec, ModelSpec
+from delugeserve.zoo import ModelSpec
 
-FORMAT = 1
-
-_CONVOLUTION = 4
-"""Dimensions of a convolution's weight; no other tensor has so many."""
+_CONV_DIMENSIONS = 4
+"""Dimensions of a convolution's weight; no other tensor has as many."""
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A trained network and where it comes from.
+class Checkpoint(CheckpointHeader):
+    """A trained network and its provenance.
 
     Attributes:
-        spec: the network's numbers, the normalisation among them.
-        class_names: one name for each logit.
-        state: the network's tensors by name, float32, whatever the file holds.
-        recipe: how it was trained.
-        data: what it was trained on.
-        metrics: what was measured on the test split.
-        environment: versions and machine of the training run.
+        state: the network's tensors by name; floats are float32, even if the file holds float16.
     """
 
-    spec: ModelSpec
-    class_names: tuple[str, ...]
     state: Mapping[str, Tensor]
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    environment: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self) -> Network:
         """Make the network, in evaluation mode."""
@@ -58,28 +41,19 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -> None:
-    """Write a checkpoint, beside its place first, then renamed into it.
+    """Write a checkpoint atomically.
 
     Args:
         checkpoint: what to write.
         path: the file, which ends in ``.safetensors``.
-        half: store the convolutions' weights in float16, which halves the file. Everything else is
-            small, and stays in float32: a BatchNorm's variances may lie outside float16's range.
+        half: store the weights of convolutions in float16, which halves the file. All other
+            tensors are small and stay float32: variances of BatchNorm may exceed float16's range.
 
     Raises:
-        CheckpointError: a weight is too large for float16, or the file cannot be written; what was
-            there before is untouched.
+        CheckpointError: a weight is too large for float16, or the file cannot be written; an
+            existing file stays as it was.
     """
     safetensors = require("safetensors.torch", "train")
-    metadata = {
-        "format": FORMAT,
-        "model": dataclasses.asdict(dataclasses.replace(checkpoint.spec, published=None)),
-        "class_names": checkpoint.class_names,
-        "recipe": checkpoint.recipe,
-        "data": checkpoint.data,
-        "metrics": checkpoint.metrics,
-        "environment": checkpoint.environment,
-    }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.state.items()}
     if half:
         state = {name: _halve(name, tensor) for name, tensor in state.items()}
@@ -87,38 +61,15 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
             staged = Path(folder) / path.name
-            safetensors.save_file(
-                state, staged, {key: json.dumps(value) for key, value in metadata.items()}
-            )
-            staged.chmod(0o644)  # safetensors leaves it to its owner alone
+            safetensors.save_file(state, staged, checkpoint.to_metadata())
+            staged.chmod(0o644)  # safetensors makes it readable for its owner only
             staged.replace(path)
     except (OSError, require("safetensors", "train").SafetensorError) as error:
         raise CheckpointError(
-            f"The checkpoint {path} could not be written: {error}.",
-            "Free some space, then save it again.",
+            f"The checkpoint {path} cannot be written: {error}.",
+            "Free some disk space, or choose another folder.",
+            path,
         ) from error
-
-
-def _halve(name: str, tensor: Tensor) -> Tensor:
-    if tensor.dim() != _CONVOLUTION:
-        return tensor
-    if tensor.abs().max() > torch.finfo(torch.float16).max:
-        raise CheckpointError(f"'{name}' is too large for float16.", "Save it in float32.")
-    return tensor.half()
-
-
-def shipped_weights(spec: ModelSpec) -> Path:
-    """Find the trained weights of a model that ship with the package.
-
-    Raises:
-        CheckpointError: none do.
-    """
-    if spec.weights is None:
-        raise CheckpointError(
-            f"No trained weights of '{spec.name}' ship with the package.",
-            "Train it, then give the checkpoint.",
-        )
-    return spec.weights
 
 
 def load_checkpoint(path: Path, expected: ModelSpec | None = None) -> Checkpoint:
@@ -126,97 +77,83 @@ def load_checkpoint(path: Path, expected: ModelSpec | None = None) -> Checkpoint
 
     Args:
         path: a ``.safetensors`` file that :func:`save_checkpoint` wrote.
-        expected: the model it should hold; None accepts any.
+        expected: the model that it should hold; None accepts any.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, or it holds another model or tensors
-            of a type that we do not write.
+            of an unexpected type.
     """
-    metadata, state = _read(path)
+    header = read_header(path)
+    spec = header.spec
+    state = _read_tensors(path)
     try:
-        spec = _parse_model(metadata["model"])
-        checkpoint = Checkpoint(
-            spec,
-            tuple(metadata["class_names"]),
-            state,
-            metadata["recipe"],
-            metadata["data"],
-            metadata["metrics"],
-            metadata["environment"],
-        )
         wanted = build_network(spec).state_dict()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} does not say which model it holds.",
-            "Give a checkpoint that 'delugeserve train' wrote.",
+            f"The header of {path} does not describe a model.",
+            "Give a .safetensors file that 'delugeserve train' wrote.",
+            path,
         ) from error
-    if _shapes(wanted) != _shapes(state) or len(checkpoint.class_names) != spec.dataset.num_classes:
+    if _shapes(wanted) != _shapes(state):
         raise CheckpointError(
-            f"The tensors in {path} do not fit the model it names, '{spec.name}'.",
-            "Train it again, or take an undamaged copy.",
+            f"The tensors in {path} do not fit the model that it names, '{spec.name}'.",
+            "Copy it again from where it came, or train the network again.",
+            path,
+            expected=spec.name,
         )
     for name, tensor in state.items():
         if tensor.dtype != wanted[name].dtype:
+            dtype, other = _dtype_name(wanted[name]), _dtype_name(tensor)
             raise CheckpointError(
-                f"'{name}' in {path} is {_describe(tensor)}, not {_describe(wanted[name])}.",
+                f"'{name}' in {path} is {other}, not {dtype}.",
                 "Give a .safetensors file that 'delugeserve train' wrote.",
+                path,
+                expected=dtype,
+                found=other,
             )
-    if expected is not None and _architecture(spec) != _architecture(expected):
+    if expected is not None and spec.architecture != expected.architecture:
         raise CheckpointError(
             f"{path} holds '{spec.name}' with {spec.dataset.num_classes} classes, "
             f"not '{expected.name}' with {expected.dataset.num_classes}.",
-            f"Say --model {spec.name}, or give another checkpoint.",
+            f"Use --model {spec.name}, or give another checkpoint.",
+            path,
+            expected=expected.name,
+            found=spec.name,
         )
-    return checkpoint
+    return Checkpoint(**vars(header), state=state)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     safetensors = require("safetensors", "train")
-    if not path.is_file():
-        raise CheckpointError(
-            f"There is no checkpoint {path}.", "Give the path of a .safetensors file."
-        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            texts = file.metadata() or {}
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = {key: json.loads(text) for key, text in texts.items()}
-    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is not a whole checkpoint of ours ({error}).",
-            "Give a .safetensors file that 'delugeserve train' wrote.",
+            f"{path} is not a complete safetensors file: {error}.",
+            "Copy it again from where it came, or train the network again.",
+            path,
         ) from error
-    if metadata.get("format") != FORMAT:
+    return {name: t.float() if t.dtype is torch.float16 else t for name, t in stored.items()}
+
+
+def _halve(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dim() != _CONV_DIMENSIONS:
+        return tensor
+    largest = torch.finfo(torch.float16).max
+    if tensor.abs().max() > largest:
         raise CheckpointError(
-            f"{path} is a safetensors file, but not a checkpoint of format {FORMAT}.",
-            "Give a .safetensors file that 'delugeserve train' wrote.",
+            f"A weight of '{name}' is too large for float16.",
+            "Save the checkpoint in float32.",
+            expected=largest,
+            found=float(tensor.abs().max()),
         )
-    state = {name: t.float() if t.dtype is torch.float16 else t for name, t in stored.items()}
-    return metadata, state
-
-
-def _parse_model(values: Mapping[str, Any]) -> ModelSpec:
-    dataset = dict(values["dataset"])
-    dataset["mean"], dataset["std"] = tuple(dataset["mean"]), tuple(dataset["std"])
-    return ModelSpec(
-        name=values["name"],
-        stem=values["stem"],
-        widths=tuple(values["widths"]),
-        layers=tuple(values["layers"]),
-        dataset=DatasetSpec(**dataset),
-        baseline=values.get("baseline"),
-    )
-
-
-def _architecture(spec: ModelSpec) -> tuple[Any, ...]:
-    dataset = spec.dataset
-    shape = (spec.stem, spec.widths, spec.layers, spec.baseline)
-    return (*shape, dataset.num_classes, dataset.image_size)
+    return tensor.half()
 
 
 def _shapes(state: Mapping[str, Tensor]) -> Mapping[str, Sequence[int]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _describe(tensor: Tensor) -> str:
+def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")

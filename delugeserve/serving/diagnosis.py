@@ -10,7 +10,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from delugeserve.artifacts.remedies import repository_option
+from delugeserve.artifacts.repository import repository_option
 from delugeserve.errors import PortError, ServerError
 from delugeserve.serving import log
 from delugeserve.serving.guardian import CANNOT_RUN, SHARED_MEMORY

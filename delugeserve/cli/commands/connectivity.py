@@ -56,7 +56,8 @@ def command(
 
 
 def _load(path: Path | None, model: str | None) -> Checkpoint:
-    from delugeserve.networks.checkpoint import load_checkpoint, shipped_weights
+    from delugeserve.artifacts.checkpoints import shipped_weights
+    from delugeserve.networks.checkpoint import load_checkpoint
 
     if path is not None:
         return load_checkpoint(path, find_model(model) if model else None)

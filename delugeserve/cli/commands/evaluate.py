@@ -1,4 +1,4 @@
-"""``delugeserve evaluate``: how well a checkpoint, an exported version or an endpoint does."""
+"""``delugeserve evaluate``: measure a checkpoint, an exported version or an endpoint."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 from rich.text import Text
 
 from delugeserve.artifacts.references import Reference, recognise
+from delugeserve.cli.options import Json, ModelName, complete_models
 from delugeserve.cli.render.console import err_console, out, print_json, print_table
+from delugeserve.cli.render.progress import show_progress
 from delugeserve.data.unreadable import OnUnreadable
-from delugeserve.errors import UsageError, require
+from delugeserve.errors import UsageError
 from delugeserve.evaluation.subjects import open_subject
 from delugeserve.zoo import find_model
 
@@ -27,64 +28,74 @@ _CLASSES_SHOWN = 10
 def command(
     data: Annotated[
         str,
-        typer.Option(envvar="DELUGESERVE_DATA", help="Data set with a test split; see 'train'."),
+        typer.Option(
+            "--data",
+            envvar="DELUGESERVE_DATA",
+            help="Data set with a test split: a folder, a file, or the name of a public one.",
+        ),
     ],
     subject: Annotated[
         str | None,
         typer.Argument(
-            help="A checkpoint, an ONNX file, the folder of a version or of a model, a server's "
-            "address, or a model's name for its shipped weights.",
+            help="Checkpoint, run folder, ONNX file, exported version or model folder, server "
+            "address, or model name for its shipped weights.",
             show_default=False,
+            autocompletion=complete_models,
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Name of the model; a server's address needs it.")
+    model: ModelName = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            help="Evaluate a checkpoint, a run folder or a model's shipped weights.",
+            autocompletion=complete_models,
+        ),
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Evaluate this checkpoint.")] = None,
     version: Annotated[
-        Path | None, typer.Option(help="Evaluate this folder of an exported version.")
+        str | None, typer.Option("--version", help="Evaluate an exported version.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="Evaluate --model as the server at this address answers.")
+        str | None,
+        typer.Option("--url", help="Evaluate a server's --model; without it, its only model."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use the first images only.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Use the first images only.")
+    ] = None,
     on_unreadable: Annotated[
         OnUnreadable,
-        typer.Option(help="What to do about an image that cannot be read: fail, or skip it."),
+        typer.Option("--on-unreadable", help="What to do with an image that cannot be decoded."),
     ] = "fail",
     confusion: Annotated[
-        Path | None, typer.Option(help="Draw the confusion matrix to this PNG or SVG file.")
+        Path | None,
+        typer.Option("--confusion", help="Draw the confusion matrix to this PNG or SVG file."),
     ] = None,
     reliability: Annotated[
-        Path | None, typer.Option(help="Draw the reliability diagram to this PNG or SVG file.")
+        Path | None,
+        typer.Option("--reliability", help="Draw the reliability diagram to this PNG or SVG file."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Measure errors and calibration on a test split."""
     reference = _choose(subject, model, checkpoint, version, url)
     spec = find_model(model) if model else None
-    _check_pictures(confusion, reliability)
     from delugeserve.data.datasets import load_images
     from delugeserve.evaluation.evaluate import evaluate_fully
+    from delugeserve.plotting import check_picture_path
 
-    with (
-        open_subject(reference, spec) as opened,
-        Progress(
-            console=err_console, transient=True, disable=not err_console.is_terminal
-        ) as progress,
-    ):
+    for path in (confusion, reliability):
+        if path is not None:
+            check_picture_path(path)
+    with open_subject(reference, spec) as opened, show_progress() as progress:
+        progress.stage("read images")
         images = load_images(
             data, "test", opened.spec.dataset, limit=limit, on_unreadable=on_unreadable
         )
         if opened.class_names is not None:
             images.require_classes(opened.class_names, opened.title)
-        task = progress.add_task("evaluating", total=len(images))
         start = time.perf_counter()
         report = evaluate_fully(
-            opened.classify,
-            images,
-            batch_size=opened.batch_size,
-            on_progress=lambda n: progress.advance(task, n),
+            opened.classify, images, batch_size=opened.batch_size, progress=progress
         )
         images_per_s = len(images) / (time.perf_counter() - start)
     if json:
@@ -105,39 +116,31 @@ def command(
 def _choose(
     subject: str | None,
     model: str | None,
-    checkpoint: Path | None,
-    version: Path | None,
+    checkpoint: str | None,
+    version: str | None,
     url: str | None,
 ) -> Reference:
-    """The one thing that is asked for; ``--model`` alone asks for its shipped weights."""
-    given = [
-        recognise(subject) if subject is not None else None,
-        Reference("checkpoint", str(checkpoint)) if checkpoint is not None else None,
-        Reference("version", str(version)) if version is not None else None,
-        Reference("endpoint", url) if url is not None else None,
-    ]
-    chosen = [reference for reference in given if reference is not None]
-    if len(chosen) > 1:
+    """Return the one subject that is given; ``--model`` alone stands for its shipped weights."""
+    given = (subject, checkpoint, version, url)
+    if sum(one is not None for one in given) > 1:
         raise UsageError(
-            "Only one thing is evaluated at a time.",
+            "Only one subject can be evaluated at a time.",
             "Give one path, address or name, or one of --checkpoint, --version and --url.",
         )
-    if not chosen and model is None:
-        raise UsageError(
-            "There is nothing to evaluate.",
-            "Give a checkpoint, an ONNX file, a version's folder, an address or a model's name.",
-        )
-    return chosen[0] if chosen else Reference("weights", str(model))
-
-
-def _check_pictures(*paths: Path | None) -> None:
-    """Let whatever is wrong with the pictures be wrong before the work, not after it."""
-    from delugeserve.plotting import check_picture_path
-
-    for path in paths:
-        if path is not None:
-            check_picture_path(path)
-            require("matplotlib.figure", "train")
+    if subject is not None:
+        return recognise(subject)
+    if checkpoint is not None:
+        return recognise(checkpoint, {"weights", "checkpoint"})
+    if version is not None:
+        return recognise(version, {"version"})
+    if url is not None:
+        return Reference("endpoint", url)
+    if model is not None:
+        return Reference("weights", model)
+    raise UsageError(
+        "There is nothing to evaluate.",
+        "Give a checkpoint, run folder, ONNX file, exported version, server address or model name.",
+    )
 
 
 def _print_report(report: Report, title: str, images_per_s: float) -> None:
@@ -149,23 +152,21 @@ def _print_report(report: Report, title: str, images_per_s: float) -> None:
         f" calibration error {report.calibration_error:.2f} %,"
         f" negative log-likelihood {report.negative_log_likelihood:.3f}"
         f" on {report.num_images:,} test images; {images_per_s:,.0f} images/s",
-        soft_wrap=True,
-        highlight=False,
         markup=False,
     )
-    seen = [one for one in report.classes if one.error is not None]
-    worst = sorted(seen, key=lambda one: one.error or 0, reverse=True)[:_CLASSES_SHOWN]
+    tested = [one for one in report.classes if one.error is not None]
+    worst = sorted(tested, key=lambda one: one.error or 0, reverse=True)[:_CLASSES_SHOWN]
     print_table(
-        ("class", "most often taken for", "images", "error %"),
+        ("class", "most often mistaken for", "images", "error %"),
         (
             (Text(one.name), Text(_mistake(one)), str(one.num_images), f"{one.error:.2f}")
             for one in worst
         ),
         texts=2,
     )
-    if len(worst) < len(seen):
+    if len(worst) < len(tested):
         err_console.print(
-            f"the worst {len(worst)} of {len(seen)} classes; --json gives all of them"
+            f"The {len(worst)} worst of {len(tested)} classes; --json prints all of them."
         )
 
 
@@ -183,4 +184,4 @@ def _draw(report: Report, title: str, confusion: Path | None, reliability: Path 
     ):
         if path is not None:
             save_figure(draw(report, title), path)
-            err_console.print(f"{what} drawn to {path}", soft_wrap=True, markup=False)
+            err_console.print(f"{what}: {path}", markup=False)

@@ -12,11 +12,11 @@ from rich import filesize
 from rich.table import Table
 from rich.text import Text
 
-from delugeserve.artifacts.references import Kind, Reference, recognise
+from delugeserve.artifacts.references import INSPECTABLE, Reference, recognise
 from delugeserve.artifacts.typed_json import to_json
 from delugeserve.cli.render.console import err_console, out, print_json, print_table
 from delugeserve.cli.render.verification import print_verification
-from delugeserve.errors import CheckpointError, UsageError
+from delugeserve.errors import UsageError
 from delugeserve.system.hardware import describe_capabilities
 from delugeserve.zoo import find_model
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from delugeserve.artifacts.records import PlanDetails
     from delugeserve.artifacts.versions import RepositoryModel, Version
 
-_INSPECTABLE: frozenset[Kind] = frozenset(
-    {"weights", "checkpoint", "onnx", "plan", "version", "repository"}
-)
 _CLASSES_SHOWN = 10
 
 
@@ -47,7 +44,7 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
     """Say what is in a checkpoint, ONNX file, plan, version or repository."""
-    reference = recognise(path, _INSPECTABLE)
+    reference = recognise(path, INSPECTABLE)
     try:
         print_, found = _read(reference)
     except OSError as error:
@@ -63,19 +60,13 @@ def command(
 
 def _read(reference: Reference) -> tuple[Callable[[Any], None], Any]:
     """What a reference refers to, and the function that prints it."""
-    from delugeserve.artifacts.checkpoints import read_checkpoint
+    from delugeserve.artifacts.checkpoints import read_checkpoint, shipped_weights
     from delugeserve.artifacts.graphs import read_graph
     from delugeserve.artifacts.plans import read_plan
     from delugeserve.artifacts.versions import read_repository, read_version
 
     if reference.kind == "weights":
-        shipped = find_model(reference.value).weights
-        if shipped is None:
-            raise CheckpointError(
-                f"No trained weights of '{reference.value}' ship with the package.",
-                "Train it, then give the checkpoint.",
-            )
-        return _print_checkpoint, read_checkpoint(shipped)
+        return _print_checkpoint, read_checkpoint(shipped_weights(find_model(reference.value)))
     path = Path(reference.value)
     if reference.kind == "checkpoint":
         return _print_checkpoint, read_checkpoint(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from delugeserve.artifacts.records import Origin
-from delugeserve.artifacts.remedies import export_command, repository_option
+from delugeserve.artifacts.remedies import export_command
+from delugeserve.artifacts.repository import repository_option
 from delugeserve.system.files import sha256
 from delugeserve.zoo import find_model
 

@@ -9,11 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from delugeserve.artifacts.references import Reference, recognise
-from delugeserve.errors import UsageError
+from delugeserve.artifacts.references import Reference
+from delugeserve.errors import InvalidReferenceError, RepositoryError, UsageError
 from delugeserve.evaluation.subjects import open_subject
 from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.zoo import CIFAR10, find_model
+from delugeserve_client import ServerUnavailable
+from delugeserve_client.errors import ClientError
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
 
@@ -48,17 +50,17 @@ def evaluate(run, data):
 
 
 @pytest.fixture
-def refusal(run, data):
-    """What ``evaluate`` says where it refuses."""
+def refused(run, data):
+    """The error that ``evaluate`` ends with; it is one that the user can fix."""
 
-    def refusal(*arguments):
-        status, out, err = run("evaluate", *arguments, "--data", data)
-        assert (status, out) == (2, ""), err
-        assert "Traceback" not in err
-        assert len(err) < 800
-        return " ".join(err.split())
+    def refused(*arguments):
+        with pytest.raises((UsageError, ClientError)) as caught:
+            run("--debug", "evaluate", *arguments, "--data", data)
+        assert caught.value.exit_code == 2
+        assert len(str(caught.value)) < 800
+        return caught.value
 
-    return refusal
+    return refused
 
 
 def test_everything_about_the_shipped_weights(evaluate):
@@ -132,7 +134,7 @@ def test_a_terminal_reads_a_line_and_a_table(run, data, monkeypatch):
     errors = [float(row.split()[-1]) for row in table[1:]]
     assert len(errors) == 10
     assert errors == sorted(errors, reverse=True), "the worst first"
-    assert "the worst" not in err
+    assert "worst" not in err
 
 
 def test_of_many_classes_a_terminal_sees_the_worst(capsys, monkeypatch):
@@ -146,7 +148,7 @@ def test_of_many_classes_a_terminal_sees_the_worst(capsys, monkeypatch):
     assert [line.split()[0] for line in out.splitlines()[3:]] == [
         f"c{n}" for n in range(29, 19, -1)
     ]
-    assert "the worst 10 of 30 classes; --json gives all of them" in err
+    assert "10 worst of 30 classes" in err
 
 
 def test_pictures(run, data, tmp_path):
@@ -160,68 +162,48 @@ def test_pictures(run, data, tmp_path):
     assert "calibration error" in reliability.read_text()
 
 
-def test_a_picture_that_cannot_be_is_refused_before_the_work(refusal):
-    assert "end in .png or .svg" in refusal("delugenet38", "--confusion", "confusion.jpg")
+def test_a_picture_of_another_type_is_refused_before_the_work(refused):
+    assert "confusion.jpg" in refused("delugenet38", "--confusion", "confusion.jpg").problem
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"),
-    [
-        ("localhost:8001", "endpoint"),
-        ("10.0.0.7:8001", "endpoint"),
-        ("[::1]:8001", "endpoint"),
-        ("http://localhost:8000", "endpoint"),
-        ("grpc://triton.example", "endpoint"),
-        ("delugenet146", "weights"),
-    ],
-)
-def test_addresses_and_names(text, kind, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert recognise(text) == Reference(kind, text)
+def test_an_error_is_one_line(run, data):
+    status, out, err = run("evaluate", "delugnet38", "--data", data)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "Did you mean 'delugenet38'?" in err
 
 
-def test_nothing_or_two_things(refusal, tmp_path):
-    assert "There is nothing to evaluate." in refusal()
-    assert "Only one thing" in refusal("delugenet38", "--checkpoint", tmp_path / "x.safetensors")
-    assert "Only one thing" in refusal("--version", tmp_path, "--url", "localhost:8001")
+def test_nothing_or_two_things(refused, tmp_path):
+    assert "checkpoint" in refused().remedy
+    for two in (
+        ("delugenet38", "--checkpoint", tmp_path / "x.safetensors"),
+        ("--version", tmp_path, "--url", "localhost:8001"),
+    ):
+        assert "--checkpoint, --version and --url" in refused(*two).remedy
 
 
-def test_the_nearest_name_is_suggested(refusal, tmp_path):
-    assert "Did you mean 'delugenet38'?" in refusal("delugnet38")
-    (tmp_path / "first.safetensors").touch()
-    said = refusal(tmp_path / "frist.safetensors")
-    assert f"Did you mean '{tmp_path / 'first.safetensors'}'?" in said
-    said = refusal("localhost")
-    assert "no file, folder or model 'localhost'. Give a checkpoint (.safetensors)" in said
-    assert "no file, folder or model" in refusal(tmp_path / "nowhere" / "at" / "all.onnx")
+def test_a_run_folder_and_a_name_as_checkpoint(evaluate, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copy(SPEC.weights, tmp_path / "run")
+    (tmp_path / "run" / "last.ckpt").touch()
+    for subject in ((tmp_path / "run",), ("--checkpoint", tmp_path / "run")):
+        result = evaluate(*subject, "--limit", "10")
+        assert result["subject"] == "delugenet38.safetensors (PyTorch, fp32)"
+    assert evaluate("--checkpoint", "delugenet38", "--limit", "10")["model"] == "delugenet38"
 
 
-def test_a_name_that_is_also_a_folder_is_not_guessed_at(refusal, repository, monkeypatch):
-    monkeypatch.chdir(repository)
-    said = refusal("delugenet38")
-    assert f"Write ./delugenet38 for what lies here, or {SPEC.weights} for the shipped" in said
-    assert recognise("./delugenet38") == Reference("version", "delugenet38/2")
-
-
-def test_a_folder_that_is_no_version(refusal, repository, tmp_path):
-    assert "holds no exported version" in refusal(tmp_path)
-    said = refusal(repository)
-    assert "is a whole model repository" in said
-    assert str(repository / "delugenet38") in said
+def test_what_cannot_be_evaluated(refused, repository, tmp_path):
+    assert isinstance(refused(tmp_path), InvalidReferenceError)
+    assert refused(repository).found == "repository"
     copied = shutil.copytree(repository / "delugenet38", tmp_path / "delugenet38")
     shutil.rmtree(copied / "2")
-    assert "lacks the version that its config.pbtxt serves" in refusal(copied)
+    assert isinstance(refused(copied), RepositoryError)
     (copied / "1" / "model.xml").write_text("<net/>")
-    assert "OpenVINO cannot load" in refusal(copied / "1")
+    assert "OpenVINO" in refused(copied / "1").problem
     (copied / "1" / "manifest.json").write_text("{}")
-    assert "was written by another release" in refusal(copied / "1")
-
-
-def test_a_file_that_is_nothing_of_ours(refusal, tmp_path):
-    (tmp_path / "notes.txt").touch()
-    assert "neither a checkpoint nor an ONNX file" in refusal(tmp_path / "notes.txt")
+    assert isinstance(refused(copied / "1"), RepositoryError)
     (tmp_path / "bad.onnx").write_bytes(b"\xff\xff no model")
-    assert "ONNX Runtime cannot load" in refusal(tmp_path / "bad.onnx")
+    assert str(tmp_path / "bad.onnx") in refused(tmp_path / "bad.onnx").problem
 
 
 def write_onnx(path, shape, metadata):
@@ -236,47 +218,46 @@ def write_onnx(path, shape, metadata):
     onnx.save(model, path)
 
 
-def test_an_onnx_file_of_someone_else(refusal, tmp_path):
+def test_an_onnx_file_of_others(refused, tmp_path):
     path = tmp_path / "resnet.onnx"
     write_onnx(path, ["batch", 3, 224, 224], {})
-    said = refusal(path)
-    assert "does not say which model it holds; it takes 'data' float [N, 3, 224, 224]" in said
-    assert "'image' uint8 [N, H, W, 3]" in said
-    said = refusal(path, "--model", "delugenet92")
-    assert "takes 'data' float [N, 3, 224, 224] and gives 'prob' float [N, 3, 224, 224]" in said
-    assert "takes 'image' uint8 [N, 224, 224, 3] and gives 'logits' float [N, 1000] and" in said
+    error = refused(path)
+    assert "'data' float [N, 3, 224, 224]" in error.problem
+    assert "--model" in error.remedy
+    problem = refused(path, "--model", "delugenet92").problem
+    assert "'prob' float [N, 3, 224, 224]" in problem
+    assert "'image' uint8 [N, 224, 224, 3]" in problem
     write_onnx(path, ["batch", 3], {"model": "delugenet38"})
-    assert "but 'delugenet38' takes 'image' uint8 [N, 32, 32, 3]" in refusal(path)
+    assert "'image' uint8 [N, 32, 32, 3]" in refused(path).problem
 
 
-def test_an_onnx_file_without_metadata_is_told_its_model(evaluate, refusal, repository, tmp_path):
+def test_an_onnx_file_without_metadata_needs_the_model(evaluate, refused, repository, tmp_path):
     model = onnx.load(repository / "delugenet38" / "2" / "model.onnx")
     helper.set_model_props(model, {})
     onnx.save(model, tmp_path / "bare.onnx")
-    assert "say which with --model" in refusal(tmp_path / "bare.onnx")
+    assert "--model" in refused(tmp_path / "bare.onnx").remedy
     assert evaluate(tmp_path / "bare.onnx", "--model", "delugenet38")["num_images"] == 100
 
 
-def test_another_model_than_was_asked_for(refusal, repository):
+def test_another_model_than_was_asked_for(refused, repository):
     version = repository / "delugenet38" / "2"
     for subject in ("delugenet38", SPEC.weights, version, version / "model.onnx"):
-        said = refusal(subject, "--model", "delugenet146")
-        assert "holds 'delugenet38'" in said
-        assert "Say --model delugenet38" in said
+        error = refused(subject, "--model", "delugenet146")
+        assert "'delugenet38'" in error.problem
+        assert "--model delugenet38" in error.remedy
 
 
-def test_no_weights(refusal):
-    said = refusal("delugenet146")
-    assert "No trained weights of 'delugenet146' ship" in said
+def test_no_weights(refused):
+    assert refused("delugenet146").expected == "delugenet146"
 
 
-def test_other_classes_than_it_was_trained_on(refusal, tmp_path):
+def test_other_classes_than_it_was_trained_on(refused, tmp_path):
     trained = load_checkpoint(SPEC.weights, SPEC)
     names = ("ant", *CIFAR10.class_names[1:])
     save_checkpoint(Checkpoint(SPEC, names, trained.state), tmp_path / "ants.safetensors")
-    said = refusal(tmp_path / "ants.safetensors")
-    assert "'ant'" in said
-    assert "'airplane'" in said
+    problem = refused(tmp_path / "ants.safetensors").problem
+    assert "'ant'" in problem
+    assert "'airplane'" in problem
 
 
 def test_a_version_is_given_no_more_than_its_largest_batch(tmp_path):
@@ -286,14 +267,11 @@ def test_a_version_is_given_no_more_than_its_largest_batch(tmp_path):
         assert opened.batch_size == 4
 
 
-def test_a_server_needs_a_model_and_must_be_there(refusal):
+def test_a_server_must_be_there(refused):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{unused.getsockname()[1]}"
-        assert "Say which with --model" in refusal(url)
-        assert f"No server answers at {url}" in refusal(url, "--model", "delugenet38")
-
-
-def test_what_may_not_be_read(tmp_path):
-    with pytest.raises(UsageError, match="cannot be read: File name too long"):
-        recognise("x" * 300)
+        for arguments in ((url,), (url, "--model", "delugenet38")):
+            error = refused(*arguments)
+            assert isinstance(error, ServerUnavailable)
+            assert url in error.problem

@@ -1,40 +1,46 @@
-"""The figures of merit: small cases by hand, and laws that hold for any answers."""
+"""Metrics: small cases by hand, and laws that hold for any predictions."""
 
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from delugeserve.evaluation.metrics import (
-    Answers,
+    Predictions,
     confusion_matrix,
     expected_calibration_error,
     negative_log_likelihood,
-    read_answers,
+    read_predictions,
     reliability,
     top_k_error,
     wilson_interval,
 )
 
 
-def answers_of(probabilities, labels):
-    return read_answers(np.log(np.array(probabilities, np.float32)), np.array(labels))
+def predictions_of(probabilities, labels):
+    return read_predictions(np.log(np.array(probabilities, np.float32)), np.array(labels))
 
 
-# Two right answers and two wrong ones: the last puts the label third.
-BY_HAND = answers_of(
+# Two right predictions and two wrong ones: the last puts the label third.
+BY_HAND = predictions_of(
     [[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.4, 0.1], [0.6, 0.3, 0.1]], [0, 1, 1, 2]
 )
 
 
-def test_answers_by_hand():
+def test_predictions_by_hand():
     assert BY_HAND.predicted.tolist() == [0, 1, 0, 0]
     assert BY_HAND.ranks.tolist() == [0, 0, 1, 2]
     assert BY_HAND.confidences == pytest.approx([0.7, 0.6, 0.5, 0.6])
     assert np.exp(BY_HAND.log_likelihoods) == pytest.approx([0.7, 0.6, 0.4, 0.1])
+
+
+def test_metrics_are_rounded():
+    wrong = np.array([1] * 1113 + [0] * 8887)
+    predictions = Predictions(wrong, 0 * wrong, wrong, 0.5 + 0 * wrong, 0 * wrong)
+    assert str(top_k_error(predictions, 1)) == "11.13"
 
 
 def test_errors_by_hand():
@@ -66,7 +72,9 @@ def test_calibration_by_hand():
 def test_a_bin_holds_its_upper_edge():
     confidences = np.array([0.25, 0.5, 1.0])
     zeros = np.zeros(3, np.int64)
-    bins = reliability(Answers(zeros, zeros, zeros, confidences, np.log(confidences)), num_bins=4)
+    bins = reliability(
+        Predictions(zeros, zeros, zeros, confidences, np.log(confidences)), num_bins=4
+    )
     assert [one.num_images for one in bins] == [1, 1, 0, 1]
 
 
@@ -75,7 +83,7 @@ def test_the_interval_is_wilsons(wrong, total):
     """Its ends are the errors from which the measured one is just 1.96 deviations away."""
     for end in wilson_interval(100 * wrong / total, total):
         p = end / 100
-        assert abs(wrong / total - p) / math.sqrt(p * (1 - p) / total) == pytest.approx(1.96, 1e-4)
+        assert abs(wrong / total - p) / math.sqrt(p * (1 - p) / total) == pytest.approx(1.96, 1e-3)
 
 
 def test_the_interval_of_nothing_wrong_and_of_all_wrong():
@@ -84,17 +92,17 @@ def test_the_interval_of_nothing_wrong_and_of_all_wrong():
     assert wilson_interval(100, 10) == pytest.approx((100 * 10 / (10 + square), 100))
 
 
-def test_a_classifier_that_answers_everything_alike_is_right_about_one_class():
-    answers = read_answers(np.zeros((10, 10), np.float32), np.arange(10))
-    assert top_k_error(answers, 1) == 90
-    assert top_k_error(answers, 5) == 50
-    assert negative_log_likelihood(answers) == pytest.approx(math.log(10))
+def test_a_classifier_that_predictions_everything_alike_is_right_about_one_class():
+    predictions = read_predictions(np.zeros((10, 10), np.float32), np.arange(10))
+    assert top_k_error(predictions, 1) == 90
+    assert top_k_error(predictions, 5) == 50
+    assert negative_log_likelihood(predictions) == pytest.approx(math.log(10))
 
 
 def test_logits_that_float32_would_overflow_on():
-    answers = read_answers(np.array([[500, 0, -500]], np.float32), np.array([2]))
-    assert answers.confidences.tolist() == [1]
-    assert answers.log_likelihoods.tolist() == [-1000]
+    predictions = read_predictions(np.array([[500, 0, -500]], np.float32), np.array([2]))
+    assert predictions.confidences.tolist() == [1]
+    assert predictions.log_likelihoods.tolist() == [-1000]
 
 
 @st.composite
@@ -107,42 +115,42 @@ def logits_and_labels(draw):
     return logits, labels
 
 
-@settings(deadline=None)
 @given(logits_and_labels())
 def test_laws(given_):
     logits, labels = given_
-    answers, classes = read_answers(logits, labels), logits.shape[1]
-    confusion = confusion_matrix(answers, classes)
+    predictions, classes = read_predictions(logits, labels), logits.shape[1]
+    confusion = confusion_matrix(predictions, classes)
     assert confusion.sum(axis=1).tolist() == np.bincount(labels, minlength=classes).tolist()
-    assert 100 - 100 * np.trace(confusion) / len(labels) == pytest.approx(top_k_error(answers, 1))
-    errors = [top_k_error(answers, k) for k in range(1, classes + 1)]
+    assert 100 - 100 * np.trace(confusion) / len(labels) == pytest.approx(
+        top_k_error(predictions, 1), abs=1e-4
+    )
+    errors = [top_k_error(predictions, k) for k in range(1, classes + 1)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] == 0
-    assert (answers.confidences >= 0.999 / classes).all()
-    assert (answers.confidences <= 1).all()
-    bins = reliability(answers)
+    assert (predictions.confidences >= 0.999 / classes).all()
+    assert (predictions.confidences <= 1).all()
+    bins = reliability(predictions)
     assert sum(one.num_images for one in bins) == len(labels)
     for one in bins:
         if one.num_images:
-            assert one.low - 1e-9 <= one.confidence <= one.high + 1e-9
+            assert one.low - 1e-6 <= one.confidence <= one.high + 1e-6
     assert 0 <= expected_calibration_error(bins) <= 100
-    assert negative_log_likelihood(answers) >= 0
+    assert negative_log_likelihood(predictions) >= 0
     low, high = wilson_interval(errors[0], len(labels))
-    assert 0 <= low <= errors[0] + 1e-9
-    assert errors[0] - 1e-9 <= high <= 100
+    assert 0 <= low <= errors[0] + 1e-4
+    assert errors[0] - 1e-4 <= high <= 100
 
 
-@settings(deadline=None)
 @given(st.integers(1, 49), st.integers(50, 100), st.integers(1, 20))
 def test_confidence_that_comes_true_is_perfect_calibration(wrong, total, copies):
     """The confidence of every answer is the fraction of them that is right."""
     labels = np.repeat([1, 0], [wrong, total - wrong]).repeat(copies)
     predicted = np.zeros_like(labels)
     confidences = np.full(len(labels), 1 - wrong / total)
-    answers = Answers(labels, predicted, labels, confidences, np.log(confidences))
-    assert expected_calibration_error(reliability(answers)) == pytest.approx(0, abs=1e-9)
+    predictions = Predictions(labels, predicted, labels, confidences, np.log(confidences))
+    assert expected_calibration_error(reliability(predictions)) == pytest.approx(0, abs=1e-9)
 
 
 def test_confidence_that_never_comes_true_is_the_worst_calibration():
-    answers = read_answers(np.array([[100, 0]] * 5, np.float32), np.ones(5, np.int64))
-    assert expected_calibration_error(reliability(answers)) == pytest.approx(100)
+    predictions = read_predictions(np.array([[100, 0]] * 5, np.float32), np.ones(5, np.int64))
+    assert expected_calibration_error(reliability(predictions)) == pytest.approx(100)

@@ -45,27 +45,32 @@ def test_a_round_trip_keeps_everything(saved):
     assert saved.stat().st_mode & 0o777 == 0o644
 
 
-def test_another_model_is_refused_by_name(saved):
-    with pytest.raises(CheckpointError, match="holds 'tiny' with 10 classes, not 'delugenet38'"):
+def test_another_model_is_refused(saved):
+    with pytest.raises(CheckpointError) as caught:
         load_checkpoint(saved, find_model("delugenet38"))
+    error = caught.value
+    assert (error.path, error.expected, error.found) == (saved, "delugenet38", "tiny")
+    assert "--model tiny" in error.remedy
 
 
 def test_another_number_of_classes_is_refused(saved):
     other = dataclasses.replace(TINY, dataset=CIFAR100)
-    with pytest.raises(CheckpointError, match="with 10 classes"):
+    with pytest.raises(CheckpointError, match=r"10 classes.* 100"):
         load_checkpoint(saved, other)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+    with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "none.safetensors")
+    assert caught.value.path == tmp_path / "none.safetensors"
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -10])
 def test_a_truncated_file_is_refused(saved, keep):
     saved.write_bytes(saved.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError) as caught:
         load_checkpoint(saved)
+    assert caught.value.path == saved
 
 
 def test_a_pickle_is_refused_and_not_run(tmp_path):
@@ -77,44 +82,29 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
 
     path = tmp_path / "evil.safetensors"
     path.write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError):
         load_checkpoint(path)
     assert not ran.exists()
 
 
-def test_a_foreign_safetensors_file_is_refused(tmp_path):
-    path = tmp_path / "foreign.safetensors"
-    safetensors.torch.save_file({"weight": torch.zeros(2)}, path, {"format": "pt"})
-    with pytest.raises(CheckpointError, match="checkpoint"):
-        load_checkpoint(path)
+def rewrite(path, tensors=None, **header):
+    """Write a checkpoint again with other tensors, or other values in its header."""
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata() | {key: json.dumps(value) for key, value in header.items()}
+    safetensors.torch.save_file(tensors or safetensors.torch.load_file(path), path, metadata)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("model", {"name": "x"}, "does not say which model"),
-        ("model", 3, "does not say which model"),
-        ("class_names", ["one"], "do not fit"),
-        ("format", 99, "format"),
-    ],
-)
-def test_wrong_metadata_is_refused(saved, key, value, message):
-    with safetensors.safe_open(saved, "pt") as file:
-        metadata = file.metadata()
-    metadata[key] = json.dumps(value)
-    safetensors.torch.save_file(safetensors.torch.load_file(saved), saved, metadata)
-    with pytest.raises(CheckpointError, match=message):
+def test_a_model_that_cannot_be_built_is_refused(saved):
+    rewrite(saved, model={**dataclasses.asdict(TINY), "stem": "of another release"})
+    with pytest.raises(CheckpointError, match="does not describe a model"):
         load_checkpoint(saved)
 
 
 def test_tensors_of_another_shape_are_refused(saved):
-    with safetensors.safe_open(saved, "pt") as file:
-        metadata = file.metadata()
-    tensors = safetensors.torch.load_file(saved)
-    tensors["head.linear.bias"] = torch.zeros(11)
-    safetensors.torch.save_file(tensors, saved, metadata)
-    with pytest.raises(CheckpointError, match="do not fit the model"):
+    rewrite(saved, safetensors.torch.load_file(saved) | {"head.linear.bias": torch.zeros(11)})
+    with pytest.raises(CheckpointError) as caught:
         load_checkpoint(saved)
+    assert (caught.value.path, caught.value.expected) == (saved, "tiny")
 
 
 def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
@@ -153,18 +143,16 @@ def test_convolutions_in_float16_are_read_in_float32(saved, tmp_path):
 def test_a_weight_too_large_for_float16(saved, tmp_path):
     checkpoint = load_checkpoint(saved)
     checkpoint.state["stem.conv.weight"][0, 0, 0, 0] = 7e4
-    with pytest.raises(CheckpointError, match="too large for float16"):
+    with pytest.raises(CheckpointError) as caught:
         save_checkpoint(checkpoint, tmp_path / "small.safetensors", half=True)
+    assert caught.value.found == 7e4
     assert not (tmp_path / "small.safetensors").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int8])
 def test_tensors_of_another_type_are_refused(saved, dtype):
-    with safetensors.safe_open(saved, "pt") as file:
-        metadata = file.metadata()
     tensors = safetensors.torch.load_file(saved)
-    tensors["head.linear.bias"] = tensors["head.linear.bias"].to(dtype)
-    safetensors.torch.save_file(tensors, saved, metadata)
-    wrong = f"'head.linear.bias' in .* is {str(dtype)[6:]}, not float32"
-    with pytest.raises(CheckpointError, match=wrong):
+    rewrite(saved, tensors | {"head.linear.bias": tensors["head.linear.bias"].to(dtype)})
+    with pytest.raises(CheckpointError, match=r"head\.linear\.bias") as caught:
         load_checkpoint(saved)
+    assert (caught.value.expected, caught.value.found) == ("float32", str(dtype)[6:])

@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from delugeserve.artifacts.checkpoints import read_checkpoint
 from delugeserve.artifacts.graphs import read_graph
 from delugeserve.artifacts.model_config import read_config
 from delugeserve.artifacts.plans import read_plan
 from delugeserve.artifacts.versions import read_repository, read_version
+from delugeserve.errors import CheckpointError, InvalidReferenceError
 from delugeserve.networks.flops import count
 from delugeserve.zoo import CIFAR10, find_model
 
@@ -70,20 +70,6 @@ def test_the_shipped_checkpoint(inspect):
     assert "torch" in found["environment"]
     header = int.from_bytes(SPEC.weights.read_bytes()[:8], "little")
     assert sum(found["tensor_bytes"].values()) == found["bytes"] - 8 - header
-
-
-def test_a_safetensors_file_of_someone_else(run, tmp_path):
-    from safetensors.numpy import save_file
-
-    path = tmp_path / "other.safetensors"
-    save_file({"weight": np.zeros((3, 5), np.float16)}, path, {"format": "pt"})
-    found = read_checkpoint(path)
-    assert found.ours is False
-    assert (found.tensors, found.tensor_bytes) == ({"float16": 1}, {"float16": 30})
-    assert found.other == {"format": "pt"}
-    status, out, _ = run("inspect", path)
-    assert status == 0
-    assert "not a checkpoint of delugeserve" in out
 
 
 def test_an_exported_graph(inspect, exported):
@@ -291,13 +277,6 @@ def test_garbage(refusal, tmp_path, suffix, content):
     assert f"{path} is not a" in refusal(path)
 
 
-@pytest.mark.parametrize("length", [4, 8, 1000, 30_000, -1])
-def test_a_checkpoint_that_is_cut_off(refusal, tmp_path, length):
-    path = tmp_path / "cut.safetensors"
-    path.write_bytes(SPEC.weights.read_bytes()[:length])
-    assert "is not a whole safetensors file" in refusal(path)
-
-
 @pytest.mark.parametrize("length", [100, 1000, -1])
 def test_a_graph_that_is_cut_off(refusal, exported, tmp_path, length):
     path = tmp_path / "cut.onnx"
@@ -312,15 +291,13 @@ def test_a_manifest_that_says_nothing(refusal, repository, text):
     assert "manifest.json" in said
 
 
-def test_what_is_none_of_these(refusal, tmp_path):
+def test_nothing_that_can_be_inspected(error, tmp_path):
     (tmp_path / "notes.txt").touch()
-    said = refusal(tmp_path / "notes.txt")
-    assert "neither a checkpoint, an ONNX file nor a TensorRT plan" in said
-    assert "a model repository" in said
-    assert "no file, folder or model 'localhost:8001'" in refusal("localhost:8001")
-    assert "Did you mean 'delugenet38'?" in refusal("delugnet38")
-    assert "No trained weights of 'delugenet146' ship" in refusal("delugenet146")
-    assert "holds no exported version" in refusal(tmp_path)
+    for text in (tmp_path / "notes.txt", tmp_path, "localhost:8001", "delugnet38"):
+        found = error("inspect", text)
+        assert isinstance(found, InvalidReferenceError)
+        assert found.text == str(text)
+    assert isinstance(error("inspect", "delugenet146"), CheckpointError)
 
 
 WITHOUT_TORCH = """
