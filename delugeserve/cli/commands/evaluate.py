@@ -87,9 +87,13 @@ def command(
         if path is not None:
             check_picture_path(path)
     with open_subject(reference, spec) as opened, show_progress() as progress:
-        progress.stage("read images")
         images = load_images(
-            data, "test", opened.spec.dataset, limit=limit, on_unreadable=on_unreadable
+            data,
+            "test",
+            opened.spec.dataset,
+            limit=limit,
+            on_unreadable=on_unreadable,
+            progress=progress,
         )
         if opened.class_names is not None:
             images.require_classes(opened.class_names, opened.title)

@@ -227,17 +227,22 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
     assert not repository.exists()
 
 
-def test_a_dry_run_refuses_data_that_is_not_there(run, tmp_path, tiny_cifar):
+def test_a_dry_run_refuses_data_that_is_not_there(run, error, tmp_path, tiny_cifar):
     export = ("export", "--model", "delugenet38", "--repository", tmp_path / "repository",
               "--backend", "onnxruntime", "--dry-run")  # fmt: skip
     int8 = ("--precision", "int8", "--data", tiny_cifar)
-    assert refused(run(*export, "--data", "/gone"), "no file or folder '/gone'")
     (tmp_path / "empty").mkdir()
-    assert refused(run(*export, "--data", tmp_path / "empty"), "holds no images")
-    assert refused(run(*export, *int8, "--calibration-data", "/gone"), "no file or folder")
+    for options in (
+        ("--data", "/gone"),
+        ("--data", tmp_path / "empty"),
+        (*int8, "--calibration-data", "/gone"),
+    ):
+        found = error(*export, *options)
+        assert isinstance(found, errors.DatasetError)
+        assert str(options[-1]) in found.problem
     assert run(*export, *int8)[0] == 0
     (tiny_cifar / "train.parquet").unlink()
-    assert refused(run(*export, *int8), "none of the train split")
+    assert isinstance(error(*export, *int8), errors.DatasetError)
 
 
 def test_quickstart_says_why_its_plan_cannot_be_run(run, monkeypatch):
