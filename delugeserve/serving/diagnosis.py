@@ -14,6 +14,7 @@ from delugeserve.artifacts.repository import repository_option
 from delugeserve.errors import PortError, ServerError
 from delugeserve.serving import log
 from delugeserve.serving.guardian import CANNOT_RUN, SHARED_MEMORY
+from delugeserve.serving.ports import TITLES
 
 _KEEP_LOG = "Start it again with --log FILE to keep the whole log."
 # The Python backend's messages, when a model is loaded and when its first batch is copied.
@@ -65,7 +66,8 @@ def explain_failed_start(
     for number in _PORT_TAKEN.findall("\n".join(lines)):
         for endpoint, port in ports.items():
             if port == int(number):
-                return PortError(f"Port {port} for {endpoint} is already in use.", port, endpoint)
+                title = TITLES[endpoint]
+                return PortError(f"Port {port} for {title} is already in use.", port, endpoint)
     tail = log.tail(lines)
     reasons = log.failed_models(lines)
     if reasons:
@@ -108,7 +110,7 @@ def explain_timeout(model: str, seconds: float, reason: str) -> ServerError:
     """Return the error for a model that was not ready in time."""
     return ServerError(
         f"Model '{model}' was not ready after {seconds:.0f} seconds. {reason}".rstrip(),
-        "Try again when the machine is less busy, or serve fewer models at once with --model.",
+        "Allow more time with --startup-timeout, or serve fewer models at once with --model.",
         reasons={model: reason},
     )
 

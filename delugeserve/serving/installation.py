@@ -20,7 +20,8 @@ MIN_GLIBC = (2, 35)  # of the wheel's server
 # The wheel's metadata does not state the server's version; these were read from its start-up log.
 _SERVER_VERSIONS = {"0.7.0": "2.51.0"}
 _USE_CONTAINER = (
-    "Use NVIDIA's Triton container, and give the path of its server with --tritonserver."
+    "Run delugeserve in NVIDIA's Triton container, with --tritonserver "
+    "/opt/tritonserver/bin/tritonserver."
 )
 
 

@@ -6,6 +6,7 @@ no client can make the server load more), to the server's backends, and copies o
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -20,6 +21,8 @@ from delugeserve.errors import ServerError
 from delugeserve.serving import own_backends
 from delugeserve.serving.guardian import remove_traces
 from delugeserve.serving.installation import TritonInstallation
+
+_log = logging.getLogger(__name__)
 
 FOLDER_PREFIX = "delugeserve-"
 #: Where the private folder goes if TMPDIR does not suit.
@@ -69,10 +72,13 @@ def create_folder() -> PrivateFolder:
     """
     import fcntl  # not on Windows, where this module must import so that the error can be shown
 
-    path = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=_temporary_folder()))
-    lock = (path / _LOCK).open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return PrivateFolder(path, lock)
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=_temporary_folder()))
+        lock = (path / _LOCK).open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock.fileno()).st_nlink:
+            return PrivateFolder(path, lock)
+        lock.close()  # a sweep found the folder before it was locked, and removed it
 
 
 def lay_out(
@@ -119,6 +125,7 @@ def sweep() -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_traces(lock_file.parent, _shm_prefix(lock_file.parent))
+            _log.info("removed what a killed server left in %s", lock_file.parent)
         except OSError:  # in use
             pass
         finally:

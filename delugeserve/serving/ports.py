@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from delugeserve.errors import PortError, UsageError
 
 LOOPBACK = "127.0.0.1"
+#: Endpoints as messages name them.
+TITLES: Mapping[str, str] = {"grpc": "gRPC", "http": "HTTP", "metrics": "metrics"}
 
 
 def resolve_host(host: str) -> str:
@@ -67,7 +69,7 @@ def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | Non
                 continue
             if port and port in given:
                 raise PortError(
-                    f"Port {port} was given twice, for {given[port]} and for {endpoint}.",
+                    f"Port {port} was given twice, for {TITLES[given[port]]} and {TITLES[endpoint]}.",
                     port,
                     endpoint,
                 )
@@ -84,7 +86,7 @@ def _bind(held: contextlib.ExitStack, address: str, port: int, endpoint: str) ->
         listener.bind((address, port))
         listener.listen(1)
     except PermissionError:
-        problem = f"Port {port} for {endpoint} needs the rights of root."
+        problem = f"Port {port} for {TITLES[endpoint]} needs the rights of root."
         raise PortError(problem, port, endpoint) from None
     except OverflowError:
         problem = f"{port} is not a port: ports go up to 65535."
@@ -96,7 +98,7 @@ def _bind(held: contextlib.ExitStack, address: str, port: int, endpoint: str) ->
                 f"Use --host {LOOPBACK} for this machine alone, or --host 0.0.0.0 for all its "
                 "addresses.",
             ) from None
-        problem = f"Port {port} for {endpoint} is already in use."
+        problem = f"Port {port} for {TITLES[endpoint]} is already in use."
         raise PortError(problem, port, endpoint) from None
     number: int = listener.getsockname()[1]
     return number

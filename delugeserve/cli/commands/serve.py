@@ -70,6 +70,10 @@ def command(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Write the server's log to this file."),
     ] = None,
+    startup_timeout: Annotated[
+        float,
+        typer.Option(min=1, metavar="SECONDS", help="How long the models may take to load."),
+    ] = 300.0,
     json: Annotated[
         bool,
         typer.Option("--json", help="Print the endpoints as one line of JSON, once all is ready."),
@@ -97,6 +101,7 @@ def command(
                         models=model,
                         log=log,
                         tritonserver=tritonserver,
+                        startup_timeout=startup_timeout,
                         progress=progress,
                     )
                 )

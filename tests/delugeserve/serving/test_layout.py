@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,23 @@ def test_sweep_removes_what_a_killed_guardian_left_and_nothing_else(prepare, tem
     finally:
         for region in regions:
             region.unlink(missing_ok=True)
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_replaced(temporary, monkeypatch):
+    lock, swept = fcntl.flock, []
+
+    def flock(file, operation):
+        if not swept:
+            swept.extend(temporary.iterdir())
+            shutil.rmtree(swept[0])
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    folder = layout.create_folder()
+    assert folder.path.is_dir()
+    assert folder.path != swept[0]
+    folder.remove()
+    assert not list(temporary.iterdir())
 
 
 def test_sweep_looks_nowhere_but_in_its_temporary_folder(temporary, tmp_path, monkeypatch):

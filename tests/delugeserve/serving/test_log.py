@@ -1,4 +1,4 @@
-"""Finding the reason in what the server says."""
+"""A server's log: the last lines, and why the server did not start."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ error: creating server: Internal - failed to load all models
 """.splitlines()
 
 
-def test_the_models_that_failed_with_their_reasons():
+def test_models_that_failed_and_why():
     assert log.failed_models(FAILED) == {
         "bad": "model.onnx: no good.",
         "none": "No model version was found.",
     }
 
 
-def test_a_model_that_is_refused_before_it_is_loaded():
+def test_a_model_that_is_rejected_before_it_is_loaded():
     line = (
         'E1124 03:25:53.532955 5349 model_repository_manager.cc:1460] "Poll failed for model '
         "directory 'odd': Invalid model name: Could not determine backend\""
@@ -50,38 +50,38 @@ def test_a_model_that_is_refused_before_it_is_loaded():
     assert log.failed_models([line]) == {"odd": "Invalid model name: Could not determine backend."}
 
 
-def test_a_server_that_gives_no_models_reason():
+def test_errors_that_are_not_about_a_model():
     assert log.failed_models(["nothing of the kind"]) == {}
     assert log.startup_error(FAILED) == "failed to load all models."
     assert log.startup_error(FAILED[:4]) == ""
 
 
-def test_the_tail_leaves_out_tables_and_absent_gpus():
+def test_the_tail_is_without_tables_and_absent_gpus():
     assert log.tail(FAILED, 2).splitlines() == [FAILED[9], FAILED[-1]]
     assert "Cuda" not in log.tail(FAILED, 100)
 
 
 @pytest.mark.parametrize(
-    ("said", "tidied"),
+    ("message", "tidied"),
     [
         ("UNAVAILABLE: Invalid argument: no such thing", "no such thing."),
         ("Internal - failed", "failed."),
-        ("said already.", "said already."),
+        ("with a full stop.", "with a full stop."),
         ("two\n  lines", "two lines."),
         ("", ""),
     ],
 )
-def test_tidying(said, tidied):
-    assert log.tidy(said) == tidied
+def test_tidying(message, tidied):
+    assert log.tidy(message) == tidied
 
 
-def test_a_full_disk_ends_the_file_and_not_the_reading(tmp_path):
+def test_a_full_disk_does_not_stop_the_reading(tmp_path):
     with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as file:
         follower = log.LogFollower(io.BytesIO(b"one\ntwo\nthree\n"), file)
         assert follower.finish() == ["one", "two", "three"]
 
 
-def test_following_a_stream_into_a_file(tmp_path):
+def test_the_log_is_written_to_a_file(tmp_path):
     path = tmp_path / "server.log"
     with path.open("w", encoding="utf-8") as file:
         follower = log.LogFollower(io.BytesIO(b"one\ntw\xffo\n"), file)
