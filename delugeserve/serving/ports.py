@@ -68,11 +68,8 @@ def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | Non
             if port is None:
                 continue
             if port and port in given:
-                raise PortError(
-                    f"Port {port} was given twice, for {TITLES[given[port]]} and {TITLES[endpoint]}.",
-                    port,
-                    endpoint,
-                )
+                both = f"{TITLES[given[port]]} and {TITLES[endpoint]}"
+                raise PortError(f"Port {port} was given twice, for {both}.", port, endpoint)
             given[port] = endpoint
             chosen[endpoint] = _bind(held, address, port, endpoint)
     return chosen
