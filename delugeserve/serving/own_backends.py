@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from delugeserve.artifacts.manifest import find_manifest
+from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.remedies import export_command
 from delugeserve.artifacts.repository import StoredModel
 from delugeserve.errors import ServerError
@@ -79,16 +80,28 @@ def check_backend(model: StoredModel, backends: Path) -> None:
     own = uses_own_backend(model, backends)
     if record:
         record.check_loadable(model, native=not own)
-    if not model.backend or not (backends / model.backend).exists():
-        known = sorted(path.name for path in backends.iterdir())
-        manifest = find_manifest(model.folder, model.version)
+    if not model.backend:
         raise ServerError(
-            f"Model '{model.name}' needs the backend '{model.backend or '?'}', which this server "
-            f"does not have (it has {', '.join(known)}).",
-            f"Export it for another with: {export_command(model.folder, manifest, 'onnxruntime')}",
+            f"The configuration of model '{model.name}' names no backend.",
+            f'Write backend: "onnxruntime", or the one it is for, in {model.folder / CONFIG}.',
         )
+    if not (backends / model.backend).exists():
+        raise _missing_backend(model, sorted(path.name for path in backends.iterdir()))
     if record and own:
         record.require_for_serving()
+
+
+def _missing_backend(model: StoredModel, known: Sequence[str]) -> ServerError:
+    manifest = find_manifest(model.folder, model.version)
+    return ServerError(
+        f"Model '{model.name}' needs the backend '{model.backend}', which this server does not "
+        f"have (it has {', '.join(known)}).",
+        f"Export it for another with: {export_command(model.folder, manifest, 'onnxruntime')}"
+        if manifest
+        else "Give a server that has it with --tritonserver, or serve only the other models with "
+        "--model.",
+        reasons={model.name: f"The server does not have the backend '{model.backend}'."},
+    )
 
 
 def uses_cpu_only(model: StoredModel, backends: Path) -> bool:

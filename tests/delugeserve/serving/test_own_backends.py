@@ -150,7 +150,15 @@ def test_a_backend_that_the_server_does_not_have(prepare, model):
     with pytest.raises(ServerError, match="'pytorch'") as caught:
         prepare(model("pytorch"))
     assert "onnxruntime, openvino" in caught.value.problem
-    assert "--backend onnxruntime" in caught.value.remedy
+    assert list(caught.value.reasons) == ["tiny"]
+    # Nobody knows how to export it: it has no manifest.
+    assert "--tritonserver" in caught.value.remedy
+
+
+def test_a_configuration_without_a_backend(prepare, model):
+    with pytest.raises(ServerError, match="'tiny'") as caught:
+        prepare(model(""))
+    assert "config.pbtxt" in caught.value.remedy
 
 
 def test_a_runtime_that_is_not_installed(prepare, monkeypatch):
