@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,6 @@ from delugeserve.zoo import CIFAR10, find_model
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
 
-pytestmark = pytest.mark.system
 SPEC = find_model("delugenet38")
 
 
@@ -29,11 +29,15 @@ def repository(tmp_path_factory):
     return repository
 
 
-def test_quickstart_says_the_cat_is_a_cat_and_leaves_nothing(tmp_path):
-    before = {process.pid for process in psutil.process_iter()}
+def test_quickstart_classifies_the_cat_and_leaves_nothing(tmp_path):
+    mark = uuid.uuid4().hex  # in the environment of every process it starts
+    folder, temporary = tmp_path / "folder", tmp_path / "temporary"
+    folder.mkdir()
+    temporary.mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "delugeserve", "quickstart", "--seconds", "0.5", "--json"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
+        cwd=folder, capture_output=True, text=True, check=False,
+        env=os.environ | {"DELUGESERVE_TEST_MARK": mark, "TMPDIR": str(temporary)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -41,15 +45,17 @@ def test_quickstart_says_the_cat_is_a_cat_and_leaves_nothing(tmp_path):
     assert best["label"] == "cat"
     assert best["probability"] > 0.5
     assert [row["batch_size"] for row in result["latency"]] == [1, 16]
-    assert all(row["images_per_s"] > 10 for row in result["latency"])
-    assert list(tmp_path.iterdir()) == []
-    left = [
-        process
-        for process in psutil.process_iter(["pid", "name", "status"])
-        if process.info["pid"] not in before and "triton" in (process.info["name"] or "")
-    ]
-    # A container's first process may be slow to bury the dead.
-    assert not [process for process in left if process.info["status"] != psutil.STATUS_ZOMBIE]
+    assert all(row.keys() == {"batch_size", "p50_ms", "p99_ms", "images_per_s"}
+               for row in result["latency"])  # fmt: skip
+    assert list(folder.iterdir()) == list(temporary.iterdir()) == []
+    assert [process for process in psutil.process_iter() if has_mark(process, mark)] == []
+
+
+def has_mark(process, mark):
+    try:
+        return process.environ().get("DELUGESERVE_TEST_MARK") == mark
+    except psutil.Error:  # it has ended, or belongs to another user
+        return False
 
 
 def test_verifying_through_the_server_asks_the_very_version(tmp_path):
@@ -61,7 +67,7 @@ def test_verifying_through_the_server_asks_the_very_version(tmp_path):
     def verify(folder):
         return subprocess.run(
             [sys.executable, "-m", "delugeserve", "verify", folder, "--url", server.grpc_url],
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     def verification(folder):
@@ -122,7 +128,7 @@ def test_training_through_the_command_line(cifar10_dir, tmp_path):
     def deluge(*arguments):
         done = subprocess.run(
             [sys.executable, "-m", "delugeserve", *map(str, arguments)],
-            capture_output=True, text=True, timeout=240, check=False, env=environment,
+            capture_output=True, text=True, check=False, env=environment,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -1,105 +1,138 @@
-"""``delugeserve quickstart``: the whole chain in one command, leaving nothing running."""
+"""``delugeserve quickstart``: export, serve, classify and measure in one command."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
+from delugeserve.cli.options import Json
 from delugeserve.cli.render.console import err_console, print_json, print_table
-from delugeserve.errors import PlanError, require
+from delugeserve.cli.render.progress import show_progress
+from delugeserve.errors import require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
+    from delugeserve.zoo import ModelSpec
     from delugeserve_client import Classification, Measurement
+    from delugeserve_export.pipeline import Export
 
-# CC0 photographs that ship inside scikit-image's wheel, and what they show.
+_log = logging.getLogger(__name__)
+
+# CC0 photographs in scikit-image's wheel, and what they show.
 _PHOTOS = {
     "chelsea.png": "a cat",
-    "motorcycle_left.png": "a motorcycle, which CIFAR-10 does not know",
-    "coffee.png": "a cup of coffee, which CIFAR-10 does not know",
+    "motorcycle_left.png": "a motorcycle (not a class of CIFAR-10)",
+    "coffee.png": "a cup of coffee (not a class of CIFAR-10)",
 }
+_BATCH_SIZES = (1, 16)
 _NEXT = (
-    "delugeserve export --model delugenet38",
-    "delugeserve serve",
-    "delugeserve classify YOUR_PHOTO.jpg",
-    "delugeserve benchmark --model delugenet38",
-    "delugeserve train --model delugenet38 --data cifar10 --output runs/first",
+    ("delugeserve export --model delugenet38", "export to ./model_repository"),
+    ("delugeserve serve", "serve it until Ctrl-C"),
+    ("delugeserve classify YOUR_PHOTO.jpg", "in a second terminal"),
+    ("delugeserve benchmark", "latency and throughput"),
+    ("delugeserve train --model delugenet38 --data cifar10 --output runs/first", "train your own"),
 )
 
 
 def command(
-    seconds: Annotated[float, typer.Option(min=0.5, help="How long to measure latency.")] = 3.0,
-    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    seconds: Annotated[
+        float,
+        typer.Option(min=0.5, metavar="SECONDS", help="How long to measure each batch size."),
+    ] = 3.0,
+    json: Json = False,
 ) -> None:
-    """Export the shipped weights, serve them, classify photographs, measure latency."""
+    """Export a trained model, serve it, classify photographs and measure its latency.
+
+    Takes less than a minute. Nothing is left running or on disk.
+    """
     for module, extra in (("torch", "export"), ("onnx", "export"), ("skimage", "demo")):
         require(module, extra)
     import skimage
 
     from delugeserve.serving.supervisor import serve
-    from delugeserve_client import Classifier
-    from delugeserve_client.benchmark import measure
-    from delugeserve_export.pipeline import Progress, export
-    from delugeserve_export.request import Request
+    from delugeserve_client import Classifier, measure
 
     spec = find_model("delugenet38")
     photos = [Path(str(skimage.__file__)).parent / "data" / name for name in _PHOTOS]
-    with tempfile.TemporaryDirectory(prefix="delugeserve-quickstart-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="delugeserve-quickstart-") as folder,
+        ExitStack() as stack,
+    ):
         repository = Path(folder) / "model_repository"
-        with err_console.status("exporting") as status:
-            done = export(Request(spec, repository=repository), Progress(status.update))
-        verification = done.manifest.verification
-        if verification.status != "passed":
-            raise PlanError(
-                f"{verification.checks[0].found}.",
-                "Mend that, or do without the GPU: delugeserve export --model "
-                f"{spec.name} --backend onnxruntime",
+        done = _export(spec, repository)
+        _report(1, _describe_export(spec.name, done))
+        with show_progress() as progress:
+            server = stack.enter_context(
+                serve(repository, grpc_port=0, http_port=None, metrics_port=None, progress=progress)
             )
-        took = sum(done.seconds.values())
-        err_console.print(
-            f"[green]1[/] exported {spec.name} in {took:.1f} s. {done.reason}.", soft_wrap=True
-        )
-        err_console.print(
-            f"  proved on {verification.images}: the same class on "
-            f"{verification.comparisons[-1].top1_agreement:.1%}",
-            soft_wrap=True,
-        )
-        with (
-            err_console.status("starting Triton Inference Server"),
-            serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server,
-        ):
-            err_console.print(f"[green]2[/] Triton Inference Server answers at {server.grpc_url}")
-            with Classifier(server.grpc_url, spec.name) as classifier:
-                answers = classifier.classify(photos, top_k=2)
-            err_console.print(f"[green]3[/] classified {len(answers)} photographs")
+        _report(2, f"Started Triton Inference Server at {server.grpc_url}.")
+        with Classifier(server.grpc_url, spec.name) as classifier:
+            answers = classifier.classify(photos, top_k=2)
+        _report(3, f"Classified {len(answers)} photographs.")
+        with show_progress(animate=False) as progress:
             measured = measure(
                 server.grpc_url,
                 spec.name,
                 concurrency=[1],
-                batch_sizes=[1, 16],
+                batch_sizes=_BATCH_SIZES,
                 duration=seconds,
                 warmup=0.5,
+                progress=progress,
             )
-            err_console.print(
-                f"[green]4[/] measured latency for {seconds:.0f} s at two batch sizes"
-            )
-    err_console.print("[green]5[/] stopped the server; nothing is left running")
+        sizes = " and ".join(str(size) for size in _BATCH_SIZES)
+        _report(4, f"Measured latency at batch sizes {sizes}, {seconds:g} s each.")
+    _report(5, "Stopped the server and removed the files.")
     if json:
         _print_json(answers, measured)
         return
     _print_answers(answers)
     _print_latency(measured)
-    err_console.print("\nWhat to do next:")
-    for line in _NEXT:
-        err_console.print(f"  [bold]{line}[/]", soft_wrap=True)
+    err_console.print("\nNext steps:")
+    width = max(len(line) for line, _ in _NEXT)
+    for line, comment in _NEXT:
+        err_console.print(f"  [bold]{line:<{width}}[/]  [dim]# {comment}[/]")
+
+
+def _export(spec: ModelSpec, repository: Path) -> Export:
+    """Export for the fastest runtime, or for ONNX Runtime if this machine cannot run that one."""
+    from delugeserve_export.pipeline import Progress, export
+    from delugeserve_export.request import Request
+
+    with show_progress() as progress:
+        done = export(Request(spec, repository=repository), Progress(progress.stage))
+        verification = done.manifest.verification
+        if verification.status == "passed":
+            return done
+        _log.warning(
+            "This machine cannot run the plan for its GPU (%s). Using ONNX Runtime instead.",
+            verification.checks[0].found,
+        )
+        request = Request(spec, repository=repository, backend="onnxruntime")
+        return export(request, Progress(progress.stage))
+
+
+def _describe_export(name: str, done: Export) -> str:
+    verification = done.manifest.verification
+    agreement = verification.comparisons[-1].top1_agreement
+    return (
+        f"Exported {name} in {sum(done.seconds.values()):.1f} s. {done.reason}.\n"
+        f"    It predicts the same class as PyTorch for {agreement:.1%} of {verification.images}."
+    )
+
+
+def _report(step: int, text: str) -> None:
+    err_console.print(f"[green]{step}/5[/] {escape(text)}")
 
 
 def _print_answers(answers: list[Classification]) -> None:
     print_table(
-        ("photograph", "shows", "the network says"),
+        ("photograph", "shows", "prediction"),
         (
             (name, content, ", ".join(f"{p.label} {p.probability:.0%}" for p in answer.predictions))
             for (name, content), answer in zip(_PHOTOS.items(), answers, strict=True)
@@ -110,7 +143,7 @@ def _print_answers(answers: list[Classification]) -> None:
 
 def _print_latency(measured: list[Measurement]) -> None:
     print_table(
-        ("images a request", "p50 ms", "p99 ms", "images/s"),
+        ("batch size", "p50 ms", "p99 ms", "images/s"),
         (
             (
                 str(row.batch_size),
@@ -120,7 +153,8 @@ def _print_latency(measured: list[Measurement]) -> None:
             )
             for row in measured
         ),
-        title="\nlatency over gRPC, client and server on this machine",
+        title="\nLatency over gRPC, client and server on this machine",
+        texts=0,
     )
 
 
@@ -132,13 +166,8 @@ def _print_json(answers: list[Classification], measured: list[Measurement]) -> N
                 for name, answer in zip(_PHOTOS, answers, strict=True)
             },
             "latency": [
-                {
-                    "batch_size": row.batch_size,
-                    "p50_ms": row.p50_ms,
-                    "p99_ms": row.p99_ms,
-                    "images_per_s": row.images_per_s,
-                }
-                for row in measured
+                {key: row[key] for key in ("batch_size", "p50_ms", "p99_ms", "images_per_s")}
+                for row in (measurement.rounded() for measurement in measured)
             ],
         }
     )

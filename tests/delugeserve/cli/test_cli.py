@@ -7,7 +7,6 @@ import shutil
 import socket
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import typer
@@ -243,13 +242,3 @@ def test_a_dry_run_refuses_data_that_is_not_there(run, error, tmp_path, tiny_cif
     assert run(*export, *int8)[0] == 0
     (tiny_cifar / "train.parquet").unlink()
     assert isinstance(error(*export, *int8), errors.DatasetError)
-
-
-def test_quickstart_says_why_its_plan_cannot_be_run(run, monkeypatch):
-    from delugeserve_export import pipeline
-
-    check = SimpleNamespace(found="It cannot load model.plan")
-    verification = SimpleNamespace(status="built, not run", checks=[check])
-    done = SimpleNamespace(manifest=SimpleNamespace(verification=verification))
-    monkeypatch.setattr(pipeline, "export", lambda *_: done)
-    assert refused(run("quickstart"), "cannot load model.plan", "--backend onnxruntime")
