@@ -56,8 +56,8 @@ parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}
 """
 
 
-def build_network(slow: bool = False):
-    """Mean colour -> linear -> softmax. An image with a pixel above POISON makes it fail.
+def build_network(slow: bool = False, poison: int = POISON):
+    """Mean colour -> linear -> softmax. An image with a pixel above ``poison`` makes it fail.
 
     The slow one spends about 60 GFLOP on each batch.
     """
@@ -67,7 +67,7 @@ def build_network(slow: bool = False):
     constants = {
         "weight": weight,
         "axes": np.array([1, 2]),
-        "zeros": np.zeros(POISON + 1, np.float32),
+        "zeros": np.zeros(poison + 1, np.float32),
         "square": np.array([1500, 1500]),
     }
     # The largest pixel, as an index into a table that is too short for it.
@@ -106,13 +106,13 @@ def build_network(slow: bool = False):
     return model
 
 
-def add_model(repository: Path, name: str, backend: str = "onnxruntime", slow: bool = False):
+def add_model(repository: Path, name: str, backend: str = "onnxruntime", **network):
     import onnx
     import openvino
 
     version = repository / name / "1"
     version.mkdir(parents=True)
-    onnx.save(build_network(slow), version / "model.onnx")
+    onnx.save(build_network(**network), version / "model.onnx")
     parameter = ("intra_op_thread_count", "1")
     if backend == "openvino":
         converted = openvino.convert_model(version / "model.onnx")
@@ -406,6 +406,26 @@ def test_a_configuration_that_the_model_does_not_bear_out(repository: Path, tmp_
     with pytest.raises(ServerError) as caught, serve(tmp_path, **FREE_PORTS):
         pass
     assert "'image'" in caught.value.reasons["tiny_ov"]
+
+
+def test_a_model_that_loads_and_does_not_answer(tmp_path: Path):
+    add_model(tmp_path, "poisoned", poison=-1)  # every image makes it fail
+    with pytest.raises(ServerError) as caught, serve(tmp_path, **FREE_PORTS):
+        pass
+    assert caught.value.reasons["poisoned"]
+    assert f"delugeserve verify {tmp_path / 'poisoned' / '1'}" in caught.value.remedy
+
+
+def test_a_start_that_takes_too_long(repository: Path, temporary: Path):
+    before = set(temporary.iterdir())
+    with (
+        pytest.raises(ServerError) as caught,
+        serve(repository, **FREE_PORTS, startup_timeout=0),
+    ):
+        pass
+    assert list(caught.value.reasons) == ["tiny"]
+    assert "--startup-timeout" in caught.value.remedy
+    assert set(temporary.iterdir()) == before
 
 
 def test_a_port_that_is_taken(server: TritonServer, repository: Path):

@@ -1,0 +1,68 @@
+"""``delugeserve serve``, as far as it goes without a server."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from delugeserve.cli.commands import serve
+from delugeserve.serving.launch import Endpoints
+
+
+def server(address="127.0.0.1", http=8000):
+    return SimpleNamespace(
+        host=address,
+        endpoints=Endpoints(address, 8001, http, 8002),
+        grpc_url="127.0.0.1:8001",
+        http_url=f"127.0.0.1:{http}" if http else None,
+        metrics_url="http://127.0.0.1:8002/metrics",
+        models=["tiny", "small"],
+    )
+
+
+def test_the_addresses_it_listens_on_are_printed(capsys):
+    serve._announce(server("0.0.0.0", http=None), json=False)
+    out, err = capsys.readouterr()
+    assert dict(line.split(maxsplit=1) for line in out.splitlines()) == {
+        "grpc": "0.0.0.0:8001",
+        "http": "off",
+        "metrics": "http://0.0.0.0:8002/metrics",
+        "models": "tiny, small",
+    }
+    # The port is the default one, and the client is on this machine.
+    assert "--url" not in err
+
+
+def test_json_has_addresses_for_clients_on_this_machine(capsys):
+    serve._announce(server("0.0.0.0"), json=True)
+    (line,) = capsys.readouterr().out.splitlines()
+    ready = json.loads(line)
+    assert ready["grpc"] == "127.0.0.1:8001"
+    assert ready["host"] == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--grpc-port", "70000", "--grpc-port"),
+        ("--http-port", "-1", "--http-port"),
+        ("--log", "nowhere/server.log", "nowhere"),
+        ("--host", "::1", "::1"),
+        ("--repository", "nowhere", "nowhere"),
+    ],
+)
+def test_mistakes_exit_with_2(run, tmp_path, monkeypatch, option, value, named):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("serve", option, value)
+    assert (status, out) == (2, "")
+    assert named in err
+
+
+def test_models_are_completed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny", "small"):
+        (tmp_path / "model_repository" / name).mkdir(parents=True)
+        (tmp_path / "model_repository" / name / "config.pbtxt").touch()
+    assert serve._complete_model(SimpleNamespace(params={}), "t") == ["tiny"]
+    given = SimpleNamespace(params={"repository": "nowhere"})
+    assert serve._complete_model(given, "") == []
