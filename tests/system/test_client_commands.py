@@ -1,4 +1,4 @@
-"""``classify``, ``benchmark``, the examples and the snippets of docs/clients.md with a server."""
+"""``classify``, ``benchmark``, the examples and the commands of docs/clients.md with a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ if shutil.which("tritonserver") is None:
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "clients.md"
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -159,18 +158,6 @@ def desk(tmp_path, photos):
     for name in ("cat.jpg", "ship.png"):
         Image.new("RGB", (40, 40), "red").save(tmp_path / name)
     return tmp_path
-
-
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
-def test_every_python_snippet_of_the_page_runs(server, desk, snippet):
-    if "Classifier()" in snippet:  # the default address
-        snippet = snippet.replace("Classifier()", f'Classifier("{server.grpc_url}")')
-    else:
-        assert '"localhost:8001"' in snippet
-        snippet = snippet.replace("localhost:8001", server.grpc_url)
-    done = python("-c", snippet, cwd=desk)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
 
 
 def test_every_command_of_the_page_runs(server, desk, console_commands):
