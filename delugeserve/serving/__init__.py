@@ -1,1 +1,1 @@
-"""Finding, starting and stopping a Triton Inference Server."""
+"""Start, watch and stop a Triton Inference Server."""

@@ -41,7 +41,7 @@ def explain_exit(status: int | None, lines: list[str]) -> ServerError:
 
 
 def explain_dead_model(model: str, lines: list[str]) -> ServerError:
-    """Return the error for a model whose process died while the server lives on."""
+    """Return the error for a model's process that died while the server is still running."""
     tail = log.tail(lines)
     return ServerError(
         f"The process of model '{model}' died.",

@@ -13,7 +13,9 @@ from delugeserve.serving.tritonserver import TritonServer
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
 _POLL = 0.05  # seconds
-_NOT_YET = frozenset({"StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"})
+_NOT_YET = frozenset(
+    {"StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND", "StatusCode.DEADLINE_EXCEEDED"}
+)
 _MAX_MESSAGE = 2**31 - 1  # bytes; options of a channel replace tritonclient's own
 
 
