@@ -248,7 +248,17 @@ class CheckpointError(UsageError):
 
 
 class RepositoryError(UsageError):
-    """The model repository cannot be read or written."""
+    """The model repository cannot be read or written.
+
+    Args:
+        problem: what is wrong, with its full stop.
+        remedy: what to do about it, with its full stop.
+        path: the file or folder; None if that is not known.
+    """
+
+    def __init__(self, problem: str, remedy: str, path: Path | None = None) -> None:
+        super().__init__(problem, remedy)
+        self.path = path
 
 
 class UnwrittenError(RepositoryError):

@@ -1,4 +1,4 @@
-"""What an ONNX file holds, whoever wrote it."""
+"""Read an ONNX file: inputs, outputs, nodes and the types of its weights."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delugeserve.errors import UsageError, require
+from delugeserve.errors import SubjectError, require
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-# What may stand between a stored weight and the node that uses it, without changing its numbers.
+# Operators that pass a weight on to the node that uses it.
 _PASSING = frozenset({"Cast", "DequantizeLinear", "Identity", "Reshape", "Transpose", "Unsqueeze"})
 _PRODUCER = "delugeserve"
 
@@ -24,19 +24,19 @@ class GraphFile:
     Attributes:
         path: the file.
         bytes: its size.
-        ours: 'delugeserve export' wrote it.
+        ours: whether 'delugeserve export' wrote it.
         producer: name and version of what wrote it.
         ir_version: of the file format.
-        opsets: version of each operator set; the standard one is called ``ai.onnx``.
+        opsets: version by operator set; the standard set is ``ai.onnx``.
         metadata: strings stored with the model.
         inputs: type and shape by name, such as ``uint8 [N, 32, 32, 3]``.
-        outputs: likewise.
-        nodes: number of nodes by operator, the most frequent first; subgraphs included.
+        outputs: type and shape by name.
+        nodes: number of nodes by operator, the most frequent first, with those of subgraphs.
         stored_bytes: size of the stored tensors by type.
-        parameters: stored values of types that weights have: floats and integers up to 8 bits.
-        weights: what Conv, ConvTranspose, Gemm and MatMul multiply with: number of nodes by the
-            type that their weight is stored in.
-        external: weights lie in other files beside this one.
+        parameters: number of stored floats and integers of up to 8 bits.
+        weights: number of Conv, ConvTranspose, Gemm and MatMul nodes by the type that their weight
+            is stored in.
+        external: whether weights are stored in other files.
     """
 
     path: Path
@@ -56,35 +56,39 @@ class GraphFile:
 
 
 def read_graph(path: Path) -> GraphFile:
-    """Read an ONNX file; weights in other files stay there.
+    """Read an ONNX file; weights in other files are not loaded.
 
     Raises:
-        UsageError: it is not an ONNX model.
+        SubjectError: it is not an ONNX model.
         MissingExtraError: onnx is not installed.
     """
     onnx = require("onnx", "export")
     decode_error = require("google.protobuf.message", "export").DecodeError
     try:
         model = onnx.load(path, load_external_data=False)
+        # An empty file is a valid protobuf message.
+        if not model.graph.node or not model.opset_import:
+            raise _not_onnx(path)
+        return _describe(path, model)
     except (OSError, decode_error) as error:
-        raise _refusal(path) from error
-    # An empty file, and some others, are valid messages that say nothing.
-    if not model.graph.node or not model.opset_import:
-        raise _refusal(path)
+        raise _not_onnx(path) from error
+
+
+def _describe(path: Path, model: Any) -> GraphFile:
     stored = dict(_stored_tensors(model.graph))
     sizes = Counter[str]()
     for tensor in stored.values():
         sizes[_dtype(tensor.data_type)] += _size(tensor)
-    nodes = Counter(node.op_type for node in _nodes(model.graph))
+    nodes = Counter(_text(node.op_type) for node in _nodes(model.graph))
     known = {tensor.name for tensor in model.graph.initializer}
     return GraphFile(
         path=path,
         bytes=path.stat().st_size,
         ours=model.producer_name == _PRODUCER,
-        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        producer=f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(),
         ir_version=model.ir_version,
-        opsets={opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
-        metadata={prop.key: prop.value for prop in model.metadata_props},
+        opsets={_text(opset.domain) or "ai.onnx": opset.version for opset in model.opset_import},
+        metadata={_text(prop.key): _text(prop.value) for prop in model.metadata_props},
         inputs=_tensors(value for value in model.graph.input if value.name not in known),
         outputs=_tensors(model.graph.output),
         nodes=dict(nodes.most_common()),
@@ -99,14 +103,16 @@ def read_graph(path: Path) -> GraphFile:
     )
 
 
-def _refusal(path: Path) -> UsageError:
-    return UsageError(
-        f"{path} is not an ONNX model.", "Give an undamaged .onnx file, or export the model again."
+def _not_onnx(path: Path) -> SubjectError:
+    return SubjectError(
+        f"{path} is not an ONNX model.",
+        "Copy it again from where it came, or export the model again.",
+        str(path),
     )
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph and of the graphs inside them, as If and Loop have them."""
+    """Yield the nodes of a graph and of its subgraphs, as If and Loop have them."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -115,7 +121,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def _stored_tensors(graph: Any) -> Iterator[tuple[str, Any]]:
-    """Initialisers and the values of Constant nodes, by name."""
+    """Yield initializers and values of Constant nodes, with their names."""
     for tensor in graph.initializer:
         yield tensor.name, tensor
     for node in _nodes(graph):
@@ -126,7 +132,7 @@ def _stored_tensors(graph: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _weight_types(graph: Any, stored: Mapping[str, Any]) -> Counter[str]:
-    """How many of the nodes with weights have theirs stored in which type."""
+    """Count the nodes with weights by the type that the weight is stored in."""
     makers = {output: node for node in graph.node for output in node.output}
     types = Counter[str]()
     for node in graph.node:
@@ -135,7 +141,7 @@ def _weight_types(graph: Any, stored: Mapping[str, Any]) -> Counter[str]:
         name = node.input[1]
         while name in makers and makers[name].op_type in _PASSING:
             name = makers[name].input[0]
-        # A MatMul of two activations has none.
+        # A MatMul of two activations has no weight.
         if name in stored:
             types[_dtype(stored[name].data_type)] += 1
     return types
@@ -146,27 +152,32 @@ def _tensors(values: Any) -> dict[str, str]:
     for value in values:
         tensor = value.type.tensor_type
         sizes = [
-            str(size.dim_value) if size.HasField("dim_value") else size.dim_param or "?"
+            str(size.dim_value) if size.HasField("dim_value") else _text(size.dim_param) or "?"
             for size in tensor.shape.dim
         ]
-        shown[value.name] = f"{_dtype(tensor.elem_type)} [{', '.join(sizes)}]"
+        shown[_text(value.name)] = f"{_dtype(tensor.elem_type)} [{', '.join(sizes)}]"
     return shown
 
 
+def _text(value: str | bytes) -> str:
+    """Return a string of the file; protobuf returns one that is not UTF-8 as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 def _size(tensor: Any) -> int:
-    """Bytes of a stored tensor; types of four bits fill a byte by two."""
+    """Return the bytes of a stored tensor; two values of a 4-bit type share a byte."""
     onnx = require("onnx", "export")
     elements: int = math.prod(tensor.dims)
     if "int4" in _dtype(tensor.data_type):
         return math.ceil(elements / 2)
     try:
         return elements * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    except KeyError:  # a type of tomorrow
+    except KeyError:  # a type that this version of onnx does not know
         return len(tensor.raw_data)
 
 
 def _dtype(data_type: int) -> str:
-    """NumPy's name of an ONNX type."""
+    """Return NumPy's name of an ONNX type."""
     onnx = require("onnx", "export")
     try:
         return str(onnx.helper.tensor_dtype_to_np_dtype(data_type).name)

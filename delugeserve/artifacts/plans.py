@@ -1,4 +1,4 @@
-"""What a TensorRT plan says of itself, without TensorRT."""
+"""Read the header of a TensorRT plan, without TensorRT."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from delugeserve.artifacts.manifest import Manifest, read_manifest
-from delugeserve.errors import RepositoryError, UsageError
+from delugeserve.errors import RepositoryError, SubjectError
 
-# A plan starts with a tag; bytes 24 to 27 are the version that built it. TensorRT's own trtexec
-# reads it so (--getPlanVersionOnly; samples/common/sampleEngines.cpp in NVIDIA/TensorRT). That
-# TensorRT-RTX does likewise, under a tag of its own, was seen in a plan that 1.7.1.116 built.
+# A plan starts with a tag; bytes 24 to 27 are the version that built it. trtexec reads it this way
+# (--getPlanVersionOnly; samples/common/sampleEngines.cpp in NVIDIA/TensorRT). TensorRT-RTX has
+# another tag and the same layout, as seen in a plan that 1.7.1.116 built.
 _TAGS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 _VERSION = slice(24, 28)
 
 
 @dataclass(frozen=True)
 class PlanFile:
-    """A plan.
+    """A TensorRT plan.
 
     Attributes:
         path: the file.
         bytes: its size.
         builder: ``TensorRT`` or ``TensorRT-RTX``.
-        version: its version, four numbers with dots between them.
-        manifest: what the exporter wrote beside it; None if there is no manifest of this release.
+        version: the builder's version, such as ``10.13.3.9``.
+        manifest: the manifest in the same folder; None if there is none that can be read.
     """
 
     path: Path
@@ -35,17 +35,19 @@ class PlanFile:
 
 
 def read_plan(path: Path) -> PlanFile:
-    """Read the first bytes of a plan, and the manifest beside it.
+    """Read the first bytes of a plan and the manifest in its folder.
 
     Raises:
-        UsageError: it is none.
+        SubjectError: it is not a plan.
     """
     with path.open("rb") as file:
         head = file.read(_VERSION.stop)
     builder = _TAGS.get(head[:4])
     if builder is None or len(head) < _VERSION.stop:
-        raise UsageError(
-            f"{path} is not a TensorRT plan.", "Give an undamaged one, or export the model again."
+        raise SubjectError(
+            f"{path} is not a TensorRT plan.",
+            "Copy it again from where it came, or export the model again.",
+            str(path),
         )
     try:
         manifest = read_manifest(path.parent)

@@ -1,4 +1,4 @@
-"""What a model repository holds, read before a server is asked to load it."""
+"""Find the models of a Triton model repository and the versions that it serves."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class StoredModel:
     """A model folder with a readable ``config.pbtxt``.
 
     Attributes:
-        name: the folder's name, which is the name it is served under.
+        name: name of the folder, under which the model is served.
         folder: absolute path.
-        backend: what runs it, such as ``onnxruntime``.
-        complete: the configuration states its inputs and outputs, so no backend has to find out.
-        version: the version that answers a request that asks for none: the newest one that the
-            configuration allows; None if there is none.
+        backend: Triton's name of the backend, such as ``onnxruntime``.
+        complete: the configuration states inputs and outputs, so the backend need not find them
+            out.
+        version: the version that is served: the newest one that the configuration allows; None if
+            there is none.
         runtime: the implementation of the backend that the configuration names, such as
             ``model.py``; empty lets Triton choose.
     """
@@ -39,18 +40,17 @@ class StoredModel:
 
 
 def find_models(repository: Path, names: Sequence[str] | None = None) -> list[StoredModel]:
-    """The models of a repository, in the order of their names.
+    """Return the models of a repository, sorted by name.
 
-    Hidden folders, files and folders without a configuration are passed over: an exporter may be
-    at work in the same place.
+    Hidden folders and folders without a configuration are ignored: an export may be writing them.
 
     Args:
-        repository: the folder that holds one folder for each model.
-        names: only these, all of which must exist; None means every model.
+        repository: the folder that contains one folder per model.
+        names: the models to return; None for all.
 
     Raises:
-        RepositoryError: there is no repository, no model in it, or a configuration does not parse.
-        UnknownNameError: a name is not there.
+        RepositoryError: there is no repository, no model in it, or a configuration is invalid.
+        UnknownNameError: there is no model of a given name.
     """
     known = list_names(repository)
     for name in names or ():
@@ -61,14 +61,16 @@ def find_models(repository: Path, names: Sequence[str] | None = None) -> list[St
 
 
 def list_names(repository: Path) -> list[str]:
-    """The names of a repository's models, whose configurations nobody has read yet.
+    """Return the names of a repository's models, sorted; no configuration is read.
 
     Raises:
         RepositoryError: there is no repository, or no model in it.
     """
     if not repository.is_dir():
         raise RepositoryError(
-            f"There is no model repository at '{repository}'.", _export_into(repository)
+            f"There is no model repository at '{repository}'.",
+            _export_into(repository),
+            repository,
         )
     try:
         names = [
@@ -78,8 +80,9 @@ def list_names(repository: Path) -> list[str]:
         ]
     except PermissionError:
         raise RepositoryError(
-            f"The model repository '{repository}' may not be read.",
-            "Give this user the right to read it and all below it.",
+            f"The model repository '{repository}' cannot be read: permission denied.",
+            f"Make it readable: chmod -R u+rX {shlex.quote(str(repository))}",
+            repository,
         ) from None
     if not names:
         here = repository.absolute()
@@ -89,9 +92,12 @@ def list_names(repository: Path) -> list[str]:
                 raise RepositoryError(
                     f"'{repository}' is the folder of a {kind}, not a model repository.",
                     f"Give the folder that contains the model: --repository {parent}",
+                    repository,
                 )
         raise RepositoryError(
-            f"There is no model in the repository '{repository}'.", _export_into(repository)
+            f"There is no model in the repository '{repository}'.",
+            _export_into(repository),
+            repository,
         )
     return names
 
@@ -111,30 +117,32 @@ def _read(name: str, path: Path) -> StoredModel:
     config = read_config(path.parent)
     if any(character.isspace() for character in name):
         raise RepositoryError(
-            f"The model '{name}' has a space in its name, which the server does not survive.",
+            f"The model name '{name}' contains a space, on which the server crashes.",
             f"Rename the folder: {path.parent}",
+            path.parent,
         )
     if config.name and config.name != name:
         raise RepositoryError(
-            f"The folder of model '{config.name}' is called '{name}'.",
+            f"The configuration in the folder '{name}' names the model '{config.name}'.",
             f"Rename the folder, or correct the name in {path}.",
+            path,
         )
     return StoredModel(
         name,
         path.parent.resolve(),
         config.backend,
         config.complete,
-        _version(path.parent, config.versions),
+        _served_version(path.parent, config.versions),
         config.runtime,
     )
 
 
-def _version(folder: Path, allowed: Sequence[int]) -> int | None:
-    """The newest version in a model's folder; if the configuration names any, of those."""
+def _served_version(folder: Path, allowed: Sequence[int]) -> int | None:
+    """Return the newest version in a model's folder, of those that are allowed if any are."""
     found = (
         int(child.name)
         for child in folder.iterdir()
-        # Triton passes over a folder whose number starts with a zero.
+        # Triton ignores numbers with a leading zero.
         if child.is_dir() and child.name.isdecimal() and not child.name.startswith("0")
     )
     return max((number for number in found if not allowed or number in allowed), default=None)

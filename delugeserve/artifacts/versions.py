@@ -1,4 +1,4 @@
-"""What a model repository holds: versions, their manifests and files, and how they are served."""
+"""Read exported versions and repositories: manifests, files and how they are served."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FileState = Literal["whole", "changed", "missing"]
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a version, beside what the manifest says of it.
+    """A file of a version, compared with the manifest.
 
     Attributes:
         name: file name.
-        bytes: its size; the manifest's where it is missing.
-        state: ``whole`` is the manifest's SHA-256; None: the manifest does not list it.
+        bytes: its size; of a missing file, the size in the manifest.
+        state: ``whole`` if its SHA-256 is the manifest's; None if the manifest does not list it.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Version:
         folder: absolute path.
         model: name of the model's folder.
         number: name of the version's folder.
-        served: the configuration names it; None if there is no configuration.
-        manifest: what the exporter wrote of it.
+        served: whether it is the version that is served; None without a configuration.
+        manifest: its manifest.
         files: all files but the manifest.
         labels: class names.
-        config: how it is served; None if there is no configuration.
+        config: how it is served; None without a configuration.
     """
 
     folder: Path
@@ -59,17 +59,17 @@ class Version:
 
 @dataclass(frozen=True)
 class RepositoryModel:
-    """A model of a repository, in one row.
+    """A model of a repository and its served version.
 
     Attributes:
-        name: the model's name.
-        version: the number that is served; None if there is none.
-        others: numbers of the versions that are not served.
-        backend: what runs it.
-        max_batch_size: the most images of one batch.
-        manifest: what the exporter wrote of the served version; None if it cannot be read.
+        name: name of the model.
+        version: number of the served version; None if there is none.
+        others: numbers of the other versions.
+        backend: Triton's name of the backend.
+        max_batch_size: most images in one batch.
+        manifest: of the served version; None if it cannot be read.
         bytes: size of the served version.
-        fault: why the row says no more; None if it says all.
+        fault: why the model cannot be read; None if it can.
     """
 
     name: str
@@ -83,10 +83,10 @@ class RepositoryModel:
 
 
 def read_version(folder: Path) -> Version:
-    """Read a version's folder, and hash its files.
+    """Read a version's folder and hash its files.
 
     Raises:
-        RepositoryError: it has no manifest of this release, or a configuration that does not parse.
+        RepositoryError: its manifest or its model's configuration cannot be read.
     """
     folder = folder.resolve()
     manifest = read_manifest(folder)
@@ -110,7 +110,7 @@ def read_version(folder: Path) -> Version:
 
 
 def read_repository(repository: Path) -> list[RepositoryModel]:
-    """A row for each model; one that cannot be read says why in its own row.
+    """Read all models of a repository; a model that cannot be read has a ``fault``.
 
     Raises:
         RepositoryError: there is no repository, or no model in it.
@@ -145,7 +145,7 @@ def _read_model(repository: Path, name: str) -> RepositoryModel:
     manifest: Manifest | None = None
     size, fault = 0, None
     if stored.version is None:
-        fault = "The version that config.pbtxt names is missing."
+        fault = f"The version that {CONFIG} serves is missing."
     else:
         folder = stored.folder / str(stored.version)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""Reading a model repository before a server does."""
+"""Finding the models of a repository and the versions that it serves."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ def test_names_choose_among_them(tmp_path: Path):
     add(tmp_path, "one")
     add(tmp_path, "two")
     assert [model.name for model in find_models(tmp_path, ["two", "two"])] == ["two"]
-    with pytest.raises(UnknownNameError, match="Did you mean 'two'"):
+    with pytest.raises(UnknownNameError) as caught:
         find_models(tmp_path, ["tow"])
+    assert (caught.value.name, caught.value.nearest) == ("tow", "two")
 
 
 @pytest.mark.parametrize(
@@ -62,48 +63,34 @@ def test_the_version_that_is_served(tmp_path: Path, policy: str, version: int | 
 
 
 @pytest.mark.parametrize("make", [False, True], ids=["missing", "empty"])
-def test_no_models_is_said_with_the_command_that_makes_one(tmp_path: Path, make: bool):
+def test_without_models_the_error_gives_the_command_to_export_one(tmp_path: Path, make: bool):
     repository = tmp_path / "model_repository"
     if make:
         repository.mkdir()
-    with pytest.raises(RepositoryError, match="model_repository") as caught:
+    with pytest.raises(RepositoryError) as caught:
         find_models(repository)
+    assert caught.value.path == repository
     assert "delugeserve export --model delugenet38 --repository " in caught.value.remedy
-    assert caught.value.exit_code == 2
 
 
-def test_a_configuration_that_does_not_parse_is_named_with_the_place(tmp_path: Path):
+def test_an_invalid_configuration_is_named_with_its_line(tmp_path: Path):
     add(tmp_path, "bad", "max_batch_size: many")
-    with pytest.raises(RepositoryError, match=r"'bad' cannot be read .*config\.pbtxt: 1:17"):
+    with pytest.raises(RepositoryError, match=r"config\.pbtxt.* 1:17"):
         find_models(tmp_path)
 
 
-def test_a_field_of_a_newer_server_is_let_pass(tmp_path: Path):
+def test_unknown_fields_are_accepted(tmp_path: Path):
     add(tmp_path, "new", COMPLETE + "\nfield_of_tomorrow: 3\n")
     assert find_models(tmp_path)[0].complete
 
 
-def test_names_the_server_would_stumble_over(tmp_path: Path):
+def test_names_that_the_server_cannot_load(tmp_path: Path):
     folder = add(tmp_path, "two words")
-    with pytest.raises(RepositoryError, match="space in its name"):
+    with pytest.raises(RepositoryError) as caught:
         find_models(tmp_path)
+    assert caught.value.path == folder
     folder.rename(tmp_path / "renamed")
     (tmp_path / "renamed" / "config.pbtxt").write_text('name: "original"')
-    with pytest.raises(RepositoryError, match="'original' is called 'renamed'"):
+    with pytest.raises(RepositoryError, match="'original'") as caught:
         find_models(tmp_path)
-
-
-@pytest.mark.parametrize("place", [".", "1"])
-def test_the_folder_of_a_model_or_version_is_recognised(tmp_path: Path, monkeypatch, place):
-    (add(tmp_path, "tiny") / "1").mkdir()
-    for folder in (tmp_path / "tiny" / place, Path()):
-        with pytest.raises(RepositoryError) as caught:
-            find_models(folder)
-        assert caught.value.remedy.endswith(f"--repository {tmp_path}")
-        monkeypatch.chdir(folder)
-
-
-@pytest.mark.parametrize("runtime", ["", "model.py"])
-def test_the_implementation_that_a_configuration_names(tmp_path: Path, runtime: str):
-    add(tmp_path, "model", COMPLETE + f'runtime: "{runtime}"')
-    assert find_models(tmp_path)[0].runtime == runtime
+    assert caught.value.path == tmp_path / "renamed" / "config.pbtxt"

@@ -76,15 +76,20 @@ def test_models_as_json_is_whole(run):
     assert rows.keys() == MODELS.keys()
     assert rows["delugenet92"]["depth"] == 92
     assert rows["delugenet92"]["published"]["top5_error"] == 6.03
+    assert rows["delugenet92"]["measured"] is None
+    assert rows["delugenet38"]["published"] is None
+    assert rows["delugenet38"]["measured"]["top1_error"] == 10.34
 
 
 def test_models_fits_a_terminal_of_eighty_columns(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     status, out, _ = run("models")
     assert status == 0
-    for name in MODELS:
-        assert name in out
-    assert "…" not in out
+    rows = {line.split()[0]: line.split()[-2:] for line in out.splitlines()[2:]}
+    assert list(rows) == list(MODELS)
+    assert rows["delugenet38"] == ["-", "10.34"]
+    assert rows["delugenet92"] == ["22.05/6.03", "-"]
+    assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("command", ["train --data x --output y", "export", "evaluate --data x"])
