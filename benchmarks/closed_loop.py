@@ -1,8 +1,8 @@
-"""The load on the server: a fixed number of requests in flight, at the least cost to the machine.
+"""Closed-loop load on a server: a fixed number of requests in flight, at minimal client cost.
 
-Client, server and engine share the cores, so the client's own work is lost to the server. Hence
-one process; requests that are prepared before; answers that are counted and not read; and no
-threads that wait: the callback of an answer, on tritonclient's own thread, sends the next request.
+Client, server and engine share the cores, so the client's work slows the server down. The client
+is therefore one process; requests are prepared in advance; responses are counted, not read; and no
+thread waits: the callback of a response, on tritonclient's own thread, sends the next request.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import tritonclient.grpc as triton
 from delugeserve.zoo import find_model
 
 DISTINCT = 16  # different requests, sent in turn
-FEWEST = 8  # answers in a window, for each request in flight: fewer would be a matter of luck
+FEWEST = 8  # responses in a window per request in flight; fewer would be noise
 
 
 class ClosedLoop:
-    """Keeps requests in flight at a served model; every call gives one figure in images/s.
+    """Measures throughput with a fixed number of requests in flight; a call returns images/s.
 
     Args:
         client: tritonclient's gRPC client.
-        model: the model's name.
-        batch: images in a request.
+        model: name of the model.
+        batch: images per request.
         flying: requests in flight.
-        seconds: length of the window; a quarter of it is spent on warming up before. For a slow
-            model both are lengthened to a multiple.
+        seconds: length of the window, after a warm-up of a quarter of it. Both are lengthened to a
+            multiple for a slow model.
 
     Attributes:
-        cores: what this process itself used meanwhile, one figure a call.
-        executed: images in a run of the engine, as the server counts them, one figure a call.
+        cores: cores that this process itself used in the window, one figure per call.
+        executed: images per inference, as the server counts them, one figure per call.
     """
 
     def __init__(self, client: Any, model: str, batch: int, flying: int, seconds: float) -> None:
@@ -47,7 +47,7 @@ class ClosedLoop:
         self._outputs = [triton.InferRequestedOutput("logits")]
 
     def __call__(self) -> float:
-        """Run the loop once."""
+        """Run the loop once and return images/s."""
         self._answers: list[float] = []
         self._failure: Exception | None = None
         self._stopping, self._landed = False, threading.Semaphore(0)
@@ -67,13 +67,13 @@ class ClosedLoop:
         self.cores.append(used / (end - start))
         images, runs = np.subtract(after, before)
         self.executed.append(images / max(runs, 1))
-        # Answers come in clumps, those of one dynamic batch together. A window that begins and
-        # ends by the clock, not with an answer, is not biased by them.
+        # Responses of one dynamic batch arrive together. A window that begins and ends by the
+        # clock, not with a response, is not biased by that.
         answered = sum(start <= moment < end for moment in self._answers)
         return self.batch * answered / (end - start)
 
     def _sleep(self, seconds: float, answers: int) -> None:
-        """Sleep for so long, and as often again until so many more answers have come."""
+        """Sleep for ``seconds``, repeatedly until ``answers`` more responses have arrived."""
         wanted = len(self._answers) + answers
         while not self._failure:
             time.sleep(seconds)
@@ -99,7 +99,7 @@ class ClosedLoop:
 
 
 def random_images(count: int, size: int, seed: int = 0) -> np.ndarray:
-    """Random pixels, uint8 ``[count, size, size, 3]``."""
+    """Draw random pixels, uint8 ``[count, size, size, 3]``."""
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
 
 

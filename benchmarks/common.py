@@ -1,9 +1,9 @@
-"""What the benchmarks share: their options, the machine, interleaved rounds, tables, JSON.
+"""Options, interleaved rounds, tables and reports of all benchmarks.
 
-A shared or throttled machine drifts by tens of percent within minutes, so a contestant is never
-timed for long and then the next one. Every round times all contestants shortly, one after the
-other, and every second round goes backwards. A ratio is taken within each round, where both sides
-had the same machine, and then the median of the ratios: it holds where milliseconds do not.
+The speed of a shared or throttled machine drifts by tens of percent within minutes. Each round
+therefore times every contestant briefly, and every second round runs in reverse order. Ratios are
+taken within a round, under the same conditions for both sides; the median of these ratios is
+stable where milliseconds are not.
 """
 
 from __future__ import annotations
@@ -26,24 +26,32 @@ from rich.console import Console
 from rich.table import Table
 
 from delugeserve.system import hardware
+from delugeserve.system.files import atomic_write
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nvidia-pytriton")
 _PACKAGES += ("tritonclient", "numpy", "pillow")
 
-_BUSY = 0.5  # load average; one that has just become idle takes a minute or two to go below
+_BUSY = 0.5  # load average; it takes a minute or two to fall below this on an idle machine
 
-talk = Console(stderr=True)
-# A table in a file or a pipe is not cut at the 80 columns that are assumed there.
+err_console = Console(stderr=True)
+# rich assumes 80 columns for a file or a pipe, and would cut tables there.
 out = Console() if sys.stdout.isatty() else Console(width=160)
 
 Samples = Mapping[str, Sequence[float]]
-"""One figure for each round, by contestant."""
+"""One figure per round, by contestant."""
 
 
 def options(
     description: str, *, models: Sequence[str] = (), rounds: int, seconds: float | None = None
 ) -> argparse.ArgumentParser:
-    """The options of every benchmark, with this one's defaults."""
+    """Create the argument parser of a benchmark.
+
+    Args:
+        description: the module's docstring.
+        models: default of ``--models``; empty for a benchmark without this option.
+        rounds: default of ``--rounds``.
+        seconds: default of ``--seconds``; None for a benchmark without this option.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,10 +62,14 @@ def options(
     parser.add_argument("--rounds", type=int, help=f"default: {rounds}")
     if seconds is not None:
         parser.add_argument(
-            "--seconds", type=float, help=f"of a contestant in a round; default: {seconds:g}"
+            "--seconds", type=float, help=f"time per contestant and round; default: {seconds:g}"
         )
-    parser.add_argument("--quick", action="store_true", help="try it out; the figures mean nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the samples as well")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one short round; the figures are meaningless",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample")
     parser.set_defaults(usual={"rounds": rounds, "seconds": seconds})
     return parser
 
@@ -65,16 +77,19 @@ def options(
 def start(
     parser: argparse.ArgumentParser, method: str, packages: Sequence[str] = ()
 ) -> argparse.Namespace:
-    """Parse the options, and print the machine, the versions and the method.
+    """Parse the options and print the machine, the versions and the method.
 
     Args:
-        parser: what :func:`options` made.
-        method: how it is measured.
-        packages: whose versions matter besides the usual ones.
+        parser: from :func:`options`.
+        method: description of the method.
+        packages: distributions to list with their versions, in addition to the usual ones.
+
+    Returns:
+        The parsed options, with the start of the report in ``report``.
     """
     chosen = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a file shows each table when it is ready
+        sys.stdout.reconfigure(line_buffering=True)  # each table reaches a file at once
     usual = {"rounds": 1, "seconds": 0.2} if chosen.quick else chosen.usual
     for name, value in usual.items():
         if getattr(chosen, name, None) is None:
@@ -93,27 +108,27 @@ def start(
         text = ", ".join(f"{n} {v}" for n, v in value.items()) if key == "versions" else value
         out.print(f"{key.replace('_', ' ')}: {text}", highlight=False, markup=False)
     if chosen.report["load_average_at_start"] > _BUSY and not chosen.quick:
-        talk.print("[yellow]warning:[/] this machine is busy with something else; see README.md.")
+        err_console.print("[yellow]warning:[/] this machine is busy; see README.md.")
     if chosen.quick:
-        out.print("QUICK: the figures below mean nothing.")
+        out.print("QUICK: the figures below are meaningless.")
     return chosen
 
 
 def interleave(
     title: str, contestants: Mapping[str, Callable[[], float]], rounds: int
 ) -> dict[str, list[float]]:
-    """Ask every contestant for one figure a round, every second round in reverse order."""
+    """Take one figure per contestant and round, every second round in reverse order."""
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     for index in range(rounds):
-        talk.print(f"[dim]{title}: round {index + 1} of {rounds}", highlight=False)
+        err_console.print(f"[dim]{title}: round {index + 1} of {rounds}", highlight=False)
         for name in list(contestants)[:: -1 if index % 2 else 1]:
             samples[name].append(contestants[name]())
     return samples
 
 
 def milliseconds(infer: Callable[[Any], Any], images: Any, seconds: float) -> float:
-    """Mean time of a call: one goes untimed, then as many as there is time for, two at least."""
-    infer(images)  # caches and threads were another's until now
+    """Return the mean time of a call, after one warm-up call: at least two calls are timed."""
+    infer(images)  # warm up: the contestant before has filled the caches
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds or count < 2:
         infer(images)
@@ -122,23 +137,23 @@ def milliseconds(infer: Callable[[Any], Any], images: Any, seconds: float) -> fl
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """The median and, in brackets, the quartiles."""
+    """Format the median with the quartiles in brackets."""
     low, median, high = np.percentile(values, [25, 50, 75])
     return f"{median:{form}} ({low:{form}}..{high:{form}})"
 
 
 def ratio(samples: Samples, name: str, base: str) -> str:
-    """Median and quartiles of the ratios of two contestants, taken within the rounds."""
+    """Format the ratio of two contestants, taken within each round: median and quartiles."""
     return spread(np.divide(samples[name], samples[base]).tolist())
 
 
 def median_of(samples: Samples, name: str) -> float:
-    """A contestant's median."""
+    """Return the median of a contestant."""
     return float(np.median(samples[name]))
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; its first column is text and the others are figures."""
+    """Print a table: text in the first column, figures in the others."""
     table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
@@ -149,13 +164,12 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 def finish(chosen: argparse.Namespace, results: Sequence[Mapping[str, Any]]) -> None:
-    """Write the report, with every sample, if a file for it was named."""
+    """Write the report with every sample, if ``--json`` was given."""
     if chosen.json:
-        whole = {**chosen.report, "quick": chosen.quick, "results": list(results)}
-        part = chosen.json.with_name(f"{chosen.json.name}.part")
-        part.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
-        part.replace(chosen.json)
-        talk.print(f"wrote {chosen.json}")
+        report = {**chosen.report, "quick": chosen.quick, "results": list(results)}
+        with atomic_write(chosen.json) as path:
+            path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        err_console.print(f"wrote {chosen.json}")
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""The cross-layer sums of a network's blocks, forward and backward, as work to be timed in bytes.
+"""The cross-layer sums of a network's blocks, forward and backward, timed in GB/s.
 
-A sum does one multiplication and one addition for each number that it reads, so the memory is all
-that can bound it. What it must move at the least is every input once and its result once; that,
-over the time it takes, is its GB/s, and a large copy is what the memory can do.
+A sum does one multiplication and one addition per number that it reads, so it is bound by memory
+bandwidth. It must move at least every input once and its result once; these bytes divided by the
+time are its GB/s, to be compared with a large copy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import common
 import torch
 from torch import Tensor
 
-from delugeserve.errors import Failure, UsageError
+from delugeserve import Failure, ModelSpec, UsageError
 from delugeserve.networks.fused import (
     Kernels,
     plain_sum,
@@ -26,9 +26,8 @@ from delugeserve.networks.fused import (
     weighted_sum,
     weighted_sum_gradients,
 )
-from delugeserve.zoo import ModelSpec
 
-SPAN = 1 << 28  # bytes; tensors that take turns span more than the cache of any GPU up to Blackwell
+SPAN = 1 << 28  # bytes; together the tensors exceed the cache of any GPU up to Blackwell
 
 _AGREE = 0.02  # relative; bf16 has eight bits of fraction
 _SLEEP = 1 << 24  # cycles, about 10 ms: the GPU waits while the host queues work
@@ -37,11 +36,11 @@ _PATIENCE = 3
 
 @dataclass(frozen=True)
 class Work:
-    """Calls that each have tensors of their own, so that nothing is still in a cache.
+    """Calls on different tensors, so that no input is still in a cache.
 
     Attributes:
-        calls: each returns what it computes.
-        num_bytes: that all of them together must read and write at the least.
+        calls: functions that return their result.
+        num_bytes: bytes that all calls together must at least read and write.
     """
 
     calls: Sequence[Callable[[], Any]]
@@ -60,15 +59,15 @@ def copy_work(device: str, num_bytes: int) -> Work:
 
 
 def block_shapes(spec: ModelSpec, batch: int) -> Iterator[tuple[tuple[int, int, int, int], int]]:
-    """The outputs' shape ``[N, C, H, W]`` and their number, for each block of an ImageNet model."""
-    size = spec.dataset.image_size // 4  # behind the stem
+    """Yield the shape ``[N, C, H, W]`` and number of outputs of each block of an ImageNet model."""
+    size = spec.dataset.image_size // 4  # after the stem
     for width, layers in zip(spec.widths, spec.layers, strict=True):
         yield (batch, 2 * width, size, size), layers + 1
         size //= 2
 
 
 def available_kernels(device: str) -> tuple[Kernels, ...]:
-    """``plain``, and ``compiled`` if that is possible here; says why if not."""
+    """Return ``plain``, and ``compiled`` if available; print why not otherwise."""
     try:
         require_compiler()
     except UsageError as error:
@@ -81,7 +80,7 @@ def available_kernels(device: str) -> tuple[Kernels, ...]:
 
 
 def draw_tensors(shape: Sequence[int], fewest: int, span: int, device: str) -> list[Tensor]:
-    """Channels-last bf16 tensors, at least so many, of so many bytes together."""
+    """Draw channels-last bf16 tensors: at least ``fewest``, of at least ``span`` bytes in total."""
     torch.manual_seed(0)
     size = 2 * torch.Size(shape).numel()
     draw = partial(torch.randn, *shape, dtype=torch.bfloat16, device=device)
@@ -94,7 +93,7 @@ def draw_tensors(shape: Sequence[int], fewest: int, span: int, device: str) -> l
 def forward_work(
     tensors: Sequence[Tensor], number: int, kernels: Sequence[Kernels]
 ) -> dict[str, Work]:
-    """The weighted sum of ``number`` tensors; with plain kernels it is the chain of addcmul."""
+    """Create the work of summing ``number`` tensors; plain kernels are a chain of addcmul."""
     weight, bias = _weight(number, tensors[0])
     groups = list(_groups(tensors, number))
     num_bytes = len(groups) * (number + 1) * tensors[0].nbytes
@@ -109,7 +108,7 @@ def forward_work(
 def backward_work(
     tensors: Sequence[Tensor], number: int, kernels: Sequence[Kernels]
 ) -> dict[str, Work]:
-    """The gradients of an output that ``number`` sums read, and of their weights for it."""
+    """Create the work of the gradients of an output that ``number`` sums read, and its weights."""
     weight, bias = _weight(number, tensors[0])
     groups = list(_groups(tensors, number + 1))
     num_bytes = len(groups) * (number + 2) * tensors[0].nbytes
@@ -125,7 +124,7 @@ def backward_work(
 def gigabytes_per_s(
     work: Work, clock: Callable[[Callable[[], None]], float], seconds: float
 ) -> float:
-    """Time the calls as often as there is time for, once untimed before."""
+    """Return the GB/s of the work: run it once to warm up, then repeatedly for ``seconds``."""
     work.run()
     count, total, start = 0, 0.0, time.perf_counter()
     while not count or time.perf_counter() - start < seconds:
@@ -141,7 +140,7 @@ def seconds_on_cpu(run: Callable[[], None]) -> float:
 
 
 def seconds_on_gpu(run: Callable[[], None]) -> float:
-    """What the GPU takes if its work is queued already: the time of Python is not in it."""
+    """Time work that is queued in advance, so that the time of Python is not included."""
     sleep = _SLEEP
     for _ in range(_PATIENCE):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -156,7 +155,7 @@ def seconds_on_gpu(run: Callable[[], None]) -> float:
             break
         sleep *= 4
     else:
-        common.talk.print("[yellow]warning:[/] the GPU waited for the host; it can do better.")
+        common.err_console.print("[yellow]warning:[/] the GPU waited for the host.")
     return 1e-3 * begin.elapsed_time(end)
 
 
@@ -164,13 +163,13 @@ CLOCKS = {"cpu": seconds_on_cpu, "cuda": seconds_on_gpu}
 
 
 def _groups(tensors: Sequence[Tensor], number: int) -> Iterator[list[Tensor]]:
-    """Groups of so many tensors; all are used once before any is used again."""
+    """Yield groups of ``number`` tensors; every tensor is used once before any is reused."""
     for start in range(0, len(tensors), number):
         yield [tensors[place % len(tensors)] for place in range(start, start + number)]
 
 
 def _weight(number: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights ``[number, C]`` and bias ``[C]`` in float32, as in training under autocast."""
+    """Draw weights ``[number, C]`` and a bias ``[C]`` in float32, as in training with autocast."""
     weight = torch.rand(number, like.shape[1], device=like.device) + 0.5
     return weight, weight.mean(dim=0)
 
@@ -178,17 +177,17 @@ def _weight(number: int, like: Tensor) -> tuple[Tensor, Tensor]:
 def _autograd(
     x: Tensor, gradients: Sequence[Tensor], weight: Tensor, bias: Tensor
 ) -> Callable[[], tuple[Tensor, ...]]:
-    """The backward pass of a chain of addcmul, as autograd does it."""
+    """Return the backward pass of a chain of addcmul by autograd."""
     x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
     sums = [plain_sum([x], row[None], bias) for row in weight]
     return partial(torch.autograd.grad, sums, (x, weight), gradients, retain_graph=True)
 
 
 def _require_agreement(works: dict[str, Work], *expected: Tensor) -> None:
-    """Check every contestant's first answer, which compiles it as well.
+    """Check the first result of every contestant, which also compiles it.
 
     Raises:
-        Failure: one is wrong.
+        Failure: a result is wrong.
     """
     for name, work in works.items():
         found = work.calls[0]()
@@ -196,6 +195,6 @@ def _require_agreement(works: dict[str, Work], *expected: Tensor) -> None:
             error = ((ours.float() - reference).norm() / reference.norm()).item()
             if not error < _AGREE:
                 raise Failure(
-                    f"The sums of '{name}' are wrong by {error:.2g} of their size.",
-                    "Their time means nothing; report it with the versions printed above.",
+                    f"The relative error of the sums of '{name}' is {error:.2g}.",
+                    "Do not use the timings; report this with the versions printed above.",
                 )

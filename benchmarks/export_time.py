@@ -1,4 +1,4 @@
-"""How long an export takes: our graph builder and our whole command against torch.onnx.export.
+"""Duration of an export: the graph builder and the whole command against torch.onnx.export.
 
     python benchmarks/export_time.py [--models delugenet92,delugenet146] [--rounds 5]
 
@@ -22,17 +22,17 @@ from typing import Any
 
 import common
 
-METHOD = """Every sample is taken in a fresh process, because the first export of a process is the
-one that a person waits for. The graph builder and PyTorch's exporters start from the same network
-in memory, end with the model's bytes in memory, and are not charged for imports. Our command is
-charged for everything: interpreter, imports, network, graph, the runtime's own file, the proof
-against the network on real images, publication."""
+METHOD = """Every sample is taken in a fresh process, as the first export of a process is what a
+user waits for. The graph builder and PyTorch's exporters start from the same network in memory and
+end with the serialised model in memory; imports are not counted. 'delugeserve export' counts
+everything: interpreter, imports, network, graph, the runtime's artefact, the proof on real images,
+publication."""
 
 BASE = "torch.onnx.export(dynamo=True)"
 
 
 def graph_builder(name: str) -> float:
-    from delugeserve.networks.inference import fold
+    from delugeserve import fold
     from delugeserve_export.graph import build_graph
 
     network, spec = _network(name)
@@ -54,16 +54,16 @@ def command(name: str, stages: list[dict[str, float]]) -> float:
         seconds = time.perf_counter() - start
     manifest = json.loads(done.stdout)
     stages.append(manifest["seconds"])
-    common.talk.print(f"  {manifest['backend']} in {manifest['precision']}: {seconds:.1f} s")
+    common.err_console.print(f"  {manifest['backend']} in {manifest['precision']}: {seconds:.1f} s")
     return seconds
 
 
 def dynamo(name: str) -> float:
-    import onnxscript  # noqa: F401 - imported now, so that its import is not charged
+    import onnxscript  # noqa: F401 - imported now, so that its import is not counted
     import torch
 
     network, spec = _network(name)
-    # Two images: with one, the exporter would take the batch for a constant.
+    # Two images: with one, the exporter makes the batch dimension a constant.
     example = torch.zeros(2, *spec.input_shape)
     batch = {"images": {0: torch.export.Dim("N")}}
     start = time.perf_counter()
@@ -88,10 +88,9 @@ def torchscript(name: str) -> float:
 def _network(name: str) -> tuple[Any, Any]:
     import logging
 
-    from delugeserve.networks.build import build_network
-    from delugeserve.zoo import find_model
+    from delugeserve import build_network, find_model
 
-    warnings.simplefilter("ignore")  # the exporters' own, of deprecations and absent torchvision
+    warnings.simplefilter("ignore")  # deprecations, and the absence of torchvision
     logging.disable(logging.WARNING)
     spec = find_model(name)
     return build_network(spec, seed=0).eval(), spec
@@ -114,7 +113,7 @@ def main() -> None:
             "torch.onnx.export(dynamo=False)": partial(torchscript, name),
         }
         contestants = {key: partial(in_fresh_process, call) for key, call in functions.items()}
-        contestants["delugeserve export, whole"] = partial(command, name, stages)
+        contestants["delugeserve export"] = partial(command, name, stages)
         samples = common.interleave(name, contestants, chosen.rounds)
         rows = [
             (key, common.spread(samples[key]), common.ratio(samples, key, BASE))
@@ -123,7 +122,7 @@ def main() -> None:
         columns = ("", "seconds", "ratio to dynamo=True")
         common.show(f"{name}: from a network to ONNX", columns, rows)
         rows = [(key, common.spread([run[key] for run in stages])) for key in stages[0]]
-        common.show(f"{name}: inside delugeserve export", ("stage", "seconds"), rows)
+        common.show(f"{name}: stages of delugeserve export", ("stage", "seconds"), rows)
         results.append({"model": name, "unit": "s", "samples": samples, "stages": stages})
     common.finish(chosen, results)
 

@@ -1,4 +1,4 @@
-"""Training and inference on a CPU, with freed memory kept by the process or returned to the system.
+"""Training and inference on a CPU, with freed memory kept by the process or returned.
 
     python benchmarks/freed_memory.py [--models delugenet38,wide_delugenet38] [--rounds 5]
 
@@ -15,17 +15,16 @@ from functools import partial
 
 import common
 
+from delugeserve import ModelSpec, find_model
 from delugeserve.studies.profiling import Phase, measure
-from delugeserve.zoo import ModelSpec, find_model
 
-METHOD = """A training step of 128 images in bf16, and the inference of 250 in fp32, in PyTorch
-without a compiler. Every figure comes from a process of its own: one step on a small network, one
-that is not timed, and the median of five. 'kept' is delugeserve/system/memory.py at work,
-'returned' what the GNU C library does by itself. Memory is the peak of the resident set beyond what
-the libraries take."""
+METHOD = """A training step of 128 images in bf16, and inference of 250 images in fp32, in PyTorch
+without compilation. Every figure comes from a fresh process: one step on a small network, one step
+to warm up, then the median of five. 'kept' uses delugeserve/system/memory.py, 'returned' is the
+default of the GNU C library. Memory is the peak resident set beyond that of the libraries."""
 
 PHASES: dict[Phase, tuple[int, str]] = {"training": (128, "bf16"), "inference": (250, "fp32")}
-# Whoever sets such a variable is left with the C library's ways; this one changes none of them.
+# With a variable of malloc in the environment, memory.py changes nothing; this one has no effect.
 CHOICES: dict[str, dict[str, str]] = {"kept": {}, "returned": {"MALLOC_PERTURB_": "0"}}
 STEPS = 5
 
@@ -33,7 +32,7 @@ STEPS = 5
 def step_ms(
     spec: ModelSpec, phase: Phase, environment: dict[str, str], peaks: list[float]
 ) -> float:
-    """Milliseconds of a step; its megabytes are added to the others."""
+    """Return the milliseconds of a step, and append its peak memory in MB to ``peaks``."""
     os.environ.update(environment)
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
@@ -66,7 +65,7 @@ def main() -> None:
             )
             for name in CHOICES
         ]
-        common.show(title, ("freed memory", "ms a step", "speed", "peak MB"), rows)
+        common.show(title, ("freed memory", "ms per step", "speed", "peak MB"), rows)
         results.append({"model": spec.name, "phase": phase, "unit": "ms", "samples": samples})
     common.finish(chosen, results)
 

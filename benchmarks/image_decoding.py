@@ -1,4 +1,4 @@
-"""From encoded photographs to the network's input: Pillow as it comes, and what we train with.
+"""From JPEG files to the network's input: plain Pillow against this package's readers.
 
     python benchmarks/image_decoding.py [--rounds 15]
 
@@ -22,12 +22,12 @@ from PIL import Image, ImageOps
 from delugeserve.data.imagenet import augmented_crop, centre_crop
 from delugeserve.zoo import IMAGENET
 
-METHOD = """Four photographs of scikit-image's are brought to 500 x 375 pixels and encoded as JPEGs
-of quality 90, 45 kB each. 'plain Pillow' opens one, converts it to RGB, scales the shorter side to
-256 by Pillow's usual filter (bicubic), and cuts out 224 x 224 pixels in the centre. 'test images'
-comes to the same in our way; 'training images' cuts out a random part, changes its colours and
-mirrors half of them. All run in one thread, and read from memory. In a round each decodes the four,
-untimed, and then one after the other until its time is up."""
+METHOD = """Four photographs of scikit-image are scaled to 500 x 375 pixels and encoded as JPEG of
+quality 90, 45 kB each. 'plain Pillow' opens one, converts it to RGB, resizes the shorter side to
+256 (bicubic) and crops the centre 224 x 224 pixels. 'test images' does the same with this
+package's reader; 'training images' takes a random crop, changes its colours and flips half of
+them. All run in one thread and read from memory. In a round, each decodes the four to warm up, and
+then one after the other until its time is up."""
 
 BASE = "plain Pillow"
 
@@ -51,7 +51,7 @@ def images_per_second(
     decode: Callable[[bytes], object], images: Sequence[bytes], seconds: float
 ) -> float:
     for image in images:
-        decode(image)  # caches were another's until now
+        decode(image)  # warm up: the contestant before has filled the caches
     count, start = 0, time.perf_counter()
     for image in cycle(images):
         decode(image)

@@ -1,4 +1,4 @@
-"""fp32, bf16 and int8, against a plain torch.onnx.export and against what the processor can do.
+"""fp32, bf16 and int8 against a plain torch.onnx.export and the processor's peak rate.
 
     python benchmarks/precisions.py [--models delugenet92] [--rounds 9]
 
@@ -20,25 +20,23 @@ import numpy as np
 import onnxruntime
 import torch
 
+from delugeserve import BACKENDS, ModelSpec, find_model, fold
 from delugeserve.networks.flops import count
-from delugeserve.networks.inference import fold
-from delugeserve.runtimes import BACKENDS
 from delugeserve.system import hardware
-from delugeserve.zoo import ModelSpec, find_model
 from delugeserve_export.calibration import collect_histograms
 from delugeserve_export.graph import build_graph
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import load_source, untrained_source
 
-METHOD = """The baseline is what a person does without this package: torch.onnx.export(dynamo=True)
-of the network as it was trained, run by ONNX Runtime. The others are this package's artefacts,
-loaded as the exporter loads them; int8 has every convolution quantised, with the range of eight
-images, which is enough for its speed. All use all cores. In a round a contestant runs one batch
-that is not timed, and then whole batches until its time is up, two at the least; the figure is the
-mean of these. The bound is a product of two square bf16 matrices in PyTorch (oneDNN), timed in the
-same rounds: 'Over' is the speed as a multiple, of
-OpenVINO's for bf16; 'of the bound' is the network's FLOPs in a second over those of the product."""
+METHOD = """The baseline is a plain torch.onnx.export(dynamo=True) of the network as trained, run by
+ONNX Runtime. The others are this package's artefacts, loaded as the exporter loads them. For int8,
+every convolution is quantised with ranges from eight images, which suffices to measure speed. All
+use all cores. In a round, a contestant runs one batch to warm up, then whole batches until its
+time is up, at least two; the figure is their mean. The bound is a product of two square bf16
+matrices in PyTorch (oneDNN), timed in the same rounds. 'over plain' and 'over bf16' are speedups
+over the baseline and over OpenVINO in bf16; 'of the bound' is the network's FLOP/s divided by
+those of the matrix product."""
 
 BASE = "plain: torch.onnx.export, ONNX Runtime"
 BOUND = "bf16 matrix product"
@@ -54,10 +52,10 @@ SIDE = 2048
 
 
 def plain_export(network: torch.nn.Module, spec: ModelSpec) -> Callable[[Any], Any]:
-    # Two images: with one, the exporter would take the batch for a constant.
+    # Two images: with one, the exporter makes the batch dimension a constant.
     example = torch.zeros(2, *spec.input_shape)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own
+        warnings.simplefilter("ignore")  # warnings of the exporter
         program = torch.onnx.export(
             network,
             (example,),
@@ -102,7 +100,7 @@ def main() -> None:
     parser = common.options(__doc__, models=["delugenet92"], rounds=9, seconds=1.0)
     chosen = common.start(parser, METHOD)
     if not hardware.has_native_bf16():
-        common.out.print("This processor emulates bf16: those figures tell nothing of its worth.")
+        common.out.print("This processor emulates bf16: its figures are not representative.")
     matrix = torch.randn(SIDE, SIDE).bfloat16()
     results = []
     for spec in map(find_model, chosen.models):
@@ -111,7 +109,7 @@ def main() -> None:
         planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 255
         started = time.perf_counter()
         plain = plain_export(source.network, spec)
-        common.talk.print(f"exported by PyTorch in {time.perf_counter() - started:.0f} s")
+        common.err_console.print(f"exported by PyTorch in {time.perf_counter() - started:.0f} s")
         with tempfile.TemporaryDirectory() as folder:
             engines = load_engines(source.network, spec, images, Path(folder))
             run = partial(common.milliseconds, seconds=chosen.seconds)

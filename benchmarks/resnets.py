@@ -1,4 +1,4 @@
-"""DelugeNet-92 against ResNet-101 and ResNet-152: the same engine, input and batch.
+"""DelugeNet-92 against ResNet-101 and ResNet-152 in the same engine.
 
     python benchmarks/resnets.py [--rounds 15] [--precision fp32]
 
@@ -17,30 +17,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from delugeserve import BACKENDS, find_model, fold
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
 from delugeserve.networks.classifier import normalise
 from delugeserve.networks.flops import count
-from delugeserve.networks.inference import fold
-from delugeserve.runtimes import BACKENDS
-from delugeserve.zoo import IMAGENET, find_model
+from delugeserve.zoo import IMAGENET
 from delugeserve_export.graph import build_graph
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import untrained_source
 
-METHOD = """All three are untrained: weights do not change the speed. The ResNets are those that
-timm and torchvision call resnet101 and resnet152 (He et al., 2015, with the stride in the 3x3
-convolution), with random normalisation statistics, exported by torch.onnx.export behind the same
-uint8 input, and folded by the engine. OpenVINO computes in bf16 where the processor does so
-natively, else in fp32, or as asked for. In a round a contestant runs one batch that is not timed,
-and then whole batches until its time is up, two at the least."""
+METHOD = """All three are untrained, as weights do not change the speed. The ResNets are resnet101
+and resnet152 of timm and torchvision (He et al., 2015, with the stride in the 3x3 convolution),
+with initial normalisation statistics, exported by torch.onnx.export with the same uint8 input, and
+folded by the engine. OpenVINO computes in bf16 where the processor supports it natively, else in
+fp32, or in --precision. In a round, a contestant runs one batch to warm up, then whole batches
+until its time is up, at least two."""
 
-# Blocks of each stage; multiply-adds of one image, twice, from convolutions and the linear layer.
+# Blocks per stage; GFLOPs (two per multiply-add) of the convolutions and the linear layer.
 RESNETS = {"resnet101": ((3, 4, 23, 3), 15.7), "resnet152": ((3, 8, 36, 3), 23.1)}
 OURS = "delugenet92"
 
 
 class Bottleneck(nn.Module):
-    """Conv1x1, Conv3x3, Conv1x1 beside a shortcut (He et al., 2015, figure 5)."""
+    """Conv1x1, Conv3x3, Conv1x1 with a shortcut (He et al., 2015, figure 5)."""
 
     def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
@@ -83,7 +82,7 @@ class ResNet(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET.std))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Map uint8 ``[N, 224, 224, 3]`` to logits and probabilities ``[N, classes]``."""
         x = self.features(normalise(image, self.mean, self.std))
         logits = self.linear(x.mean(dim=(2, 3)))
         return logits, logits.softmax(dim=1)
@@ -100,7 +99,7 @@ def export_resnet(name: str, folder: Path) -> bytes:
     torch.manual_seed(0)
     network = ResNet(RESNETS[name][0]).eval()
     path = folder / f"{name}.onnx"
-    # The exporter that traces: quicker than the newer one, and the engine folds the rest.
+    # The tracing exporter is faster than the newer one; the engine folds the BatchNorms.
     torch.onnx.export(
         network,
         (torch.zeros(2, 224, 224, 3, dtype=torch.uint8),),
@@ -155,7 +154,7 @@ def main() -> None:
                 )
                 for name in engines
             ]
-            columns = ("", "GFLOPs", "ms a batch", f"{OURS} takes, of it", "by FLOPs")
+            columns = ("", "GFLOPs", "ms per batch", f"time of {OURS}, ratio", "FLOPs, ratio")
             common.show(f"OpenVINO {chosen.precision}, batch {batch}", columns, rows)
             results.append(
                 {"batch": batch, "precision": chosen.precision, "unit": "ms", "samples": samples}

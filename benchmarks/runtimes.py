@@ -1,4 +1,4 @@
-"""ONNX Runtime against OpenVINO, in fp32 and bf16, and the ways to write a weighted sum.
+"""ONNX Runtime against OpenVINO, fp32 and bf16, for every form of the weighted sum.
 
     python benchmarks/runtimes.py [--models delugenet38,delugenet146,delugenet92] [--rounds 9]
 
@@ -15,20 +15,18 @@ from typing import Any
 import common
 import numpy as np
 
-from delugeserve.networks.inference import fold
-from delugeserve.runtimes import BACKENDS
+from delugeserve import BACKENDS, ModelSpec, find_model, fold
 from delugeserve.system import hardware
-from delugeserve.zoo import ModelSpec, find_model
 from delugeserve_export.graph import build_graph
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import load_source, untrained_source
 from delugeserve_export.tuning import FORMS
 
-METHOD = """The folded network is written once with each form of the cross-layer sum (Add nodes
-and 'mul': Mul, 'batchnorm': BatchNormalization, 'conv': depthwise Conv; 'horner': Mul and Add by
-turns, after Horner). Every runtime loads all of them, as the exporter does, with all cores. In a
-round a contestant runs one batch that is not timed, and then whole batches until its time is up,
-two at the least; the figure is the mean of these."""
+METHOD = """The folded network is written once with each form of the cross-layer sum: Add nodes
+with Mul ('mul'), BatchNormalization ('batchnorm') or depthwise Conv ('conv'), or alternating Mul
+and Add by Horner's scheme ('horner'). Every runtime loads each graph as the exporter does, with
+all cores. In a round, a contestant runs one batch to warm up, then whole batches until its time
+is up, at least two; the figure is their mean."""
 
 BASE = "ONNX Runtime fp32, batchnorm"
 ENGINES = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
@@ -54,7 +52,7 @@ def main() -> None:
     )
     chosen = common.start(parser, METHOD)
     if not hardware.has_native_bf16():
-        common.out.print("This processor emulates bf16: those figures tell nothing of its worth.")
+        common.out.print("This processor emulates bf16: its figures are not representative.")
     results = []
     for spec in map(find_model, chosen.models):
         images, _ = sample_images(spec.dataset, 32)
@@ -76,7 +74,7 @@ def main() -> None:
                     )
                     for key in contestants
                 ]
-                columns = ("", "ms a batch", "images/s", f"speed over {BASE}")
+                columns = ("", "ms per batch", "images/s", f"speed over {BASE}")
                 common.show(title, columns, rows)
                 results.append(
                     {"model": spec.name, "batch": batch, "unit": "ms", "samples": samples}

@@ -1,4 +1,4 @@
-"""What the server costs: images/s through a real Triton server against the same engine in process.
+"""Throughput of a Triton server against the same engine in process.
 
     python benchmarks/serving_throughput.py [--models delugenet38,delugenet146] [--backend auto]
 
@@ -20,27 +20,24 @@ import numpy as np
 import tritonclient.grpc as triton
 from closed_loop import ClosedLoop, random_images
 
-from delugeserve.runtimes import BACKENDS
-from delugeserve.serving.supervisor import serve
-from delugeserve.zoo import find_model
+from delugeserve import BACKENDS, find_model, serve
 from delugeserve_export.pipeline import export
 from delugeserve_export.request import Request
 
-METHOD = """One artefact, exported once, runs in this process with all cores, and in the server's
-model process with all cores; whichever is not being timed is idle. In process: one call after the
-other. Server: gRPC on the loopback, a closed loop; a fixed number of requests is in flight, and the
-callback of an answer sends the next request. After a warm-up the answers of a window of fixed
-length are counted (a multiple of it, for a model so slow that hardly any would come). Client,
-server and engine share the same cores, so what the client takes is lost to the server: it is one
-process whose requests are prepared and whose answers are counted and not read. What it takes all
-the same stands in the table, in cores."""
+METHOD = """One artefact, exported once, runs with all cores in this process and in the server's
+model process; whichever is not being timed is idle. In process: one call after the other. Server:
+gRPC on the loopback, a closed loop with a fixed number of requests in flight; the callback of a
+response sends the next request. After a warm-up, the responses in a window of fixed length are
+counted (a multiple of it, for a slow model). Client, server and engine share the cores, so the
+client's work slows the server down: the client is one process, with requests prepared in advance
+and responses counted, not read. The table gives what it uses, in cores."""
 
 IN_PROCESS_BATCHES = (1, 8, 16, 32, 64)
-LOADS = ((16, 2), (16, 4), (1, 32), (1, 64))  # images in a request, requests in flight
+LOADS = ((16, 2), (16, 4), (1, 32), (1, 64))  # images per request, requests in flight
 
 
 def in_process(infer: Callable[..., Any], images: np.ndarray, seconds: float) -> float:
-    infer(images)  # the last contestant had another batch size
+    infer(images)  # warm up: the contestant before had another batch size
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
         infer(images)
@@ -49,7 +46,7 @@ def in_process(infer: Callable[..., Any], images: np.ndarray, seconds: float) ->
 
 
 def compare(name: str, artefact: Path, infer: Any, client: Any, chosen: Any) -> dict[str, Any]:
-    """Time one model's contestants, print their table, return what goes into the report."""
+    """Time the contestants of a model and print their table; return the report."""
     size, seconds = find_model(name).dataset.image_size, chosen.seconds
     local = {
         f"in process, batch {batch}": partial(
@@ -74,7 +71,7 @@ def compare(name: str, artefact: Path, infer: Any, client: Any, chosen: Any) -> 
             row.append(common.ratio(samples, key, best))
             row += [f"{np.median(load.executed):.1f}", f"{np.median(load.cores):.2f}"]
         rows.append(row)
-    columns = ["", "images/s", "to same batch", "to best batch", "run of", "client cores"]
+    columns = ["", "images/s", "to same batch", "to best batch", "batch run", "client cores"]
     common.show(f"{name}: {artefact.name}; best is '{best}'", columns, rows)
     loads = {key: {"executed": load.executed, "cores": load.cores} for key, load in remote.items()}
     return {"model": name, "unit": "images/s", "samples": samples, "best": best, "loads": loads}

@@ -70,5 +70,5 @@ def test_a_sum_that_is_wrong_is_not_timed(sums, monkeypatch):
     tensors = sums.draw_tensors((2, 8, 4, 4), fewest=4, span=0, device="cpu")
     right = sums.weighted_sum
     monkeypatch.setattr(sums, "weighted_sum", lambda x, *rest: right(x, *rest) + x[0] / 16)
-    with pytest.raises(Failure, match="'plain' are wrong by 0"):
+    with pytest.raises(Failure, match="'plain'"):
         sums.forward_work(tensors, 2, ["plain"])
