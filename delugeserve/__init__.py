@@ -25,6 +25,7 @@ from delugeserve._version import __version__
 
 if TYPE_CHECKING:
     from delugeserve.artifacts.manifest import Manifest, read_manifest
+    from delugeserve.artifacts.references import Reference, recognise
     from delugeserve.data.datasets import LabelledImages, load_images
     from delugeserve.doctor import Finding, diagnose
     from delugeserve.errors import (
@@ -35,27 +36,32 @@ if TYPE_CHECKING:
         DelugeServeError,
         EvaluationError,
         Failure,
+        InvalidReferenceError,
         MissingDeviceError,
         MissingExtraError,
         ParityError,
         PlanError,
         PortError,
+        RejectedError,
         RepositoryError,
         ResumeError,
         ServerError,
         StoppedError,
+        SubjectError,
         TrainingError,
         UnknownNameError,
         UnreadableImageError,
+        UnwrittenError,
         UsageError,
     )
     from delugeserve.evaluation.evaluate import Evaluation, Report, evaluate, evaluate_fully
+    from delugeserve.evaluation.subjects import Subject, open_subject
     from delugeserve.networks.build import build_network
     from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from delugeserve.networks.classifier import network_classifier
     from delugeserve.networks.delugenet import DelugeNet
     from delugeserve.networks.inference import FoldedDelugeNet, fold
-    from delugeserve.runtimes import BACKENDS, choose_backend
+    from delugeserve.runtimes import BACKENDS, choose_backend, find_backend
     from delugeserve.runtimes.base import Backend
     from delugeserve.serving.supervisor import serve
     from delugeserve.system.progress import NO_PROGRESS, Progress
@@ -84,6 +90,7 @@ __all__ = [
     "Failure",
     "Finding",
     "FoldedDelugeNet",
+    "InvalidReferenceError",
     "LabelledImages",
     "Manifest",
     "MissingDeviceError",
@@ -94,15 +101,20 @@ __all__ = [
     "PortError",
     "Progress",
     "Recipe",
+    "Reference",
+    "RejectedError",
     "Report",
     "RepositoryError",
     "ResumeError",
     "RunConfig",
     "ServerError",
     "StoppedError",
+    "Subject",
+    "SubjectError",
     "TrainingError",
     "UnknownNameError",
     "UnreadableImageError",
+    "UnwrittenError",
     "UsageError",
     "__version__",
     "build_network",
@@ -110,13 +122,16 @@ __all__ = [
     "diagnose",
     "evaluate",
     "evaluate_fully",
+    "find_backend",
     "find_model",
     "find_recipe",
     "fold",
     "load_checkpoint",
     "load_images",
     "network_classifier",
+    "open_subject",
     "read_manifest",
+    "recognise",
     "save_checkpoint",
     "serve",
     "train",
@@ -126,21 +141,24 @@ __all__ = [
 # The imports above, for the interpreter; a test compares both.
 _HOMES = {
     "artifacts.manifest": "Manifest read_manifest",
+    "artifacts.references": "Reference recognise",
     "data.datasets": "LabelledImages load_images",
     "doctor": "Finding diagnose",
     "errors": (
-        "BuildError CheckpointError ClassNameError DatasetError DelugeServeError EvaluationError"
-        " Failure MissingDeviceError MissingExtraError ParityError PlanError PortError"
-        " RepositoryError ResumeError ServerError StoppedError TrainingError UnknownNameError"
-        " UnreadableImageError UsageError"
+        "BuildError CheckpointError ClassNameError DatasetError DelugeServeError"
+        " EvaluationError Failure InvalidReferenceError MissingDeviceError MissingExtraError"
+        " ParityError PlanError PortError RejectedError RepositoryError ResumeError ServerError"
+        " StoppedError SubjectError TrainingError UnknownNameError UnreadableImageError"
+        " UnwrittenError UsageError"
     ),
     "evaluation.evaluate": "Evaluation Report evaluate evaluate_fully",
+    "evaluation.subjects": "Subject open_subject",
     "networks.build": "build_network",
     "networks.checkpoint": "Checkpoint load_checkpoint save_checkpoint",
     "networks.classifier": "network_classifier",
     "networks.delugenet": "DelugeNet",
     "networks.inference": "FoldedDelugeNet fold",
-    "runtimes": "BACKENDS choose_backend",
+    "runtimes": "BACKENDS choose_backend find_backend",
     "runtimes.base": "Backend",
     "serving.supervisor": "serve",
     "system.progress": "NO_PROGRESS Progress",
