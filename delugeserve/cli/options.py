@@ -26,6 +26,15 @@ ModelName = Annotated[
         "--model", help="Model name; see 'delugeserve models'.", autocompletion=complete_models
     ),
 ]
+ServedModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Model name on the server.",
+        show_default="the server's only model",
+        autocompletion=complete_models,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Repository = Annotated[Path, typer.Option("--repository", help="Triton model repository.")]
 Url = Annotated[
@@ -38,13 +47,13 @@ BatchSizes = Annotated[
     typer.Option(
         "--batch-size",
         metavar="LIST",
-        help="Images per request: a list (1,8,32) or a range START:END:STEP (1:16:4).",
+        help="Images per request: a list (1,8,32) or a range START:STOP:STEP (1:16:4).",
     ),
 ]
 
 
 def parse_counts(option: str, text: str) -> list[int]:
-    """Parse a list such as ``1,4,16`` or a range as perf_analyzer writes it, ``START:END:STEP``.
+    """Parse a list such as ``1,4,16`` or a range as perf_analyzer writes it, ``START:STOP:STEP``.
 
     Args:
         option: the option's name, for the error.
@@ -63,7 +72,7 @@ def parse_counts(option: str, text: str) -> list[int]:
     except ValueError:
         raise UsageError(
             f"{option} '{text}' is not a list of whole numbers from 1 up.",
-            f"Use {option} 1,8,32, or a range START:END:STEP such as {option} 1:16:4.",
+            f"Use {option} 1,8,32, or a range START:STOP:STEP such as {option} 1:16:4.",
         ) from None
     return list(dict.fromkeys(counts))
 

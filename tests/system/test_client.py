@@ -42,7 +42,7 @@ def server(tmp_path_factory, write_colour_model):
     repository = tmp_path_factory.mktemp("repository")
     write_colour_model(repository / "colour")
     write_colour_model(repository / "nameless", labels="")
-    # The first request waits for company, and there is no room for a second.
+    # The first request waits for others to batch, and the queue has no room for a second.
     queue = "max_queue_delay_microseconds: 50000 default_queue_policy { max_queue_size: 1 }"
     write_colour_model(repository / "impatient", queue=queue)
     write_colour_model(repository / "floating", dtype="TYPE_FP32")

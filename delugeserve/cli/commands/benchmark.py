@@ -14,6 +14,7 @@ from delugeserve.cli.options import (
     Csv,
     Json,
     Plot,
+    ServedModelName,
     Url,
     check_output_file,
     parse_counts,
@@ -33,26 +34,19 @@ _log = logging.getLogger(__name__)
 
 
 def command(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Model name on the server.",
-            show_default="the server's only model",
-        ),
-    ] = None,
+    model: ServedModelName = None,
     url: Url = DEFAULT_URL,
     protocol: Annotated[
         Literal["grpc", "http"] | None,
-        typer.Option(help="Protocol.", show_default="as in the URL, else grpc"),
+        typer.Option(help="Protocol to use.", show_default="the URL's, else grpc"),
     ] = None,
     batch_size: Annotated[
         str | None,
         typer.Option(
             "--batch-size",
             metavar="LIST",
-            help="Images per request: a list (1,8,32) or a range START:END:STEP (1:16:4).",
-            show_default="1,16 up to the model's maximum",
+            help="Images per request: a list (1,8,32) or a range START:STOP:STEP (1:16:4).",
+            show_default="1,16, up to the model's maximum",
         ),
     ] = None,
     concurrency: Annotated[
@@ -60,13 +54,13 @@ def command(
         typer.Option(metavar="LIST", help="Requests in flight: a list or a range."),
     ] = "1,4,16",
     duration: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="How long to measure each pair.")
+        float, typer.Option(min=0.1, help="How long to measure each pair, in seconds.")
     ] = 10,
     warmup: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long to send requests before that.")
+        float, typer.Option(min=0, help="How long to send requests before measuring, in seconds.")
     ] = 2,
     image: Annotated[
-        Path | None, typer.Option(help="Send this image.", show_default="random pixels")
+        Path | None, typer.Option(help="Image to send.", show_default="random pixels")
     ] = None,
     json: Json = False,
     csv: Csv = None,
@@ -74,7 +68,7 @@ def command(
 ) -> None:
     """Measure a served model's latency and throughput.
 
-    For each pair of batch size and concurrency, the given number of requests is kept in flight.
+    Every batch size is measured at every concurrency, the number of requests in flight.
     """
     from delugeserve_client.address import parse_address
     from delugeserve_client.benchmark import measure

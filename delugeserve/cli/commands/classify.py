@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delugeserve.cli.options import DEFAULT_URL, Json, Url
+from delugeserve.cli.options import DEFAULT_URL, Json, ServedModelName, Url
 from delugeserve.cli.render.classification import (
     describe,
     describe_skipped,
@@ -29,16 +29,9 @@ _log = logging.getLogger(__name__)
 def command(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATHS...", help="Images and folders.", show_default=False),
+        typer.Argument(metavar="PATHS", help="Images and folders.", show_default=False),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Model name on the server.",
-            show_default="the server's only model",
-        ),
-    ] = None,
+    model: ServedModelName = None,
     url: Url = DEFAULT_URL,
     top_k: Annotated[int, typer.Option(min=1, help="Number of classes to show per image.")] = 5,
     json: Json = False,

@@ -43,13 +43,13 @@ _NEXT = (
 def command(
     seconds: Annotated[
         float,
-        typer.Option(min=0.5, metavar="SECONDS", help="How long to measure each batch size."),
+        typer.Option(min=0.5, help="How long to measure each batch size, in seconds."),
     ] = 3.0,
     json: Json = False,
 ) -> None:
     """Export a trained model, serve it, classify photographs and measure its latency.
 
-    Takes less than a minute. Nothing is left running or on disk.
+    It takes less than a minute. Nothing is left running or on disk.
     """
     for module, extra in (("torch", "export"), ("onnx", "export"), ("skimage", "demo")):
         require(module, extra)

@@ -46,6 +46,12 @@ def test_benchmark_refuses_options_before_it_measures(run, options):
     assert NOWHERE not in err  # it did not get as far as the server
 
 
+def test_names_between_colons_are_not_emojis(run):
+    _, _, err = run("benchmark", "--batch-size", ":end:")
+    assert "--batch-size ':end:'" in err
+    assert "\N{END WITH LEFTWARDS ARROW ABOVE}" not in run("benchmark", "--help")[1]
+
+
 def test_classify_needs_at_least_one_class(run):
     status, _, err = run("classify", "cat.jpg", "--top-k", "0")
     assert status == 2
