@@ -1,7 +1,7 @@
-"""The registry of models: every DelugeNet by name, as numbers, without torch.
+"""The registry: every model and data set by name, in numbers, without torch.
 
 Sources: Kuen et al., "DelugeNets", arXiv 1611.05552, section 4 (architectures) and tables 1 to 3
-(published figures); normalisation constants are the data sets' usual ones.
+(published figures). Mean and standard deviation are the usual ones of each data set.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from delugeserve.errors import UnknownNameError
 Stem = Literal["cifar", "imagenet"]
 Shortcut = Literal["1x1", "3x3"]
 
-_LARGEST_IN_MEMORY = 64  # pixels across
+_LARGEST_IN_MEMORY = 64  # pixels
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What a network must know of the images it classifies.
+    """A data set in numbers.
 
     Attributes:
         name: ``cifar10``, ``cifar100`` or ``imagenet``.
         title: the name to print.
         num_classes: the number of classes.
         image_size: height and width of the network's input, in pixels.
-        resize_size: length that an image's shorter side is brought to before the centre crop.
+        resize_size: length that an image's shorter side is resized to before the centre crop, in
+            pixels.
         mean: per-channel mean of RGB in [0, 1].
         std: per-channel standard deviation of RGB in [0, 1].
     """
@@ -45,19 +46,26 @@ class DatasetSpec:
 
     @property
     def fits_memory(self) -> bool:
-        """Whether its images are small enough to lie in memory; others are read as needed."""
+        """Whether training reads all its images into memory; larger ones are read as needed."""
         return self.image_size <= _LARGEST_IN_MEMORY
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes' names, in the order of their indices."""
+        """The class names, in the order of the labels."""
         text = importlib.resources.files("delugeserve.data").joinpath(f"classes/{self.name}.txt")
         return tuple(text.read_text(encoding="utf-8").splitlines())
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper reports of a model (its parameters in millions, its errors in percent)."""
+    """The paper's figures of a model.
+
+    Attributes:
+        params_m: parameters, in millions.
+        gflops: 10^9 floating-point operations per image; None if the paper has no figure.
+        top1_error: in percent.
+        top5_error: in percent; None if the paper has no figure.
+    """
 
     params_m: float
     gflops: float | None
@@ -67,17 +75,17 @@ class Published:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One DelugeNet, as numbers.
+    """A network in numbers.
 
     Attributes:
-        name: the registry's name.
-        stem: which layers come before the first block.
+        name: its name in the registry.
+        stem: the layers before the first block.
         widths: base width of each block; a block's outputs have twice as many channels.
         layers: number of composite layers of each block.
-        dataset: what it classifies.
-        published: the paper's figures, if the model is the paper's.
-        baseline: None for a DelugeNet. Otherwise the model is a ResNet-like baseline of the paper's
-            table 2, and this is the convolution between two blocks.
+        dataset: the data set that it classifies.
+        published: the paper's figures; None if the model is not in the paper.
+        baseline: None for a DelugeNet; for a ResNet-like baseline of the paper's table 2, the
+            convolution between two blocks.
     """
 
     name: str
@@ -90,12 +98,12 @@ class ModelSpec:
 
     @property
     def depth(self) -> int:
-        """Layers on the path from image to logits: three a composite layer, stem and classifier."""
+        """Number of layers: three per composite layer, the stem and the classifier."""
         return 3 * sum(self.layers) + 2
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Shape of one image as the network sees it: ``(3, H, W)``."""
+        """Shape of an input image, ``(3, H, W)``."""
         return (3, self.dataset.image_size, self.dataset.image_size)
 
     @property
@@ -137,7 +145,7 @@ def _cifar(
     cifar10: Published | None = None,
     cifar100: Published | None = None,
 ) -> Iterator[ModelSpec]:
-    """A network for CIFAR-10 and, where the paper trained it on CIFAR-100, for that as well."""
+    """Yield a network for CIFAR-10 and, if the paper has figures of it, for CIFAR-100."""
     yield ModelSpec(name, "cifar", widths, layers, CIFAR10, cifar10)
     if cifar100:
         yield ModelSpec(f"{name}_cifar100", "cifar", widths, layers, CIFAR100, cifar100)
@@ -154,7 +162,7 @@ def _baselines(
     dataset: DatasetSpec,
     published: Mapping[Shortcut, Published | None],
 ) -> Iterator[ModelSpec]:
-    """The two ResNet-like baselines of one size (table 2)."""
+    """Yield the two ResNet-like baselines of one size (table 2)."""
     suffix = "" if dataset is CIFAR10 else f"_{dataset.name}"
     for shortcut, figures in published.items():
         yield ModelSpec(
@@ -163,7 +171,7 @@ def _baselines(
 
 
 _MODELS = (
-    # Ours, by the paper's rule: small enough to be trained on a CPU.
+    # Not in the paper: its rule, in a size that can be trained on a CPU.
     *_cifar("delugenet38", _NARROW, _LAYERS_38),
     *_cifar("wide_delugenet38", _USUAL, _LAYERS_38),
     # Tables 1 and 2.
@@ -192,7 +200,7 @@ _MODELS = (
     _imagenet("delugenet92", (7, 7, 8, 8), Published(43.4, 11.8, 22.05, 6.03)),
     _imagenet("delugenet104", (7, 8, 9, 10), Published(51.4, 13.2, 21.86, 5.98)),
     _imagenet("delugenet122", (7, 9, 11, 13), Published(63.6, 15.2, 21.53, 5.86)),
-    # Table 2's baselines, and those of our own size.
+    # Table 2's baselines, and two of 38 layers.
     *_baselines("baseline38", _NARROW, _LAYERS_38, CIFAR10, {"1x1": None, "3x3": None}),
     *_baselines(
         "baseline146",
@@ -221,10 +229,10 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType({model.name: model for model 
 
 
 def find_model(name: str) -> ModelSpec:
-    """Look a model up by name.
+    """Look up a model by name.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: there is no such model.
     """
     try:
         return MODELS[name]
@@ -233,7 +241,7 @@ def find_model(name: str) -> ModelSpec:
 
 
 def find_baselines(spec: ModelSpec) -> tuple[ModelSpec, ...]:
-    """The ResNet-like baselines of a DelugeNet: of the same size, for the same data set."""
+    """Return the ResNet-like baselines of a DelugeNet's size and data set."""
     size = (spec.stem, spec.widths, spec.layers, spec.dataset)
     return tuple(
         other

@@ -1,1 +1,1 @@
-"""What lies on disk: checkpoints, graphs, plans, manifests and model repositories; torch-free."""
+"""Files on disk, without torch: checkpoints, ONNX files, plans, manifests, model repositories."""

@@ -1,4 +1,4 @@
-"""Commands that export a model again: pasted as they are, they publish where it lies."""
+"""Export commands for error messages: pasted, they publish into the same repository."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How good a classifier is: metrics, evaluation and its plots."""
+"""Evaluation of classifiers: metrics, reports, plots, and what can be opened for it."""

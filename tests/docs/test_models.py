@@ -1,15 +1,16 @@
-"""The table in docs/models.md is the registry's."""
+"""docs/models.md against the registry and the shipped checkpoints."""
 
 import re
 from pathlib import Path
 
+from delugeserve.artifacts.checkpoints import read_header
 from delugeserve.networks.flops import count
 from delugeserve.zoo import MODELS
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 
 
-def test_the_table_is_the_registrys():
+def test_the_table():
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     assert [name for name, _ in rows] == list(MODELS)
     for name, rest in rows:
@@ -24,3 +25,7 @@ def test_the_table_is_the_registrys():
             gflops = spec.published.gflops
             assert cells[7] == (f"{gflops:.2f}" if gflops else "-")
             assert cells[9].startswith(f"{spec.published.top1_error:.2f}")
+        if spec.weights:
+            assert cells[10] == f"{read_header(spec.weights).metrics['top1_error']:.2f}"
+        else:
+            assert cells[10] == "-"

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from delugeserve.artifacts.references import Reference, recognise
-from delugeserve.cli.options import Json, ModelName, complete_models
+from delugeserve.cli.options import Json, complete_models
 from delugeserve.cli.render.console import err_console, out, print_json, print_table
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.data.unreadable import OnUnreadable
@@ -43,7 +43,14 @@ def command(
             autocompletion=complete_models,
         ),
     ] = None,
-    model: ModelName = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Model name: which of a server's models, or alone its shipped weights.",
+            autocompletion=complete_models,
+        ),
+    ] = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +64,7 @@ def command(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option("--url", help="Evaluate a server's --model; without it, its only model."),
+        typer.Option("--url", help="Evaluate a model of the server at this address."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Use the first images only.")

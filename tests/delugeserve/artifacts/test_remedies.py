@@ -1,4 +1,4 @@
-"""The commands that remedies name, as they are pasted."""
+"""The export commands in error messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from delugeserve.system.files import sha256
 from delugeserve.zoo import find_model
 
 
-def test_the_repository_is_named_unless_commands_take_it_by_themselves(monkeypatch, tmp_path: Path):
+def test_the_default_repository_needs_no_option(monkeypatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
     assert repository_option(Path("model_repository")) == ""
     assert repository_option(tmp_path / "model_repository") == ""
