@@ -1,5 +1,5 @@
-"""DelugeNets in PyTorch: as they are trained, and folded as they are served.
+"""DelugeNets in PyTorch: the training form, the folded inference form, and their checkpoints.
 
-The package imports nothing by itself, so that :mod:`delugeserve.networks.flops` stays usable
-without torch.
+The package imports nothing by itself, so that :mod:`delugeserve.networks.flops` works without
+torch.
 """

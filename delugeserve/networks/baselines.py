@@ -1,9 +1,9 @@
-"""The ResNet-like baselines of the paper's table 2: a DelugeNet with everything learned taken out.
+"""The ResNet-like baselines of the paper's table 2: DelugeNets without learned cross-layer weights.
 
-Every cross-layer convolution becomes the plain sum of the same outputs, unnormalised and with all
-weights fixed to one, which is a residual network: a running sum to which each layer adds its
-output. Between two blocks lies either the DelugeNet's BN and Conv3x3 of stride 2, or a Conv1x1 of
-stride 2 alone, as in most residual networks.
+Each cross-layer convolution becomes the plain sum of the same outputs, unnormalised and with all
+weights fixed to one. That is a residual network: a running sum to which each layer adds its output.
+The transition between two blocks is either BN and Conv3x3 of stride 2, as in a DelugeNet, or
+Conv1x1 of stride 2 alone, as in most residual networks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from delugeserve.zoo import ModelSpec, Shortcut
 
 
 class ResidualBlock(nn.Module):
-    """Composite layers, each of which reads the sum of all outputs before it.
+    """Composite layers, each of which reads the sum of all earlier outputs.
 
     Args:
         in_channels: channels of the block's input.
@@ -56,7 +56,7 @@ class Baseline(nn.Module):
     """A ResNet-like baseline.
 
     Args:
-        spec: widths, layers and number of classes, and which ``baseline`` it is.
+        spec: widths, layers, number of classes and kind of ``baseline``.
 
     Raises:
         ValueError: the model is a DelugeNet.
@@ -65,7 +65,7 @@ class Baseline(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         if spec.baseline is None:
-            raise ValueError(f"{spec.name} is no baseline")
+            raise ValueError(f"{spec.name} is not a baseline")
         self.spec = spec
         stem = STEMS[spec.stem](spec.widths[0])
         self.stem = stem

@@ -1,4 +1,4 @@
-"""From a model's numbers to a freshly initialised network."""
+"""Building a network with freshly initialised weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ Network = DelugeNet | Baseline
 
 
 def build_network(spec: ModelSpec, *, seed: int | None = None) -> Network:
-    """Make a network as the paper starts it: He normal over fan-out, ``1 / L`` for summing weights.
+    """Build a network with the paper's initialisation.
+
+    Convolutions are He normal over fan-out, cross-layer weights are ``1 / L`` for L inputs, and
+    biases are zero.
 
     Args:
-        spec: the model, see :func:`delugeserve.zoo.find_model`.
-        seed: of the initial weights; None draws from torch's global generator.
+        spec: the model; see :func:`delugeserve.zoo.find_model`.
+        seed: seed of the weights. None uses torch's global generator; otherwise the state of that
+            generator does not change.
     """
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:

@@ -6,7 +6,6 @@ describes and parses the header. Nothing is unpickled.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from delugeserve.artifacts.checkpoints import CheckpointHeader, read_header
 from delugeserve.errors import CheckpointError, require
 from delugeserve.networks.build import Network, build_network
+from delugeserve.system.files import atomic_write
 from delugeserve.zoo import ModelSpec
 
 _CONV_DIMENSIONS = 4
@@ -34,7 +34,7 @@ class Checkpoint(CheckpointHeader):
     state: Mapping[str, Tensor]
 
     def build(self) -> Network:
-        """Make the network, in evaluation mode."""
+        """Return the network with its weights, in evaluation mode."""
         network = build_network(self.spec)
         network.load_state_dict(dict(self.state))
         return network.eval()
@@ -59,11 +59,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, *, half: bool = False) -
         state = {name: _halve(name, tensor) for name, tensor in state.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as folder:
-            staged = Path(folder) / path.name
+        with atomic_write(path) as staged:
             safetensors.save_file(state, staged, checkpoint.to_metadata())
             staged.chmod(0o644)  # safetensors makes it readable for its owner only
-            staged.replace(path)
     except (OSError, require("safetensors", "train").SafetensorError) as error:
         raise CheckpointError(
             f"The checkpoint {path} cannot be written: {error}.",

@@ -1,4 +1,4 @@
-"""DelugeNet (Kuen et al., arXiv 1611.05552): stem, blocks with transitions between them, head."""
+"""DelugeNet (Kuen et al., arXiv 1611.05552): stem, blocks joined by transitions, head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from delugeserve.zoo import ModelSpec
 
 
 class DelugeNet(nn.Module):
-    """A DelugeNet as it is trained.
+    """The training form of a DelugeNet.
 
     Args:
         spec: widths, layers, stem and number of classes.
@@ -47,21 +47,21 @@ class DelugeNet(nn.Module):
 
     @property
     def followers(self) -> list[Transition | Head]:
-        """What reads all outputs of each block: the transitions and the head."""
+        """What reads all outputs of each block: a transition or, for the last one, the head."""
         return [*self.transitions, self.head]
 
     def fuse_sums(self, kernels: Kernels = "compiled") -> None:
-        """Let every cross-layer sum read each of its inputs once; see :mod:`.fused`.
+        """Replace the cross-layer sums by fused ones that read each input once; see :mod:`.fused`.
 
         Args:
             kernels: ``compiled`` needs a C++ compiler, or on a GPU Triton and a C compiler;
-                ``plain`` runs everywhere, and is not faster than what it replaces.
+                ``plain`` runs everywhere, but not faster than unfused sums.
         """
         for block, following in zip(self.blocks, self.followers, strict=True):
             block.readers = (*block.sums, following.sum)
             block.kernels = kernels
 
     def checkpoint_sums(self) -> None:
-        """Compute the composite layers' sums again in the backward pass, to save their memory."""
+        """Recompute the composite layers' sums in the backward pass, which saves their memory."""
         for block in self.blocks:
             block.checkpoints = True

@@ -1,7 +1,7 @@
-"""Parameters and FLOPs of a model, counted from its numbers alone (no torch).
+"""Parameters and FLOPs of a model, computed from its specification without torch.
 
-FLOPs are two for every multiply-add of convolutions, the Linear layer and cross-layer sums, for one
-image; by that count ResNet-101 takes 15.7 GFLOPs. BatchNorm, ReLU and pooling are not counted.
+FLOPs are those of one image, two per multiply-add of convolutions, cross-layer sums and the Linear
+layer; ResNet-101 has 15.7 GFLOPs by this count. BatchNorm, ReLU and pooling are not counted.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from delugeserve.zoo import ModelSpec
 
 @dataclass(frozen=True)
 class Complexity:
-    """How large a model is.
+    """The size of a model.
 
     Attributes:
         params: number of trainable parameters.
-        flops: floating-point operations for one image.
+        flops: floating-point operations per image.
     """
 
     params: int
@@ -28,7 +28,7 @@ class Complexity:
 
 
 def count(spec: ModelSpec) -> Complexity:
-    """Count the parameters and FLOPs of a model."""
+    """Count the trainable parameters of a model and its FLOPs per image."""
     size = spec.dataset.image_size
     if spec.stem == "cifar":
         total, channels = _conv(3, spec.widths[0], 3, size), spec.widths[0]
@@ -68,7 +68,7 @@ def _transition(
 
 def _cross_layer_sum(spec: ModelSpec, num_inputs: int, channels: int, size: int) -> Complexity:
     if spec.baseline:
-        return Complexity(0, 0)  # a plain sum has no weights, and nothing to multiply
+        return Complexity(0, 0)  # a plain sum has no weights and no multiplications
     weights = num_inputs * channels
     return Complexity(2 * weights, 2 * weights * size**2)
 

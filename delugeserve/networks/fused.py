@@ -1,20 +1,20 @@
-"""The cross-layer sums of a block with each tensor read once, forward and backward.
+"""Fused cross-layer sums, which read each tensor once, forward and backward.
 
-Written with one operation for each input, a sum over L inputs writes L - 1 partial results, and its
-gradient writes L tensors, which autograd then adds to those of the other readers one by one. Here
+With one operation per input, a sum over L inputs writes L - 1 partial results, and its gradient
+writes L tensors, which autograd adds to those of the other readers one by one. Here
 
-- forward, a reader reads its L inputs and writes its result: ``x_r = sum_i w_r[i] * h_i + b_r``;
-- backward, an output waits until all its readers have their gradients ``g_r``, then reads them and
-  itself, and writes its own: ``dh_i = sum_r w_r[i] * g_r`` and ``dw_r[i] = sum_nhw g_r * h_i``.
+- forward, a reader reads its L inputs and writes the sum: ``x_r = sum_i w_r[i] * h_i + b_r``;
+- backward, an output waits for the gradients ``g_r`` of all its readers, reads them and itself, and
+  writes ``dh_i = sum_r w_r[i] * g_r`` and ``dw_r[i] = sum_nhw g_r * h_i``.
 
-To autograd these are two functions: :class:`_Spread` makes the products ``w_r[i] * h_i`` for all
-readers of an output, :class:`_Gather` adds up those that belong to one reader. The products are
-never computed: the tensors that stand for them carry shapes forward and gradients backward.
+For autograd these are two functions: :class:`_Spread` returns the products ``w_r[i] * h_i`` for all
+readers of an output, and :class:`_Gather` adds up the products of one reader. The products are not
+computed; the tensors in their place carry shapes forward and gradients backward.
 
-The arithmetic is a weighted sum of up to eight matrices ``[M, C]`` and its gradient, with M for
-batch, height and width. As plain operations these run everywhere. Compiled by ``torch.compile``, to
-C++ or on a GPU to Triton, they run in one pass, accumulate in float32, and are the same two kernels
-for all numbers of inputs and sizes.
+The arithmetic is a weighted sum of up to eight matrices ``[M, C]``, where M counts the pixels of a
+batch, and its gradient. ``plain`` kernels run everywhere. ``compiled`` kernels, which
+``torch.compile`` generates in C++ or on a GPU in Triton, take one pass, accumulate in float32, and
+are the same two for all numbers of inputs and all sizes.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from delugeserve.errors import UsageError
 
 Kernels = Literal["plain", "compiled"]
 
-_WIDTH = 8  # matrices that a compiled kernel reads at once; more are summed in several passes
-_LANES = 32  # a row of a multiple of these leaves the compiled kernels' vectors no remainder
+_WIDTH = 8  # matrices per pass of a compiled kernel
+_LANES = 32  # rows of a multiple of this length fill the vectors of the compiled kernels
 
 
 class SharedOutputs(list[Tensor]):
-    """The normalised outputs of a block, and on the way back the gradients of all their readers.
+    """The normalised outputs of a block, which collect the gradients of all their readers.
 
     Args:
-        weights: of every reader in the order in which they read, ``[L, C]`` each. A reader takes
-            all outputs there are, so the numbers L differ.
+        weights: weights of the readers, ``[L, C]`` each, in the order in which they read. A reader
+            sums all outputs so far, so that no two readers have the same L.
         kernels: ``plain`` or ``compiled``.
     """
 
@@ -64,14 +64,14 @@ class SharedOutputs(list[Tensor]):
             self._products[number].append(product)
 
     def copy(self) -> SharedOutputs:
-        """The outputs so far, for the same readers."""
+        """Return a copy with the outputs so far, for the same readers."""
         copy = SharedOutputs([], self._kernels)
         copy.extend(self)
         copy._rows, copy._products = self._rows, self._products
         return copy
 
     def weighted_sum(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """Sum all L outputs so far: weights ``[L, C]``, bias ``[C]``."""
+        """Sum all L outputs so far with weights ``[L, C]`` and a bias ``[C]`` (Eq. 1)."""
         total: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
             list(self), weight.detach(), bias, self._kernels, *self._products[len(self)]
         )
@@ -79,7 +79,7 @@ class SharedOutputs(list[Tensor]):
 
 
 class _Spread(torch.autograd.Function):
-    """From an output and its R readers' weights ``[R, C]`` to R products that are not computed."""
+    """Maps an output and its R readers' weights ``[R, C]`` to R products that are not computed."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, weight: Tensor, kernels: Kernels) -> tuple[Tensor, ...]:
@@ -95,7 +95,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Adds up the products that belong to one reader, and its bias ``[C]``."""
+    """Adds up the products of one reader and its bias ``[C]``."""
 
     @staticmethod
     def forward(
@@ -119,13 +119,16 @@ class _Gather(torch.autograd.Function):
 def weighted_sum(
     inputs: Sequence[Tensor], weight: Tensor, bias: Tensor, kernels: Kernels
 ) -> Tensor:
-    """Compute ``bias[c] + sum_i weight[i, c] * inputs_i[c]``, without a gradient.
+    """Compute ``sum_i weight[i, c] * inputs_i[c] + bias[c]`` (Eq. 1), without a gradient.
 
     Args:
         inputs: L tensors ``[N, C, H, W]``.
         weight: ``[L, C]``.
         bias: ``[C]``.
         kernels: ``plain`` or ``compiled``.
+
+    Returns:
+        The sum, ``[N, C, H, W]``, in the dtype of the inputs.
     """
     if kernels == "plain":
         return plain_sum(inputs, weight, bias)
@@ -144,11 +147,11 @@ def weighted_sum(
 def weighted_sum_gradients(
     input_: Tensor, gradients: Sequence[Tensor], weight: Tensor, kernels: Kernels
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradients that R weighted sums have for one of their inputs and its weights.
+    """Compute the gradients of R weighted sums with respect to one input and its weights.
 
     Args:
-        input_: ``[N, C, H, W]``, which sum r weights with ``weight[r, c]``.
-        gradients: R gradients of the sums, ``[N, C, H, W]`` each.
+        input_: ``[N, C, H, W]``; sum r has it with the weight ``weight[r, c]``.
+        gradients: gradients of the R sums, ``[N, C, H, W]`` each.
         weight: ``[R, C]``.
         kernels: ``plain`` or ``compiled``.
 
@@ -175,11 +178,20 @@ def weighted_sum_gradients(
 
 
 def plain_sum(inputs: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """Compute the weighted sum with an operation for each input, which autograd understands."""
+    """Compute the weighted sum (Eq. 1) with one differentiable operation per input.
+
+    Args:
+        inputs: L tensors ``[N, C, H, W]``.
+        weight: ``[L, C]``.
+        bias: ``[C]``.
+
+    Returns:
+        The sum, ``[N, C, H, W]``, in the dtype of the inputs.
+    """
     dtype = inputs[0].dtype
     total = bias.to(dtype)[:, None, None]
     for x, w in zip(inputs, weight.to(dtype)[:, :, None, None], strict=True):
-        # addcmul keeps only x and w for the backward pass, and x is shared by all readers.
+        # addcmul saves only x and w for the backward pass, and all readers share x.
         total = torch.addcmul(total, x, w)
     return total
 
@@ -196,7 +208,7 @@ def _plain_gradients(
 
 
 def _sum_kernel(terms: Sequence[Tensor], factors: Tensor, bias: Tensor) -> Tensor:
-    """Weighted sum of matrices ``[M, C]``."""
+    """Sum matrices ``[M, C]`` with weights."""
     total = bias
     for x, w in zip(terms, factors, strict=True):
         total = total + w * _widen(x)
@@ -206,7 +218,7 @@ def _sum_kernel(terms: Sequence[Tensor], factors: Tensor, bias: Tensor) -> Tenso
 def _gradients_kernel(
     input_: Tensor, terms: Sequence[Tensor], factors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum of gradients ``[M, C]``, and their products with the input, summed over M."""
+    """Sum gradients ``[M, C]`` with weights, and their products with the input over M."""
     total = torch.zeros_like(_widen(input_))
     products = []
     for g, w in zip(terms, factors, strict=True):
@@ -230,7 +242,7 @@ def _compiled_gradients() -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def _parts(count: int) -> Iterator[slice]:
-    """Cut ``count`` inputs into passes; all but the first have to carry the sum so far."""
+    """Divide inputs into passes; all but the first also read the sum so far."""
     start, stop = 0, _WIDTH
     while start < count:
         yield slice(start, min(stop, count))
@@ -238,25 +250,25 @@ def _parts(count: int) -> Iterator[slice]:
 
 
 def _padded(terms: list[Tensor], weight: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Fill a pass up: weight one for the sum so far, zero for repetitions of the last term."""
+    """Pad a pass to its width: weight 1 for the sum so far, 0 for repetitions of the last term."""
     carried = len(terms) - len(weight)
     missing = _WIDTH - len(terms)
     factors = nn.functional.pad(weight, (0, 0, carried, missing))
     factors[:carried] = 1
-    # Tensors of their own, or the kernel would be compiled anew for every number of repetitions.
+    # Separate tensors, or the kernel would be compiled again for each number of repetitions.
     return [*terms, *(terms[-1].data for _ in range(missing))], factors
 
 
 def _folding(x: Tensor) -> int:
-    """How many pixels of ``[N, C, H, W]`` make a row of a multiple of ``_LANES`` numbers."""
+    """Return how many pixels of ``[N, C, H, W]`` form a row of a multiple of ``_LANES`` numbers."""
     fold = _LANES // math.gcd(_LANES, x.shape[1])
     return fold if x.numel() // x.shape[1] % fold == 0 else 1
 
 
 def _as_matrix(x: Tensor, fold: int) -> Tensor:
-    """View images in channels-last order, or copy others, as ``[N * H * W / fold, fold * C]``."""
+    """Reshape ``[N, C, H, W]`` to ``[N * H * W / fold, fold * C]``; a view if channels-last."""
     matrix = x.permute(0, 2, 3, 1).reshape(-1, fold * x.shape[1]).contiguous()
-    # Neither a view nor in need of a gradient: the kernels would be compiled anew for those.
+    # Detached from views and gradients, for which the kernels would be compiled again.
     return matrix.data
 
 
@@ -266,12 +278,12 @@ def _as_images(matrix: Tensor, like: Tensor) -> Tensor:
 
 
 def require_compiler() -> None:
-    """Check that kernels can be compiled: for a GPU where there is one, or else for the processor.
+    """Check that there is a compiler for the kernels: of C for a GPU, else of C++.
 
     Raises:
         UsageError: there is no compiler.
     """
-    if torch.cuda.is_available():  # Triton builds what launches its kernels
+    if torch.cuda.is_available():  # Triton compiles the code that launches its kernels
         language, variable, usual = "C", "CC", ["gcc", "clang"]
     else:
         gnu_or_clang = "clang++" if sys.platform == "darwin" else "g++"
@@ -280,7 +292,7 @@ def require_compiler() -> None:
     compilers = [named] if named else usual
     if not any(map(shutil.which, compilers)):
         raise UsageError(
-            f"Compiled kernels need a {language} compiler, and there is no"
+            f"Compiled kernels need a {language} compiler, but there is no"
             f" {' or '.join(compilers)}.",
-            f"Install one, name another in {variable}, or do without --compile and fused sums.",
+            f"Install one, set {variable} to another, or omit --compile and --fuse-sums.",
         )

@@ -1,7 +1,7 @@
-"""The folded form of a DelugeNet: what is left at inference, with no BatchNorm anywhere.
+"""The folded form of a DelugeNet for inference, without any BatchNorm.
 
-At inference a BatchNorm is a scale and a shift per channel, and each one here stands beside
-something linear that can absorb it:
+At inference a BatchNorm is a scale and a shift per channel, and each one here is next to a linear
+operation that can absorb it:
 
 - the normalisation of a block's outputs and the BatchNorm after the cross-layer sum fold into the
   sum's weights ``[L, C]`` and a single bias ``[C]``, which makes it Eq. 1 of the paper exactly;
@@ -24,7 +24,7 @@ from delugeserve.networks.stems import CifarStem, ImageNetStem
 
 
 class WeightedSum(nn.Module):
-    """``x[c] = sum_i weight[i, c] * h_i[c] + bias[c]`` over raw, unnormalised outputs.
+    """Eq. 1 of the paper, ``x[c] = sum_i w[i, c] * h_i[c] + b[c]``, over unnormalised outputs.
 
     Args:
         weight: ``[L, C]``.
@@ -37,7 +37,7 @@ class WeightedSum(nn.Module):
         self.bias = nn.Parameter(bias)
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Sum L tensors ``[N, C, H, W]`` into one of the same shape."""
+        """Sum L outputs ``[N, C, H, W]`` into one tensor of that shape."""
         total: Tensor = self.bias[:, None, None]
         for h, w in zip(outputs, self.weight, strict=True):
             total = torch.addcmul(total, h, w[:, None, None])
@@ -45,7 +45,12 @@ class WeightedSum(nn.Module):
 
 
 class FoldedLayer(nn.Module):
-    """A composite layer: weighted sum, ReLU, Conv1x1, ReLU, Conv3x3, ReLU, Conv1x1."""
+    """A composite layer: weighted sum, ReLU, Conv1x1, ReLU, Conv3x3, ReLU, Conv1x1.
+
+    Args:
+        sum_: sum of the L earlier outputs.
+        convs: the three convolutions; the first two have a bias.
+    """
 
     def __init__(self, sum_: WeightedSum, convs: Sequence[nn.Conv2d]) -> None:
         super().__init__()
@@ -53,7 +58,7 @@ class FoldedLayer(nn.Module):
         self.convs = module_list(convs)
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Map L outputs ``[N, C, H, W]`` to the next, ``[N, 2 * width, H, W]``."""
+        """Map L outputs ``[N, C, H, W]`` to the next output, ``[N, 2 * width, H, W]``."""
         x: Tensor = self.sum(outputs)
         for conv in self.convs:
             x = conv(torch.relu(x))
@@ -61,7 +66,12 @@ class FoldedLayer(nn.Module):
 
 
 class FoldedBlock(nn.Module):
-    """Composite layers over a growing list of raw outputs."""
+    """Composite layers over a growing list of unnormalised outputs.
+
+    Args:
+        layers: the composite layers.
+        input_is_output: whether the block's input counts as the first output, ``h_0``.
+    """
 
     def __init__(self, layers: Sequence[FoldedLayer], *, input_is_output: bool) -> None:
         super().__init__()
@@ -69,7 +79,7 @@ class FoldedBlock(nn.Module):
         self.input_is_output: bool = input_is_output
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Map the block's input to its raw outputs."""
+        """Map the input ``[N, in_channels, H, W]`` to outputs ``[N, 2 * width, H, W]``."""
         outputs = [x] if self.input_is_output else []
         for layer in self.layers:
             outputs.append(layer(outputs or [x]))
@@ -77,7 +87,14 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedTransition(nn.Module):
-    """Weighted sum, then Conv3x3 of stride 2. The zero padding forbids folding the bias further."""
+    """Block transition: weighted sum, then Conv3x3 of stride 2.
+
+    The bias of the sum cannot fold into the convolution, because of its zero padding.
+
+    Args:
+        sum_: sum of all outputs of the block before it.
+        conv: the convolution.
+    """
 
     def __init__(self, sum_: WeightedSum, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -91,7 +108,12 @@ class FoldedTransition(nn.Module):
 
 
 class FoldedHead(nn.Module):
-    """Weighted sum, ReLU, global average pooling, Linear."""
+    """Weighted sum, ReLU, global average pooling, Linear.
+
+    Args:
+        sum_: sum of all outputs of the last block.
+        linear: the classifier.
+    """
 
     def __init__(self, sum_: WeightedSum, linear: nn.Linear) -> None:
         super().__init__()
@@ -105,7 +127,14 @@ class FoldedHead(nn.Module):
 
 
 class FoldedDelugeNet(nn.Module):
-    """A DelugeNet as it is served; made by :func:`fold`."""
+    """The inference form of a DelugeNet, returned by :func:`fold`.
+
+    Args:
+        stem: maps images ``[N, 3, H, W]`` to the input of the first block.
+        blocks: the blocks.
+        transitions: the transitions between the blocks, one fewer than there are blocks.
+        head: maps the outputs of the last block to logits.
+    """
 
     def __init__(
         self,
@@ -131,10 +160,14 @@ class FoldedDelugeNet(nn.Module):
 
 @torch.no_grad()
 def fold(network: DelugeNet) -> FoldedDelugeNet:
-    """Fold every BatchNorm of a trained network.
+    """Fold all BatchNorms of a trained network into its sums and convolutions.
 
-    The arithmetic is done in float64; the result has the network's dtype and does not share its
-    tensors.
+    Args:
+        network: a DelugeNet; it does not change. Its running statistics are used.
+
+    Returns:
+        A network in evaluation mode that computes the same function as ``network.eval()``. It is
+        computed in float64, has the dtype of ``network`` and shares no tensors with it.
     """
     transitions = [
         FoldedTransition(
@@ -164,7 +197,7 @@ def _fold_block(block: Block) -> FoldedBlock:
         if num_inputs > 1:
             sum_ = _fold_sum(next(sums), block.norms[:num_inputs], layer.norm1)
         else:
-            # A single input is read as it is; only the layer's own norm is left of the sum.
+            # The only earlier output is read directly: what remains is the norm of the layer.
             scale, shift = _affine(layer.norm1)
             sum_ = _weighted_sum(scale[None], shift, like=layer.conv1.weight)
         convs = [
@@ -179,7 +212,7 @@ def _fold_block(block: Block) -> FoldedBlock:
 def _fold_sum(
     sum_: CrossLayerSum, norms: Sequence[nn.BatchNorm2d], after: nn.BatchNorm2d
 ) -> WeightedSum:
-    """Fold the norms of the inputs and the norm of the result into the weights between them."""
+    """Fold the norms of the inputs and the norm of the sum into the weights between them."""
     affines = [_affine(norm) for norm in norms]
     scales = torch.stack([scale for scale, _ in affines])
     shifts = torch.stack([shift for _, shift in affines])
@@ -206,7 +239,7 @@ def _fold_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift ``[C]``, float64, that a BatchNorm applies at inference."""
+    """Return the scale and shift of a BatchNorm at inference, float64 ``[C]`` each."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()

@@ -1,6 +1,6 @@
 """The building blocks of a DelugeNet: cross-layer sum, composite layer, block and transition.
 
-Equations and figures are those of Kuen et al., arXiv 1611.05552. The convolutions carry no bias.
+Equations and figures refer to Kuen et al., arXiv 1611.05552. Convolutions have no bias.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def module_list(modules: Iterable[M]) -> Sequence[M]:
-    """Make an ``nn.ModuleList`` that type checkers see as the sequence it is."""
+    """Return an ``nn.ModuleList``, typed as a sequence of its modules."""
     return cast("Sequence[M]", nn.ModuleList(modules))
 
 
 class CrossLayerSum(nn.Module):
     """Cross-layer depthwise convolution (Eq. 1): a per-channel weighted sum of earlier outputs.
 
-    ``x[c] = sum_i w[i, c] * h_i[c] + b[i, c]``
+    ``x[c] = sum_i (w[i, c] * h_i[c] + b[i, c])``
 
-    The inputs are expected normalised. The authors batch-normalise every input anew for every
-    reader, with an affine weight and bias each; the statistics of an output are the same for all
-    its readers, so :class:`Block` normalises it once, and only weight and bias stay here. That is
-    the same function with the same gradients and parameters, in O(L) normalisations, not O(L^2).
+    Inputs must be normalised. The authors' code batch-normalises each input in each reader, with an
+    affine weight and bias of that reader. The statistics of an output are the same for all of its
+    readers, so :class:`Block` normalises it once, and only weight and bias remain here. That is the
+    same function with the same gradients and parameters, in O(L) normalisations instead of O(L^2).
 
     Args:
-        num_inputs: L, how many earlier outputs are summed.
-        channels: C, the channels of each.
+        num_inputs: L, the number of earlier outputs.
+        channels: C, the channels of each output.
     """
 
     def __init__(self, num_inputs: int, channels: int) -> None:
@@ -44,7 +44,7 @@ class CrossLayerSum(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_inputs, channels))
 
     def forward(self, normalised: Sequence[Tensor]) -> Tensor:
-        """Sum L tensors ``[N, C, H, W]`` into one of the same shape."""
+        """Sum L normalised outputs ``[N, C, H, W]`` into one tensor of that shape."""
         bias = self.bias.sum(dim=0)
         if isinstance(normalised, SharedOutputs):
             return normalised.weighted_sum(self.weight, bias)
@@ -52,21 +52,21 @@ class CrossLayerSum(nn.Module):
 
 
 class OutputNorm(nn.BatchNorm2d):
-    """BatchNorm without affine that keeps its output for the backward pass, and not its input.
+    """BatchNorm without affine that saves its output for the backward pass instead of its input.
 
-    The gradient needs the normalised input, which is the output, and that is kept for the sums
-    that read it in any case.
+    The gradient needs the normalised input only. That is the output, which the sums that read it
+    save as well, so it takes no extra memory.
 
     Args:
-        channels: C of the images.
+        channels: C.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``[N, C, H, W]``."""
-        # Compiled, the whole network is cut into what is kept and what is computed again anyway.
+        """Normalise each channel of ``[N, C, H, W]``."""
+        # torch.compile decides for the whole network what is saved and what is recomputed.
         if not self.training or torch.compiler.is_compiling():
             return super().forward(x)
         assert self.num_batches_tracked is not None
@@ -91,8 +91,8 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         normalised, scale = ctx.saved_tensors
-        # The gradient of a BatchNorm whose input has mean 0 and deviation 1, and whose weight is
-        # the scale that the true input was multiplied with.
+        # The gradient of a BatchNorm of an input with mean 0 and standard deviation 1 whose weight
+        # is the factor that normalised the original input.
         zeros, ones = torch.zeros_like(scale), torch.ones_like(scale)
         result, _, _ = torch.ops.aten.native_batch_norm_backward(
             gradient, normalised, scale, None, None, zeros, ones, True, 0.0, [True, False, False]
@@ -101,11 +101,11 @@ class _Normalise(torch.autograd.Function):
 
 
 class CompositeLayer(nn.Module):
-    """BN-ReLU-Conv1x1, BN-ReLU-Conv3x3, BN-ReLU-Conv1x1 (figure 1): the bottleneck of a block.
+    """Bottleneck (figure 1): BN-ReLU-Conv1x1, BN-ReLU-Conv3x3, BN-ReLU-Conv1x1.
 
     Args:
         in_channels: channels of the input.
-        width: channels inside; the output ``[N, 2 * width, H, W]`` has twice as many.
+        width: channels of the two inner convolutions; the output has ``2 * width``.
     """
 
     def __init__(self, in_channels: int, width: int) -> None:
@@ -122,34 +122,35 @@ class CompositeLayer(nn.Module):
         return self.widen(self.narrow(x))
 
     def narrow(self, x: Tensor) -> Tensor:
-        """The first third: map ``[N, in_channels, H, W]`` to ``[N, width, H, W]``."""
+        """Apply the first BN-ReLU-Conv1x1: ``[N, in_channels, H, W]`` to ``[N, width, H, W]``."""
         x = self.conv1(torch.relu(self.norm1(x)))
         return x
 
     def widen(self, x: Tensor) -> Tensor:
-        """The rest: map ``[N, width, H, W]`` to ``[N, 2 * width, H, W]``."""
+        """Apply the other two convolutions: ``[N, width, H, W]`` to ``[N, 2 * width, H, W]``."""
         x = self.conv2(torch.relu(self.norm2(x)))
         x = self.conv3(torch.relu(self.norm3(x)))
         return x
 
 
 class Block(nn.Module):
-    """Composite layers, each reading a :class:`CrossLayerSum` of all outputs before it.
+    """Composite layers, each of which reads a :class:`CrossLayerSum` of all earlier outputs.
 
-    A layer that has a single output before it reads that output as it is.
+    A layer with a single earlier output reads that output directly.
 
     Args:
         in_channels: channels of the block's input.
         width: base width; every output has ``2 * width`` channels.
         num_layers: number of composite layers.
-        input_is_output: whether the input counts among the outputs. False only for the first block
-            of a CIFAR network, whose stem has fewer channels than the block's outputs.
+        input_is_output: whether the input counts as the first output, ``h_0``. False only for the
+            first block of a CIFAR network, whose stem has fewer channels than the outputs.
 
     Attributes:
-        checkpoints: whether a sum, its BatchNorm and its ReLU are computed a second time in the
-            backward pass instead of being kept for it.
-        readers: the sums of the block and of what follows it, if they are to be fused.
-        kernels: of the fused sums.
+        num_outputs: number of outputs, the input included if it counts as one.
+        checkpoints: whether a sum, its BatchNorm and its ReLU are recomputed in the backward pass
+            instead of saved.
+        readers: the sums of this block and of the transition or head after it, if they are fused.
+        kernels: kernels of the fused sums.
     """
 
     def __init__(
@@ -167,13 +168,13 @@ class Block(nn.Module):
             CompositeLayer(in_channels if index == 0 else channels, width)
             for index in range(num_layers)
         )
-        # One sum for each layer but those with a single output to read, in the layers' order.
+        # One sum for each layer with more than one earlier output, in the order of the layers.
         self.sums = module_list(
             CrossLayerSum(num_inputs, channels) for num_inputs in range(2, self.num_outputs)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Map ``[N, in_channels, H, W]`` to normalised outputs, each ``[N, 2 * width, H, W]``."""
+        """Map ``[N, in_channels, H, W]`` to normalised outputs ``[N, 2 * width, H, W]``."""
         outputs: list[Tensor] = []
         if self.readers and not torch.compiler.is_compiling():
             outputs = SharedOutputs([reader.weight for reader in self.readers], self.kernels)
@@ -191,11 +192,11 @@ class Block(nn.Module):
         return outputs
 
     def _read(self, sum_: CrossLayerSum, layer: CompositeLayer, outputs: list[Tensor]) -> Tensor:
-        """The first third of a layer that reads a sum of all outputs so far."""
+        """Apply the sum of all outputs so far and the first convolution of a layer."""
         if not (self.checkpoints and torch.is_grad_enabled()) or torch.compiler.is_compiling():
             return layer.narrow(sum_(outputs))
-        # The convolution is inside because it keeps what comes out of the ReLU; it is not computed
-        # a second time, since the backward pass needs nothing that comes after it.
+        # The convolution is inside because it saves the output of the ReLU. It is not recomputed:
+        # recomputation stops as soon as the last saved tensor is restored.
         so_far = outputs.copy()
         narrowed: Tensor = checkpoint(
             lambda: layer.narrow(sum_(so_far)),
@@ -208,7 +209,7 @@ class Block(nn.Module):
 
 @contextmanager
 def _statistics_kept(norm: nn.BatchNorm2d) -> Iterator[None]:
-    """Leave the running statistics as they are, though the norm is in training."""
+    """Keep the running statistics unchanged while the norm is in training mode."""
     momentum, count = norm.momentum, norm.num_batches_tracked
     norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
@@ -221,9 +222,9 @@ class Transition(nn.Module):
     """Block transition (figure 2): cross-layer sum of all outputs, BN, Conv3x3 of stride 2.
 
     Args:
-        num_inputs: number of outputs of the block before.
-        in_channels: channels of each.
-        out_channels: channels of the next block.
+        num_inputs: number of outputs of the block before it.
+        in_channels: channels of each of these outputs.
+        out_channels: channels of the outputs of the next block.
     """
 
     def __init__(self, num_inputs: int, in_channels: int, out_channels: int) -> None:
@@ -243,8 +244,8 @@ class Head(nn.Module):
 
     Args:
         num_inputs: number of outputs of the last block.
-        channels: channels of each.
-        num_classes: length of the logits.
+        channels: channels of each of these outputs.
+        num_classes: number of logits.
     """
 
     def __init__(self, num_inputs: int, channels: int, num_classes: int) -> None:

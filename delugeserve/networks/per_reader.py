@@ -1,7 +1,7 @@
-"""The authors' form of a DelugeNet, to compare with: every reader normalises every input anew.
+"""The authors' form of a DelugeNet, for comparison: each reader normalises each of its inputs.
 
-It is the same function with the same gradients. It runs O(L^2) normalisations where
-:class:`~delugeserve.networks.layers.Block` runs O(L).
+It is the same function with the same gradients, but runs O(L^2) normalisations in a block of L
+outputs, where :class:`~delugeserve.networks.layers.Block` runs O(L).
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from delugeserve.networks.layers import CrossLayerSum, OutputNorm, module_list
 
 
 class PerReaderSum(nn.Module):
-    """The sum of L BatchNorms, one for each input, each with an affine weight and bias of its own.
+    """Cross-layer sum as the authors compute it: ``x = sum_i BN_i(h_i)``.
+
+    Each of the L BatchNorms has its own affine weight ``w[i, c]`` and bias ``b[i, c]``.
 
     Args:
-        sum_: gives the affine weights and biases.
-        norms: of the L inputs; they give the running statistics.
+        sum_: a cross-layer sum of L normalised inputs; gives the affine weights and biases.
+        norms: the norms of the L inputs; give the running statistics.
     """
 
     def __init__(self, sum_: CrossLayerSum, norms: Iterable[OutputNorm]) -> None:
@@ -32,7 +34,7 @@ class PerReaderSum(nn.Module):
         )
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Sum L raw outputs ``[N, C, H, W]`` into one of the same shape."""
+        """Sum L unnormalised outputs ``[N, C, H, W]`` into one tensor of that shape."""
         total: Tensor | None = None
         for norm, output in zip(self.norms, outputs, strict=True):
             normalised: Tensor = norm(output)
@@ -42,7 +44,14 @@ class PerReaderSum(nn.Module):
 
 
 def per_reader(network: DelugeNet) -> DelugeNet:
-    """Copy a network into the authors' form; its state has keys of its own."""
+    """Return a copy of a network in the authors' form.
+
+    Args:
+        network: a DelugeNet; it does not change.
+
+    Returns:
+        The same function of images ``[N, 3, H, W]``, with other names of tensors in its state.
+    """
     network = copy.deepcopy(network)
     for block, following in zip(network.blocks, network.followers, strict=True):
         block.sums = cast(

@@ -1,4 +1,4 @@
-"""What comes before the first block: one stem for CIFAR's small images, one for ImageNet's."""
+"""The layers before the first block: one stem for CIFAR's small images, one for ImageNet's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class CifarStem(nn.Module):
-    """Conv3x3 to the first base width. Its output is no output of the first block.
+    """Conv3x3 to the first base width; its output does not count among the first block's outputs.
 
     Args:
         width: base width of the first block.

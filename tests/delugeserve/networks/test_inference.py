@@ -1,4 +1,4 @@
-"""The fold, proved in float64."""
+"""The folded network against the original, in float64."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ SPECS = [
 
 
 def randomised(spec):
-    """A network whose BatchNorms all do something."""
+    """A network without trivial BatchNorms."""
     network = build_network(spec, seed=0).double()
     generator = torch.Generator().manual_seed(0)
 
@@ -44,7 +44,7 @@ def test_the_folded_network_is_the_same_function(spec):
         torch.testing.assert_close(folded(images), network(images), rtol=1e-9, atol=1e-9)
 
 
-def test_the_fold_copies():
+def test_folding_does_not_share_tensors():
     network = randomised(SPECS[0])
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with torch.no_grad():

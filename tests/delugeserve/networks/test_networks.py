@@ -1,4 +1,4 @@
-"""The network against a literal transcription of the authors' maths, in float64."""
+"""The network against a literal transcription of the paper's equations, in float64."""
 
 import pytest
 import torch
@@ -20,22 +20,12 @@ def images_for(spec, n=3):
     return torch.randn(n, 3, size, size, generator=generator, dtype=torch.float64)
 
 
-def scrambled(spec, seed=0):
-    """A float64 network in which no two parameters are alike."""
-    network = build_network(spec, seed=seed).double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator).double())
-    return network
-
-
 def batch_norm(x, weight, bias):
     return F.batch_norm(x, None, None, weight, bias, training=True)
 
 
 def read(sum_, outputs):
-    """Every reader normalises every input anew, with an affine of its own, as the authors do."""
+    """Each reader normalises each input, with its own affine weight and bias, as the authors do."""
     return sum(batch_norm(h, w, b) for h, w, b in zip(outputs, sum_.weight, sum_.bias, strict=True))
 
 
@@ -73,7 +63,7 @@ def literal_forward(network, x):
 
 
 @pytest.mark.parametrize("spec", [TINY_CIFAR, TINY_IMAGENET], ids=["cifar", "imagenet"])
-def test_outputs_and_gradients_equal_the_literal_form(spec):
+def test_outputs_and_gradients_equal_the_literal_form(scrambled, spec):
     network = scrambled(spec)
     x = images_for(spec).requires_grad_()
     inputs = [x, *network.parameters()]
@@ -118,7 +108,7 @@ def test_the_arithmetic_count_is_the_modules_own(name):
         image = torch.empty(1, *spec.input_shape)
     complexity = count(spec)
     assert sum(parameter.numel() for parameter in network.parameters()) == complexity.params
-    # Torch counts convolutions and the Linear layer; the cross-layer sums are ours to add.
+    # Torch counts convolutions and the Linear layer, but not cross-layer sums.
     sums: list[int] = []
     for module in network.modules():
         if isinstance(module, CrossLayerSum):
@@ -138,7 +128,7 @@ def test_initial_cross_layer_weights_average():
             assert not module.bias.any()
 
 
-def test_a_seed_decides_the_weights_and_leaves_torch_alone():
+def test_a_seed_determines_the_weights_and_keeps_torchs_state():
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     one, other = (build_network(MODELS["delugenet38"], seed=3) for _ in range(2))
