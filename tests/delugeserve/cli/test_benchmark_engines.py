@@ -56,7 +56,7 @@ def test_the_environment_names_the_data_of_cifar10_only(run, monkeypatch, tiny_c
         "benchmark-engines", *options, "--checkpoint", tmp_path / "dogs.st", "--data", tiny_cifar
     )
     assert status == 2
-    assert "tells apart dog 0" in err
+    assert "'dog 0'" in err
 
 
 def test_one_that_fails_does_not_stop_the_others(run, monkeypatch):

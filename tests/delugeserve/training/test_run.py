@@ -490,7 +490,7 @@ def test_a_folder_without_images(run, tmp_path):
             "train", "--model", model, "--data", tmp_path / "empty", "--output", tmp_path / "run"
         )
         assert (status, out) == (2, "")
-        assert "empty holds no images" in " ".join(err.split())
+        assert str(tmp_path / "empty") in err
     assert not (tmp_path / "run").exists(), "nothing half-written"
 
 
