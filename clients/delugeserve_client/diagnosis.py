@@ -46,7 +46,7 @@ def explain(error: BaseException, address: Address, timeout: float) -> ClientErr
     if status in ("DEADLINE_EXCEEDED", "499") or isinstance(error, TimeoutError):
         return ServerTimeout(
             f"The server at {address} did not answer within {timeout:g} s.",
-            "Send smaller batches, or allow a longer timeout.",
+            "Allow a longer timeout (--timeout on the command line), or check the server's load.",
             url=url,
             timeout=timeout,
         )
@@ -58,7 +58,9 @@ def explain(error: BaseException, address: Address, timeout: float) -> ClientErr
         return no_answer(address)
     return InferenceFailed(
         f"The server at {address} refused the request: {_sentence(text)}",
-        "See the server's log for details.",
+        "Send fewer requests at once, or configure a longer queue."
+        if "queue" in words
+        else "See the server's log for details.",
         url=url,
         message=text,
     )

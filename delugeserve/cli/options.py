@@ -40,6 +40,9 @@ Repository = Annotated[Path, typer.Option("--repository", help="Triton model rep
 Url = Annotated[
     str, typer.Option("--url", help="Server address: localhost:8001 or http://localhost:8000.")
 ]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each answer of the server.")
+]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Draw a plot to this PNG or SVG file.")]
 Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table to this CSV file.")]
 BatchSizes = Annotated[

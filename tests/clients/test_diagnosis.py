@@ -45,6 +45,7 @@ def test_errors_of_tritonclient_and_the_network(error, kind):
     if kind is InferenceFailed:
         assert explained.message == error.message()
         assert f"{error.message()}." in explained.problem
+        assert ("fewer requests" in explained.remedy) == ("queue" in error.message())
     if kind is ServerTimeout:
         assert explained.timeout == 30.0
 

@@ -15,6 +15,7 @@ from delugeserve.cli.options import (
     Json,
     Plot,
     ServedModelName,
+    Timeout,
     Url,
     check_output_file,
     parse_counts,
@@ -62,6 +63,7 @@ def command(
     image: Annotated[
         Path | None, typer.Option(help="Image to send.", show_default="random pixels")
     ] = None,
+    timeout: Timeout = 30,
     json: Json = False,
     csv: Csv = None,
     plot: Plot = None,
@@ -78,7 +80,7 @@ def command(
     batch_sizes = parse_counts("--batch-size", batch_size) if batch_size is not None else None
     _check_outputs(csv, plot)
     address = parse_address(url, protocol)
-    transport = open_transport(address, timeout=30)
+    transport = open_transport(address, timeout)
     try:
         served = transport.connect(model)
         server_version = transport.call("get_server_metadata").get("version", "")
@@ -98,6 +100,7 @@ def command(
             duration=duration,
             warmup=warmup,
             images=pixels,
+            timeout=timeout,
             progress=progress,
         )
     if json:

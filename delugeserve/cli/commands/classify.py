@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delugeserve.cli.options import DEFAULT_URL, Json, ServedModelName, Url
+from delugeserve.cli.options import DEFAULT_URL, Json, ServedModelName, Timeout, Url
 from delugeserve.cli.render.classification import (
     describe,
     describe_skipped,
@@ -34,6 +34,7 @@ def command(
     model: ServedModelName = None,
     url: Url = DEFAULT_URL,
     top_k: Annotated[int, typer.Option(min=1, help="Number of classes to show per image.")] = 5,
+    timeout: Timeout = 30,
     json: Json = False,
 ) -> None:
     """Classify images with a running server.
@@ -46,7 +47,7 @@ def command(
     results: list[Classification] = []
     failure: ClientError | None = None
     try:
-        results.extend(_classify(list(_expand(paths)), url, model, top_k))
+        results.extend(_classify(list(_expand(paths)), url, model, top_k, timeout))
     except ClientError as error:
         if not any(result.predictions for result in results):
             raise
@@ -65,7 +66,7 @@ def command(
 
 
 def _classify(
-    items: Sequence[str | ImageError], url: str, model: str | None, top_k: int
+    items: Sequence[str | ImageError], url: str, model: str | None, top_k: int, timeout: float
 ) -> Iterator[Classification]:
     """Yield one result per item, in order."""
     from delugeserve_client import Classification, Classifier
@@ -74,7 +75,7 @@ def _classify(
     if not paths:
         yield from (Classification(e.source, (), e) for e in items if isinstance(e, ImageError))
         return
-    with Classifier(url, model) as classifier, show_progress() as progress:
+    with Classifier(url, model, timeout=timeout) as classifier, show_progress() as progress:
         progress.stage("classifying", total=len(paths))
         answers = classifier.stream(paths, top_k, on_error="return")
         for item in items:

@@ -1,11 +1,13 @@
 """``classify`` and ``benchmark`` where no server is needed to find what is wrong."""
 
 import json
+import socket
 
 import pytest
 from PIL import Image
 
 from delugeserve.cli.render.classification import describe_skipped
+from delugeserve_client.errors import ServerTimeout, ServerUnavailable
 from delugeserve_client.folders import FolderContents, find_images
 from delugeserve_client.formats import SUFFIXES
 
@@ -13,11 +15,11 @@ NOWHERE = "127.0.0.1:1"
 
 
 @pytest.mark.parametrize("command", [("classify", "cat.jpg"), ("benchmark",)])
-def test_no_server(run, command):
-    status, out, err = run(*command, "--url", NOWHERE)
-    assert (status, out) == (2, "")
-    assert NOWHERE in err
-    assert "delugeserve serve" in err
+def test_no_server(error, command):
+    found = error(*command, "--url", NOWHERE)
+    assert type(found) is ServerUnavailable
+    assert found.url == NOWHERE
+    assert "delugeserve serve" in found.remedy
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,18 @@ def test_benchmark_refuses_options_before_it_measures(run, options):
     )
     assert (status, out) == (2, "")
     assert NOWHERE not in err  # it did not get as far as the server
+
+
+@pytest.mark.parametrize("command", [("classify", "cat.jpg"), ("benchmark",)])
+def test_a_server_that_hangs(error, command):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # connections succeed, and nothing ever answers
+        url = f"127.0.0.1:{silent.getsockname()[1]}"
+        found = error(*command, "--url", url, "--timeout", "0.3")
+    assert isinstance(found, ServerTimeout)
+    assert found.timeout == 0.3
+    assert "--timeout" in found.remedy
 
 
 def test_names_between_colons_are_not_emojis(run):
