@@ -31,6 +31,8 @@ FORMATS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 SUFFIXES: tuple[str, ...] = tuple(sorted(suffix for group in FORMATS.values() for suffix in group))
 """All suffixes, in lower case and sorted."""
 
+_SUFFIX_SET = frozenset(SUFFIXES)
+
 
 def is_image_file(path: str | os.PathLike[str]) -> bool:
     """Return whether a path has the name of an image file; nothing is opened.
@@ -39,7 +41,7 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
     not count: macOS writes a hidden ``._cat.jpg`` next to ``cat.jpg`` that is not an image.
     """
     name = os.path.basename(path)  # noqa: PTH119 - about ten times as fast as Path, for 1e6 files
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIX_SET  # noqa: PTH122
 
 
 def decodable_formats() -> list[str]:
