@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 
-from delugeserve.doctor import diagnose
+import pytest
+
+from delugeserve.doctor import backends, diagnose
 
 WITHOUT_EXTRAS = """
 import importlib.metadata
@@ -47,6 +49,13 @@ def test_the_base_installation(tmp_path):
     assert found["repository", "model_repository"]["status"] == "absent"
 
 
+@pytest.fixture
+def fast_imports(monkeypatch):
+    """Skip importing the runtimes, which takes seconds; test_backends.py imports them."""
+    monkeypatch.setattr(backends, "import_runtime", lambda module: backends.Runtime("1.0"))
+
+
+@pytest.mark.usefixtures("fast_imports")
 def test_sections_and_progress(tmp_path):
     class Recorder:
         stages = ()
@@ -76,6 +85,7 @@ def test_a_repository_that_was_given_must_exist(run, tmp_path):
     assert str(tmp_path / "nowhere") in err
 
 
+@pytest.mark.usefixtures("fast_imports")
 def test_exit_status_and_output(run, stored):
     status, out, err = run("doctor", "--repository", stored)
     assert status == 0, out
@@ -93,6 +103,7 @@ def test_exit_status_and_output(run, stored):
     assert "1 problem, " in err
 
 
+@pytest.mark.usefixtures("fast_imports")
 def test_json(run, stored):
     status, out, _ = run("doctor", "--repository", stored, "--json")
     assert status == 0
