@@ -1,10 +1,10 @@
-"""One NVIDIA GPU: its memory, the networks in every runtime that takes it, the cross-layer sums.
+"""One NVIDIA GPU: memory bandwidth, the networks in every runtime, the cross-layer sums.
 
     python benchmarks/gpu.py [--models delugenet38,delugenet146,delugenet92] [--rounds 9]
     python benchmarks/gpu.py --device cpu
 
-Without a GPU, or with `--device cpu`, the sums are measured alone, on the processor. Needs the
-extra `export`; TensorRT, TensorRT-RTX and onnxruntime-gpu take part where they are installed.
+Without a GPU, or with `--device cpu`, only the sums are measured, on the CPU. Needs the extra
+`export`. TensorRT, TensorRT-RTX and onnxruntime-gpu are measured if they are installed.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ from delugeserve_export.graph import build_graph
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import load_source, untrained_source
 
-METHOD = """Memory: a copy of 256 MiB from the GPU's memory to itself, read and written once.
-Networks: every contestant takes uint8 images in the host's memory and gives logits and
-probabilities there, so that the copies to the GPU and back are in the time; 'the copies alone' are
-what they take. It takes part if its logits lie within what the exporter allows in that precision.
-PyTorch runs the folded network channels-last, eagerly and compiled with CUDA graphs; plans are
-built and loaded as the exporter does it. In a round a contestant runs one batch that is not timed,
-and then whole batches until its time is up, two at the least; the figure is the mean of these.
-Sums: the blocks of DelugeNet-92, batch 32, in bf16. Forward, L outputs are summed; backward, an
+METHOD = """Memory: a copy of 256 MiB within the GPU's memory; bytes read and written both count.
+Networks: every contestant takes uint8 images in host memory and returns logits and probabilities
+there, so the time includes the copies to the GPU and back; 'copies only' is the time of those. A
+contestant is measured if its logit error is within the exporter's budget for its precision. PyTorch
+runs the folded network in channels-last format, eagerly and compiled with CUDA graphs. Plans are
+built and loaded as the exporter does. In each round a contestant runs one batch that is not timed,
+then whole batches until its time is up, at least two; the result is their mean.
+Sums: the blocks of DelugeNet-92, batch 32, in bf16. Forward: L outputs are summed. Backward: an
 output gets its gradient from the R sums that read it, and their weights get theirs. GB/s count
-every input and result once, whatever a contestant moves in fact. 'plain' forward is the chain of
-addcmul, 'autograd' its backward pass, 'compiled' the fused kernels. Tensors take turns, so that
-none is in a cache. A GPU is timed by its own clock, with its work queued beforehand. The ratio to
-the copy's GB/s in the same round is the fraction of the memory roofline."""
+every input and result once, whatever a contestant really moves. 'plain' is the chain of addcmul,
+'autograd' its backward pass, 'compiled' the fused kernels. Tensors are used in turn, so that none
+is in a cache. A GPU is timed by CUDA events, with its work queued beforehand. The ratio to the
+copy's GB/s in the same round is the fraction of the memory roofline."""
 
 NETWORK = "delugenet92"
 BATCH = 32
 BATCHES = (1, 8, 32)
-COPY, COPIES = "copy", "the copies alone"
+COPY, COPIES = "copy", "copies only"
 PACKAGES = ("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "triton")
 
 Result = TypeVar("Result")
 
 
 def missing_gpu() -> str | None:
-    """Why PyTorch cannot use a GPU here; None if it can."""
+    """Return why PyTorch cannot use a GPU here; None if it can."""
     if not hardware.usable_gpus():
         return "this machine has no NVIDIA GPU that CUDA may use"
     if not torch.cuda.is_available():
@@ -69,12 +69,12 @@ def missing_gpu() -> str | None:
 
 
 def attempt(name: str, action: Callable[[], Result], left_out: dict[str, str]) -> Result | None:
-    """Do it, or say why not."""
+    """Return the result of an action; if it fails, record the reason and return None."""
     try:
         return action()
-    except Exception as error:  # whatever a runtime raises must not cost the others their figures
+    except Exception as error:  # a failure of one runtime must not stop the others
         left_out[name] = f"{error}".strip().partition("\n")[0] or type(error).__name__
-        common.out.print(f"{name}: left out. {left_out[name]}", highlight=False, markup=False)
+        common.out.print(f"{name}: skipped. {left_out[name]}", highlight=False, markup=False)
         return None
 
 
@@ -108,9 +108,9 @@ def torch_engine(folded: FoldedDelugeNet, spec: ModelSpec, *, compiled: bool) ->
         return logits, logits.softmax(dim=1)
 
     if compiled:
-        # A function is compiled eight times at most, and then runs eagerly: forget other models'.
+        # PyTorch compiles a function at most eight times, so discard those of other models.
         torch.compiler.reset()
-        # For each size of batch anew, as if it were the only one.
+        # Compile for each batch size, as if it were the only one.
         forward = torch.compile(forward, mode="reduce-overhead", dynamic=False)
 
     def infer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,12 +125,12 @@ def onnxruntime_engine(folded: FoldedDelugeNet, spec: ModelSpec) -> Infer:
     provider = "CUDAExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
         raise UsageError(
-            f"The onnxruntime that is installed has no {provider}.",
-            "Install onnxruntime-gpu in its place.",
+            f"The installed onnxruntime has no {provider}.",
+            "Install onnxruntime-gpu instead.",
         )
     graph = build_graph(folded, spec.dataset, float_type="fp16")
     options = onnxruntime.SessionOptions()
-    # Otherwise what CUDA cannot run, or all of it, runs on the processor.
+    # Otherwise operators that CUDA cannot run, or all of them, run on the CPU.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     session = onnxruntime.InferenceSession(
         graph, options, providers=[provider], enable_fallback=False
@@ -156,7 +156,7 @@ def plan_engine(
 def loaders(
     folded: FoldedDelugeNet, spec: ModelSpec, folder: Path
 ) -> Iterator[tuple[str, FloatType, Callable[[], Infer]]]:
-    """Name and precision of every contestant, and how it is loaded."""
+    """Yield name, precision and loading function of every contestant."""
     for title, compiled in (("eager", False), ("compiled", True)):
         load = partial(torch_engine, folded, spec, compiled=compiled)
         yield f"PyTorch {title} fp16", "fp16", load
@@ -171,7 +171,7 @@ def loaders(
 def load_engines(
     spec: ModelSpec, images: np.ndarray, folder: Path, left_out: dict[str, str]
 ) -> tuple[dict[str, Infer], dict[str, float]]:
-    """The contestants that can be used here, and the errors of their logits."""
+    """Return the contestants that run here, and their logit errors."""
     source = load_source(spec, None) or untrained_source(spec, images)
     reference = network_classifier(source.network, spec.dataset)(images)
 
@@ -181,8 +181,8 @@ def load_engines(
         error = compare(infer, images, reference, 8, precision).relative_error
         if not error <= allowed:
             raise ParityError(
-                f"Its logits err by {error:.2g} of their spread, and {allowed:g} is allowed.",
-                "Report it with the versions printed above.",
+                f"The relative logit error is {error:.2g}; at most {allowed:g} is allowed.",
+                "Report this with the versions printed above.",
             )
         return infer, error
 
@@ -219,7 +219,7 @@ def measure_networks(chosen: Any) -> Iterator[dict[str, Any]]:
                 contestants = {
                     name: partial(common.milliseconds, infer, images[:batch], chosen.seconds)
                     for name, infer in engines.items()
-                    # The first batch of a size allocates, and may compile, or not fit.
+                    # The first batch of a size allocates memory, may compile, and may not fit.
                     if attempt(f"{title}, {name}", partial(infer, images[:batch]), left_out)
                 }
                 samples = common.interleave(title, contestants, chosen.rounds)
@@ -259,8 +259,8 @@ def measure_sums(chosen: Any, device: str) -> Iterator[dict[str, Any]]:
     shapes = list(sums.block_shapes(find_model(NETWORK), batch))
     for shape, outputs in shapes[-1:] if chosen.quick else shapes:
         tensors = sums.draw_tensors(shape, outputs + 1, span, device)
-        # The sums of a block read 2 of its outputs, 3, and so on to all; its outputs are read by
-        # all of these sums, by one less, and so on to a single one.
+        # The sums of a block read 2, 3, ... and finally all of its outputs. Its outputs are read by
+        # all of these sums, by all but one, ... and finally by one.
         for symbol, make, numbers in (
             ("L", sums.forward_work, range(2, outputs + 1)),
             ("R", sums.backward_work, range(1, outputs)),
@@ -312,7 +312,7 @@ def main() -> None:
     hardware.order_gpus()
     missing = missing_gpu()
     if missing and chosen.device == "cuda":
-        parser.error(f"{missing}; say --device cpu")
+        parser.error(f"{missing}; use --device cpu")
     device = chosen.device or ("cpu" if missing else "cuda")
     results: list[dict[str, Any]] = []
     try:
@@ -320,11 +320,11 @@ def main() -> None:
             results.append(measure_memory(chosen))
             results.extend(measure_networks(chosen))
         else:
-            why = missing or "--device cpu was asked for"
-            common.out.print(f"the GPU and its memory: left out, since {why}", highlight=False)
-            common.out.print(f"the networks on the GPU: left out, since {why}", highlight=False)
+            why = missing or "--device cpu was given"
+            common.out.print(f"GPU memory: skipped, as {why}", highlight=False)
+            common.out.print(f"networks on the GPU: skipped, as {why}", highlight=False)
         results.extend(measure_sums(chosen, device))
-    finally:  # what was measured before a failure is kept
+    finally:  # keep what was measured before a failure
         common.finish(chosen, results)
 
 

@@ -11,7 +11,9 @@ from delugeserve.errors import RepositoryError, SubjectError
 # A plan starts with a tag; bytes 24 to 27 are the version that built it. trtexec reads it this way
 # (--getPlanVersionOnly; samples/common/sampleEngines.cpp in NVIDIA/TensorRT). TensorRT-RTX has
 # another tag and the same layout, as seen in a plan that 1.7.1.116 built.
-_TAGS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
+BUILDERS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
+"""Titles of the runtimes that build plans, by the tag at the start of a plan."""
+
 _VERSION = slice(24, 28)
 
 
@@ -42,7 +44,7 @@ def read_plan(path: Path) -> PlanFile:
     """
     with path.open("rb") as file:
         head = file.read(_VERSION.stop)
-    builder = _TAGS.get(head[:4])
+    builder = BUILDERS.get(head[:4])
     if builder is None or len(head) < _VERSION.stop:
         raise SubjectError(
             f"{path} is not a TensorRT plan.",

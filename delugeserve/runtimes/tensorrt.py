@@ -187,10 +187,12 @@ class _PlanBackend(Backend):
         try:
             engine = Engine(runtime, artefact)
         except RuntimeError as error:
+            same = _numbers(runtime.__version__) == _numbers(plan.version)
             raise PlanError(
                 f"{self.title} {runtime.__version__} cannot load {artefact}: {error}",
-                f"Install the version that built it ({self.distributions[0]}=={plan.version}), "
-                "or export the model on this machine.",
+                "Update the NVIDIA driver (see nvidia-smi), or choose another --backend."
+                if same
+                else f"{self._who_can_load(plan.version)}, or export the model on this machine.",
                 required=plan.version,
                 found=runtime.__version__,
             ) from error

@@ -101,7 +101,7 @@ def test_the_gpu_benchmark_measures_the_sums_on_a_processor(tmp_path):
     printed, written = run_quickly(
         "gpu.py", tmp_path, model=None, options=["--device", "cpu", "--seconds", "0.02"]
     )
-    assert printed.count("left out, since") == 2, "the two parts that need a GPU"
+    assert printed.count("skipped, as") == 2, "the two parts that need a GPU"
     names = {result["direction"]: list(result["samples"]) for result in written["results"]}
     assert names == {
         "forward": ["copy", "plain", "compiled"],

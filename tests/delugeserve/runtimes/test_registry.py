@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from delugeserve import runtimes, serving
+from delugeserve.artifacts.plans import BUILDERS
 from delugeserve.errors import MissingExtraError, UnknownNameError, UsageError
 from delugeserve.runtimes import BACKENDS, choose_backend, find_backend
 from delugeserve.runtimes.base import Backend, BuildOptions
@@ -45,6 +46,10 @@ def test_a_record_is_complete(record):
     assert record.instance_kind in ("KIND_CPU", "KIND_GPU")
     assert (SOURCES / record.name / "model.py").is_file()
     assert all(path.is_file() for path in record.support_files)
+
+
+def test_headers_of_plans_name_the_runtimes():
+    assert set(BUILDERS.values()) == {record.title for record in BACKENDS.values() if record.on_gpu}
 
 
 def test_a_new_runtime_is_one_new_file(tmp_path, monkeypatch):

@@ -236,7 +236,7 @@ def test_sums_that_overflow_are_refused(request_for, precision, refused):
 
 
 def test_nothing_is_collected_while_a_runtime_builds(build, monkeypatch):
-    """It calls the logger with a lock held, which the end of a dead builder would wait for."""
+    """The runtime logs with a lock held, for which a collected builder would wait forever."""
     seen, builder = [], rtx.Builder
     monkeypatch.setattr(rtx, "Builder", lambda log: seen.append(gc.isenabled()) or builder(log))
     build()
@@ -299,9 +299,16 @@ def test_a_plan_for_other_gpus_does_not_load(build, gpu, monkeypatch):
 def test_the_drivers_reason_is_passed_on(build, gpu):
     pytest.importorskip("cuda.bindings.runtime")
     gpu()
+    plan = build()
     with pytest.raises(PlanError, match=r"CUDA: ") as caught:
-        TensorRtRtx().load(build(), "fp16")
-    assert f"tensorrt-rtx=={rtx.__version__}" in caught.value.remedy
+        TensorRtRtx().load(plan, "fp16")
+    assert "driver" in caught.value.remedy
+    details = plan.with_name("engine.json")
+    details.write_text(details.read_text().replace(rtx.__version__, "1.6.0.1"))
+    with pytest.raises(PlanError) as caught:
+        TensorRtRtx().load(plan, "fp16")
+    assert (caught.value.required, caught.value.found) == ("1.6.0.1", rtx.__version__)
+    assert "tensorrt-rtx==1.6.0.1" in caught.value.remedy
 
 
 @needs_no_gpu
