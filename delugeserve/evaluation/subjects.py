@@ -84,9 +84,11 @@ def _open_checkpoint(path: Path, spec: ModelSpec | None) -> Subject:
 
 
 def _open_onnx(path: Path, spec: ModelSpec | None) -> Subject:
-    runtime = require("onnxruntime", "export")
+    from delugeserve.runtimes.onnxruntime import open_session
+
+    require("onnxruntime", "export")
     try:
-        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = open_session(path)
         found = _tensors(session.get_inputs()), _tensors(session.get_outputs())
         name = session.get_modelmeta().custom_metadata_map.get("model")
     except Exception as error:  # the runtime's errors have no common base class

@@ -62,7 +62,7 @@ class OnnxRuntime(Backend):
 
     def load(self, artefact: Path, precision: Precision) -> Infer:
         """Load ``model.onnx``."""
-        session = self._session(artefact)
+        session = open_session(artefact)
 
         def infer(images: NDArray[np.uint8]) -> Outputs:
             logits, probabilities = session.run([LOGITS, PROBABILITIES], {INPUT: images})
@@ -81,7 +81,7 @@ class OnnxRuntime(Backend):
         with temporary_folder() as folder:
             path = folder / "optimised.onnx"
             try:
-                self._session(artefact, optimized_model_filepath=str(path))
+                open_session(artefact, optimized_model_filepath=str(path))
             except Exception as error:
                 if not path.exists():
                     raise
@@ -96,12 +96,23 @@ class OnnxRuntime(Backend):
                 counted[_CONVOLUTIONS[node.op_type]] += 1
         return {"Convolution": dict(counted)}
 
-    def _session(self, artefact: Path, **settings: str) -> Any:
-        runtime = require(self.module, self.extra)
-        options = runtime.SessionOptions()
-        # Otherwise it warns about every constant that it cannot fold in fp16, and that an
-        # optimised graph is for this CPU only.
-        options.log_severity_level = _ERROR
-        for name, value in settings.items():
-            setattr(options, name, value)
-        return runtime.InferenceSession(artefact, options, providers=["CPUExecutionProvider"])
+
+def open_session(model: Path | bytes, **settings: str) -> Any:
+    """Open an ONNX Runtime session on the CPU.
+
+    Args:
+        model: an ONNX file, or a serialised ONNX model.
+        settings: attributes of ``onnxruntime.SessionOptions``.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed.
+        Exception: ONNX Runtime cannot load the model; its errors have no common base.
+    """
+    runtime = require(OnnxRuntime.module, OnnxRuntime.extra)
+    options = runtime.SessionOptions()
+    # Otherwise it warns about every constant that it cannot fold in fp16, and that an optimised
+    # graph is for this CPU only.
+    options.log_severity_level = _ERROR
+    for name, value in settings.items():
+        setattr(options, name, value)
+    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -25,7 +25,8 @@ from onnx import TensorProto, helper
 
 from delugeserve.artifacts.interface import INPUT
 from delugeserve.artifacts.records import CalibrationMethod
-from delugeserve.errors import EvaluationError, require
+from delugeserve.errors import EvaluationError
+from delugeserve.runtimes.onnxruntime import open_session
 
 METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
@@ -104,15 +105,12 @@ def collect_histograms(
         EvaluationError: a value is no finite number.
         MissingExtraError: ONNX Runtime is not installed.
     """
-    runtime = require("onnxruntime", "export")
     model = onnx.load_from_string(graph)
     del model.graph.output[:]
     model.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors
     )
-    session = runtime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = open_session(model.SerializeToString())
     histograms = {name: Histogram() for name in tensors}
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
