@@ -1,4 +1,4 @@
-"""OpenVINO: which releases can read what is built for it."""
+"""Which OpenVINO releases can read the artefacts that are built for it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from delugeserve.networks.inference import fold
 from delugeserve.runtimes import BACKENDS
 from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
 from delugeserve_export.graph import build_graph
+from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
 
 NEWEST_OPSET = 15  # of OpenVINO 2024.4, which the oldest supported Triton containers carry
 SPECS = {
@@ -23,16 +24,18 @@ SPECS = {
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize("form", get_args(SumForm))
-def test_older_releases_know_every_operation(tmp_path, spec, form):
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_older_releases_know_every_operation(tmp_path, spec, form, precision):
     graph = build_graph(fold(build_network(spec).eval()), spec.dataset, sum_form=form)
+    if precision == "int8":
+        layers = quantisable_layers(graph)
+        ranges = {tensor: Range(4.0, True) for tensors in layers.values() for tensor in tensors}
+        graph = insert_qdq(graph, ranges, layers, BACKENDS["openvino"].integers)
     path = BACKENDS["openvino"].build(graph, tmp_path)
-    layers = list(ElementTree.parse(path).getroot().iter("layer"))
-    assert "Identity" not in {layer.get("type") for layer in layers}
-    newer = {
-        (layer.get("type"), layer.get("version"))
-        for layer in layers
-        if int(layer.get("version").removeprefix("opset")) > NEWEST_OPSET
+    operations = {
+        (layer.get("type"), int(layer.get("version").removeprefix("opset")))
+        for layer in ElementTree.parse(path).getroot().iter("layer")
     }
-    assert not newer
-    results = [layer.get("name") for layer in layers if layer.get("type") == "Result"]
-    assert len(results) == 2
+    assert ("FakeQuantize" in dict(operations)) == (precision == "int8")
+    assert "Identity" not in dict(operations)
+    assert {operation for operation in operations if operation[1] > NEWEST_OPSET} == set()
