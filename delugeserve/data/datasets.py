@@ -229,7 +229,7 @@ def _report_skipped(source: Path, skipped: SkippedFiles) -> None:
     if skipped.total:
         # Hidden files are the system's own, such as .DS_Store; others may be images to the user.
         level = logging.INFO if set(skipped.kinds) == {"hidden"} else logging.WARNING
-        _log.log(level, "Skipped in %s: %s.", source, skipped)
+        _log.log(level, "%s: skipped %s.", source, skipped)
 
 
 def _unknown_layout(path: Path, dataset: DatasetSpec) -> DatasetError:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _NAMED = 3
+_COUNTABLE = ("folder", "broken link", "special file")  # other kinds have no plural
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class SkippedFiles:
         """Return, for example, ``3 files (2 .txt, 1 hidden): cat/a.txt, cat/b.txt, ...``."""
         files = "1 file" if self.total == 1 else f"{self.total:,} files"
         ordered = sorted(self.kinds.items(), key=lambda item: (-item[1], item[0]))
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in ordered)
+        kinds = ", ".join(
+            f"{count:,} {kind}{'s' if count > 1 and kind in _COUNTABLE else ''}"
+            for kind, count in ordered
+        )
         more = ", ..." if self.total > len(self.names) else ""
         return f"{files} ({kinds}): {', '.join(self.names)}{more}"
