@@ -85,16 +85,18 @@ def check_backend(model: StoredModel, backends: Path) -> None:
             f"The configuration of model '{model.name}' names no backend.",
             f'Write backend: "onnxruntime", or the one it is for, in {model.folder / CONFIG}.',
         )
-    if not (backends / model.backend).exists():
-        raise _missing_backend(model, sorted(path.name for path in backends.iterdir()))
+    if not _has_backend(model, backends / model.backend):
+        known = {path.name for path in backends.iterdir()} - {model.backend}
+        raise _missing_backend(model, sorted(known))
     if record and own:
         record.require_for_serving()
 
 
 def _missing_backend(model: StoredModel, known: Sequence[str]) -> ServerError:
     manifest = find_manifest(model.folder, model.version)
+    kind = "Python-based backend" if model.runtime == PYTHON_RUNTIME else "backend"
     return ServerError(
-        f"Model '{model.name}' needs the backend '{model.backend}', which this server does not "
+        f"Model '{model.name}' needs the {kind} '{model.backend}', which this server does not "
         f"have (it has {', '.join(known)}).",
         f"Export it for another with: {export_command(model.folder, manifest, 'onnxruntime')}"
         if manifest
@@ -107,6 +109,12 @@ def _missing_backend(model: StoredModel, known: Sequence[str]) -> ServerError:
 def uses_cpu_only(model: StoredModel, backends: Path) -> bool:
     """Return whether a model runs in one of our backends, on the CPU."""
     return uses_own_backend(model, backends) and not BACKENDS[model.backend].on_gpu
+
+
+def _has_backend(model: StoredModel, folder: Path) -> bool:
+    if model.runtime == PYTHON_RUNTIME:
+        return find_implementation(model, folder) is not None
+    return folder.exists()  # a native backend may have a library of another name
 
 
 def _copy(record: Backend, target: Path) -> None:

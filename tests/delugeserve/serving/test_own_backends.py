@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -159,6 +160,13 @@ def test_a_configuration_without_a_backend(prepare, model):
     with pytest.raises(ServerError, match="'tiny'") as caught:
         prepare(model(""))
     assert "config.pbtxt" in caught.value.remedy
+
+
+def test_ours_needs_the_python_backend(prepare, installation, add_native, exported):
+    add_native("openvino")
+    shutil.rmtree(installation.backends / "python")
+    with pytest.raises(ServerError, match="'openvino'"):
+        prepare(exported("openvino"))
 
 
 def test_a_runtime_that_is_not_installed(prepare, monkeypatch):
