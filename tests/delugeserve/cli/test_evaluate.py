@@ -1,4 +1,4 @@
-"""``delugeserve evaluate``: everything it takes, and what it says to everything else."""
+"""``delugeserve evaluate``: what it accepts, prints and refuses."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def refused(run, data):
     return refused
 
 
-def test_everything_about_the_shipped_weights(evaluate):
+def test_the_shipped_weights(evaluate):
     result = evaluate("delugenet38")
     assert result["subject"] == "delugenet38.safetensors (PyTorch, fp32)"
     assert result["model"] == "delugenet38"
@@ -81,7 +81,7 @@ def test_everything_about_the_shipped_weights(evaluate):
     assert result["images_per_s"] > 0
 
 
-def test_the_same_figures_whatever_the_form(evaluate, repository):
+def test_every_kind_of_subject_has_the_same_metrics(evaluate, repository):
     expected = evaluate("--model", "delugenet38")
     folder = repository / "delugenet38"
     for arguments, title in [
@@ -95,11 +95,11 @@ def test_the_same_figures_whatever_the_form(evaluate, repository):
         result = evaluate(*arguments)
         assert title in result["subject"]
         assert result["confusion"] == expected["confusion"]
-        for figure in ("calibration_error", "negative_log_likelihood"):
-            assert result[figure] == pytest.approx(expected[figure], rel=1e-3)
+        for metric in ("calibration_error", "negative_log_likelihood"):
+            assert result[metric] == pytest.approx(expected[metric], rel=1e-3)
 
 
-def test_an_onnx_file_is_called_by_what_its_weights_are_stored_in(evaluate, repository, tmp_path):
+def test_an_onnx_file_is_titled_by_the_type_of_its_weights(evaluate, repository, tmp_path):
     onnx = pytest.importorskip("onnx")
     model = onnx.load(repository / "delugenet38/2/model.onnx")
     weights = {node.input[1] for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
@@ -120,7 +120,7 @@ def test_a_limit(evaluate):
     assert evaluate("delugenet38", "--limit", "30")["num_images"] == 30
 
 
-def test_a_terminal_reads_a_line_and_a_table(run, data, monkeypatch):
+def test_a_line_and_a_table_are_printed(run, data, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     status, out, err = run("evaluate", "delugenet38", "--data", data)
     assert status == 0, err
@@ -137,7 +137,7 @@ def test_a_terminal_reads_a_line_and_a_table(run, data, monkeypatch):
     assert "worst" not in err
 
 
-def test_of_many_classes_a_terminal_sees_the_worst(capsys, monkeypatch):
+def test_of_many_classes_the_worst_are_printed(capsys, monkeypatch):
     from delugeserve.cli.commands.evaluate import _print_report
     from delugeserve.evaluation.evaluate import ClassReport, Report
 
@@ -260,11 +260,23 @@ def test_other_classes_than_it_was_trained_on(refused, tmp_path):
     assert "'airplane'" in problem
 
 
-def test_a_version_is_given_no_more_than_its_largest_batch(tmp_path):
+def test_a_version_gets_batches_up_to_its_largest(tmp_path):
     request = Request(SPEC, None, tmp_path, "onnxruntime", "fp32", max_batch_size=4)
     folder = export(request).folder
     with open_subject(Reference("version", str(folder))) as opened:
         assert opened.batch_size == 4
+
+
+@pytest.mark.system
+def test_a_servers_only_model_needs_no_name(evaluate, repository):
+    from delugeserve.serving.supervisor import serve
+
+    expected = evaluate(repository / "delugenet38")
+    with serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server:
+        for arguments in ((server.grpc_url,), ("--url", server.grpc_url)):
+            found = evaluate(*arguments)
+            assert found["subject"] == f"delugenet38 at {server.grpc_url}"
+            assert found["confusion"] == expected["confusion"]
 
 
 def test_a_server_must_be_there(refused):

@@ -62,7 +62,7 @@ def test_top5_needs_more_than_five_classes(num_classes, measured):
         assert (report.top5_error is not None) == measured
 
 
-def test_batches_need_not_all_lie_in_memory():
+def test_batches_may_be_read_one_by_one():
     batches = ((DATA.images[part], DATA.labels[part]) for part in (slice(3), slice(3, 5)))
     assert evaluate_batches(classify, batches, 3) == evaluate(classify, DATA)
 
@@ -83,7 +83,7 @@ def test_batches_change_nothing():
     assert evaluate_fully(classify, DATA, batch_size=1) == evaluate_fully(classify, DATA)
 
 
-def test_probabilities_become_logits_with_the_same_figures():
+def test_probabilities_as_logits_give_the_same_metrics():
     def probabilities(images):
         exponentials = np.exp(classify(images))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -92,10 +92,10 @@ def test_probabilities_become_logits_with_the_same_figures():
         evaluate_fully(one, DATA) for one in (classify, as_logits(probabilities))
     )
     assert of_probabilities.confusion == of_logits.confusion
-    for figure in ("calibration_error", "negative_log_likelihood"):
-        expected = pytest.approx(getattr(of_logits, figure), rel=1e-5)
-        assert getattr(of_probabilities, figure) == expected
-    # Taken for logits as they are, they would be another matter.
+    for metric in ("calibration_error", "negative_log_likelihood"):
+        expected = pytest.approx(getattr(of_logits, metric), rel=1e-5)
+        assert getattr(of_probabilities, metric) == expected
+    # Probabilities that are taken for logits give another result.
     assert evaluate_fully(probabilities, DATA).negative_log_likelihood > 0.7
 
 
@@ -189,7 +189,7 @@ def test_pictures_are_png_or_svg(tmp_path):
             check_picture_path(path)
 
 
-def test_what_runs_elsewhere_is_evaluated_without_torch():
+def test_evaluation_needs_no_torch():
     script = """
 import sys
 sys.modules["torch"] = sys.modules["onnx"] = None
