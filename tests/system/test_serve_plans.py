@@ -1,4 +1,4 @@
-"""A plan and its Python backend in a real Triton; without a GPU it gets as far as CUDA."""
+"""A plan and its Python backend in a real Triton, up to the first call to CUDA."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ pytestmark = [
 ]
 
 
-def test_the_backend_of_plans_loads_in_a_real_server(tmp_path, monkeypatch):
+def test_the_backend_loads_in_a_real_server_up_to_cuda(tmp_path, monkeypatch):
     spec = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
     weights = build_network(spec).eval().state_dict()
     save_checkpoint(Checkpoint(spec, CIFAR10.class_names, weights), tmp_path / "tiny.safetensors")
     repository = tmp_path / "repository"
     export(Request(spec, tmp_path / "tiny.safetensors", repository, "tensorrt-rtx", "fp32", 4))
 
-    # As if there were a GPU, as far as the server itself: it refuses KIND_GPU before the backend.
+    # Pretend that there is a GPU. The server itself would refuse KIND_GPU before the backend loads.
     config = repository / "tiny" / "config.pbtxt"
     config.write_text(config.read_text().replace("KIND_GPU", "KIND_CPU"))
     monkeypatch.setattr(hardware, "usable_gpus", lambda: (Gpu("NVIDIA L4", "550", "8.9", "1 MiB"),))

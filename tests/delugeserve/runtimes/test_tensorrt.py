@@ -337,7 +337,7 @@ def test_an_export_without_a_gpu_is_built_and_not_run(request_for):
 
 
 @needs_no_gpu
-def test_a_plan_is_verified_at_the_batch_that_it_was_tuned_for(request_for, monkeypatch):
+def test_a_plan_is_verified_at_the_batch_size_it_is_tuned_for(request_for, monkeypatch):
     request = request_for(options=BuildOptions(optimal_batch_size=12))
     assert settle(request).sizes == (1, 7, 12, 16)
     folder = export(request).folder
@@ -370,7 +370,7 @@ def test_a_plan_that_the_gpu_here_refuses_is_built_and_not_run(request_for, monk
     assert reason.startswith(f"TensorRT-RTX {rtx.__version__} cannot load model.plan: CUDA: ")
 
 
-def test_fp32_sold_as_fp16_is_noticed(request_for, monkeypatch):
+def test_fp32_in_place_of_fp16_is_rejected(request_for, monkeypatch):
     monkeypatch.setattr(TensorRtRtx, "float_type", lambda self, precision: "fp32")
     with pytest.raises(
         RejectedError, match=r"'computes in the precision.* 15 in fp32, where all in"
@@ -380,7 +380,7 @@ def test_fp32_sold_as_fp16_is_noticed(request_for, monkeypatch):
 
 
 @needs_no_gpu
-def test_a_graph_that_strays_is_not_published_either(request_for, monkeypatch):
+def test_a_graph_with_wrong_logits_is_rejected(request_for, monkeypatch):
     honest = pipeline.build_graph
 
     def dimmed(network, dataset, **changes):

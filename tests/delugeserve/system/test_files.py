@@ -1,4 +1,4 @@
-"""Temporary files, where there is no place or no room for them."""
+"""Temporary folders, also where they cannot be made or the disk is full."""
 
 import resource
 
@@ -8,26 +8,26 @@ from delugeserve.errors import UsageError
 from delugeserve.system.files import temporary_folder
 
 
-def test_a_temporary_folder_is_gone_at_the_end():
+def test_a_temporary_folder_is_removed():
     with temporary_folder() as folder:
         (folder / "file").write_bytes(b"content")
     assert not folder.exists()
 
 
-def test_a_place_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_a_missing_place_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    with pytest.raises(UsageError, match=r"cannot be written to .*gone: No such file") as caught:
+    with pytest.raises(UsageError, match=str(tmp_path / "gone")) as caught:
         temporary_folder().__enter__()
-    assert "set TMPDIR" in caught.value.remedy
+    assert "TMPDIR" in caught.value.remedy
 
 
-def test_a_lack_of_room_is_said_in_a_sentence(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with (
-            pytest.raises(UsageError, match=r"Temporary files cannot be written to .*too large"),
+            pytest.raises(UsageError, match=str(tmp_path)),
             temporary_folder() as folder,
         ):
             (folder / "file").write_bytes(bytes(200_000))
