@@ -174,6 +174,7 @@ def _served_version(folder: Path) -> Path:
         raise RepositoryError(
             f"{folder} lacks the version that its {CONFIG} serves.",
             "Export the model again, or give the folder of another version.",
+            folder,
         )
     return folder / str(model.version)
 

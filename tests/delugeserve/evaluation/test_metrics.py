@@ -38,9 +38,11 @@ def test_predictions_by_hand():
 
 
 def test_metrics_are_rounded():
-    wrong = np.array([1] * 1113 + [0] * 8887)
-    predictions = Predictions(wrong, 0 * wrong, wrong, 0.5 + 0 * wrong, 0 * wrong)
-    assert str(top_k_error(predictions, 1)) == "11.13"
+    third = predictions_of([[0.7, 0.3], [0.7, 0.3], [0.7, 0.3]], [0, 0, 1])
+    assert top_k_error(third, 1) == 33.3333
+    assert str(negative_log_likelihood(third)) == "0.639109"
+    assert [one.accuracy for one in reliability(third) if one.num_images] == [0.666667]
+    assert all(round(end, 4) == end for end in wilson_interval(100 / 3, 3))
 
 
 def test_errors_by_hand():
