@@ -21,8 +21,7 @@ import tritonclient.grpc as triton
 from closed_loop import ClosedLoop, random_images
 
 from delugeserve import BACKENDS, find_model, serve
-from delugeserve_export.pipeline import export
-from delugeserve_export.request import Request
+from delugeserve_export import export, plan_export
 
 METHOD = """One artefact, exported once, runs with all cores in this process and in the server's
 model process; whichever is not being timed is idle. In process: one call after the other. Server:
@@ -85,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "repository"
         for name in chosen.models:
-            done = export(Request(find_model(name), None, repository, chosen.backend))
+            done = export(plan_export(name, repository=repository, backend=chosen.backend))
             backend = BACKENDS[done.manifest.backend]
             (artefact,) = [*done.folder.glob("model.onnx"), *done.folder.glob("model.xml")]
             engines[name] = artefact, backend.load(artefact, done.manifest.precision)

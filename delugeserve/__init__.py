@@ -42,7 +42,6 @@ if TYPE_CHECKING:
         ParityError,
         PlanError,
         PortError,
-        RejectedError,
         RepositoryError,
         ResumeError,
         ServerError,
@@ -51,7 +50,6 @@ if TYPE_CHECKING:
         TrainingError,
         UnknownNameError,
         UnreadableImageError,
-        UnwrittenError,
         UsageError,
     )
     from delugeserve.evaluation.evaluate import Evaluation, Report, evaluate, evaluate_fully
@@ -102,7 +100,6 @@ __all__ = [
     "Progress",
     "Recipe",
     "Reference",
-    "RejectedError",
     "Report",
     "RepositoryError",
     "ResumeError",
@@ -114,7 +111,6 @@ __all__ = [
     "TrainingError",
     "UnknownNameError",
     "UnreadableImageError",
-    "UnwrittenError",
     "UsageError",
     "__version__",
     "build_network",
@@ -147,9 +143,9 @@ _HOMES = {
     "errors": (
         "BuildError CheckpointError ClassNameError DatasetError DelugeServeError"
         " EvaluationError Failure InvalidReferenceError MissingDeviceError MissingExtraError"
-        " ParityError PlanError PortError RejectedError RepositoryError ResumeError ServerError"
+        " ParityError PlanError PortError RepositoryError ResumeError ServerError"
         " StoppedError SubjectError TrainingError UnknownNameError UnreadableImageError"
-        " UnwrittenError UsageError"
+        " UsageError"
     ),
     "evaluation.evaluate": "Evaluation Report evaluate evaluate_fully",
     "evaluation.subjects": "Subject open_subject",

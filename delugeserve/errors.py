@@ -13,7 +13,6 @@
     │   ├── SubjectError        an artefact or a server does not hold the model that it should
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
     │   ├── RepositoryError     the model repository cannot be read or written
-    │   │   └── UnwrittenError  a manifest cannot be written
     │   ├── ResumeError         a training run was started with other settings
     │   ├── PlanError           a compiled plan is for another runtime or another GPU
     │   ├── MissingDeviceError  there is no GPU
@@ -24,7 +23,6 @@
         ├── EvaluationError     a classifier's outputs cannot be evaluated
         ├── BuildError          a runtime cannot build its artefact
         ├── ParityError         an exported artefact does not compute what the network computes
-        │   └── RejectedError   it did not pass the gate
         └── ServerError         the inference server did not start, or died
 
 Facts that a program may want are attributes; tests assert on the class and on those.
@@ -261,20 +259,6 @@ class RepositoryError(UsageError):
         self.path = path
 
 
-class UnwrittenError(RepositoryError):
-    """What was found of an artefact cannot be written into its manifest.
-
-    Args:
-        problem: one sentence.
-        remedy: one sentence.
-        manifest: what would have been written, a :class:`delugeserve.artifacts.manifest.Manifest`.
-    """
-
-    def __init__(self, problem: str, remedy: str, manifest: Any) -> None:
-        super().__init__(problem, remedy)
-        self.manifest = manifest
-
-
 class ResumeError(UsageError):
     """A training run was started with other settings than are given now.
 
@@ -389,20 +373,6 @@ class BuildError(Failure):
 
 class ParityError(Failure):
     """An exported artefact does not compute what the network computes."""
-
-
-class RejectedError(ParityError):
-    """An exported artefact did not pass the gate.
-
-    Args:
-        problem: one sentence.
-        remedy: one sentence.
-        manifest: what was found, a :class:`delugeserve.artifacts.manifest.Manifest`.
-    """
-
-    def __init__(self, problem: str, remedy: str, manifest: Any) -> None:
-        super().__init__(problem, remedy)
-        self.manifest = manifest
 
 
 class ServerError(Failure):

@@ -36,6 +36,7 @@ from PIL import Image
 from delugeserve import cli
 from delugeserve.artifacts.manifest import Manifest
 from delugeserve.artifacts.records import (
+    EvidenceRecord,
     Origin,
     PlanDetails,
     Profile,
@@ -153,8 +154,7 @@ def exported(tmp_path_factory) -> Path:
     from delugeserve.networks.build import build_network
     from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
     from delugeserve.zoo import CIFAR10, ModelSpec
-    from delugeserve_export.pipeline import export
-    from delugeserve_export.request import Request
+    from delugeserve_export import export, plan_export
 
     spec = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
     network = build_network(spec, seed=0)
@@ -166,7 +166,15 @@ def exported(tmp_path_factory) -> Path:
     checkpoint = folder / "tiny.safetensors"
     save_checkpoint(Checkpoint(spec, CIFAR10.class_names, network.state_dict()), checkpoint)
     repository = folder / "model_repository"
-    export(Request(spec, checkpoint, repository, "onnxruntime", "fp32", 8))
+    plan = plan_export(
+        spec,
+        checkpoint,
+        repository=repository,
+        backend="onnxruntime",
+        precision="fp32",
+        max_batch_size=8,
+    )
+    assert export(plan).published
     return repository
 
 
@@ -225,6 +233,7 @@ def _make_manifest(**changes: Any) -> Manifest:
         max_batch_size=8,
         quantisation=None,
         verification=Verification("passed", "24 crops of photographs", "a machine"),
+        evidence=EvidenceRecord(24),
         engine=None,
         speed={},
         files={},

@@ -10,6 +10,7 @@ from typing import Any
 
 from delugeserve.artifacts.interface import INPUT, Precision
 from delugeserve.artifacts.records import (
+    EvidenceRecord,
     FileRecord,
     Origin,
     PlanDetails,
@@ -43,6 +44,7 @@ class Manifest:
         max_batch_size: most images in one batch.
         quantisation: None unless the precision is int8.
         verification: the last one, by the export or by ``delugeserve verify``.
+        evidence: what is kept to verify the version again.
         engine: details of a TensorRT plan; None for other artefacts.
         speed: milliseconds of a batch on the exporting machine, by precision and batch size; empty
             if it could not be run there.
@@ -64,6 +66,7 @@ class Manifest:
     max_batch_size: int
     quantisation: Quantisation | None
     verification: Verification
+    evidence: EvidenceRecord
     engine: PlanDetails | None
     speed: Mapping[str, Mapping[int, float]]
     files: Mapping[str, FileRecord]

@@ -103,6 +103,8 @@ class Flip:
         image: index among the images compared.
         expected: the network's class index.
         found: the artefact's class index.
+        expected_name: the network's class name.
+        found_name: the artefact's class name.
         margin: the network's logit of ``expected`` minus that of ``found``: small for a close
             decision, large for a fault.
     """
@@ -110,6 +112,8 @@ class Flip:
     image: int
     expected: int
     found: int
+    expected_name: str
+    found_name: str
     margin: float
 
 
@@ -187,6 +191,24 @@ class Verification:
     def failures(self) -> tuple[Check, ...]:
         """The checks that failed."""
         return tuple(check for check in self.checks if not check.passed)
+
+
+@dataclass(frozen=True)
+class EvidenceRecord:
+    """What ``evidence.npz`` holds, to verify the version again.
+
+    Attributes:
+        probe_images: number of photograph crops, which are always kept.
+        data: what the data set's images are, such as ``test images of cifar10``; None if the
+            version was verified on photographs only.
+        data_images: number of the data set's images whose SHA-256 and logits are kept.
+        images_kept: the data set's images are kept too.
+    """
+
+    probe_images: int
+    data: str | None = None
+    data_images: int = 0
+    images_kept: bool = False
 
 
 @dataclass(frozen=True)

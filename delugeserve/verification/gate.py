@@ -1,10 +1,9 @@
-"""The gate: an artefact is published if every check passes, and only then.
+"""The gate: an artefact is published only if every check passes.
 
-It is the final artefact that is run, as loaded from disk. In fp32, if it can compute in fp32, it
-must repeat the network's logits to rounding: that proves the graph and every weight in it. In the
-precision it will be served in it must stay within that precision's budget: that proves that the
-precision can be afforded. Its batches must not depend on who is in them, and it must really compute
-in the precision that was asked for.
+The final artefact is run, as loaded from disk. In fp32, if it can compute in fp32, it must repeat
+the network's logits up to rounding, which verifies the graph and every weight. In the precision
+that is served it must keep within that precision's budget. The rows of a batch must not affect each
+other, and the runtime must compute in the precision asked for.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.artifacts.interface import Infer, Outputs, Precision, optimal_batch_size
-from delugeserve.artifacts.manifest import Manifest
 from delugeserve.artifacts.records import Check, Comparison, Flip, Verification
-from delugeserve.errors import ParityError, RejectedError, UsageError, reason_of
+from delugeserve.errors import ParityError, UsageError, reason_of
 from delugeserve.system import hardware
 from delugeserve.verification.evidence import Evidence
 from delugeserve.verification.invariance import Invariance, try_invariances
@@ -27,53 +25,57 @@ from delugeserve.verification.parity import BUDGETS, compare, spread_of
 T = TypeVar("T")
 
 _FEW = 8
-"""Images that are enough to tell another graph, other weights or mixed rows from rounding."""
+"""Images that suffice to tell another graph, other weights or mixed rows from rounding."""
 
 _ODD = 7
 """A batch size that no runtime is tuned for."""
 
 _EXACT = 1 / 50
-"""The part of the budget that is left to rows which only change places within a batch: ONNX Runtime
-and OpenVINO answer with the same bits, in every precision."""
+"""Fraction of the budget for rows that only change places in a batch: ONNX Runtime and OpenVINO
+return the same bits, in every precision."""
 
 
 def batch_sizes(maximum: int, optimum: int | None = None) -> list[int]:
-    """The batch sizes to try: one, an odd one, the optimum and the maximum.
+    """Return the batch sizes to verify at: one, an odd one, the optimum and the maximum.
 
     Args:
-        maximum: the most images of one batch.
-        optimum: the batch that was tuned for; None means
+        maximum: most images in one batch.
+        optimum: the batch size that was tuned for; None for
             :func:`~delugeserve.artifacts.interface.optimal_batch_size`.
     """
     odd = min(_ODD, maximum - 1 + maximum % 2)
     return sorted({1, odd, optimum or optimal_batch_size(maximum), maximum})
 
 
-def examine(
+def verify(
     runs: Mapping[Precision, Infer],
     evidence: Evidence,
     *,
     precision: Precision,
     sizes: Sequence[int],
     trained: bool,
+    class_names: Sequence[str] = (),
     computed_in: Mapping[Precision, int] | None = None,
     quantised: int | None = None,
 ) -> Verification:
-    """Run an artefact and check everything.
+    """Run an artefact and check it.
 
     Args:
-        runs: the artefact, loaded to compute in the precision it will be served in, and in fp32
-            where it can.
-        evidence: the network's answers.
-        precision: what it will be served in.
+        runs: the artefact, loaded to compute in ``precision``, and also in fp32 if it can.
+        evidence: images with the network's logits.
+        precision: what is served.
         sizes: batch sizes to compare at.
-        trained: whether the network's classes mean anything.
-        computed_in: how many of its matrix products the runtime computes in which precision, if it
-            can tell.
-        quantised: how many of them the graph has in int8, if that is the precision.
+        trained: False for a network whose classes mean nothing; only its logits are checked.
+        class_names: to name classes in the result; empty for their indices.
+        computed_in: number of matrix products by the precision that the runtime computes them in;
+            None if it does not report that.
+        quantised: number of matrix products that the graph has in int8, if that is the precision.
+
+    Raises:
+        UsageError: what runs the artefact cannot be reached.
     """
     few = Evidence(evidence.images[:_FEW], evidence.logits[:_FEW], evidence.description)
-    report = _Report(evidence.description, trained)
+    report = _Report(evidence.description, class_names, trained=trained)
     if precision != "fp32" and "fp32" in runs:
         report.compare(runs["fp32"], few, len(few.images), "fp32")
     infer = runs[precision]
@@ -85,38 +87,31 @@ def examine(
     return report.verification()
 
 
-def not_run(evidence: Evidence, reason: str, *others: Check) -> Verification:
-    """What there is to say of an artefact that this machine cannot run.
+def not_run(evidence: Evidence, reason: str, *checks: Check) -> Verification:
+    """Return the result for an artefact that this machine cannot run.
 
     Args:
-        evidence: what it will have to be run on.
-        reason: why, as a clause.
-        others: what could be checked without running it.
+        evidence: what it will be verified on.
+        reason: why it cannot run, as a clause.
+        checks: what could be checked without running it.
     """
-    check = Check("runs here", True, reason, "'delugeserve verify' where it can run")
-    checks = (check, *others)
-    return Verification("built, not run", evidence.description, hardware.describe(), checks)
+    here = Check("runs here", True, reason, "'delugeserve verify' where it can run")
+    failed = any(not check.passed for check in checks)
+    return Verification(
+        "failed" if failed else "built, not run",
+        evidence.description,
+        hardware.describe(),
+        (here, *checks),
+    )
 
 
-def require_passed(verification: Verification, manifest: Manifest, remedy: str) -> None:
-    """Raise if a check failed.
-
-    Args:
-        verification: what was found.
-        manifest: all else there is to say of the artefact.
-        remedy: one sentence that says what to do.
-
-    Raises:
-        RejectedError: one did.
-    """
-    if verification.failures:
-        first = verification.failures[0]
-        raise RejectedError(
-            f"The artefact fails '{first.name}': {first.found}, where {first.required} is "
-            f"required{_clause(first.detail)}.",
-            remedy,
-            manifest,
-        )
+def describe_failure(verification: Verification) -> str:
+    """Return a sentence about the first failed check."""
+    first = verification.failures[0]
+    detail = f" ({first.detail})" if first.detail else ""
+    return (
+        f"The check '{first.name}' failed: found {first.found}, required {first.required}{detail}."
+    )
 
 
 def check_precision(
@@ -125,10 +120,10 @@ def check_precision(
     """Check that an artefact computes in its precision.
 
     Args:
-        precision: the one that was asked for.
-        computed_in: how many of its matrix products are computed in which.
-        quantised: for int8, how many the graph has in it; None for all. A runtime may leave some
-            of them in the higher precision, where that is faster, but not most.
+        precision: the one asked for.
+        computed_in: number of matrix products by the precision that they are computed in.
+        quantised: for int8, how many the graph has in int8; None for all. A runtime may compute
+            some of them in the higher precision, where that is faster, but not most.
     """
     total = sum(computed_in.values())
     found = computed_in.get(precision, 0)
@@ -147,10 +142,10 @@ def check_precision(
 
 
 class _Report:
-    """Collects checks, and the figures behind them."""
+    """Collects checks and the measurements behind them."""
 
-    def __init__(self, images: str, trained: bool) -> None:
-        self._images, self._trained = images, trained
+    def __init__(self, images: str, class_names: Sequence[str], *, trained: bool) -> None:
+        self._images, self._class_names, self._trained = images, class_names, trained
         self._checks: list[Check] = []
         self._comparisons: list[Comparison] = []
 
@@ -160,7 +155,14 @@ class _Report:
         name = f"{precision} at batch size {batch_size}"
         found = self._try(
             name,
-            lambda: compare(_named(infer), evidence.images, evidence.logits, batch_size, precision),
+            lambda: compare(
+                _explained(infer),
+                evidence.images,
+                evidence.logits,
+                batch_size,
+                precision,
+                self._class_names,
+            ),
         )
         if found is None:
             return
@@ -171,13 +173,13 @@ class _Report:
             Check(
                 f"logits, {name}",
                 found.relative_error <= allowed,
-                f"{found.relative_error:.2g} of their spread",
-                f"at most {allowed:.2g}",
-                f"the most, {found.max_error:.2g}, at image {found.worst_image}",
+                f"error {found.relative_error:.2g}",
+                f"at most {allowed:.2g} of the logits' standard deviation",
+                f"largest difference {found.max_error:.2g}, image {found.worst_image}",
             )
         )
         if self._trained:
-            # Rounding that the budget allows may turn a decision that was as close as that.
+            # A decision as close as this may turn through rounding that the budget allows.
             close = 2 * budget.error * spread_of(evidence.logits)
             flips = [flip for flip in found.flips if flip.margin > close]
             agreement = 1 - len(flips) / found.num_images
@@ -187,7 +189,7 @@ class _Report:
                     agreement >= budget.agreement,
                     f"{agreement:.1%}",
                     f"at least {budget.agreement:.1%}",
-                    _describe_flips(flips),
+                    describe_flip(flips[0]) if flips else "",
                 )
             )
 
@@ -199,7 +201,7 @@ class _Report:
             return
         tried = self._try(
             "rows are independent",
-            lambda: try_invariances(_named(infer), images, evidence.logits.shape[1]),
+            lambda: try_invariances(_explained(infer), images, evidence.logits.shape[1]),
         )
         budget = BUDGETS[precision].allowed_error(trained=self._trained)
         self._checks += [_invariance_check(one, budget) for one in tried or ()]
@@ -218,24 +220,29 @@ class _Report:
         )
 
     def _try(self, name: str, run: Callable[[], T]) -> T | None:
-        """Run something; answers that are malformed, or none at all, are a failed check."""
+        """Run something; malformed outputs, or none, are a failed check."""
         try:
             return run()
         except ParityError as error:
             found = error.problem.removesuffix(".")
-            self._checks.append(Check(name, False, found, "one row of logits for each image"))
+            self._checks.append(Check(name, False, found, "one row of logits per image"))
             return None
 
 
-def _named(infer: Infer) -> Infer:
-    """Say what was asked where a runtime raises, whose errors have no base of their own."""
+def describe_flip(flip: Flip) -> str:
+    """Return a clause about an image with another class."""
+    return f"image {flip.image}: {flip.found_name}, not {flip.expected_name}, by {flip.margin:.2g}"
+
+
+def _explained(infer: Infer) -> Infer:
+    """Turn whatever a runtime raises into a ParityError that gives the batch size."""
 
     def run(images: NDArray[np.uint8]) -> Outputs:
         try:
             return infer(images)
-        except UsageError:  # what runs it is out of reach, which is no fault of the artefact
+        except UsageError:  # the server is out of reach, which is no fault of the artefact
             raise
-        except Exception as error:
+        except Exception as error:  # the runtimes' errors have no common base
             problem = f"a batch of {len(images)} cannot be run ({reason_of(error)})"
             raise ParityError(problem, "") from error
 
@@ -247,21 +254,7 @@ def _invariance_check(one: Invariance, budget: float) -> Check:
     return Check(
         f"{one.name}, batch of {one.batch_size}",
         one.relative_error <= allowed,
-        f"{one.relative_error:.2g} of the spread",
-        f"at most {allowed:.2g}",
-        f"the most at image {one.worst_image}" if one.relative_error else "",
+        f"difference {one.relative_error:.2g}",
+        f"at most {allowed:.2g} of the logits' standard deviation",
+        f"largest at image {one.worst_image}" if one.relative_error else "",
     )
-
-
-def _describe_flips(flips: Sequence[Flip]) -> str:
-    if not flips:
-        return ""
-    worst = flips[0]
-    return (
-        f"image {worst.image} is class {worst.found}, not {worst.expected}, "
-        f"against a margin of {worst.margin:.2g}"
-    )
-
-
-def _clause(detail: str) -> str:
-    return f"; {detail}" if detail else ""

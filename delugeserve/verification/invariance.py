@@ -1,7 +1,7 @@
-"""What must hold of any classifier's batches, whatever its weights: no reference is needed.
+"""Properties that hold for the batches of any classifier, whatever its weights.
 
-Whether an image is alone in a batch, beside which others and in which row must not matter. It does
-where rows are mixed up, where a batch was frozen at one image, or where a buffer is shared.
+An image's logits must not depend on its row or on the other images of the batch. They do where rows
+are mixed up, where the batch size was fixed to one, or where a buffer is shared.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from delugeserve.verification.parity import infer_checked, relative_error, sprea
 
 @dataclass(frozen=True)
 class Invariance:
-    """One such property, tried out.
+    """One property, measured.
 
     Attributes:
-        name: what must not matter.
-        batch_size: images of one call.
-        exact: both answers come from batches of this size, in which every row is computed alike,
-            so that nothing should be rounded otherwise.
-        relative_error: root-mean-square difference of the logits over their standard deviation.
-        worst_image: the image whose logits differ most.
+        name: what must not change the logits.
+        batch_size: images per call.
+        exact: both results come from batches of this size, so that rounding should be the same.
+        relative_error: root-mean-square difference of the logits, divided by their standard
+            deviation.
+        worst_image: index of the image whose logits differ most.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Invariance:
 def try_invariances(
     infer: Infer, images: NDArray[np.uint8], num_classes: int, *, seed: int = 0
 ) -> tuple[Invariance, ...]:
-    """Try equal rows, shuffled rows, and images one by one.
+    """Compare equal rows, shuffled rows, and single images with the batch.
 
     Args:
-        infer: the artefact.
-        images: uint8 ``[N, H, W, 3]``, one batch of different images; at least two.
+        infer: runs the artefact.
+        images: one batch of at least two different images, uint8 ``[N, H, W, 3]``.
         num_classes: length of the logits.
-        seed: of the order that the rows are shuffled into.
+        seed: of the shuffled order.
 
     Raises:
         ParityError: an output is malformed.
@@ -56,7 +56,7 @@ def try_invariances(
 
     together = run(images)
     order = np.random.default_rng(seed).permutation(count)
-    if (order == np.arange(count)).all():  # which says nothing
+    if (order == np.arange(count)).all():  # the identity would test nothing
         order = order[::-1]
     shuffled = run(images[order])
     equal = run(np.repeat(images[:1], count, axis=0))

@@ -1,12 +1,12 @@
-"""How far an artefact's answers lie from those of the network it was made from.
+"""How far an artefact's logits are from those of the network it was made from.
 
-The network's answers, its logits in fp32 on real images, are the reference; how far an artefact
-may stray depends on the precision it computes in.
+The network's logits in fp32 on real images are the reference; how much an artefact may differ
+depends on the precision that it computes in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -19,18 +19,19 @@ from delugeserve.errors import ParityError
 
 _TOP = 5
 _BINS = 40
+_REPORT = "Export with another --backend, and report this as a bug."
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How far an artefact may stray.
+    """How much an artefact may differ from the network.
 
     Attributes:
-        error: root-mean-square logit error, as a fraction of the logits' standard deviation.
-        agreement: least fraction of images with the same top-1 class, not counting those on which
-            the network was all but undecided: by no more than twice the error.
-        untrained_error: like ``error``, for a network without trained weights. Its logits hardly
-            depend on the image, so rounding weighs more, and its classes are a toss-up.
+        error: root-mean-square logit error, divided by the logits' standard deviation.
+        agreement: least fraction of images with the same top-1 class. Images whose two classes are
+            closer than twice the error count as the same.
+        untrained_error: ``error`` for an untrained network, whose logits hardly depend on the
+            image, so that rounding weighs more.
     """
 
     error: float
@@ -38,7 +39,7 @@ class Budget:
     untrained_error: float
 
     def allowed_error(self, *, trained: bool) -> float:
-        """The ``error`` that a network may make, with trained weights or without."""
+        """Return the error allowed, with trained weights or without."""
         return self.error if trained else self.untrained_error
 
 
@@ -58,19 +59,21 @@ def compare(
     reference: NDArray[np.float32],
     batch_size: int,
     precision: Precision,
+    class_names: Sequence[str] = (),
 ) -> Comparison:
     """Run an artefact on images and compare its logits with the network's.
 
     Args:
-        infer: the artefact.
-        images: uint8 ``[K, H, W, 3]``. They are repeated in turn until the last batch is full, so
-            that every call has exactly ``batch_size`` images.
+        infer: runs the artefact.
+        images: uint8 ``[K, H, W, 3]``; repeated until the last batch is full, so that every call
+            has exactly ``batch_size`` images.
         reference: the network's logits, float32 ``[K, classes]``.
-        batch_size: images in one call.
+        batch_size: images per call.
         precision: what the artefact computes in.
+        class_names: to name the classes of flips; empty for their indices.
 
     Raises:
-        ParityError: the outputs have the wrong shape, are no numbers, or the probabilities are not
+        ParityError: the outputs have the wrong shape, are not finite, or the probabilities are not
             the softmax of the logits.
     """
     count = len(images)
@@ -96,7 +99,7 @@ def compare(
         top1_agreement=float(np.mean(logits.argmax(axis=1) == expected.argmax(axis=1))),
         top5_agreement=_top_agreement(logits, expected),
         kl_divergence=_kl_divergence(logits, expected),
-        flips=_find_flips(logits[:count], reference),
+        flips=_find_flips(logits[:count], reference, class_names),
         histogram=tuple(
             np.histogram(error, bins=_BINS, range=(-limit, limit))[0].tolist() if limit else ()
         ),
@@ -104,41 +107,41 @@ def compare(
 
 
 def spread_of(logits: NDArray[np.float32]) -> float:
-    """The standard deviation of logits, which errors are measured against; never zero."""
+    """Return the standard deviation of logits, which errors are divided by; 1 instead of 0."""
     return float(logits.std()) or 1.0
 
 
 def relative_error(
     logits: NDArray[np.float32], expected: NDArray[np.float32], spread: float
 ) -> float:
-    """Root-mean-square difference of logits, as a fraction of their spread."""
+    """Return the root-mean-square difference of logits, divided by ``spread``."""
     error = logits.astype(np.float64) - expected
     return float(np.sqrt(np.mean(error**2))) / spread
 
 
 def infer_checked(infer: Infer, images: NDArray[np.uint8], num_classes: int) -> NDArray[np.float32]:
-    """Run an artefact and check the form of its answers.
+    """Run an artefact and check the shape and type of its outputs.
 
     Returns:
         The logits, float32 ``[N, num_classes]``.
 
     Raises:
-        ParityError: the outputs have the wrong shape, are no numbers, or the probabilities are not
+        ParityError: the outputs have the wrong shape, are not finite, or the probabilities are not
             the softmax of the logits.
     """
     logits, probabilities = infer(np.ascontiguousarray(images))
     expected = (len(images), num_classes)
     if logits.shape != expected or probabilities.shape != expected:
         raise ParityError(
-            f"{len(images)} images are answered with logits {logits.shape} and probabilities "
+            f"{len(images)} images gave logits of shape {logits.shape} and probabilities of shape "
             f"{probabilities.shape}, not {expected}.",
-            "Try another --backend, and report this.",
+            _REPORT,
         )
-    # Not below the tolerance is also true of what is not a number.
+    # Written so that NaN fails as well.
     if not np.abs(np.exp(_log_softmax(logits)) - probabilities).max() < 0.01:
         raise ParityError(
             "The probabilities are not the softmax of the logits.",
-            "Try another --backend, and report this.",
+            _REPORT,
         )
     return logits
 
@@ -151,7 +154,7 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _kl_divergence(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
     ours, theirs = _log_softmax(logits), _log_softmax(expected)
-    # It is never negative but for rounding.
+    # Only rounding makes it negative.
     return max(0.0, float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean()))
 
 
@@ -163,13 +166,18 @@ def _top_agreement(logits: NDArray[np.float32], expected: NDArray[np.float32]) -
     return float((ours[:, :, None] == theirs[:, None, :]).any(axis=1).mean())
 
 
-def _find_flips(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[Flip, ...]:
+def _find_flips(
+    logits: NDArray[np.float32], reference: NDArray[np.float32], class_names: Sequence[str]
+) -> tuple[Flip, ...]:
     found, expected = logits.argmax(axis=1), reference.argmax(axis=1)
+    names = class_names or [f"class {index}" for index in range(logits.shape[1])]
     flips = [
         Flip(
             image=int(row),
             expected=int(expected[row]),
             found=int(found[row]),
+            expected_name=names[expected[row]],
+            found_name=names[found[row]],
             margin=float(reference[row, expected[row]] - reference[row, found[row]]),
         )
         for row in np.flatnonzero(found != expected)

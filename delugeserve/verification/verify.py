@@ -1,33 +1,52 @@
-"""Verifying a published version again: where it will run, or after it was moved there."""
+"""Verifying an exported version again: on the machine that will serve it, or through a server."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from delugeserve.artifacts import labels
 from delugeserve.artifacts.interface import Infer
 from delugeserve.artifacts.manifest import Manifest, check_files, read_manifest
-from delugeserve.errors import (
-    DelugeServeError,
-    RepositoryError,
-    UnwrittenError,
-)
+from delugeserve.errors import DelugeServeError, RepositoryError, reason_of
 from delugeserve.runtimes import choose_backend
 from delugeserve.runtimes.base import Backend, load_runs
 from delugeserve.verification.evidence import read_evidence
-from delugeserve.verification.gate import batch_sizes, examine, require_passed
+from delugeserve.verification.gate import batch_sizes, verify
+
+
+@dataclass(frozen=True)
+class VerificationOutcome:
+    """The result of verifying a version.
+
+    Attributes:
+        manifest: the version's manifest with the new verification.
+        unwritten: why the manifest could not be written; None if it was.
+    """
+
+    manifest: Manifest
+    unwritten: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return self.manifest.verification.status == "passed"
 
 
 def load_version(folder: Path) -> tuple[Manifest, Infer]:
-    """Load a version to run it in this process, as it will be served.
+    """Load a version to run it in this process, in the precision that is served.
 
     Args:
-        folder: the version's.
+        folder: the version's folder.
 
     Returns:
-        Its manifest, and how to run it.
+        Its manifest, and a function that runs it.
 
     Raises:
         RepositoryError: there is no version, or its runtime cannot load it.
@@ -35,85 +54,84 @@ def load_version(folder: Path) -> tuple[Manifest, Infer]:
     """
     manifest = read_manifest(folder)
     backend, _ = choose_backend(manifest.backend)
-    artefact, precision = folder / manifest.artefact, manifest.precision
-    with _loading(backend, artefact):
-        return manifest, backend.load(artefact, precision)
+    artefact = folder / manifest.artefact
+    with _explain_loading(backend, artefact):
+        return manifest, backend.load(artefact, manifest.precision)
 
 
 def verify_version(
-    folder: Path, infer: Infer | None = None, *, machine: str | None = None
-) -> Manifest:
-    """Put a version through the gate again, and write what came out into its manifest.
+    folder: Path,
+    infer: Infer | None = None,
+    *,
+    images: NDArray[np.uint8] | None = None,
+    machine: str | None = None,
+) -> VerificationOutcome:
+    """Verify a version again, and write the result into its manifest.
 
-    Neither the checkpoint nor torch is needed: the images and the network's answers lie beside the
-    artefact.
+    Neither the checkpoint nor torch is needed: the network's logits lie next to the artefact, with
+    a few crops of photographs. The images of the data set that the version was verified on are
+    compared too if they were kept, or are given.
 
     Args:
-        folder: the version's.
-        infer: how to run it, such as through a server; None loads it in this process.
-        machine: where it runs then; None means here.
+        folder: the version's folder.
+        infer: runs the version, for example through a server; None loads it in this process.
+        images: images of that data set, uint8 ``[N, H, W, 3]``, in any order. Those that the
+            version was verified on are found by their SHA-256.
+        machine: where ``infer`` runs; None for this machine.
 
     Returns:
-        The manifest, as it was written.
+        The result, passed or failed.
 
     Raises:
         RepositoryError: there is no version, its files have changed, or its runtime cannot load it.
+        DatasetError: the version was verified on none of ``images``.
         MissingExtraError: its runtime is not installed.
-        RejectedError: a check failed; the manifest says so from now on, if it can be written.
-        UnwrittenError: every check passed, and the manifest cannot be written.
         UsageError: ``infer`` raised it; the manifest stays as it was.
     """
     manifest = read_manifest(folder)
     precision = manifest.precision
     check_files(folder, manifest)
-    evidence = read_evidence(folder, manifest.verification.images)
+    evidence = read_evidence(folder, manifest.evidence).select(images)
     computed_in = None
     if infer is not None:
         runs = {precision: infer}
     else:
         backend, _ = choose_backend(manifest.backend)
         artefact = folder / manifest.artefact
-        with _loading(backend, artefact):
+        with _explain_loading(backend, artefact):
             runs = load_runs(backend, artefact, precision)
             computed_in = backend.executed_precisions(artefact, precision).get("Convolution")
-    verification = examine(
+    label_file = folder / labels.FILE_NAME
+    verification = verify(
         runs,
         evidence,
         precision=precision,
         sizes=batch_sizes(manifest.max_batch_size, manifest.optimal_batch_size),
         trained=manifest.trained,
+        class_names=labels.read_labels(label_file) if label_file.is_file() else (),
         computed_in=computed_in,
         quantised=len(manifest.quantisation.layers) if manifest.quantisation else None,
     )
     if machine is not None:
         verification = dataclasses.replace(verification, machine=machine)
     manifest = dataclasses.replace(manifest, verification=verification)
-    unwritten: OSError | None = None
     try:
         manifest.write(folder)
     except OSError as error:
-        unwritten = error
-    unsaid = f"; {folder} cannot be written, so its manifest does not say this" if unwritten else ""
-    remedy = f"Export the model again, on the machine it is for{unsaid}."
-    require_passed(verification, manifest, remedy)
-    if unwritten:
-        raise UnwrittenError(
-            f"Every check passed, and {folder} cannot be written to say so: "
-            f"{unwritten.strerror or unwritten}.",
-            "Verify it as a user who may write there.",
-            manifest,
-        ) from unwritten
-    return manifest
+        return VerificationOutcome(manifest, error.strerror or str(error))
+    return VerificationOutcome(manifest)
 
 
 @contextmanager
-def _loading(backend: Backend, artefact: Path) -> Iterator[None]:
-    """Say in a sentence what a runtime refuses."""
+def _explain_loading(backend: Backend, artefact: Path) -> Iterator[None]:
+    """Turn whatever a runtime raises while it loads an artefact into a RepositoryError."""
     try:
         yield
     except DelugeServeError:
         raise
-    except Exception as error:  # the runtimes' errors have no base in common
+    except Exception as error:  # the runtimes' errors have no common base
         raise RepositoryError(
-            f"{backend.title} cannot load {artefact}.", "Export the model again."
+            f"{backend.title} cannot load {artefact}: {reason_of(error)}",
+            f"Install the {backend.title} version that the manifest lists under environment, or "
+            "export the model again on this machine.",
         ) from error

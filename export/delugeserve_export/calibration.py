@@ -1,20 +1,20 @@
-"""Calibration: how large the tensors to be quantised are on real images.
+"""Calibration: how large the values of each quantised tensor are on real images.
 
-int8 is symmetric here, so of a tensor only the magnitudes count. They are gathered in a histogram,
-of which a method takes the threshold: magnitudes above it are clipped to it.
+int8 is symmetric here, so only magnitudes count. They are collected in a histogram, from which a
+method takes the threshold; larger magnitudes are clipped.
 
 - ``minmax`` takes the largest magnitude, and clips nothing.
-- ``percentile`` clips one in ten thousand.
-- ``entropy`` takes the threshold at which the quantised distribution says most of the original one,
-  by their Kullback-Leibler divergence (Migacz, "8-bit inference with TensorRT", GTC 2017).
+- ``percentile`` clips one value in ten thousand.
+- ``entropy`` takes the threshold whose quantised distribution has the least Kullback-Leibler
+  divergence from the original (Migacz, "8-bit inference with TensorRT", GTC 2017).
 
-Zeros are left out of the histogram. Zero is exact in symmetric int8 whatever the threshold, and
-behind a ReLU there are so many that nothing else would count.
+Zeros are not counted. Zero is exact in symmetric int8 whatever the threshold, and after a ReLU
+there are so many that they would outweigh the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -27,6 +27,7 @@ from delugeserve.artifacts.interface import INPUT
 from delugeserve.artifacts.records import CalibrationMethod
 from delugeserve.errors import EvaluationError
 from delugeserve.runtimes.onnxruntime import open_session
+from delugeserve.system.progress import NO_PROGRESS, Progress
 
 METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
@@ -35,17 +36,17 @@ _PERCENTILE = 99.99
 _CANDIDATES = 240
 _BATCH = 16
 _MOST_VALUES = 1 << 16
-"""Values of a tensor that are counted in a batch; the largest is sought among all of them."""
+"""Values of a tensor that are counted per batch; the maximum is taken over all."""
 
 
 @dataclass
 class Histogram:
-    """Magnitudes of a tensor's values: bins of one width from 0 to a limit that grows as needed.
+    """Magnitudes of a tensor's values, in equal bins from 0 to a limit that grows as needed.
 
     Attributes:
         maximum: the largest magnitude.
         signed: whether there was a value below zero.
-        limit: upper edge of the last bin; half of the bins at least lie below the maximum.
+        limit: upper edge of the last bin; at least half of the bins are below the maximum.
         counts: of values other than zero, int64 ``[bins]``.
     """
 
@@ -58,14 +59,14 @@ class Histogram:
         """Count the values of a tensor of any shape.
 
         Raises:
-            EvaluationError: one is no finite number.
+            EvaluationError: a value is not finite.
         """
         low, high = float(values.min()), float(values.max())
         largest = max(-low, high)
         if not np.isfinite(largest):
             raise EvaluationError(
-                "The network's activations are no finite numbers on the calibration images.",
-                "Train it again; its weights are damaged or have diverged.",
+                "The network's activations are not finite on the calibration images.",
+                "The training diverged, or the weights are damaged: export another checkpoint.",
             )
         self.signed |= low < 0
         self.maximum = max(self.maximum, largest)
@@ -74,7 +75,7 @@ class Histogram:
         self.limit = self.limit or largest
         while self.limit < largest:
             self._double()
-        # An odd step, so that no column of the images is always passed over.
+        # An odd step, so that every column of the images is sampled.
         step = values.size // _MOST_VALUES | 1
         magnitudes = np.abs(values.reshape(-1)[::step])
         # Divided first: the reciprocal of the smallest numbers is too large for float32.
@@ -91,18 +92,18 @@ def collect_histograms(
     graph: bytes,
     tensors: Sequence[str],
     images: NDArray[np.uint8],
-    on_progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> dict[str, Histogram]:
-    """Run a graph in fp32 in ONNX Runtime, and gather the magnitudes of some of its tensors.
+    """Run a graph in fp32 in ONNX Runtime, and collect histograms of some of its tensors.
 
     Args:
         graph: serialised ONNX model without Q/DQ.
         tensors: names of its tensors.
         images: uint8 ``[N, H, W, 3]``.
-        on_progress: told the number of images after each batch.
+        progress: advances by the images of each batch.
 
     Raises:
-        EvaluationError: a value is no finite number.
+        EvaluationError: a value is not finite.
         MissingExtraError: ONNX Runtime is not installed.
     """
     model = onnx.load_from_string(graph)
@@ -117,17 +118,17 @@ def collect_histograms(
         values: list[Any] = session.run(list(tensors), {INPUT: batch})
         for histogram, value in zip(histograms.values(), values, strict=True):
             histogram.add(value)
-        on_progress(len(batch))
+        progress.advance(len(batch))
     return histograms
 
 
 def threshold(histogram: Histogram, method: CalibrationMethod, *, levels: int = 128) -> float:
-    """The magnitude that becomes the largest integer.
+    """Return the magnitude that becomes the largest integer.
 
     Args:
         histogram: of the tensor.
         method: how it is chosen.
-        levels: how many magnitudes the integer type tells apart.
+        levels: number of magnitudes that the integer type has.
 
     Returns:
         A number above 0 and not above the largest magnitude; 1 for a tensor of zeros.
@@ -142,7 +143,7 @@ def threshold(histogram: Histogram, method: CalibrationMethod, *, levels: int = 
 
 
 def percentile(histogram: Histogram, percent: float) -> float:
-    """The magnitude that so many percent of the values other than zero do not exceed."""
+    """Return the magnitude that ``percent`` of the non-zero values do not exceed."""
     below = np.cumsum(histogram.counts)
     bin_ = int(np.searchsorted(below, below[-1] * percent / 100))
     return _edge(histogram, bin_ + 1)
@@ -162,7 +163,7 @@ def _divergence(counts: NDArray[np.int64], bins: int, levels: int) -> float:
     mass = np.bincount(level, weights=clipped)
     clipped[-1] += counts[bins:].sum()
     some = clipped > 0
-    # A level's mass is spread evenly over those of its bins that hold anything.
+    # A level's mass is spread evenly over its bins that are not empty.
     rounded = np.where(some, (mass / np.maximum(np.bincount(level, weights=some), 1))[level], 0)
     if (rounded[some] == 0).any():
         return np.inf

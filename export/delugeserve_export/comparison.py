@@ -1,4 +1,4 @@
-"""Every engine that this machine can run, side by side: size, error, speed."""
+"""Every engine that this machine can run, compared: size, error, speed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from delugeserve.data.datasets import LabelledImages
 from delugeserve.errors import DelugeServeError, Failure, MissingExtraError, reason_of
 from delugeserve.evaluation.evaluate import evaluate
 from delugeserve.runtimes import BACKENDS
+from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.verification.verify import load_version
 from delugeserve_export.pipeline import export
-from delugeserve_export.request import Request
+from delugeserve_export.plan import ExportPlan
 from delugeserve_export.speed import fill_batch, measure_speed
 
 Status = Literal["passed", "built, not run", "failed", "refused", "not installed"]
+
+BASELINE = ("onnxruntime", "fp32")
+"""The engine that others' speed is divided by: the one that everybody has."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,16 @@ class Row:
     """One backend in one precision.
 
     Attributes:
-        backend: its name.
+        backend: Triton's name of the backend.
         precision: what it computes in.
-        status: ``passed`` the gate; ``failed`` it, or the build; ``refused`` what was asked.
-        reason: of another status than ``passed``.
+        status: ``passed``; ``failed`` a check or the build; ``refused`` an option; ...
+        reason: why not ``passed``.
         megabytes: size of the artefact.
-        top1_error: in percent of the labelled images; None without any.
-        top1_agreement: fraction of the images it was verified on that it takes for the network's
-            class; None where it was not run.
+        top1_error: on the labelled images, in percent; None without them.
+        top1_agreement: fraction of the verified images with the network's top-1 class; None if it
+            was not run.
         milliseconds: of a batch, by batch size.
+        speedup: ``images_per_s`` divided by that of :data:`BASELINE`; None if either was not timed.
     """
 
     backend: str
@@ -48,86 +53,102 @@ class Row:
     top1_error: float | None = None
     top1_agreement: float | None = None
     milliseconds: dict[int, float] = field(default_factory=dict)
+    speedup: float | None = None
 
     @property
     def images_per_s(self) -> float | None:
-        """At the batch size that gives the most."""
+        """At the batch size with the most."""
         rates = [1000 * size / ms for size, ms in self.milliseconds.items()]
         return max(rates, default=None)
 
 
 def every_engine() -> list[tuple[str, str]]:
-    """The names of all backends, each with all its precisions."""
+    """Return the names of all backends, each with all its precisions."""
     return [(name, one) for name, backend in BACKENDS.items() for one in backend.precisions]
 
 
 def compare_engines(
-    request: Request,
+    plan_for: Callable[[str, str, Path], ExportPlan],
     engines: Iterable[tuple[str, str]],
     folder: Path,
     *,
     sizes: Sequence[int],
     images: NDArray[np.uint8],
     labelled: LabelledImages | None = None,
-    on_stage: Callable[[str], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> list[Row]:
-    """Export a model in every way, and time what came through side by side.
+    """Export a model for every engine, and time those that pass in turn.
 
     Args:
-        request: what to export; backend, precision and repository are set here.
+        plan_for: plans the export for a backend and a precision into a repository.
         engines: backends and precisions.
-        folder: an empty folder for the artefacts.
+        folder: an empty folder for the repositories.
         sizes: batch sizes to time.
         images: uint8 ``[K, H, W, 3]``, repeated to fill a batch.
-        labelled: images of the network's own classes, to measure the error on.
-        on_stage: told what is being done.
+        labelled: images of the network's classes, to measure the error on.
+        progress: receives a stage for the exports and one for the timing.
 
     Returns:
-        A row for each engine, whatever became of it.
+        A row for each engine, whatever became of it: the fastest first, then those that were not
+        timed in the order given.
     """
     rows: list[Row] = []
     loaded: dict[str, Infer] = {}
+    engines = list(engines)
+    progress.stage("export", len(engines))
     for backend, precision in engines:
-        on_stage(f"{backend} {precision}")
         try:
-            row, version = _export_one(request, backend, precision, folder)
-            if row.status == "passed":
+            row, version = _export_one(plan_for, backend, precision, folder)
+            if version is not None and row.status == "passed":
                 _, infer = load_version(version)
                 _run_once(infer, images, sizes)
                 if labelled is not None:
-                    wrong = _top1_error(infer, labelled, max(sizes))
-                    row = dataclasses.replace(row, top1_error=wrong)
+                    error = _top1_error(infer, labelled, max(sizes))
+                    row = dataclasses.replace(row, top1_error=error)
                 loaded[_key(row)] = infer
         except Exception as error:  # whatever a runtime raises, the others keep their rows
-            row = _lost(backend, precision, error)
+            row = _failed(backend, precision, error)
         rows.append(row)
-    on_stage("timing")
+        progress.advance(note=f"{backend} {precision}")
+    progress.stage("time")
     speed = measure_speed(loaded, images, sizes)
-    return [dataclasses.replace(row, milliseconds=speed.get(_key(row), {})) for row in rows]
+    return _rank([dataclasses.replace(row, milliseconds=speed.get(_key(row), {})) for row in rows])
 
 
-def _export_one(request: Request, backend: str, precision: str, folder: Path) -> tuple[Row, Path]:
-    repository = folder / f"{backend}-{precision}"
-    wanted = dataclasses.replace(
-        request, backend=backend, precision=precision, repository=repository
+def _rank(rows: list[Row]) -> list[Row]:
+    baseline = next(
+        (row.images_per_s for row in rows if (row.backend, row.precision) == BASELINE), None
     )
-    done = export(wanted)
-    manifest = done.manifest
+    if baseline:
+        rows = [
+            dataclasses.replace(row, speedup=row.images_per_s / baseline)
+            if row.images_per_s
+            else row
+            for row in rows
+        ]
+    return sorted(rows, key=lambda row: -(row.images_per_s or 0))
+
+
+def _export_one(
+    plan_for: Callable[[str, str, Path], ExportPlan], backend: str, precision: str, folder: Path
+) -> tuple[Row, Path | None]:
+    outcome = export(plan_for(backend, precision, folder / f"{backend}-{precision}"))
+    manifest = outcome.manifest
     verification = manifest.verification
+    status = verification.status
+    reasons = {"failed": outcome.problem, "built, not run": verification.checks[0].found}
     compared = verification.comparisons
-    passed = verification.status == "passed"
     return Row(
         backend,
         precision,
-        "passed" if passed else "built, not run",
-        "" if passed else verification.checks[0].found,
+        status,
+        reasons.get(status, ""),
         megabytes=manifest.artefact_bytes / 1e6,
         top1_agreement=compared[-1].top1_agreement if compared else None,
-    ), done.folder
+    ), outcome.folder
 
 
-def _lost(backend: str, precision: str, error: Exception) -> Row:
-    """The row of an engine that came to nothing."""
+def _failed(backend: str, precision: str, error: Exception) -> Row:
     if isinstance(error, MissingExtraError):
         return Row(backend, precision, "not installed", error.remedy)
     if isinstance(error, DelugeServeError):
@@ -137,7 +158,7 @@ def _lost(backend: str, precision: str, error: Exception) -> Row:
 
 
 def _run_once(infer: Infer, images: NDArray[np.uint8], sizes: Sequence[int]) -> None:
-    """Run every batch that will be timed beside the other engines', where it could lose theirs."""
+    """Run every batch size: a failure here costs this engine its row; later it would cost all."""
     for size in sizes:
         infer(fill_batch(images, size))
 

@@ -1,4 +1,4 @@
-"""The stage of an export that makes its graph int8: calibrate, choose the layers, quantise them."""
+"""The quantise stage of an export: calibrate, choose the layers, insert Q/DQ nodes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from delugeserve.networks.flops import count
 from delugeserve.runtimes import BACKENDS
 from delugeserve.runtimes.base import Backend
 from delugeserve.system.files import temporary_folder
+from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve_export.calibration import METHODS, collect_histograms, threshold
-from delugeserve_export.mixed_precision import OnStep, choose_layers, loss_of
+from delugeserve_export.mixed_precision import choose_layers, loss_of
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import Source
@@ -28,7 +29,7 @@ _JUDGING_FLOPS = 400e9
 _MOST_IMAGES = 2000
 _FEWEST_IMAGES = 16
 _FEW_IMAGES = 250
-"""A layer alone is judged by its logits, which tell more of an image than its class does."""
+"""Images for a layer alone, which is judged by logits: they tell more than the class does."""
 _BATCH = 250
 
 
@@ -37,35 +38,37 @@ class Int8Options:
     """How a network is quantised.
 
     Attributes:
-        calibration_data: a data set with a training split; None takes the one to verify on, or
-            else crops of photographs.
-        calibration_images: how many at most.
-        calibration_method: ``entropy``, ``minmax`` or ``percentile``.
-        max_drop: points of top-1 that quantising may cost.
+        calibration_data: a data set with a training split; None for the one to verify on, or else
+            crops of photographs.
+        calibration_images: most images to calibrate on.
+        calibration_method: how thresholds are chosen.
+        max_drop: percentage points of top-1 that int8 may cost.
     """
 
     calibration_data: str | None = None
     calibration_images: int = 512
-    calibration_method: str = "entropy"
+    calibration_method: CalibrationMethod = "entropy"
     max_drop: float = 0.5
 
-    def check(self) -> CalibrationMethod:
-        """Return the method, if all is well.
+    def check(self) -> None:
+        """Check the values.
 
         Raises:
-            UsageError: an option has no meaning.
+            UsageError: one makes no sense.
         """
         if self.calibration_images < 1:
-            raise UsageError("Calibration needs an image.", "Say --calibration-images 512.")
+            raise UsageError(
+                f"--calibration-images is {self.calibration_images}, but calibration needs at "
+                "least 1 image.",
+                "Use --calibration-images 512.",
+            )
         if not self.max_drop >= 0:
             raise UsageError(
-                f"The drop that is allowed is at least 0 points, not {self.max_drop:g}.",
-                "Say --max-drop 0.5.",
+                f"--max-drop is {self.max_drop:g}, but a drop is at least 0 points.",
+                "Use --max-drop 0.5.",
             )
-        for method in METHODS:
-            if self.calibration_method == method:
-                return method
-        raise UnknownNameError("calibration method", self.calibration_method, METHODS)
+        if self.calibration_method not in METHODS:
+            raise UnknownNameError("calibration method", self.calibration_method, METHODS)
 
 
 def quantise(
@@ -75,40 +78,40 @@ def quantise(
     source: Source,
     data: str | None,
     options: Int8Options,
-    on_step: OnStep = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> tuple[bytes, Quantisation]:
-    """Quantise a graph as far as the budget allows.
+    """Quantise as many layers of a graph as the budget allows.
 
     Args:
-        graph: serialised ONNX model in fp32, on which ranges and layers are found.
-        served: the same in the types in which what is not quantised is to be computed.
-        backend: what the graph is for; builds and runs what is judged, if it can do so here.
+        graph: serialised ONNX model in fp32, to calibrate and to choose the layers on.
+        served: the same in the types that the layers in the higher precision compute in.
+        backend: what the graph is for. It also runs the candidates, unless it builds plans.
         source: the network.
-        data: a data set whose test split judges; None takes crops of photographs.
-        options: how.
-        on_step: told what is being done.
+        data: a data set whose test split the drop is measured on; None for crops of photographs.
+        options: how to quantise.
+        progress: receives a stage for each step.
 
     Returns:
-        ``served``, quantised, and what the manifest says of it.
+        ``served``, quantised, and the record for the manifest.
 
     Raises:
-        UsageError: an option has no meaning, the images cannot be read, or there is no room for
+        UsageError: an option makes no sense, the images cannot be read, or there is no room for
             temporary files.
         ParityError: the budget does not hold, whatever is quantised.
     """
-    method = options.check()
-    spec = source.spec
+    options.check()
+    spec, method = source.spec, options.calibration_method
     calibration_data = options.calibration_data or data
     images, calibrated_on = sample_images(
         spec.dataset, options.calibration_images, calibration_data, split="train"
     )
     layers = quantisable_layers(graph)
-    ranges = _calibrate(graph, layers, images, method, backend, on_step)
+    ranges = _calibrate(graph, layers, images, method, backend, progress)
 
     judging, labels, judged_on = _judging_images(source, data)
-    on_step("asking the network")
+    progress.stage("quantise: network's logits")
     reference = _in_batches(network_classifier(source.network, spec.dataset), judging)
-    # A plan is built slowly and may not run here; its graph in fp32 says the same anywhere.
+    # A plan is slow to build and may not run here; its graph gives the same result on the CPU.
     judge = BACKENDS["onnxruntime"] if backend.typed_graph else backend
 
     def logits_of(layers: Collection[str], images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -124,9 +127,9 @@ def quantise(
         few = judging[:_FEW_IMAGES]
         return loss_of(logits_of([layer], few), reference[: len(few)], None).error
 
-    # The classes of an untrained network are a toss-up: there is nothing to lose.
+    # An untrained network has no accuracy to lose.
     max_drop = options.max_drop if source.trained else float("inf")
-    choice = choose_layers(list(layers), measure, sensitivity_of, max_drop, on_step)
+    choice = choose_layers(list(layers), measure, sensitivity_of, max_drop, progress)
     facts = Quantisation(
         method=method,
         calibrated_on=f"{len(images)} {calibrated_on}",
@@ -148,17 +151,11 @@ def _calibrate(
     images: NDArray[np.uint8],
     method: CalibrationMethod,
     backend: Backend,
-    on_step: OnStep,
+    progress: Progress,
 ) -> dict[str, Range]:
-    done = 0
-
-    def advance(number: int) -> None:
-        nonlocal done
-        done += number
-        on_step(f"calibrating: {done} of {len(images)} images")
-
+    progress.stage("quantise: calibrate", len(images))
     tensors = list(dict.fromkeys(tensor for group in layers.values() for tensor in group))
-    histograms = collect_histograms(graph, tensors, images, advance)
+    histograms = collect_histograms(graph, tensors, images, progress)
     return {
         name: Range(
             threshold(histogram, method, levels=_levels(backend, signed=histogram.signed)),

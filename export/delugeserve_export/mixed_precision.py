@@ -1,7 +1,7 @@
-"""Which layers can be afforded in int8: the others stay in the higher precision.
+"""Which layers to quantise: the others stay in the higher precision.
 
-Everything is measured on the artefact itself, as it will be served: a runtime may round, fuse or
-err in ways that a simulation would not show.
+Everything is measured on the artefact as it will be served. A runtime may round, fuse or fail in
+ways that a simulation would not show.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from delugeserve.artifacts.records import Loss
 from delugeserve.errors import ParityError
-
-OnStep = Callable[[str], None]
+from delugeserve.system.progress import NO_PROGRESS, Progress
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,11 @@ class Choice:
     """Which layers are quantised.
 
     Attributes:
-        layers: in int8.
-        kept: in the higher precision, the most harmful first.
-        loss: of the choice.
-        sensitivity: the logit error with one layer alone in int8, by layer; empty if all layers
-            could be afforded at once and nothing had to be found out.
+        layers: those in int8.
+        kept: those in the higher precision, the most sensitive first.
+        loss: with ``layers`` in int8.
+        sensitivity: logit error with one layer alone in int8, by layer; empty if all layers could
+            be quantised at once.
     """
 
     layers: tuple[str, ...]
@@ -41,10 +40,10 @@ def loss_of(
     reference: NDArray[np.float32],
     labels: NDArray[np.int64] | None,
 ) -> Loss:
-    """Compare quantised logits with the network's, both ``[N, classes]``.
+    """Compare quantised logits with the network's, both float32 ``[N, classes]``.
 
-    The drop is that of the top-1 accuracy; without labels it is the share of images on which the
-    two disagree, which is never smaller.
+    The drop is that of top-1 accuracy. Without labels it is the fraction of images with another
+    top-1 class, which is never smaller.
     """
     answers, expected = logits.argmax(axis=1), reference.argmax(axis=1)
     if labels is None:
@@ -60,45 +59,47 @@ def choose_layers(
     measure: Callable[[Collection[str]], Loss],
     sensitivity_of: Callable[[str], float],
     max_drop: float,
-    on_step: OnStep = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> Choice:
     """Quantise as many layers as the budget allows.
 
-    If quantising all of them costs too much, each is measured alone, and they go back to the higher
-    precision one after the other, the most harmful first, until the budget holds.
+    If quantising all of them costs too much, each is measured alone. They then go back to the
+    higher precision one after the other, the most sensitive first, until the budget holds.
 
     Args:
         layers: all that can be quantised.
-        measure: what it costs to quantise exactly these.
-        sensitivity_of: the logit error with one layer alone in int8.
-        max_drop: the budget, in points of top-1.
-        on_step: told what is being measured.
+        measure: returns the loss with exactly these layers in int8.
+        sensitivity_of: returns the logit error with one layer alone in int8.
+        max_drop: the budget, in percentage points of top-1.
+        progress: receives a stage for each round.
 
     Raises:
         ParityError: the budget does not hold with any layer quantised.
     """
-    on_step("measuring int8")
+    progress.stage("quantise: all layers")
     loss = measure(layers)
     if loss.drop <= max_drop:
         return Choice(tuple(layers), (), loss, {})
+    progress.stage("quantise: each layer alone", len(layers))
     sensitivity = {}
-    for number, layer in enumerate(layers, start=1):
-        on_step(f"measuring layer {number} of {len(layers)} alone")
+    for layer in layers:
         sensitivity[layer] = sensitivity_of(layer)
+        progress.advance()
     order = sorted(layers, key=lambda layer: sensitivity[layer], reverse=True)
+    progress.stage("quantise: without the most sensitive layers", len(order))
     for number in range(1, len(order) + 1):
-        on_step(f"measuring int8 without the {number} most harmful layers")
         kept = order[:number]
         left = tuple(layer for layer in layers if layer not in kept)
         loss = measure(left)
+        progress.advance()
         if loss.drop <= max_drop and left:
             return Choice(left, tuple(kept), loss, sensitivity)
     if loss.drop <= max_drop:
         raise ParityError(
-            f"No layer can be int8 within {max_drop:g} points of top-1.",
-            "Raise --max-drop, or choose another --precision.",
+            f"No layer can be int8 within --max-drop {max_drop:g} points of top-1.",
+            "Raise --max-drop, or use another --precision.",
         )
     raise ParityError(
-        f"Top-1 drops by {loss.drop:.2f} points even without int8, and {max_drop:g} are allowed.",
-        "Allow more with --max-drop, or say --precision fp32.",
+        f"Even without int8, top-1 drops by {loss.drop:.2f} points; --max-drop is {max_drop:g}.",
+        "Raise --max-drop, or use another --backend.",
     )

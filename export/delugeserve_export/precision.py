@@ -19,11 +19,11 @@ from delugeserve.errors import UsageError
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """How ONNX writes a type.
+    """How ONNX stores a type.
 
     Attributes:
         onnx: number of the type in ``TensorProto``.
-        torch: the same type in PyTorch, which rounds to it.
+        torch: the same type in PyTorch.
         opset: the first version of the operator set in which every operator here takes it:
             QuantizeLinear takes float16 from 19 on, Conv and pooling take bfloat16 from 22 on.
         ir_version: the file format that came with that operator set.
@@ -45,18 +45,18 @@ FORMATS: Mapping[FloatType, FloatFormat] = MappingProxyType(
 
 
 def encode(name: str, value: NDArray[np.float32], float_type: FloatType) -> onnx.TensorProto:
-    """Round an array to a type, to nearest and to even, as a constant of a graph.
+    """Round an array to a type, to nearest even, and return it as a constant of a graph.
 
     Raises:
-        UsageError: a number is too large for the type.
+        UsageError: a value is too large for the type.
     """
     form = FORMATS[float_type]
     rounded = torch.from_numpy(value).to(form.torch)
     if not torch.isfinite(rounded).all() and np.isfinite(value).all():
         raise UsageError(
-            f"'{name}' holds {np.abs(value).max():.3g}, and {float_type} ends at "
-            f"{torch.finfo(form.torch).max:.5g}.",
-            "Say --precision fp32, or bf16, which reaches as far.",
+            f"The weight '{name}' has the value {np.abs(value).max():.3g}, but the maximum of "
+            f"{float_type} is {torch.finfo(form.torch).max:.5g}.",
+            "Use --precision fp32 or bf16.",
         )
     raw: Any = rounded.contiguous().view(torch.uint8).numpy().tobytes()
     return helper.make_tensor(name, form.onnx, value.shape, raw, raw=True)

@@ -1,4 +1,4 @@
-"""Real images to calibrate and to verify an artefact with."""
+"""Real images to calibrate and verify with: of a data set, or crops of photographs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from PIL import Image
 
 from delugeserve.data.datasets import SplitName, load_images
 from delugeserve.errors import require
+from delugeserve.verification.evidence import PROBE
 from delugeserve.zoo import DatasetSpec
 
-# Colour photographs that ship inside scikit-image's wheel.
-_PHOTOS = ("chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+# Photographs in scikit-image's wheel that are CC0 or in the public domain, as skimage.data says:
+# crops of them are published with every version.
+_PHOTOS = ("chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg")
 
 
 def sample_images(
@@ -26,41 +28,54 @@ def sample_images(
     split: SplitName = "test",
     seed: int = 0,
 ) -> tuple[NDArray[np.uint8], str]:
-    """Take real images of the network's input size.
+    """Return real images of the network's input size.
 
     Args:
-        dataset: gives the size.
-        count: how many at most.
-        source: a data set to take images from; None takes random crops of photographs.
+        dataset: the network's data set.
+        count: most images.
+        source: a data set to take images from; None for crops of photographs.
         split: of the data set.
         seed: of the crops.
 
     Returns:
-        uint8 ``[K, H, W, 3]`` with K at most ``count``, and what they are.
+        uint8 ``[K, H, W, 3]`` with K at most ``count``, and what the images are.
 
     Raises:
-        DatasetError: the source cannot be read.
-        MissingExtraError: there is no source and scikit-image is not installed.
+        DatasetError: the data set cannot be read.
+        MissingExtraError: scikit-image, which holds the photographs, is not installed.
     """
     if source is not None:
         images = load_images(source, split, dataset, limit=count).images
         return images, f"{split} images of {Path(source).name}"
-    return _photo_crops(dataset.image_size, count, seed), "crops of photographs"
+    return photo_crops(dataset.image_size, count, seed), PROBE
 
 
 def default_source(dataset: DatasetSpec, class_names: Sequence[str] | None) -> str | None:
-    """The data set that ``DELUGESERVE_DATA`` names, for a network that classifies CIFAR-10.
+    """Return the data set in ``DELUGESERVE_DATA``, for a network that classifies CIFAR-10.
 
     Args:
-        dataset: the network's.
-        class_names: its classes, if it was trained; one of other classes has the same sizes.
+        dataset: the network's data set.
+        class_names: the network's classes; None for an untrained one.
     """
     source = os.environ.get("DELUGESERVE_DATA")
     of_cifar10 = dataset.name == "cifar10" and class_names in (None, dataset.class_names)
     return source if source and of_cifar10 else None
 
 
-def _photo_crops(size: int, count: int, seed: int) -> NDArray[np.uint8]:
+def photo_crops(size: int, count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Return random square crops of photographs in the public domain.
+
+    Args:
+        size: height and width, in pixels.
+        count: number of crops.
+        seed: of the crops. A larger count continues the same sequence.
+
+    Returns:
+        uint8 ``[count, size, size, 3]``.
+
+    Raises:
+        MissingExtraError: scikit-image, which holds the photographs, is not installed.
+    """
     package = require("skimage", "export")
     folder = Path(str(package.__file__)).parent / "data"
     photos = [Image.open(folder / name).convert("RGB") for name in _PHOTOS]

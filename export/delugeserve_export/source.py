@@ -1,4 +1,4 @@
-"""Where the network to export comes from: a checkpoint, the shipped weights, or a seed."""
+"""The network to export: from a checkpoint, the shipped weights, or a seed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from delugeserve.artifacts.labels import check_class_names
 from delugeserve.artifacts.records import Origin
 from delugeserve.errors import UsageError
-from delugeserve.networks.build import Network, build_network
+from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.networks.classifier import normalise
 from delugeserve.networks.delugenet import DelugeNet
@@ -45,13 +46,17 @@ def load_source(spec: ModelSpec | None, checkpoint: Path | None) -> Source | Non
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or is of another model.
+        ClassNameError: a label file cannot hold one of the class names.
         UsageError: the model is a ResNet-like baseline.
     """
     path = checkpoint or (spec.weights if spec else None)
     if path is None:
         return None
     loaded = load_checkpoint(path, spec)
-    network = _require_delugenet(loaded.build(), loaded.spec)
+    check_class_names(loaded.class_names, path)
+    require_delugenet(loaded.spec)
+    network = loaded.build()
+    assert isinstance(network, DelugeNet)
     origin = Origin(
         file=path.name,
         sha256=sha256(path),
@@ -63,20 +68,22 @@ def load_source(spec: ModelSpec | None, checkpoint: Path | None) -> Source | Non
 
 
 def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 0) -> Source:
-    """Make an untrained network from a seed: right in size and speed, wrong in its answers.
+    """Make an untrained network from a seed: its size and speed are right, its answers are not.
 
-    Its BatchNorm statistics are taken from one pass over the images, without which its signals
-    would vanish layer by layer and there would be nothing to compare.
+    Its BatchNorm statistics come from one pass over the images. Without them the signals would
+    vanish layer by layer, and there would be nothing to compare.
 
     Args:
-        spec: the network.
-        images: uint8 ``[N, H, W, 3]``; eight at most are used.
+        spec: the model.
+        images: uint8 ``[N, H, W, 3]``; at most eight are used.
         seed: of the weights.
 
     Raises:
         UsageError: the model is a ResNet-like baseline.
     """
-    network = _require_delugenet(build_network(spec, seed=seed), spec)
+    require_delugenet(spec)
+    network = build_network(spec, seed=seed)
+    assert isinstance(network, DelugeNet)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -87,13 +94,17 @@ def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 
     return Source(network.eval(), spec, spec.dataset.class_names, False, Origin(seed=seed))
 
 
-def _require_delugenet(network: Network, spec: ModelSpec) -> DelugeNet:
-    if not isinstance(network, DelugeNet):
+def require_delugenet(spec: ModelSpec) -> None:
+    """Refuse a ResNet-like baseline.
+
+    Raises:
+        UsageError: the model is one.
+    """
+    if spec.baseline:
         raise UsageError(
-            f"'{spec.name}' is a ResNet-like baseline, which is trained for comparison only.",
-            "Export a DelugeNet.",
+            f"'{spec.name}' is a ResNet-like baseline, which exists for comparison in training.",
+            "Use --model with a DelugeNet; see 'delugeserve models'.",
         )
-    return network
 
 
 def without_published(spec: ModelSpec) -> ModelSpec:

@@ -77,5 +77,5 @@ def test_a_tensor_of_zeros_has_a_scale():
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_what_is_no_number_is_refused(bad):
-    with pytest.raises(EvaluationError, match="no finite numbers"):
+    with pytest.raises(EvaluationError, match="not finite"):
         histogram_of([1, bad, 2])

@@ -43,13 +43,13 @@ def test_the_most_harmful_go_first(max_drop, layers, kept):
 
 
 def test_a_budget_that_no_layer_meets():
-    with pytest.raises(ParityError, match=r"No layer can be int8 within 0\.5 points") as caught:
+    with pytest.raises(ParityError, match="No layer") as caught:
         choose(0.5)
-    assert "Raise --max-drop" in caught.value.remedy
+    assert "--max-drop" in caught.value.remedy
 
 
 def test_a_budget_that_nothing_meets():
-    with pytest.raises(ParityError, match=r"drops by 3\.00 points even without int8"):
+    with pytest.raises(ParityError, match=r"3\.00 points"):
         choose(2, base=3)
 
 

@@ -13,9 +13,9 @@ from delugeserve.networks.inference import fold
 from delugeserve.verification.evidence import Evidence
 from delugeserve.zoo import CIFAR10, ModelSpec, find_model
 from delugeserve_export.graph import build_graph
+from delugeserve_export.proof import check_graph
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import load_source
-from delugeserve_export.typed_graph import check_graph
 
 TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -64,7 +64,7 @@ def test_a_trained_network_stays_within_the_budget(float_type, sum_form, tmp_pat
         trained=True,
     )
     assert check.passed, check
-    error = float(check.found.split()[2])
+    error = float(check.found.removeprefix("logit error ").partition(",")[0])
     assert error > 1e-4, "rounding leaves a trace; without one it was fp32"
 
 
@@ -73,7 +73,7 @@ def test_a_weight_that_fp16_does_not_reach_is_named():
     with torch.no_grad():
         network.head.linear.weight[3, 2] = -7e4
     folded = fold(network)
-    with pytest.raises(UsageError, match=r"'head/linear/weight' holds 7e\+04.* ends at 65504"):
+    with pytest.raises(UsageError, match="head/linear/weight"):
         build_graph(folded, CIFAR10, float_type="fp16")
     build_graph(folded, CIFAR10, float_type="bf16")
 

@@ -16,8 +16,7 @@ from delugeserve.data.datasets import load_images
 from delugeserve.evaluation.evaluate import evaluate_fully
 from delugeserve.evaluation.subjects import open_subject
 from delugeserve.zoo import CIFAR10, find_model
-from delugeserve_export.pipeline import export
-from delugeserve_export.request import Request
+from delugeserve_export import export, plan_export
 
 SPEC = find_model("delugenet38")
 
@@ -25,7 +24,7 @@ SPEC = find_model("delugenet38")
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
     repository = tmp_path_factory.mktemp("chain") / "model_repository"
-    export(Request(SPEC, repository=repository))
+    export(plan_export(SPEC, repository=repository))
     return repository
 
 
@@ -61,8 +60,10 @@ def has_mark(process, mark):
 def test_verifying_through_the_server_asks_the_very_version(tmp_path):
     from delugeserve.serving.supervisor import serve
 
-    request = Request(SPEC, None, tmp_path / "repository", "onnxruntime", max_batch_size=8)
-    first = export(request).folder
+    plan = plan_export(
+        SPEC, repository=tmp_path / "repository", backend="onnxruntime", max_batch_size=8
+    )
+    first = export(plan).folder
 
     def verify(folder):
         return subprocess.run(
@@ -74,7 +75,7 @@ def test_verifying_through_the_server_asks_the_very_version(tmp_path):
         return read_manifest(folder).verification
 
     with serve(tmp_path / "repository", grpc_port=0, http_port=None, metrics_port=None) as server:
-        second = export(request).folder  # the server has the first one loaded
+        second = export(plan).folder  # the server has the first one loaded
         done = verify(first)
         assert done.returncode == 0, done.stderr
         assert verification(first).machine == f"the server at {server.grpc_url}"
@@ -103,7 +104,7 @@ def test_the_error_is_the_same_through_every_stage(cifar10_dir, repository, tmp_
             return evaluate_fully(opened.classify, data)
 
     pytorch = measure(SPEC.weights)
-    done = export(Request(SPEC, repository=tmp_path / "onnx", backend="onnxruntime"))
+    done = export(plan_export(SPEC, repository=tmp_path / "onnx", backend="onnxruntime"))
     reports = {"onnx": measure(done.folder / "model.onnx")}
     for name, folder in (("served", repository), ("served onnx", tmp_path / "onnx")):
         with serve(folder, grpc_port=0, http_port=None, metrics_port=None) as server:

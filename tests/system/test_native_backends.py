@@ -23,8 +23,7 @@ from delugeserve.serving.own_backends import find_implementation
 from delugeserve.serving.supervisor import serve
 from delugeserve.zoo import CIFAR10, ModelSpec
 from delugeserve_client import Classifier
-from delugeserve_export.pipeline import export
-from delugeserve_export.request import Request
+from delugeserve_export import export, plan_export
 
 pytest.importorskip("openvino", reason="needs delugeserve[export,server]")
 pytest.importorskip("pytriton.constants", reason="there is no tritonserver (nvidia-pytriton)")
@@ -41,7 +40,15 @@ def exported(tmp_path_factory) -> Path:
     spec = ModelSpec("tiny", "cifar", (4, 6), (1, 1), CIFAR10)
     weights = build_network(spec).eval().state_dict()
     save_checkpoint(Checkpoint(spec, CIFAR10.class_names, weights), folder / "tiny.safetensors")
-    export(Request(spec, folder / "tiny.safetensors", folder / "models", "openvino", "fp32", 4))
+    plan = plan_export(
+        spec,
+        folder / "tiny.safetensors",
+        repository=folder / "models",
+        backend="openvino",
+        precision="fp32",
+        max_batch_size=4,
+    )
+    export(plan)
     return folder / "models"
 
 

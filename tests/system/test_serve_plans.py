@@ -14,8 +14,7 @@ from delugeserve.serving.supervisor import serve
 from delugeserve.system import hardware
 from delugeserve.system.hardware import Gpu
 from delugeserve.zoo import CIFAR10, ModelSpec
-from delugeserve_export.pipeline import export
-from delugeserve_export.request import Request
+from delugeserve_export import export, plan_export
 
 runtime = pytest.importorskip(
     "tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]"
@@ -33,7 +32,15 @@ def test_the_backend_loads_in_a_real_server_up_to_cuda(tmp_path, monkeypatch):
     weights = build_network(spec).eval().state_dict()
     save_checkpoint(Checkpoint(spec, CIFAR10.class_names, weights), tmp_path / "tiny.safetensors")
     repository = tmp_path / "repository"
-    export(Request(spec, tmp_path / "tiny.safetensors", repository, "tensorrt-rtx", "fp32", 4))
+    plan = plan_export(
+        spec,
+        tmp_path / "tiny.safetensors",
+        repository=repository,
+        backend="tensorrt-rtx",
+        precision="fp32",
+        max_batch_size=4,
+    )
+    export(plan)
 
     # Pretend that there is a GPU. The server itself would refuse KIND_GPU before the backend loads.
     config = repository / "tiny" / "config.pbtxt"

@@ -1,4 +1,4 @@
-"""``delugeserve benchmark-engines``: every backend and precision that runs here, side by side."""
+"""``delugeserve benchmark-engines``: every backend and precision that runs here, compared."""
 
 from __future__ import annotations
 
@@ -12,45 +12,62 @@ import typer
 from rich.markup import escape
 
 from delugeserve.artifacts.typed_json import to_json
-from delugeserve.cli.options import check_output_file, parse_counts
-from delugeserve.cli.render.console import err_console, out, print_json, print_table
+from delugeserve.cli.options import BatchSizes, Csv, Json, Plot, check_output_file, parse_counts
+from delugeserve.cli.render.console import err_console, print_json, print_table
+from delugeserve.cli.render.progress import show_progress
 from delugeserve.errors import UnknownNameError, UsageError, require
 from delugeserve.plotting import check_picture_path, save_figure
 from delugeserve.system import hardware
 from delugeserve.system.files import atomic_write, temporary_folder
-from delugeserve.zoo import find_model
+from delugeserve.zoo import MODELS, find_model
 
 if TYPE_CHECKING:
     from delugeserve_export.comparison import Row
+    from delugeserve_export.plan import ExportPlan
 
 _MARKS = {"passed": "[green]passed[/]", "failed": "[bold red]failed[/]"}
 
 
 def command(
-    model: Annotated[str, typer.Option(help="Name of the model; see 'models'.")] = "delugenet38",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Name of the model; see 'delugeserve models'.",
+            autocompletion=lambda: sorted(MODELS),
+        ),
+    ] = "delugenet38",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Its weights. Default: the shipped ones.")
+        Path | None,
+        typer.Option(
+            help="A .safetensors file, or a run folder that holds one.",
+            show_default="the weights that ship with the model",
+        ),
     ] = None,
     engines: Annotated[
         str | None,
-        typer.Option(help="Such as openvino:bf16,onnxruntime:fp32. Default: all there are."),
+        typer.Option(
+            metavar="LIST",
+            help="Engines to compare, such as openvino:bf16,onnxruntime:fp32.",
+            show_default="all",
+        ),
     ] = None,
-    batch_size: Annotated[str, typer.Option(help="Batch sizes to time, a list.")] = "1,8,32",
+    batch_size: BatchSizes = "1,8,32",
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set with a test split, to measure the error on. Default for CIFAR-10: "
-            "DELUGESERVE_DATA."
+            help="Data set whose test split the error is measured on.",
+            show_default="DELUGESERVE_DATA for CIFAR-10",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use its first images only.")] = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write the figures to this CSV file.")
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of test images to use.", show_default="all"),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw them to this PNG or SVG file.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    csv_file: Csv = None,
+    plot: Plot = None,
+    json: Json = False,
 ) -> None:
-    """Export a model for every engine and compare size, error and speed."""
+    """Export a model for every engine, and compare size, error and speed."""
     spec = find_model(model)
     sizes = sorted(parse_counts("--batch-size", batch_size))
     if csv_file is not None:
@@ -61,34 +78,41 @@ def command(
     for module in ("torch", "onnx"):
         require(module, "export")
     from delugeserve.data.datasets import load_images
+    from delugeserve_export import plan_export
     from delugeserve_export.comparison import compare_engines, every_engine
-    from delugeserve_export.request import Request
-    from delugeserve_export.samples import default_source, sample_images
-    from delugeserve_export.source import load_source
+    from delugeserve_export.samples import photo_crops
 
     chosen = _choose(engines, every_engine())
-    source = load_source(spec, checkpoint)
-    class_names = source.class_names if source else spec.dataset.class_names
-    if data is None:
-        data = default_source(spec.dataset, class_names)
-    labelled = load_images(data, "test", spec.dataset, limit=limit) if data is not None else None
-    if labelled is not None:
-        labelled.require_classes(class_names, "The network")
-    images, _ = sample_images(spec.dataset, max(sizes))
-    with (
-        temporary_folder("delugeserve-engines-") as folder,
-        err_console.status("starting") as status,
-    ):
-        request = Request(spec, checkpoint, max_batch_size=max(sizes), data=data)
-        rows = compare_engines(
-            request,
-            chosen,
-            folder,
-            sizes=sizes,
-            images=images,
-            labelled=labelled,
-            on_stage=lambda stage: status.update(f"{stage} ..."),
+
+    def plan_for(backend: str, precision: str, repository: Path) -> ExportPlan:
+        return plan_export(
+            spec,
+            checkpoint,
+            repository=repository,
+            backend=backend,
+            precision=precision,
+            max_batch_size=max(sizes),
+            data=data,
         )
+
+    # The plan of the engine that is always installed finds checkpoint and data, whatever the list.
+    with temporary_folder("delugeserve-engines-") as folder:
+        plan = plan_for("onnxruntime", "fp32", folder)
+        labelled = None
+        if plan.data is not None:
+            labelled = load_images(plan.data, "test", plan.spec.dataset, limit=limit)
+            names = plan.source.class_names if plan.source else plan.spec.dataset.class_names
+            labelled.require_classes(names, "The network")
+        with show_progress() as progress:
+            rows = compare_engines(
+                plan_for,
+                chosen,
+                folder,
+                sizes=sizes,
+                images=photo_crops(plan.spec.dataset.image_size, max(sizes)),
+                labelled=labelled,
+                progress=progress,
+            )
     machine = hardware.describe()
     if json:
         values = [to_json(row) | {"images_per_s": row.images_per_s} for row in rows]
@@ -97,65 +121,92 @@ def command(
         _print_rows(rows, sizes, f"{spec.name} on {machine}")
     if csv_file is not None:
         _write_csv(rows, sizes, csv_file)
+        err_console.print(f"CSV: {escape(str(csv_file))}")
     if plot is not None:
         from delugeserve.cli.render.engine_plot import draw_engines
 
         save_figure(draw_engines(rows, sizes, spec.name, machine), plot)
+        err_console.print(f"plot: {escape(str(plot))}")
 
 
 def _choose(wanted: str | None, known: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     if wanted is None:
         return list(known)
-    # With hyphens, as 'export --backend' takes them, or as Triton spells them.
+    # With hyphens, as 'export --backend' takes them, or with Triton's underscores.
     by_name = {":".join(engine).replace("_", "-"): engine for engine in known}
     names = [name.strip() for name in wanted.split(",")]
     for name in names:
         if name.replace("_", "-") not in by_name:
             raise UnknownNameError("engine", name, by_name)
-    return [by_name[name.replace("_", "-")] for name in names]
+    return [by_name[name.replace("_", "-")] for name in dict.fromkeys(names)]
 
 
 def _print_rows(rows: Sequence[Row], sizes: Sequence[int], title: str) -> None:
     print_table(
-        ("engine", "", "MB", "top-1", "same", *(f"ms @{size}" for size in sizes), "images/s"),
+        (
+            "engine",
+            "",
+            "MB",
+            "top-1 error",
+            "same class",
+            *(f"ms, batch {size}" for size in sizes),
+            "images/s",
+            "speedup",
+        ),
         (
             (
-                f"{row.backend} {row.precision}",
+                _name(row),
                 _MARKS.get(row.status, f"[yellow]{row.status}[/]"),
                 _figure(row.megabytes, ".2f"),
-                _figure(None if row.top1_error is None else 100 - row.top1_error, ".2f"),
+                _figure(row.top1_error, ".2f", " %"),
                 _figure(row.top1_agreement, ".1%"),
                 *(_figure(row.milliseconds.get(size), ".3g") for size in sizes),
                 _figure(row.images_per_s, ",.0f"),
+                _figure(row.speedup, ".2f", "x"),
             )
             for row in rows
         ),
-        title=title,
+        title=escape(title),
         texts=2,
     )
+    if any(row.speedup for row in rows):
+        err_console.print(
+            "[dim]speedup: images/s divided by that of onnxruntime fp32; same class: fraction of "
+            "the verified images with the network's top-1 class[/]"
+        )
+    by_reason: dict[str, list[str]] = {}
     for row in rows:
         if row.reason:
-            out.print(
-                f"{row.backend} {row.precision}: {escape(row.reason)}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            by_reason.setdefault(f"{row.status}: {row.reason}", []).append(_name(row))
+    for reason, names in by_reason.items():
+        err_console.print(escape(f"{', '.join(names)} {reason}"))
 
 
-def _figure(value: float | None, form: str) -> str:
-    return "" if value is None else f"{value:{form}}"
+def _name(row: Row) -> str:
+    return f"{row.backend.replace('_', '-')} {row.precision}"
+
+
+def _figure(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
 
 
 def _write_csv(rows: Sequence[Row], sizes: Sequence[int], path: Path) -> None:
     text = io.StringIO()
-    fields = ("backend", "precision", "status", "megabytes", "top1_error", "top1_agreement")
+    fields = (
+        "backend", "precision", "status", "megabytes", "top1_error", "top1_agreement",
+    )  # fmt: skip
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*fields, *(f"ms_batch_{size}" for size in sizes), "images_per_s"])
+    writer.writerow(
+        [*fields, *(f"ms_batch_{size}" for size in sizes), "images_per_s", "speedup", "reason"]
+    )
     for row in rows:
         times = [row.milliseconds.get(size) for size in sizes]
-        writer.writerow([*(getattr(row, name) for name in fields), *times, row.images_per_s])
+        facts = [getattr(row, name) for name in fields]
+        writer.writerow([*facts, *times, row.images_per_s, row.speedup, row.reason])
     try:
-        with atomic_write(path) as beside:
-            beside.write_text(text.getvalue(), encoding="utf-8")
+        with atomic_write(path) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error}.", "Choose another file.") from error
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror or error}.", "Choose another --csv file."
+        ) from error

@@ -1,124 +1,192 @@
-"""``delugeserve export``: checkpoint to a proven, published model."""
+"""``delugeserve export``: from a checkpoint to a verified, published version."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from delugeserve.cli.render.console import err_console, print_json, print_next
-from delugeserve.cli.render.export_report import describe_settled, print_report, print_settled, warn
+from delugeserve.artifacts.interface import Precision, SumForm
+from delugeserve.artifacts.records import CalibrationMethod
+from delugeserve.cli.options import DEFAULT_REPOSITORY, Repository
+from delugeserve.cli.render.console import print_json, print_next
+from delugeserve.cli.render.export_report import describe_plan, print_plan, print_report, warn
+from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.verification import check_report_path, print_verification, write_report
-from delugeserve.errors import RejectedError, UsageError, require
-from delugeserve.zoo import find_model
+from delugeserve.errors import ParityError, UsageError, require
+from delugeserve.zoo import MODELS
 
-if TYPE_CHECKING:
-    pass
+BackendName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+PrecisionName = Literal["auto", Precision]
+SumFormName = Literal["auto", SumForm]
 
-_PLANS = "TensorRT"
+
+def _listed(choices: Any) -> str:
+    return ", ".join(get_args(choices))
+
+
+_SOURCE = "Model"
+_ARTEFACT = "Artefact"
+_PROOF = "Verification"
+_INT8 = "int8"
 
 
 def command(
-    model: Annotated[str | None, typer.Option(help="Name of the model; see 'models'.")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Its weights. Default: the shipped ones.")
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the model (see 'delugeserve models'), or a checkpoint.",
+            autocompletion=lambda: sorted(MODELS),
+            rich_help_panel=_SOURCE,
+        ),
     ] = None,
-    repository: Annotated[Path, typer.Option(help="Triton model repository.")] = Path(
-        "model_repository"
-    ),
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="A .safetensors file, or a run folder that holds one.",
+            show_default="the weights that ship with the model",
+            rich_help_panel=_SOURCE,
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(help="Seed of a model without trained weights.", rich_help_panel=_SOURCE),
+    ] = 0,
+    repository: Repository = DEFAULT_REPOSITORY,
     version: Annotated[
         int | None, typer.Option(help="Number of the version.", show_default="the next")
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="onnxruntime, openvino, tensorrt, tensorrt-rtx or auto.")
+        BackendName,
+        typer.Option(
+            metavar="NAME",
+            help=f"Runtime to export for: {_listed(BackendName)}.",
+            rich_help_panel=_ARTEFACT,
+        ),
     ] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, fp16, bf16, int8 or auto.")] = "auto",
-    max_batch_size: Annotated[int, typer.Option(help="Most images of one batch.")] = 64,
+    precision: Annotated[
+        PrecisionName,
+        typer.Option(
+            metavar="NAME",
+            help=f"What it computes in: {_listed(PrecisionName)}. auto is the fastest that is "
+            "native here, int8 left out.",
+            rich_help_panel=_ARTEFACT,
+        ),
+    ] = "auto",
+    max_batch_size: Annotated[
+        int, typer.Option(help="Most images in one batch.", rich_help_panel=_ARTEFACT)
+    ] = 64,
     sum_form: Annotated[
-        str, typer.Option(help="Form of weighted sums: mul, batchnorm, conv, horner or auto.")
+        SumFormName,
+        typer.Option(
+            metavar="NAME",
+            help=f"How weighted sums are written: {_listed(SumFormName)}. auto times each.",
+            rich_help_panel=_ARTEFACT,
+        ),
     ] = "auto",
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set to verify on. Default: DELUGESERVE_DATA for CIFAR-10, or photographs."
+            help="Data set to verify on.",
+            show_default="DELUGESERVE_DATA for CIFAR-10, else photographs",
+            rich_help_panel=_PROOF,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of an untrained network.")] = 0,
+    keep_evidence: Annotated[
+        bool,
+        typer.Option(
+            "--keep-evidence",
+            help="Publish the test images of --data with the version, not just their SHA-256.",
+            rich_help_panel=_PROOF,
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write a report with plots to this HTML file.", rich_help_panel=_PROOF),
+    ] = None,
     calibration_data: Annotated[
         str | None,
-        typer.Option(help="int8: data set whose training split calibrates. Default: --data."),
+        typer.Option(
+            help="Data set whose training split calibrates.",
+            show_default="--data",
+            rich_help_panel=_INT8,
+        ),
     ] = None,
     calibration_images: Annotated[
-        int, typer.Option(help="int8: most images to calibrate on.")
+        int, typer.Option(help="Most images to calibrate on.", rich_help_panel=_INT8)
     ] = 512,
     calibration_method: Annotated[
-        str, typer.Option(help="int8: entropy, minmax or percentile.")
+        CalibrationMethod,
+        typer.Option(
+            metavar="NAME",
+            help=f"How thresholds are chosen: {_listed(CalibrationMethod)}.",
+            rich_help_panel=_INT8,
+        ),
     ] = "entropy",
-    max_drop: Annotated[float, typer.Option(help="int8: points of top-1 that it may cost.")] = 0.5,
+    max_drop: Annotated[
+        float,
+        typer.Option(help="Percentage points of top-1 that int8 may cost.", rich_help_panel=_INT8),
+    ] = 0.5,
     optimal_batch_size: Annotated[
         int | None,
-        typer.Option(help="Batch to tune for. Default: 16.", rich_help_panel=_PLANS),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write a page with plots to this HTML file.")
+        typer.Option(
+            help="TensorRT: batch size to tune for.",
+            show_default="16, or --max-batch-size if that is less",
+            rich_help_panel=_ARTEFACT,
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+        bool, typer.Option("--dry-run", help="Check the options, print the plan, and stop.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the manifest, or with --dry-run the plan.")
+    ] = False,
 ) -> None:
-    """Export a model, prove the artefact, publish it for Triton."""
+    """Export a model: build it for a runtime, verify it, publish it for Triton."""
     if model is None and checkpoint is None:
-        raise UsageError("There is nothing to export.", "Say --model or --checkpoint.")
-    spec = find_model(model) if model else None
+        raise UsageError("No model is given.", "Use --model or --checkpoint.")
     for module in ("torch", "onnx"):
         require(module, "export")
-    from delugeserve.runtimes.base import BuildOptions
-    from delugeserve_export.int8 import Int8Options
-    from delugeserve_export.pipeline import Progress, export
-    from delugeserve_export.request import Request, settle
+    from delugeserve_export import Int8Options, export, plan_export
 
     check_report_path(report)
-    options = BuildOptions(optimal_batch_size=optimal_batch_size)
-    request = Request(
-        spec,
+    int8 = Int8Options(calibration_data, calibration_images, calibration_method, max_drop)
+    plan = plan_export(
+        model,
         checkpoint,
-        repository,
-        backend,
-        precision,
-        max_batch_size,
-        sum_form,
-        data,
-        seed,
-        options,
-        Int8Options(calibration_data, calibration_images, calibration_method, max_drop),
-        version,
+        repository=repository,
+        version=version,
+        backend=backend,
+        precision=precision,
+        max_batch_size=max_batch_size,
+        optimal_batch_size=optimal_batch_size,
+        sum_form=sum_form,
+        data=data,
+        keep_evidence=keep_evidence,
+        seed=seed,
+        int8=int8 if int8 != Int8Options() else None,
     )
     if dry_run:
-        settled = settle(request)
         if json:
-            print_json(describe_settled(settled))
+            print_json(describe_plan(plan))
         else:
-            print_settled(settled)
+            print_plan(plan)
         return
-    with err_console.status("starting") as status:
-        try:
-            done = export(request, Progress(lambda name: status.update(f"{name} ...")))
-        except RejectedError as error:
-            status.stop()
-            if json:
-                print_json(error.manifest.to_json())
-            else:
-                print_verification(error.manifest)
-            write_report(error.manifest, report)
-            raise
-    warn(done.manifest)
+    with show_progress() as progress:
+        outcome = export(plan, progress)
+    manifest = outcome.manifest
+    warn(manifest)
     if json:
-        print_json(done.manifest.to_json() | {"folder": str(done.folder)})
+        folder = {"folder": str(outcome.folder)} if outcome.published else {}
+        print_json(manifest.to_json() | folder)
+    elif outcome.published:
+        print_report(plan, outcome)
     else:
-        print_report(done)
-    write_report(done.manifest, report)
-    passed = done.manifest.verification.status == "passed"
+        print_verification(manifest)
+    write_report(manifest, report)
+    if not outcome.published:
+        raise ParityError(outcome.problem, outcome.remedy)
+    passed = manifest.verification.status == "passed"
     where = "" if passed else "  # on a machine that can run it"
     print_next(f"delugeserve serve --repository {repository}{where}")

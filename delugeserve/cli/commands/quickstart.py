@@ -14,13 +14,13 @@ from rich.markup import escape
 from delugeserve.cli.options import Json
 from delugeserve.cli.render.console import err_console, print_json, print_table
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.errors import require
+from delugeserve.errors import ParityError, require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
     from delugeserve.zoo import ModelSpec
     from delugeserve_client import Classification, Measurement
-    from delugeserve_export.pipeline import Export
+    from delugeserve_export import ExportOutcome, ExportPlan
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ def command(
         ExitStack() as stack,
     ):
         repository = Path(folder) / "model_repository"
-        done = _export(spec, repository)
-        _report(1, _describe_export(spec.name, done))
+        _report(1, _describe_export(*_export(spec, repository)))
         with show_progress() as progress:
             server = stack.enter_context(
                 serve(repository, grpc_port=0, http_port=None, metrics_port=None, progress=progress)
@@ -99,29 +98,30 @@ def command(
         err_console.print(f"  [bold]{line:<{width}}[/]  [dim]# {comment}[/]")
 
 
-def _export(spec: ModelSpec, repository: Path) -> Export:
+def _export(spec: ModelSpec, repository: Path) -> tuple[ExportPlan, ExportOutcome]:
     """Export for the fastest runtime, or for ONNX Runtime if this machine cannot run that one."""
-    from delugeserve_export.pipeline import Progress, export
-    from delugeserve_export.request import Request
+    from delugeserve_export import export, plan_export
 
     with show_progress() as progress:
-        done = export(Request(spec, repository=repository), Progress(progress.stage))
-        verification = done.manifest.verification
-        if verification.status == "passed":
-            return done
-        _log.warning(
-            "This machine cannot run the plan for its GPU (%s). Using ONNX Runtime instead.",
-            verification.checks[0].found,
-        )
-        request = Request(spec, repository=repository, backend="onnxruntime")
-        return export(request, Progress(progress.stage))
+        plan = plan_export(spec, repository=repository)
+        done = export(plan, progress)
+        if done.manifest.verification.status == "built, not run":
+            _log.warning(
+                "This machine cannot run the plan for its GPU (%s). Using ONNX Runtime instead.",
+                done.manifest.verification.checks[0].found,
+            )
+            plan = plan_export(spec, repository=repository, backend="onnxruntime")
+            done = export(plan, progress)
+    if not done.published:
+        raise ParityError(done.problem, done.remedy)
+    return plan, done
 
 
-def _describe_export(name: str, done: Export) -> str:
+def _describe_export(plan: ExportPlan, done: ExportOutcome) -> str:
     verification = done.manifest.verification
     agreement = verification.comparisons[-1].top1_agreement
     return (
-        f"Exported {name} in {sum(done.seconds.values()):.1f} s. {done.reason}.\n"
+        f"Exported {plan.spec.name} in {sum(done.seconds.values()):.1f} s. {plan.reason}.\n"
         f"    It predicts the same class as PyTorch for {agreement:.1%} of {verification.images}."
     )
 

@@ -1,4 +1,4 @@
-"""``delugeserve verify``: puts a published version through the gate on this machine."""
+"""``delugeserve verify``: verify an exported version again, on this machine or through a server."""
 
 from __future__ import annotations
 
@@ -10,61 +10,108 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from delugeserve.artifacts.references import recognise
-from delugeserve.cli.render.console import err_console, print_json
+from delugeserve.cli.options import Json
+from delugeserve.cli.render.console import print_json
+from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.verification import check_report_path, print_verification, write_report
-from delugeserve.errors import RejectedError, UnwrittenError, UsageError
+from delugeserve.errors import ParityError, RepositoryError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from delugeserve.artifacts.interface import Infer, Outputs
+    from delugeserve.artifacts.manifest import Manifest
+    from delugeserve.verification.evidence import DataEvidence
 
 
 def command(
     version: Annotated[
-        Path, typer.Argument(help="Folder of a version, or of a model for the one it serves.")
+        Path, typer.Argument(help="Folder of a version, or of a model for the version it serves.")
     ],
     url: Annotated[
-        str | None, typer.Option(help="Run it through the server at this address.")
+        str | None,
+        typer.Option(help="Run it through the server at this address.", show_default="run it here"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The data set that it was exported with.",
+            show_default="the images that are kept in the version",
+        ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write a page with plots to this HTML file.")
+        Path | None, typer.Option(help="Write a report with plots to this HTML file.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
+    json: Json = False,
 ) -> None:
     """Verify an exported version where it will run.
 
-    The images and the network's answers lie beside the artefact: neither checkpoint nor torch nor
-    onnx is needed. What comes out is written into the version's manifest.
+    The network's logits are in the version, with a few crops of photographs, so neither the
+    checkpoint nor torch is needed. The result is written into the version's manifest.
     """
     check_report_path(report)
     folder = Path(recognise(str(version), {"version"}).value)
     from delugeserve.artifacts.manifest import read_manifest
     from delugeserve.verification.verify import verify_version
 
-    failure: RejectedError | UnwrittenError | None = None
-    version_number = folder.resolve().name
-    with (
-        _served(url, read_manifest(folder).model, version_number) as infer,
-        err_console.status("verifying"),
-    ):
-        try:
-            manifest = verify_version(folder, infer, machine=url and f"the server at {url}")
-        except (RejectedError, UnwrittenError) as error:
-            failure, manifest = error, error.manifest
+    manifest = read_manifest(folder)
+    with show_progress() as progress, _served(url, manifest.model, folder.resolve().name) as infer:
+        images = None
+        if data is not None:
+            progress.stage("read images")
+            images = _load_images(data, folder, manifest)
+        progress.stage("verify")
+        machine = f"the server at {url}" if url else None
+        outcome = verify_version(folder, infer, images=images, machine=machine)
     if json:
-        print_json(manifest.to_json())
+        print_json(outcome.manifest.to_json())
     else:
-        print_verification(manifest)
-    write_report(manifest, report)
-    if failure:
-        raise failure
+        print_verification(outcome.manifest)
+    write_report(outcome.manifest, report)
+    unwritten = outcome.unwritten and f"{folder} cannot be written: {outcome.unwritten}."
+    if not outcome.passed:
+        from delugeserve.verification.gate import describe_failure
+
+        raise ParityError(
+            describe_failure(outcome.manifest.verification),
+            "Export the model again on this machine, or serve this version where it passes."
+            + (f" The manifest does not have this result: {unwritten}" if unwritten else ""),
+        )
+    if unwritten:
+        raise RepositoryError(
+            f"Every check passed, but the manifest does not have this result: {unwritten}",
+            "Verify as a user who may write there.",
+        )
+
+
+def _load_images(data: str, folder: Path, manifest: Manifest) -> NDArray[np.uint8]:
+    """Return the images of a data set that the version was verified on, and maybe others."""
+    from delugeserve.verification.evidence import read_evidence
+
+    evidence = read_evidence(folder, manifest.evidence).data
+    if evidence is None:
+        raise UsageError(
+            f"{folder} was verified on photographs only, so it has no logits for --data.",
+            "Leave --data out, or export the model again with --data.",
+        )
+    return _find_images(data, manifest, evidence)
+
+
+def _find_images(data: str, manifest: Manifest, evidence: DataEvidence) -> NDArray[np.uint8]:
+    from delugeserve.data.datasets import load_images
+
+    dataset, count = manifest.network.dataset, len(evidence.digests)
+    images = load_images(data, "test", dataset, limit=count).images
+    found = evidence.find(images)
+    if (found is None or len(found.images) < count) and dataset.fits_memory:
+        return load_images(data, "test", dataset).images  # the same images in another order
+    return images
 
 
 @contextmanager
 def _served(url: str | None, model: str, version: str) -> Iterator[Infer | None]:
-    """How to run a version through a server; None if there is no server to ask."""
+    """Return how to run a version through a server; None without one."""
     if url is None:
         yield None
         return
@@ -79,7 +126,7 @@ def _served(url: str | None, model: str, version: str) -> Iterator[Infer | None]
                     classifier.infer(images, output=LOGITS),
                     classifier.infer(images, output=PROBABILITIES),
                 )
-            except (ServerUnavailable, ModelUnavailable) as error:  # tells nothing of the artefact
+            except (ServerUnavailable, ModelUnavailable) as error:  # not the artefact's fault
                 raise UsageError(error.problem, error.remedy) from error
 
         yield infer

@@ -1,4 +1,4 @@
-"""The picture of ``delugeserve benchmark-engines``."""
+"""The plot of ``delugeserve benchmark-engines``."""
 
 from __future__ import annotations
 
@@ -15,42 +15,61 @@ if TYPE_CHECKING:
 
     from delugeserve_export.comparison import Row
 
+_SHADES = (0.35, 0.95)
+"""The lightest and darkest blue: small and large batches."""
+
 
 def draw_engines(rows: Sequence[Row], sizes: Sequence[int], model: str, machine: str) -> Figure:
-    """Draw images per second of each engine, a bar for each batch size.
+    """Draw images per second of each engine: the fastest on top, a bar per batch size.
 
     Args:
-        rows: engines; those that were not run are left out.
+        rows: the engines; those without timings are left out.
         sizes: the batch sizes that were timed.
         model: what was exported.
         machine: where.
 
     Raises:
-        UsageError: no engine was run.
+        UsageError: no engine was timed.
         MissingExtraError: matplotlib is not installed.
     """
-    ran = [row for row in rows if row.milliseconds]
-    if not ran:
-        raise UsageError("No engine ran, so there is nothing to draw.", "Leave --plot out.")
-    figure = new_figure(8, 1.5 + 0.28 * len(ran) * len(sizes))
+    timed = [row for row in rows if row.milliseconds]
+    if not timed:
+        raise UsageError("No engine was timed, so there is nothing to plot.", "Leave --plot out.")
+    import matplotlib
+
+    figure = new_figure(8, 1.5 + 0.2 * len(timed) * (len(sizes) + 1))
     axes: Any = figure.add_subplot()
-    height = 0.8 / len(sizes)
-    places = np.arange(len(ran))
-    for number, size in enumerate(sizes):
-        rates = [1000 * size / row.milliseconds[size] for row in ran]
+    blues = matplotlib.colormaps["Blues"]
+    shades = np.linspace(*_SHADES, len(sizes)) if len(sizes) > 1 else [0.7]
+    height = 0.84 / len(sizes)
+    places = np.arange(len(timed))
+    for number, (size, shade) in enumerate(zip(sizes, shades, strict=True)):
+        rates = [1000 * size / row.milliseconds[size] for row in timed]
+        offset = (number + 0.5) * height - 0.42
         bars = axes.barh(
-            places + (number + 0.5) * height - 0.4, rates, height, label=f"batch {size}"
+            places + offset, rates, height * 0.92, color=blues(shade), label=f"batch {size}"
         )
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
-    labels = [f"{row.backend} {row.precision}{_error(row)}" for row in ran]
-    axes.set_yticks(places, labels)
+    axes.set_yticks(places, [_label(row) for row in timed], fontsize=9)
     axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_xlabel("images/s")
-    axes.legend(loc="best", fontsize=8)
-    axes.set_title(f"{model}\n{machine}", loc="left", fontsize=10)
+    axes.margins(x=0.12, y=0.02)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_xlabel("images/s (higher is better)")
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    axes.set_title(model, loc="left", fontsize=12, fontweight="bold", pad=22)
+    axes.text(0, 1, machine, transform=axes.transAxes, fontsize=8, color="0.4", va="bottom")
     return figure
 
 
-def _error(row: Row) -> str:
-    return "" if row.top1_error is None else f"\n{row.top1_error:.2f} % error"
+def _label(row: Row) -> str:
+    facts = []
+    if row.top1_error is not None:
+        facts.append(f"{row.top1_error:.2f} % error")
+    if row.speedup is not None:
+        facts.append(f"{row.speedup:.2f}x")
+    name = f"{row.backend.replace('_', '-')} {row.precision}"
+    return name + (f"\n{', '.join(facts)}" if facts else "")

@@ -1,4 +1,4 @@
-"""What ``delugeserve export`` prints: before the work, and after it."""
+"""What ``delugeserve export`` prints: the plan, warnings, and the result."""
 
 from __future__ import annotations
 
@@ -7,90 +7,92 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from delugeserve.cli.render.console import err_console, out, print_table
-from delugeserve.cli.render.verification import print_verification
+from delugeserve.cli.render.console import err_console, out, print_table, print_warning
+from delugeserve.cli.render.verification import describe_evidence, print_verification
 
 if TYPE_CHECKING:
     from delugeserve.artifacts.manifest import Manifest
     from delugeserve.artifacts.records import Quantisation
-    from delugeserve_export.pipeline import Export
-    from delugeserve_export.request import Settled
+    from delugeserve_export import ExportOutcome, ExportPlan
 
 
-def describe_settled(settled: Settled) -> dict[str, Any]:
-    """What would be done, as a program reads it."""
+def describe_plan(plan: ExportPlan) -> dict[str, Any]:
+    """Return a plan as JSON values."""
     return {
-        "model": settled.spec.name,
-        "trained": settled.source is not None,
-        "checkpoint": settled.source.origin.file if settled.source else None,
-        "backend": settled.backend.name,
-        "reason": settled.reason,
-        "precision": settled.precision,
-        "sum_form": settled.sum_form or "auto",
-        "runs_here": settled.backend.runs_here(),
-        "batch_sizes": settled.sizes,
-        "data": settled.data,
-        "most_images": settled.num_images,
-        "stages": settled.stages,
-        "folder": str(settled.folder),
+        "model": plan.spec.name,
+        "trained": plan.source is not None,
+        "checkpoint": plan.source.origin.file if plan.source else None,
+        "backend": plan.backend.name,
+        "reason": plan.reason,
+        "precision": plan.precision,
+        "sum_form": plan.sum_form or "auto",
+        "runs_here": plan.backend.runs_here(),
+        "batch_sizes": plan.batch_sizes,
+        "data": plan.data,
+        "most_images": plan.num_images,
+        "keep_evidence": plan.keep_evidence,
+        "stages": [stage.value for stage in plan.stages],
+        "folder": str(plan.folder),
     }
 
 
-def print_settled(settled: Settled) -> None:
-    """Print what would be done."""
-    facts = describe_settled(settled)
-    weights = facts["checkpoint"] or f"none: an untrained network from seed {settled.seed}"
-    images = f"test images of {facts['data']}" if facts["data"] else "crops of photographs"
-    *sizes, largest = map(str, settled.sizes)
+def print_plan(plan: ExportPlan) -> None:
+    """Print what an export would do."""
+    facts = describe_plan(plan)
+    *sizes, largest = map(str, plan.batch_sizes)
     verified = f"at batch {', '.join(sizes)} and {largest}" if sizes else "at batch 1"
     if not facts["runs_here"]:
-        verified = (
-            "built, not run: this machine has no GPU for it; 'delugeserve verify' where one is"
-        )
+        verified = "built, not run: this machine has no GPU for it"
+    images = f"at most {plan.num_images} crops of photographs"
+    if plan.data:
+        images = f"at most {plan.num_images} test images of {plan.data}, and crops of photographs"
     rows = {
-        "model": settled.spec.name,
-        "weights": weights,
-        "backend": f"{settled.backend.name} ({settled.reason})",
-        "precision": settled.precision,
-        "sums": settled.sum_form or "each form is timed, the fastest taken, unless remembered",
+        "model": plan.spec.name,
+        "weights": facts["checkpoint"] or f"none: an untrained network, seed {plan.seed}",
+        "backend": f"{plan.backend.name} ({plan.reason})",
+        "precision": plan.precision,
+        "weighted sums": plan.sum_form or "the fastest form; each is timed, unless timed before",
         "verified": verified,
-        "images": f"at most {settled.num_images} {images}",
-        "stages": ", ".join(settled.stages),
-        "publishes": str(settled.folder),
+        "images": images,
+        "stages": ", ".join(facts["stages"]),
+        "publishes": str(plan.folder),
     }
+    if plan.int8 is not None:
+        source = plan.int8.calibration_data or "crops of photographs"
+        rows["calibration"] = (
+            f"{plan.int8.calibration_method}, at most {plan.int8.calibration_images} images of "
+            f"{source}; a drop of {plan.int8.max_drop:g} points of top-1 is allowed"
+        )
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         table.add_row(name, escape(value))
-    out.print(table, highlight=False)
-    err_console.print("[dim]nothing was done: --dry-run[/]")
+    out.print(table)
+    err_console.print("[dim]nothing was exported: --dry-run[/]")
 
 
 def warn(manifest: Manifest) -> None:
-    """Say loudly what an export is not good for."""
+    """Print what an export must not be used for."""
     if not manifest.trained:
-        err_console.print(
-            "[bold yellow]warning:[/] there are no trained weights of "
-            f"'{manifest.model}' here, so an UNTRAINED network was exported. Its speed is "
-            "right, its answers mean nothing.",
-            soft_wrap=True,
+        print_warning(
+            f"'{manifest.model}' has no trained weights here, so an UNTRAINED network was "
+            "exported. Its speed is right; its predictions mean nothing."
         )
     quantisation = manifest.quantisation
     if quantisation is not None and not quantisation.representative:
-        err_console.print(
-            "[bold yellow]warning:[/] int8 was calibrated on crops of photographs, which are not "
-            "what this network classifies. Say --calibration-data.",
-            soft_wrap=True,
+        print_warning(
+            "int8 was calibrated on crops of photographs, which are not this network's classes. "
+            "Use --calibration-data."
         )
 
 
-def print_report(done: Export) -> None:
-    """Print what was exported, how long each stage took, and what the gate found."""
-    manifest = done.manifest
-    err_console.print(escape(done.reason), soft_wrap=True)
-    total = sum(done.seconds.values())
+def print_report(plan: ExportPlan, outcome: ExportOutcome) -> None:
+    """Print what was exported, how long each stage took, and what was verified."""
+    manifest = outcome.manifest
+    err_console.print(escape(f"{plan.reason}."))
+    total = sum(outcome.seconds.values())
     print_table(
         ("stage", "seconds"),
-        [(stage, f"{seconds:.2f}") for stage, seconds in done.seconds.items()]
+        [(stage, f"{seconds:.2f}") for stage, seconds in outcome.seconds.items()]
         + [("[bold]total[/]", f"[bold]{total:.2f}[/]")],
     )
     if manifest.quantisation is not None:
@@ -98,16 +100,13 @@ def print_report(done: Export) -> None:
     _print_sum_forms(manifest)
     print_verification(manifest)
     _print_speed(manifest)
+    out.print(f"kept to verify again: {describe_evidence(manifest.evidence)}")
     size = f"{manifest.artefact_bytes / 1e6:.1f} MB"
-    out.print(
-        f"{done.folder}: {manifest.artefact}, {size}, {manifest.precision}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    out.print(escape(f"{outcome.folder}: {manifest.artefact}, {size}, {manifest.precision}"))
 
 
 def _print_speed(manifest: Manifest) -> None:
-    """Print the artefact's speed, and the same backend's in fp32 where that is something else."""
+    """Print the artefact's speed, and that of the same backend in fp32 if that is another."""
     if not manifest.speed:
         return
     sizes = list(next(iter(manifest.speed.values())))
@@ -126,27 +125,25 @@ def _print_speed(manifest: Manifest) -> None:
 
 
 def _print_sum_forms(manifest: Manifest) -> None:
-    """Say which form of weighted sums was taken, and of what, if that was measured."""
-    figures = manifest.sum_form.milliseconds
-    if figures:
-        listed = ", ".join(f"{form} {ms:.3g}" for form, ms in figures.items())
-        err_console.print(
-            f"weighted sums written as {manifest.sum_form.form}: ms for a batch of 8: {listed}",
-            highlight=False,
-        )
+    """Print the form of weighted sums, if the forms were timed."""
+    sums = manifest.sum_form
+    if sums.milliseconds:
+        listed = ", ".join(f"{form} {ms:.3g}" for form, ms in sums.milliseconds.items())
+        err_console.print(f"weighted sums: {sums.form}; milliseconds of a batch of 8: {listed}")
 
 
 def _print_quantisation(facts: Quantisation) -> None:
-    layers, kept, sensitivity = facts.layers, facts.kept, facts.sensitivity
+    layers, kept = facts.layers, facts.kept
+    allowed = "" if facts.max_drop is None else f" of {facts.max_drop:g} allowed"
     out.print(
-        f"int8: {len(layers)} of {len(layers) + len(kept)} convolutions, calibrated by "
-        f"{facts.method} on {facts.calibrated_on}; drop {facts.loss.drop:.2f} points "
-        f"({facts.judged_on})",
-        highlight=False,
-        soft_wrap=True,
+        escape(
+            f"int8: {len(layers)} of {len(layers) + len(kept)} convolutions, calibrated by "
+            f"{facts.method} on {facts.calibrated_on}"
+        )
     )
+    out.print(escape(f"int8: top-1 drop {facts.loss.drop:.2f} points{allowed} ({facts.judged_on})"))
     if kept:
         print_table(
             ("kept in the higher precision", "logit error of it alone in int8"),
-            ((layer, f"{sensitivity[layer]:.2g}") for layer in kept),
+            ((layer, f"{facts.sensitivity[layer]:.2g}") for layer in kept),
         )

@@ -1,4 +1,4 @@
-"""What an export and a verification print of an artefact."""
+"""What an export, ``verify`` and ``inspect`` print about a verification."""
 
 from __future__ import annotations
 
@@ -14,41 +14,54 @@ from delugeserve.system.files import atomic_write
 
 if TYPE_CHECKING:
     from delugeserve.artifacts.manifest import Manifest
-    from delugeserve.artifacts.records import Comparison
+    from delugeserve.artifacts.records import Comparison, EvidenceRecord
+
+_FLIPS_SHOWN = 3
 
 
 def print_verification(manifest: Manifest) -> None:
-    """Print what was found, and every check that failed."""
+    """Print the comparisons, and every check that failed."""
     verification = manifest.verification
     checks = verification.checks
     if verification.comparisons:
         print_table(
-            ("precision", "batch", "logit error", "most", "top-1", "top-5", "KL", "flips"),
+            ("precision", "batch", "logit error", "largest", "top-1", "top-5", "KL", "flips"),
             map(_row, verification.comparisons),
-            title=f"beside the network, on {verification.images}",
+            title=f"compared with the network on {escape(verification.images)}",
         )
-    failed = [check for check in checks if not check.passed]
+        _print_flips(verification.comparisons[-1])
+    failed = verification.failures
     if failed:
         print_table(
-            ("failed", "found", "required", ""),
+            ("failed check", "found", "required", ""),
             (
-                [escape(getattr(check, key)) for key in ("name", "found", "required", "detail")]
+                [escape(text) for text in (check.name, check.found, check.required, check.detail)]
                 for check in failed
             ),
             texts=4,
         )
     elif verification.status == "passed":
-        out.print(f"[green]passed[/] all {len(checks)} checks", highlight=False)
+        on = escape(verification.images)
+        out.print(f"[green]passed[/] all {len(checks)} checks on {on}")
     else:
-        why = escape(checks[0].found)
-        out.print(f"[yellow]{verification.status}[/]: {why}", highlight=False, soft_wrap=True)
+        reason = escape(checks[0].found) if checks else ""
+        out.print(f"[yellow]{verification.status}[/]: {reason}")
         for check in checks[1:]:
-            text = escape(f"{check.name}: {check.found} ({check.required})")
-            out.print(text, highlight=False, soft_wrap=True)
+            out.print(escape(f"{check.name}: {check.found} ({check.required})"))
+
+
+def describe_evidence(evidence: EvidenceRecord) -> str:
+    """Return what a version keeps to be verified again."""
+    photos = f"{evidence.probe_images} crops of photographs with the network's logits"
+    if evidence.data is None:
+        return photos
+    data = f"{evidence.data_images} {evidence.data}"
+    if evidence.images_kept:
+        return f"{photos}; {data} with the network's logits, THE IMAGES INCLUDED"
+    return f"{photos}; SHA-256 and logits of {data}, without the images"
 
 
 def _row(found: Comparison) -> tuple[str, ...]:
-    flips = found.flips
     return (
         found.precision,
         str(found.batch_size),
@@ -57,12 +70,24 @@ def _row(found: Comparison) -> tuple[str, ...]:
         f"{found.top1_agreement:.1%}",
         f"{found.top5_agreement:.1%}",
         f"{found.kl_divergence:.1g}",
-        f"{len(flips)}, margin {flips[0].margin:.2g}" if flips else "none",
+        f"{len(found.flips)}, margin {found.flips[0].margin:.2g}" if found.flips else "none",
     )
 
 
+def _print_flips(found: Comparison) -> None:
+    """Print the flips with the widest margins."""
+    if not found.flips:
+        return
+    more = len(found.flips) - _FLIPS_SHOWN
+    listed = "; ".join(
+        f"image {flip.image} {flip.found_name}, not {flip.expected_name}"
+        for flip in found.flips[:_FLIPS_SHOWN]
+    )
+    out.print(escape(f"flips: {listed}{f'; and {more} more' if more > 0 else ''}"))
+
+
 def write_report(manifest: Manifest, path: Path | None) -> None:
-    """Write the page that ``--report`` asks for, if it does.
+    """Write the HTML report, if ``--report`` is given.
 
     Raises:
         UsageError: the file cannot be written.
@@ -72,19 +97,26 @@ def write_report(manifest: Manifest, path: Path | None) -> None:
     from delugeserve_export.report import render_report
 
     try:
-        with atomic_write(path) as beside:
-            beside.write_text(render_report(manifest), encoding="utf-8")
+        with atomic_write(path) as temporary:
+            temporary.write_text(render_report(manifest), encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error}.", "Choose another file.") from error
-    err_console.print(f"report: {escape(str(path))}", soft_wrap=True)
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror or error}.", "Choose another --report file."
+        ) from error
+    err_console.print(f"report: {escape(str(path))}")
 
 
 def check_report_path(path: Path | None) -> None:
-    """Let whatever keeps the report from being written do so before the work, not after it."""
+    """Check before the work that the HTML report can be written after it.
+
+    Raises:
+        UsageError: the path does not end in .html, or its folder is not writable.
+        MissingExtraError: matplotlib or Jinja is not installed.
+    """
     if path is None:
         return
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{path} is no page's name.", "Let it end in .html.")
+        raise UsageError("Report path must end in .html.", f"Use --report {path.stem}.html.")
     check_output_file(path)
     for module in ("jinja2", "matplotlib.figure"):
         require(module, "export")

@@ -25,6 +25,7 @@ from delugeserve.artifacts.manifest import (
 from delugeserve.artifacts.records import (
     Check,
     Comparison,
+    EvidenceRecord,
     FileRecord,
     Flip,
     Loss,
@@ -76,7 +77,7 @@ comparisons = st.builds(
     top1_agreement=floats,
     top5_agreement=floats,
     kl_divergence=floats,
-    flips=tuples(st.builds(Flip, naturals, naturals, naturals, floats)),
+    flips=tuples(st.builds(Flip, naturals, naturals, naturals, text, text, floats)),
     histogram=tuples(naturals),
 )
 verifications = st.builds(
@@ -132,6 +133,7 @@ manifests = st.builds(
     max_batch_size=naturals,
     quantisation=st.none() | quantisations,
     verification=verifications,
+    evidence=st.builds(EvidenceRecord, naturals, st.none() | text, naturals, st.booleans()),
     engine=st.none() | plan_details,
     speed=mappings(text, mappings(naturals, floats)),
     files=mappings(text, st.builds(FileRecord, naturals, text)),

@@ -16,8 +16,7 @@ from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_ch
 from delugeserve.zoo import CIFAR10, find_model
 from delugeserve_client import ServerUnavailable
 from delugeserve_client.errors import ClientError
-from delugeserve_export.pipeline import export
-from delugeserve_export.request import Request
+from delugeserve_export import export, plan_export
 
 SPEC = find_model("delugenet38")
 
@@ -31,9 +30,11 @@ def data(tmp_path_factory, write_tiny_cifar):
 def repository(tmp_path_factory):
     """Two versions of the shipped weights, of which config.pbtxt serves the second."""
     repository = tmp_path_factory.mktemp("evaluated") / "model_repository"
-    request = Request(SPEC, repository=repository, max_batch_size=8)
     for backend in ("openvino", "onnxruntime"):
-        export(Request(**vars(request) | {"backend": backend, "precision": "fp32"}))
+        plan = plan_export(
+            SPEC, repository=repository, max_batch_size=8, backend=backend, precision="fp32"
+        )
+        export(plan)
     return repository
 
 
@@ -261,8 +262,10 @@ def test_other_classes_than_it_was_trained_on(refused, tmp_path):
 
 
 def test_a_version_gets_batches_up_to_its_largest(tmp_path):
-    request = Request(SPEC, None, tmp_path, "onnxruntime", "fp32", max_batch_size=4)
-    folder = export(request).folder
+    plan = plan_export(
+        SPEC, repository=tmp_path, backend="onnxruntime", precision="fp32", max_batch_size=4
+    )
+    folder = export(plan).folder
     with open_subject(Reference("version", str(folder))) as opened:
         assert opened.batch_size == 4
 

@@ -12,21 +12,22 @@ import pytest
 
 from delugeserve.artifacts.manifest import EVIDENCE, Manifest, describe_files
 from delugeserve.artifacts.typed_json import to_json
-from delugeserve.errors import RepositoryError, UsageError
-from delugeserve.verification.evidence import read_evidence
+from delugeserve.errors import UsageError
 from delugeserve.verification.verify import verify_version
-from delugeserve.zoo import find_model
-from delugeserve_export.pipeline import export
-from delugeserve_export.request import Request
+from delugeserve_export import export, plan_export
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     repository = tmp_path_factory.mktemp("published") / "model_repository"
-    request = Request(
-        find_model("delugenet38"), None, repository, "onnxruntime", "fp32", max_batch_size=8
+    plan = plan_export(
+        "delugenet38",
+        repository=repository,
+        backend="onnxruntime",
+        precision="fp32",
+        max_batch_size=8,
     )
-    return export(request).folder
+    return export(plan).folder
 
 
 @pytest.fixture
@@ -84,9 +85,10 @@ def test_a_server_that_goes_away_says_nothing_of_the_artefact(version):
 
 def put_evidence_of_another_network(version):
     """The version's own files stay whole."""
-    with np.load(version / EVIDENCE) as arrays:
-        images, logits = arrays["images"], arrays["logits"]
-    np.savez(version / EVIDENCE, images=images, logits=logits[:, ::-1])
+    with np.load(version / EVIDENCE) as file:
+        arrays = dict(file)
+    arrays["logits"] = arrays["logits"][:, ::-1]
+    np.savez(version / EVIDENCE, **arrays)
     manifest = manifest_of(version)
     del manifest["files"][EVIDENCE]
     (version / "manifest.json").write_text(json.dumps(manifest))
@@ -97,7 +99,7 @@ def test_what_fails_is_reported_and_remembered(run, version, tmp_path):
     page = tmp_path / "report.html"
     status, out, err = run("verify", version, "--report", page)
     assert status == 1
-    assert "error: The artefact fails 'logits, fp32 at batch size 1'" in err
+    assert "error: The check 'logits, fp32 at batch size 1' failed" in err
     assert "failed" in out
     assert manifest_of(version)["verification"]["status"] == "failed"
     assert '<span class="failed">failed</span>' in page.read_text()
@@ -120,12 +122,12 @@ def test_where_nothing_can_be_written_the_result_is_told(
     said = " ".join(err.split())
     if failing:
         assert status == 1
-        assert "error: The artefact fails 'logits, fp32 at batch size 1'" in said
-        assert "cannot be written, so its manifest does not say this." in said
+        assert "error: The check 'logits, fp32 at batch size 1' failed" in said
+        assert "cannot be written: Read-only file system." in said
         assert "failed" in out
     else:
         assert status == 2
-        assert "cannot be written to say so: Read-only file system." in said
+        assert "cannot be written: Read-only file system." in said
         assert "passed all" in out
     assert page.is_file()
     assert manifest_of(version) == before
@@ -171,13 +173,6 @@ def test_what_its_runtime_does_not_load_is_refused(run, version):
     assert manifest_of(version) == manifest
 
 
-def test_damaged_evidence_is_refused(version):
-    for content in (b"", b"PK\x03\x04 nothing"):
-        (version / EVIDENCE).write_bytes(content)
-        with pytest.raises(RepositoryError, match="cannot be read"):
-            read_evidence(version, "")
-
-
 def test_other_paths_are_refused(run, tmp_path):
     (tmp_path / "photo.png").touch()
     for path in (tmp_path / "photo.png", "/none/1", tmp_path, "delugenet38"):
@@ -197,7 +192,7 @@ def test_the_page_shows_everything_in_one_file(run, version, tmp_path):
     page = tmp_path / "report.html"
     assert run("verify", version, "--report", page)[0] == 0
     text = page.read_text()
-    assert text.count("<svg") == 2
+    assert text.count("<svg") >= 2
     assert "src=" not in text
     for row in manifest_of(version)["files"].values():
         assert row["sha256"] in text

@@ -23,7 +23,6 @@ from delugeserve.errors import (
     BuildError,
     MissingDeviceError,
     PlanError,
-    RejectedError,
     RepositoryError,
     UsageError,
 )
@@ -38,10 +37,8 @@ from delugeserve.system import hardware
 from delugeserve.system.hardware import Gpu
 from delugeserve.verification.verify import verify_version
 from delugeserve.zoo import CIFAR10, ModelSpec
-from delugeserve_export import pipeline
+from delugeserve_export import export, pipeline, plan_export
 from delugeserve_export.graph import build_graph
-from delugeserve_export.pipeline import export
-from delugeserve_export.request import Request, settle
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]")
 needs_no_gpu = pytest.mark.skipif(bool(hardware.usable_gpus()), reason="this machine has a GPU")
@@ -96,11 +93,12 @@ def build(graphs, tmp_path):
 
 
 @pytest.fixture
-def request_for(network, tmp_path):
+def plan_for(network, tmp_path):
     path = tmp_path / "tiny.safetensors"
     save_checkpoint(Checkpoint(TINY, CIFAR10.class_names, network.state_dict()), path)
-    request = Request(TINY, path, tmp_path / "repository", "tensorrt-rtx", "fp16", 16)
-    return lambda **changes: dataclasses.replace(request, **changes)
+    options = {"backend": "tensorrt-rtx", "precision": "fp16", "max_batch_size": 16}
+    repository = tmp_path / "repository"
+    return lambda **changes: plan_export(TINY, path, repository=repository, **options | changes)
 
 
 def details_of(plan):
@@ -224,15 +222,13 @@ def test_a_failed_build_gives_the_runtimes_reason(build, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("precision", "refused"), [("fp16", True), ("int8", True), ("bf16", False)]
 )
-def test_sums_that_overflow_are_refused(request_for, precision, refused):
-    request = request_for(precision=precision, sum_form="horner")
+def test_sums_that_overflow_are_refused(plan_for, precision, refused):
     if refused:
-        with pytest.raises(
-            UsageError, match=r"sums in fp16, in which Horner's scheme over.*form mul"
-        ):
-            settle(request)
+        with pytest.raises(UsageError, match="overflows") as caught:
+            plan_for(precision=precision, sum_form="horner")
+        assert "--sum-form mul" in caught.value.remedy
     else:
-        assert settle(request).sum_form == "horner"
+        assert plan_for(precision=precision, sum_form="horner").sum_form == "horner"
 
 
 def test_nothing_is_collected_while_a_runtime_builds(build, monkeypatch):
@@ -312,11 +308,10 @@ def test_the_drivers_reason_is_passed_on(build, gpu):
 
 
 @needs_no_gpu
-def test_an_export_without_a_gpu_is_built_and_not_run(request_for):
-    progress = pipeline.Progress()
-    planned = settle(request_for(precision="bf16")).stages
-    done = export(request_for(precision="bf16"), progress)
-    assert tuple(progress.seconds) == planned
+def test_an_export_without_a_gpu_is_built_and_not_run(plan_for):
+    plan = plan_for(precision="bf16")
+    done = export(plan)
+    assert tuple(done.seconds) == plan.stages
     manifest = read_manifest(done.folder)
     verification = manifest.verification
     assert verification.status == "built, not run"
@@ -337,10 +332,10 @@ def test_an_export_without_a_gpu_is_built_and_not_run(request_for):
 
 
 @needs_no_gpu
-def test_a_plan_is_verified_at_the_batch_size_it_is_tuned_for(request_for, monkeypatch):
-    request = request_for(options=BuildOptions(optimal_batch_size=12))
-    assert settle(request).sizes == (1, 7, 12, 16)
-    folder = export(request).folder
+def test_a_plan_is_verified_at_the_batch_size_it_is_tuned_for(plan_for, monkeypatch):
+    plan = plan_for(optimal_batch_size=12)
+    assert plan.batch_sizes == (1, 7, 12, 16)
+    folder = export(plan).folder
     compared = []
 
     def load(self, artefact, precision):
@@ -353,34 +348,33 @@ def test_a_plan_is_verified_at_the_batch_size_it_is_tuned_for(request_for, monke
         return infer
 
     monkeypatch.setattr(TensorRtRtx, "load", load)
-    with pytest.raises(RejectedError):
-        verify_version(folder)
+    assert not verify_version(folder).passed
     assert {1, 7, 12, 16} == set(compared)
 
 
 @needs_no_gpu
-def test_a_plan_that_the_gpu_here_refuses_is_built_and_not_run(request_for, monkeypatch):
+def test_a_plan_that_the_gpu_here_refuses_is_built_and_not_run(plan_for, monkeypatch):
     pytest.importorskip("cuda.bindings.runtime")
     monkeypatch.setattr(
         hardware, "usable_gpus", lambda: (Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB"),)
     )
-    verification = export(request_for()).manifest.verification
+    verification = export(plan_for()).manifest.verification
     assert verification.status == "built, not run"
     reason = verification.checks[0].found
     assert reason.startswith(f"TensorRT-RTX {rtx.__version__} cannot load model.plan: CUDA: ")
 
 
-def test_fp32_in_place_of_fp16_is_rejected(request_for, monkeypatch):
+def test_fp32_in_place_of_fp16_is_rejected(plan_for, monkeypatch):
     monkeypatch.setattr(TensorRtRtx, "float_type", lambda self, precision: "fp32")
-    with pytest.raises(
-        RejectedError, match=r"'computes in the precision.* 15 in fp32, where all in"
-    ):
-        export(request_for())
-    assert not (request_for().repository / "tiny").exists()
+    outcome = export(plan_for())
+    (check,) = outcome.manifest.verification.failures
+    assert check.name == "computes in the precision asked for"
+    assert check.found == "matrix products: 15 in fp32"
+    assert not (plan_for().repository / "tiny").exists()
 
 
 @needs_no_gpu
-def test_a_graph_with_wrong_logits_is_rejected(request_for, monkeypatch):
+def test_a_graph_with_wrong_logits_is_rejected(plan_for, monkeypatch):
     honest = pipeline.build_graph
 
     def dimmed(network, dataset, **changes):
@@ -388,18 +382,20 @@ def test_a_graph_with_wrong_logits_is_rejected(request_for, monkeypatch):
         return honest(network, darker, **changes)
 
     monkeypatch.setattr(pipeline, "build_graph", dimmed)
-    with pytest.raises(RejectedError, match="fails 'its ONNX graph in fp16, by ONNX Runtime'"):
-        export(request_for())
-    assert not (request_for().repository / "tiny").exists()
+    outcome = export(plan_for())
+    assert outcome.manifest.verification.status == "failed"
+    (check,) = outcome.manifest.verification.failures
+    assert check.name == "its ONNX graph in fp16, by ONNX Runtime"
+    assert not (plan_for().repository / "tiny").exists()
 
 
-def test_a_full_disk_publishes_nothing(request_for, tmp_path):
-    repository = request_for().repository
+def test_a_full_disk_publishes_nothing(plan_for, tmp_path):
+    repository = plan_for().repository
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
     try:
         with pytest.raises(RepositoryError, match="cannot be written"):
-            export(request_for())
+            export(plan_for())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (repository / "tiny").exists()
