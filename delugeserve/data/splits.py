@@ -20,7 +20,7 @@ from delugeserve.zoo import DatasetSpec
 
 SplitName = Literal["train", "test"]
 
-# Names of files and folders that hold the split. A validation split stands in for a missing test
+# Names of files and folders that hold the split. A validation split replaces a missing test
 # split: ImageNet's test labels, for example, were never published.
 SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train", "training"),

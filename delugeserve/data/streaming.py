@@ -175,8 +175,8 @@ def stream_batches(
 def explain_lost_workers() -> Iterator[None]:
     """Turn PyTorch's error about a worker process that died into a :class:`TrainingError`.
 
-    PyTorch raises wherever the main process is, not only where it waits for a batch, so the body
-    should be the whole training.
+    PyTorch raises at any point of the main process, not only where it waits for a batch, so the
+    body should be the whole training.
 
     Raises:
         TrainingError: a worker process died.

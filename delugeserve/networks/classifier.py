@@ -50,7 +50,7 @@ def network_classifier(
     def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
             batch = normalise(torch.from_numpy(images).to(device), mean, std)
-            # forward() bypasses the compiled form, which would be compiled anew for this mode.
+            # forward() bypasses the compiled form, which would be compiled again for this mode.
             logits: NDArray[np.float32] = network.forward(batch).cpu().numpy()
         return logits
 

@@ -106,6 +106,7 @@ def test_fewer_images_than_a_batch_are_one_batch(source):
     assert len(images) == len(labels) == 60
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_the_classes(source):
     """Images and labels stay together from the files to the batches."""
     network = torch.nn.Sequential(

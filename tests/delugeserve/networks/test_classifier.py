@@ -1,6 +1,7 @@
 """The network as a classifier of uint8 images."""
 
 import numpy as np
+import pytest
 import torch
 
 from delugeserve.networks.build import build_network
@@ -17,6 +18,7 @@ def test_normalise_is_the_textbook_formula():
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_not_compiled_again_for_inference_mode():
     network = build_network(find_model("delugenet38"), seed=0)
     compiled = []
