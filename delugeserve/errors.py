@@ -13,7 +13,7 @@
     │   ├── SubjectError        an artefact or a server does not hold the model that it should
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
     │   ├── RepositoryError     the model repository cannot be read or written
-    │   ├── ResumeError         a training run was started with other settings
+    │   ├── ResumeError         a run to resume was started with other settings
     │   ├── PlanError           a compiled plan is for another runtime or another GPU
     │   ├── MissingDeviceError  there is no GPU
     │   └── PortError           a port is taken
@@ -328,7 +328,20 @@ class Failure(DelugeServeError):
 
 
 class TrainingError(Failure):
-    """Training cannot continue."""
+    """Training cannot continue.
+
+    Args:
+        problem: one sentence.
+        remedy: one sentence; for a run that can go on, it ends with "resume the run.".
+        resumable: whether the run's folder holds a run that can go on.
+
+    Attributes:
+        resumable: see above.
+    """
+
+    def __init__(self, problem: str, remedy: str, *, resumable: bool = False) -> None:
+        super().__init__(problem, remedy)
+        self.resumable = resumable
 
 
 class StoppedError(TrainingError):
@@ -342,14 +355,13 @@ class StoppedError(TrainingError):
 
     Attributes:
         number: see above.
-        resumable: see above.
     """
 
     def __init__(
         self, problem: str, remedy: str, *, number: int = signal.SIGTERM, resumable: bool = True
     ) -> None:
-        super().__init__(problem, remedy)
-        self.number, self.resumable = number, resumable
+        super().__init__(problem, remedy, resumable=resumable)
+        self.number = number
         self.exit_code = 128 + number
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,6 +35,15 @@ ServedModelName = Annotated[
         autocompletion=complete_models,
     ),
 ]
+TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+RecipeName = Literal["cifar-quick", "cifar", "imagenet"]
+
+
+def with_default(text: str, default: str) -> str:
+    """Return a help text with a default that is described in words, as typer shows a value."""
+    return f"{text} [dim]\\[default: {default}][/]"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Repository = Annotated[Path, typer.Option("--repository", help="Triton model repository.")]
 Url = Annotated[

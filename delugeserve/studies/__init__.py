@@ -1,1 +1,1 @@
-"""What only the paper's reader needs: ablation, connectivity, profiling and their plots."""
+"""Studies from the paper: ablation, connectivity, memory and speed, and their plots."""

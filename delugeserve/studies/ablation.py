@@ -1,7 +1,7 @@
-"""DelugeNet against its ResNet-like baselines at equal budget, over several seeds (table 2).
+"""A DelugeNet compared with its ResNet-like baselines at equal budget, over several seeds.
 
-Every network is trained with every seed as a run like any other, in a folder of its own; the table
-is made from what those folders hold. Only :func:`train_missing` needs torch.
+As in the paper's table 2, which has one run of each. The figures come from the folders of the
+:mod:`~delugeserve.studies.trials`.
 """
 
 from __future__ import annotations
@@ -9,27 +9,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from delugeserve.errors import UsageError
 from delugeserve.networks.flops import count
+from delugeserve.studies.trials import compared_networks, run_name
 from delugeserve.system.files import atomic_write
-from delugeserve.training.records import (
-    CONFIG_FILE,
-    RunRecord,
-    changed_settings,
-    check_same,
-    read_run,
-    read_runs,
-)
+from delugeserve.training.records import RunRecord, changed_settings, read_runs
 from delugeserve.zoo import MODELS, ModelSpec, find_baselines
-
-if TYPE_CHECKING:
-    from delugeserve.training.config import RunConfig
 
 RESULT_FILE = "ablation.json"
 
@@ -40,36 +30,22 @@ _T_95 = (
 )
 
 Verdict = Literal["errs less", "errs more", "within the noise", "too few seeds"]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One network, one seed.
-
-    Attributes:
-        spec: the network.
-        seed: of the run.
-        folder: of the run, ``<output>/<model>-seed<seed>``.
-    """
-
-    spec: ModelSpec
-    seed: int
-    folder: Path
+"""How DelugeNet's error compares with a baseline's."""
 
 
 @dataclass(frozen=True)
 class NetworkResult:
-    """What the finished runs of one network come to.
+    """The errors of one network's finished runs.
 
     Attributes:
-        name: of the model.
+        name: the model's name.
         params: number of trainable parameters.
         flops: floating-point operations for one image.
         errors: test error in percent by seed.
-        mean: of the errors; None if there are none.
-        deviation: their sample standard deviation; None for fewer than two.
-        published_error: the paper's, in percent, where the model is the paper's.
-        published_params_m: the paper's parameters, in millions, likewise.
+        mean: mean error in percent; None if there is none.
+        deviation: sample standard deviation of the errors; None for fewer than two.
+        published_error: the paper's error in percent; None for a model that is not in the paper.
+        published_params_m: the paper's parameters in millions, or None.
     """
 
     name: str
@@ -84,16 +60,16 @@ class NetworkResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a baseline's error lies above DelugeNet's, with the same seeds.
+    """A baseline's error minus DelugeNet's, with the same seeds.
 
     Attributes:
-        name: the baseline's.
-        seeds: that both have finished.
-        mean: of the differences in percentage points, positive where DelugeNet errs less; None if
-            there is no such seed.
+        name: the baseline's name.
+        seeds: seeds with which both networks are finished.
+        mean: mean difference in percentage points, positive where DelugeNet has the lower error;
+            None without seeds.
         interval: 95 % confidence interval of ``mean``, by Student's t over the pairs; None for
             fewer than two.
-        published: the paper's difference, where both models are the paper's.
+        published: the paper's difference; None if a model is not in the paper.
     """
 
     name: str
@@ -104,7 +80,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval says of DelugeNet, as far as it says anything."""
+        """What the interval says about DelugeNet."""
         if self.interval is None:
             return "too few seeds"
         low, high = self.interval
@@ -116,11 +92,11 @@ class Ablation:
     """A DelugeNet and its baselines, compared.
 
     Attributes:
-        settings: what all runs have in common: recipe, precision, data, limit, ...
-        networks: the DelugeNet first.
-        differences: of each baseline to it, in the same order.
-        finished: the runs it is made from.
-        left_out: names of runs that are unfinished or damaged.
+        settings: the settings of all runs: recipe, precision, data, limit, ...
+        networks: the DelugeNet, then its baselines.
+        differences: one for each baseline, in the same order.
+        finished: the finished runs.
+        left_out: names of the runs that are unfinished or damaged.
     """
 
     settings: Mapping[str, Any]
@@ -128,113 +104,6 @@ class Ablation:
     differences: tuple[Difference, ...]
     finished: tuple[RunRecord, ...]
     left_out: tuple[str, ...]
-
-
-def compared_networks(spec: ModelSpec) -> tuple[ModelSpec, ...]:
-    """The networks of an ablation: a DelugeNet and, behind it, its baselines.
-
-    Raises:
-        UsageError: the model is a baseline itself, or the registry has none of its size.
-    """
-    networks = (spec, *find_baselines(spec))
-    if spec.baseline or len(networks) == 1:
-        fitting = [model.name for model in MODELS.values() if find_baselines(model)]
-        problem = "is a baseline itself" if spec.baseline else "has no baselines"
-        raise UsageError(f"'{spec.name}' {problem}.", f"Choose one of: {', '.join(fitting)}.")
-    return networks
-
-
-def plan_trials(networks: Sequence[ModelSpec], num_seeds: int, output: Path) -> tuple[Trial, ...]:
-    """Every network with the first seed, then with the next: what is there can be compared."""
-    return tuple(
-        Trial(spec, seed, output / _run_name(spec.name, seed))
-        for seed in range(num_seeds)
-        for spec in networks
-    )
-
-
-def _run_name(model: str, seed: int | None) -> str:
-    return f"{model}-seed{seed}"
-
-
-def train_missing(
-    trials: Sequence[Trial],
-    config: RunConfig,
-    *,
-    progress: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Train what is not finished yet; what was interrupted goes on from its last whole epoch.
-
-    Args:
-        trials: in the order in which they are trained.
-        config: of all runs, but for model and seed.
-        progress: show a progress bar.
-        say: prints one line.
-
-    Raises:
-        UsageError: a folder holds a run that was asked otherwise, or a damaged one; nothing is
-            trained then.
-        DatasetError: the images cannot be read.
-        TrainingError: a run cannot go on.
-    """
-    from delugeserve.training.run import train
-
-    asked = [
-        dataclasses.replace(config, model=trial.spec.name, seed=trial.seed) for trial in trials
-    ]
-    for trial, wanted in zip(trials, asked, strict=True):
-        _check_run(trial, wanted)
-    for number, (trial, wanted) in enumerate(zip(trials, asked, strict=True), 1):
-        record = _read(trial)
-        title = f"run {number} of {len(trials)}: {trial.spec.name}, seed {trial.seed}"
-        if record is not None and record.status == "finished":
-            say(f"{title}: finished, test error {record.top1_error:.2f} %")
-            continue
-        seconds = _estimate_seconds(trials, config.recipe.epochs)
-        left = f"; about {timedelta(seconds=round(seconds))} left" if seconds else ""
-        say(title + left)
-        train(
-            trial.spec,
-            wanted,
-            trial.folder,
-            resume=record is not None,
-            progress=progress,
-            say=say,
-        )
-
-
-def _read(trial: Trial) -> RunRecord | None:
-    return read_run(trial.folder) if (trial.folder / CONFIG_FILE).is_file() else None
-
-
-def _check_run(trial: Trial, config: RunConfig) -> None:
-    record = _read(trial)
-    if record is None:
-        return
-    if record.status == "damaged":
-        raise UsageError(
-            f"The run in {trial.folder} is damaged: {record.reason}.",
-            "Remove the folder to train it anew.",
-        )
-    check_same(record, config)
-
-
-def _estimate_seconds(trials: Sequence[Trial], epochs: int) -> float | None:
-    """How long the epochs that are left will take, by those so far; None before the first."""
-    records = [_read(trial) for trial in trials]
-    paces: dict[str, list[float]] = {}
-    for trial, record in zip(trials, records, strict=True):
-        if record is not None and record.seconds_per_epoch is not None:
-            paces.setdefault(trial.spec.name, []).append(record.seconds_per_epoch)
-    if not paces:
-        return None
-    means = {name: statistics.fmean(pace) for name, pace in paces.items()}
-    usual = statistics.fmean(means.values())
-    return sum(
-        means.get(trial.spec.name, usual) * (epochs - len(record.epochs if record else ()))
-        for trial, record in zip(trials, records, strict=True)
-    )
 
 
 def read_ablation(output: Path, spec: ModelSpec | None = None) -> Ablation:
@@ -245,14 +114,14 @@ def read_ablation(output: Path, spec: ModelSpec | None = None) -> Ablation:
         spec: the DelugeNet; None if the folder holds the runs of a single one.
 
     Raises:
-        UsageError: there is no finished run, or runs were not asked the same.
+        UsageError: no run is finished, or runs have different settings.
     """
-    # Other runs may lie there too.
+    # The folder may hold other runs, too.
     runs = [
         run
         for run in read_runs(output)
         if run.status == "damaged"
-        or run.name == _run_name(run.config["model"], run.config.get("seed"))
+        or run.name == run_name(run.config["model"], run.config.get("seed"))
     ]
     networks = compared_networks(spec or _find_delugenet(output, runs))
     names = [network.name for network in networks]
@@ -266,7 +135,7 @@ def read_ablation(output: Path, spec: ModelSpec | None = None) -> Ablation:
     )
     if not finished:
         raise UsageError(
-            f"No run in {output} is finished.", "Leave --report-only away to train them."
+            f"No run in {output} is finished.", "Leave out --report-only to train them."
         )
     _check_budget(output, finished)
     results = tuple(_summarise(network, finished) for network in networks)
@@ -283,7 +152,9 @@ def _find_delugenet(output: Path, runs: Sequence[RunRecord]) -> ModelSpec:
     if len(found) != 1:
         raise UsageError(
             f"{output} holds runs of {len(found)} DelugeNets that have baselines.",
-            "Say which one with --model.",
+            f"Choose one with --model: {', '.join(spec.name for spec in found)}."
+            if found
+            else "Give the --output of an ablation.",
         )
     return found[0]
 
@@ -292,14 +163,14 @@ def _check_budget(output: Path, runs: Sequence[RunRecord]) -> None:
     first = runs[0]
     for run in runs:
         changed = [
-            f"{name} {one} in {first.name}, {other} in {run.name}"
+            f"{name} is {one} in {first.name}, {other} in {run.name}"
             for name, (one, other) in changed_settings(first.config, run.config).items()
             if name not in ("model", "seed")
         ]
         if changed:
             raise UsageError(
-                f"The runs in {output} differ: {'; '.join(changed)}.",
-                "Only runs of one budget can be compared; train them anew in another --output.",
+                f"The runs in {output} have different settings: {'; '.join(changed)}.",
+                f"Remove {run.path} to compare the others, or train in another --output.",
             )
 
 
@@ -339,9 +210,9 @@ def _compare(delugenet: NetworkResult, baseline: NetworkResult) -> Difference:
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % confidence interval of a mean (Student's t); None for fewer than two values.
+    """Return the 95 % confidence interval of a mean (Student's t); None for fewer than two values.
 
-    Beyond 21 values it is a little wider than it had to be.
+    For more than 21 values it is slightly too wide.
     """
     if len(values) < 2:
         return None
@@ -352,7 +223,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def describe(ablation: Ablation) -> dict[str, Any]:
-    """Everything that is measured, as JSON has it."""
+    """Return all results as JSON values."""
     return {
         "model": ablation.networks[0].name,
         "settings": dict(ablation.settings),
@@ -365,7 +236,7 @@ def describe(ablation: Ablation) -> dict[str, Any]:
 
 
 def write_ablation(ablation: Ablation, output: Path) -> Path:
-    """Write ``ablation.json``, beside its place first, then renamed into it.
+    """Write ``ablation.json`` atomically.
 
     Raises:
         UsageError: it cannot be written.
@@ -375,5 +246,7 @@ def write_ablation(ablation: Ablation, output: Path) -> Path:
         with atomic_write(path) as beside:
             beside.write_text(json.dumps(describe(ablation), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error}.", "Free some space.") from error
+        raise UsageError(
+            f"{path} cannot be written: {error}.", "Free some space or make the folder writable."
+        ) from error
     return path

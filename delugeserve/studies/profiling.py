@@ -1,14 +1,15 @@
 """Memory and speed of one network in several forms, as in the paper's section 5.
 
-Every figure comes from a process of its own, so that no form profits from memory that another has
-left behind. A shared machine drifts, so every round measures all forms, one after the other, every
-second round goes backwards, and ratios are taken within the rounds.
+Every measurement runs in a new process, so that no form reuses memory that another has freed. The
+speed of a shared machine drifts, so every round measures all forms one after the other, every
+second round in reverse order, and ratios are taken within the rounds.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import multiprocessing
 import sys
 import time
@@ -31,7 +32,10 @@ from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.networks.inference import fold
 from delugeserve.networks.per_reader import per_reader
 from delugeserve.system.memory import keep_freed_memory
+from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.zoo import ModelSpec
+
+_log = logging.getLogger(__name__)
 
 Phase = Literal["training", "inference"]
 Precision = Literal["fp32", "bf16"]
@@ -42,8 +46,8 @@ class Variant:
     """One form of a network.
 
     Attributes:
-        title: what to call it.
-        phases: in which it differs from the others.
+        title: a short description.
+        phases: the phases in which it differs from the others.
         fused: whether its cross-layer sums are fused and compiled.
         checkpointed: whether its sums are computed again in the backward pass.
     """
@@ -58,12 +62,14 @@ REFERENCE = "per-reader"
 
 VARIANTS = MappingProxyType(
     {
-        REFERENCE: Variant("every reader normalises anew (the authors)"),
-        "once": Variant("every output is normalised once"),
-        "fused": Variant("the same, fused sums", fused=True),
-        "checkpointed": Variant("the same, checkpointed sums", ("training",), checkpointed=True),
-        "fused-checkpointed": Variant("the same, both", ("training",), True, True),
-        "folded": Variant("no BatchNorm left", ("inference",)),
+        REFERENCE: Variant("every reader normalises its inputs (the authors' form)"),
+        "once": Variant("every output is normalised once (as trained here)"),
+        "fused": Variant("as once, fused sums", fused=True),
+        "checkpointed": Variant(
+            "as once, with checkpointed sums", ("training",), checkpointed=True
+        ),
+        "fused-checkpointed": Variant("as once, both", ("training",), True, True),
+        "folded": Variant("BatchNorms folded, as exported", ("inference",)),
         "baseline": Variant("ResNet-like baseline, 3x3 shortcut"),
     }
 )
@@ -71,12 +77,12 @@ VARIANTS = MappingProxyType(
 
 @dataclass(frozen=True)
 class Sample:
-    """What one process measured.
+    """The measurement of one process.
 
     Attributes:
-        seconds: of a step, the median.
-        cpu_seconds: that all threads of the process spent on a step, the median.
-        peak_bytes: the most memory held at a time beyond what the libraries take.
+        seconds: median time of a step.
+        cpu_seconds: median CPU time of a step, of all threads.
+        peak_bytes: peak memory, without what the libraries take.
     """
 
     seconds: float
@@ -90,33 +96,33 @@ Samples = dict[tuple[Phase, str], list[Sample]]
 
 def profile(
     spec: ModelSpec,
-    batch: int,
+    batch_size: int,
     precision: Precision,
     variants: Sequence[str] = tuple(VARIANTS),
     *,
     rounds: int = 3,
     steps: int = 3,
-    say: Callable[[str], None] = lambda _: None,
+    progress: Progress = NO_PROGRESS,
 ) -> Samples:
     """Measure variants of a network, in training and in inference.
 
     Args:
         spec: the network, a DelugeNet.
-        batch: images in a step.
-        precision: ``bf16`` is autocast, and for the folded form, bf16 throughout.
-        variants: names out of :data:`VARIANTS`.
-        rounds: how often each is measured.
-        steps: timed steps of a measurement, after one that is not.
-        say: prints one line before each measurement.
+        batch_size: images per step.
+        precision: ``bf16`` is autocast, and bf16 throughout for the folded form.
+        variants: names from :data:`VARIANTS`.
+        rounds: measurements of each variant.
+        steps: timed steps of a measurement, after a warm-up step.
+        progress: receives one step per measurement.
 
     Raises:
         UsageError: the model is a baseline.
-        Failure: a process died, most likely for want of memory.
+        Failure: a process was killed, or memory ran out.
     """
     if spec.baseline:
         raise UsageError(
             f"{spec.name} is a baseline, which has no cross-layer sums to profile.",
-            "Name a DelugeNet; its baseline is among the variants.",
+            "Use --model with a DelugeNet; its baseline is one of the variants.",
         )
     contestants: list[tuple[Phase, str]] = [
         (phase, name)
@@ -125,33 +131,36 @@ def profile(
         if phase in VARIANTS[name].phases
     ]
     samples: Samples = {contestant: [] for contestant in contestants}
+    progress.stage("profile", rounds * len(contestants))
     spawn = multiprocessing.get_context("spawn")
     for number in range(rounds):
         for phase, name in contestants[:: -1 if number % 2 else 1]:
-            say(f"round {number + 1} of {rounds}: {phase}, {name}")
+            _log.info("round %d of %d: %s, %s", number + 1, rounds, phase, name)
             with ProcessPoolExecutor(1, spawn) as process:
                 try:
-                    with explain_out_of_memory("Give a smaller --batch."):
+                    with explain_out_of_memory("Use a smaller --batch-size."):
                         sample = process.submit(
-                            measure, spec, batch, precision, name, phase, steps
+                            measure, spec, batch_size, precision, name, phase, steps
                         ).result()
                 except BrokenProcessPool as error:
                     raise Failure(
-                        f"The process that measured {name} in {phase} was killed.",
-                        "If memory ran out, give a smaller --batch.",
+                        f"The process that measured {name} in {phase} was killed, "
+                        "as happens when memory runs out.",
+                        "Use a smaller --batch-size.",
                     ) from error
             samples[phase, name].append(sample)
+            progress.advance()
     return samples
 
 
 def speed_ratio(samples: Samples, phase: Phase, name: str) -> list[float]:
-    """How many times as fast as the reference, by round."""
+    """Return speed relative to the reference, by round."""
     pairs = zip(samples[phase, REFERENCE], samples[phase, name], strict=True)
     return [reference.seconds / sample.seconds for reference, sample in pairs]
 
 
 def memory_ratio(samples: Samples, phase: Phase, name: str) -> list[float]:
-    """Which part of the reference's memory, by round."""
+    """Return memory relative to the reference, by round."""
     pairs = zip(samples[phase, REFERENCE], samples[phase, name], strict=True)
     return [sample.peak_bytes / reference.peak_bytes for reference, sample in pairs]
 
@@ -160,10 +169,10 @@ def memory_ratio(samples: Samples, phase: Phase, name: str) -> list[float]:
 def measure(
     spec: ModelSpec, batch: int, precision: Precision, name: str, phase: Phase, steps: int
 ) -> Sample:
-    """Measure one variant in this process, which should be fresh."""
+    """Measure one variant in this process, which should be new."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # A few layers of the same sizes first: libraries load and kernels are compiled, and none of
-    # that counts.
+    # A few layers of the same sizes first, so that loading libraries and compiling kernels is not
+    # measured.
     shallow = replace(spec, layers=(2,) * len(spec.layers))
     _stepper(shallow, batch, precision, name, phase, device)()
     memory = _memory_meter(device)
@@ -188,13 +197,13 @@ def _stepper(
     phase: Phase,
     device: torch.device,
 ) -> Callable[[], None]:
-    """Build a variant and the function that makes one step with it."""
+    """Build a variant, and return a function that makes one step with it."""
     network = _build(spec, name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(batch, *spec.input_shape, device=device)
     images = images.to(memory_format=torch.channels_last)
     autocast = precision == "bf16"
     if autocast and name == "folded":
-        # As it is served: weights in bf16 too. Autocast would leave its sums in float32.
+        # As served: weights in bf16 too. Autocast would compute its sums in float32.
         network, images, autocast = network.bfloat16(), images.bfloat16(), False
     labels = torch.arange(batch, device=device) % spec.dataset.num_classes
     optimiser = torch.optim.SGD(
@@ -236,7 +245,7 @@ def _build(spec: ModelSpec, name: str) -> nn.Module:
 
 
 def _memory_meter(device: torch.device) -> Callable[[], int]:
-    """Start to watch memory; the result tells the peak since, in bytes, above the start."""
+    """Start to watch memory; return a function that returns the peak in bytes above the start."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -244,8 +253,8 @@ def _memory_meter(device: torch.device) -> Callable[[], int]:
         before = torch.cuda.memory_allocated()
         return lambda: torch.cuda.max_memory_allocated() - before
     if sys.platform != "linux":
-        raise UsageError("Peak memory is read from Linux's /proc.", "Profile on Linux or a GPU.")
-    # Give back what the heap keeps, or its reuse would not be seen.
+        raise UsageError("Peak memory is read from /proc.", "Profile on Linux or on a GPU.")
+    # Return freed memory to the system first: its reuse would not be seen.
     getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
     before = _proc_status("VmRSS")

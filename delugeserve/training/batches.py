@@ -1,7 +1,7 @@
-"""Batches to train and to test on, the same whatever the number of processes that share them.
+"""Training and test batches, the same for any number of processes that share them.
 
-Small images lie in memory, and whole batches of them are gathered and augmented at once. Large ones
-are decoded and augmented by worker processes as they are needed.
+Small images are kept in memory, and gathered and augmented in whole batches. Large ones are decoded
+and augmented by worker processes as they are needed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from delugeserve.data.augmentation import cutout, random_flip_crop
-from delugeserve.data.datasets import LabelledImages, index_images, load_images
-from delugeserve.data.encoded import EncodedImages
+from delugeserve.data.datasets import LabelledImages, load_images
+from delugeserve.data.encoded import EncodedImages, index_images
 from delugeserve.data.splits import SplitName
 from delugeserve.data.streaming import stream_batches
 from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UsageError
+from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import RunConfig
 from delugeserve.training.distributed import World
 from delugeserve.training.recipes import Recipe
@@ -31,20 +32,20 @@ Batch = tuple[Tensor, Tensor]
 """uint8 images ``[N, H, W, 3]`` and int64 labels ``[N]``."""
 
 Images = LabelledImages | EncodedImages
-"""One split, in memory or on the disk."""
+"""One split, in memory or on disk."""
 
 Augment = Callable[[Tensor, int, int], Tensor]
-"""Maps uint8 images ``[N, H, W, 3]``, the epoch and the batch's number in it to such images."""
+"""Maps uint8 images ``[N, H, W, 3]``, the epoch and the batch's number to augmented images."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How images are read. If all of them can be, it changes nothing of what comes out.
+    """How images are read; without effect on the result if all of them can be decoded.
 
     Attributes:
-        workers: processes that decode large ones, for each process that trains.
-        on_unreadable: what becomes of an image that cannot be decoded: ``fail``, or ``skip`` it,
-            for which a large one is replaced by the next one that can.
+        workers: number of processes that decode large images, for each process that trains.
+        on_unreadable: what to do with an image that cannot be decoded: ``fail``, or ``skip`` it. A
+            large one is then replaced by the next one that can be decoded.
     """
 
     workers: int = 0
@@ -61,32 +62,36 @@ def read_split(
     *,
     limit: int | None = None,
     reading: Reading | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> Images:
-    """Read the images of one split, or find them if they are large.
+    """Read the images of one split, or list them if they are large.
 
     Args:
-        source: the data set.
+        source: the data set's path or name.
         split: which split.
-        dataset: what the images are of.
-        limit: at most so many images.
+        dataset: the images' size and classes.
+        limit: maximum number of images; None for all.
         reading: how they are read; None for the defaults.
+        progress: receives the number of images read.
 
     Raises:
-        DatasetError: there is no such source, or it does not hold what it should.
+        DatasetError: the source does not exist, or does not hold such images.
     """
     if not dataset.fits_memory:
-        return index_images(source, split, dataset, limit=limit)
+        return index_images(source, split, dataset, limit=limit, progress=progress)
     on_unreadable = (reading or Reading()).on_unreadable
-    return load_images(source, split, dataset, limit=limit, on_unreadable=on_unreadable)
+    return load_images(
+        source, split, dataset, limit=limit, on_unreadable=on_unreadable, progress=progress
+    )
 
 
 def share_of(batch_size: int, world: World, accumulate: int) -> int:
-    """How many images one process takes at a time.
+    """Return the number of images that one process takes at a time.
 
     Args:
-        batch_size: images of one optimiser step.
+        batch_size: number of images of one optimiser step.
         world: the processes that share them.
-        accumulate: batches whose gradients are added up to a step.
+        accumulate: number of batches whose gradients are added up to a step.
 
     Raises:
         UsageError: a step's images cannot be divided equally.
@@ -100,7 +105,7 @@ def share_of(batch_size: int, world: World, accumulate: int) -> int:
         )
         raise UsageError(
             f"A batch of {batch_size} images cannot be divided equally: {divided}.",
-            f"Choose a --batch-size that {parts} divides, such as "
+            f"Use a --batch-size that is a multiple of {parts}, such as "
             f"{max(1, round(batch_size / parts)) * parts}.",
         )
     return batch_size // parts
@@ -113,12 +118,12 @@ def training_batches(
     world: World,
     reading: Reading,
 ) -> DataLoader[Batch]:
-    """Make this process's batches, shuffled anew in each epoch.
+    """Return this process's batches, shuffled anew in each epoch.
 
     Args:
         images: the training images.
-        dataset: what they are of.
-        config: gives the images of an optimiser step, how they are divided, and the seed.
+        dataset: their size and classes.
+        config: gives the batch size, how a batch is divided, and the seed.
         world: the processes that share the batches.
         reading: how large images are read.
 
@@ -128,7 +133,7 @@ def training_batches(
     batch_size, accumulate, seed = config.recipe.batch_size, config.accumulate, config.seed
     share = share_of(batch_size, world, accumulate)
     if isinstance(images, EncodedImages):
-        # A process without images would have nothing to train, and end well.
+        # A process without images would end without an error.
         _check_count(len(images), world.size * accumulate)
         # The last step of an epoch may add up fewer batches than the others.
         return _stream(images, dataset, share, seed, world, reading, training=True)
@@ -142,7 +147,13 @@ def test_batches(
     world: World,
     reading: Reading,
 ) -> DataLoader[Batch]:
-    """Make this process's part of the test images, in order; for arguments see above.
+    """Return this process's part of the test images, in order.
+
+    Args:
+        images: the test images.
+        dataset: their size and classes.
+        world: the processes that share them.
+        reading: how large images are read.
 
     Raises:
         UsageError: there are fewer images than processes.
@@ -150,7 +161,7 @@ def test_batches(
     if len(images) < world.size:
         raise UsageError(
             f"{len(images)} test images are too few for {world.size} processes.",
-            "Start fewer processes, or give more images.",
+            f"Start {len(images)} processes or fewer, or add test images.",
         )
     if isinstance(images, EncodedImages):
         return _stream(images, dataset, _TEST_BATCH, 0, world, reading, training=False)
@@ -161,7 +172,7 @@ def test_batches(
 
 
 def augmentation(dataset: DatasetSpec, recipe: Recipe, seed: int, world: World) -> Augment:
-    """Flip, crop and cover this process's share of a batch as if it had all of it to itself."""
+    """Return what flips, crops and covers this process's share of a batch as if it had it all."""
     fill = torch.tensor([round(255 * mean) for mean in dataset.mean], dtype=torch.uint8)
 
     def augment(images: Tensor, epoch: int, number: int) -> Tensor:
@@ -176,16 +187,16 @@ def augmentation(dataset: DatasetSpec, recipe: Recipe, seed: int, world: World) 
 class EpochBatches(Sampler[list[int]]):
     """Indices of one process's batches, in the order of an epoch, which Lightning sets.
 
-    The order depends on seed and epoch alone, so that a resumed run sees the same again. Each
-    optimiser step takes the next ``batch_size`` images, and every process its share of them; the
-    last images that fill no step are left out.
+    The order depends on seed and epoch alone, so that a resumed run repeats it. Each optimiser step
+    takes the next ``batch_size`` images, and every process its share of them; the last images that
+    do not fill a step are left out.
 
     Args:
-        count: how many images there are.
-        batch_size: images of one optimiser step; all of them, if they are fewer.
-        seed: of the order.
+        count: number of images.
+        batch_size: number of images of one optimiser step; all of them, if they are fewer.
+        seed: seed of the order.
         world: the processes that share the batches.
-        accumulate: batches whose gradients are added up to a step.
+        accumulate: number of batches whose gradients are added up to a step.
 
     Raises:
         UsageError: there are too few images to share.
@@ -203,7 +214,7 @@ class EpochBatches(Sampler[list[int]]):
         self._batches = count // step * accumulate
 
     def set_epoch(self, epoch: int) -> None:
-        """Move on to another order."""
+        """Change to the order of another epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -219,7 +230,7 @@ def _check_count(count: int, parts: int) -> None:
     if count < parts:
         raise UsageError(
             f"{count} training images are too few: a step is divided into {parts} parts.",
-            "Give more images, or start fewer processes.",
+            "Add images, start fewer processes, or use a smaller --accumulate.",
         )
 
 

@@ -1,21 +1,16 @@
-"""Processes that train together, as ``torchrun`` starts them, each on a share of every batch."""
+"""Processes started by ``torchrun`` that train together, each on a share of every batch."""
 
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
 from typing import Any, TypeVar
 
-import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from delugeserve.errors import DelugeServeError, TrainingError
@@ -32,9 +27,9 @@ class World:
 
     Attributes:
         rank: this process's number among all, from 0.
-        size: how many there are.
+        size: number of processes.
         local_rank: this process's number among those on this machine, from 0.
-        local_size: how many there are on this machine.
+        local_size: number of processes on this machine.
     """
 
     rank: int = 0
@@ -44,12 +39,12 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks, logs and saves for all; the others only train."""
+        """Whether this process logs and saves for all; the others only train."""
         return self.rank == 0
 
 
 def current_world() -> World:
-    """Read from the environment what ``torchrun`` started; without it, this process is alone."""
+    """Return what ``torchrun`` set in the environment; without it, this process alone."""
     if not dist.is_torchelastic_launched():
         return World()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -58,7 +53,7 @@ def current_world() -> World:
 
 @contextmanager
 def connected(world: World) -> Iterator[None]:
-    """Connect the processes for as long as they work together.
+    """Connect the processes while they work together.
 
     Raises:
         TrainingError: another process has ended.
@@ -73,21 +68,22 @@ def connected(world: World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # Gloo has no kind of error of its own.
+        # Gloo raises a plain RuntimeError.
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise TrainingError(
-            f"Process {world.rank} lost the connection to another of the {world.size}.",
-            "See what that one says, then run the same command with --resume.",
+            f"Process {world.rank} lost the connection to another of the {world.size} processes.",
+            "Correct what ended that one (see its error), then resume the run.",
+            resumable=True,
         ) from error
-    # Not after an error: others may be waiting for this process, whose end stops them.
+    # Not after an error: others may wait for this process, and its end stops them.
     dist.destroy_process_group()
 
 
 def first_alone(world: World, action: Callable[[], T]) -> T:
-    """Let the first process do something, and when it is done the others too.
+    """Run an action in the first process, then in the others.
 
-    Where the first one fails, the others end without saying the same again.
+    If the first one fails, the others exit without repeating its error.
     """
     if world.size == 1:
         return action()
@@ -95,10 +91,10 @@ def first_alone(world: World, action: Callable[[], T]) -> T:
     if not world.is_first:
         dist.broadcast(status, 0)
         if failed := int(status.item()):
-            # Fails when the first process has spoken and ended; torchrun ends all when one does.
+            # Fails when the first process has printed its error and ended; torchrun then ends all.
             with suppress(RuntimeError):
                 dist.broadcast(status, 0)
-            # At once: the interpreter's own end trips over the threads of a broken connection.
+            # At once: a normal exit fails in the threads of a broken connection.
             os._exit(failed)
         return action()
     try:
@@ -110,45 +106,11 @@ def first_alone(world: World, action: Callable[[], T]) -> T:
         dist.broadcast(status, 0)
 
 
-class StopTogether(Callback):
-    """Let all processes leave after the step in which any of them has got SIGTERM.
-
-    Lightning asks the others from within the signal's handler. Where they have got no signal, they
-    are at something else, and all wait for ever.
-
-    Attributes:
-        received: SIGTERM has come to this process or, as far as it knows, another.
-    """
-
-    def __init__(self) -> None:
-        self.received = False
-
-    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """Take the place of Lightning's handler, at whose end the one before it comes back."""
-        signal.signal(signal.SIGTERM, self._receive)
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Ask the others, and leave with them."""
-        anywhere = torch.tensor(int(self.received))
-        dist.all_reduce(anywhere, dist.ReduceOp.MAX)
-        self.received = bool(anywhere)
-        if self.received:
-            raise SIGTERMException
-
-    def on_validation_batch_end(self, *_: Any) -> None:
-        """Leave alone, for not all have as many batches; the others lose the connection."""
-        if self.received:
-            raise SIGTERMException
-
-    def _receive(self, _number: int, _frame: FrameType | None) -> None:
-        self.received = True
-
-
 def synchronise_norms(network: nn.Module) -> None:
-    """Let every BatchNorm in a network take its statistics over the batches of all processes.
+    """Make every BatchNorm in a network take its statistics over the batches of all processes.
 
-    On GPUs this is ``nn.SyncBatchNorm``, which works there alone. Names and shapes of the state
-    stay as they are.
+    On GPUs this is ``nn.SyncBatchNorm``, which works on GPUs only. Names and shapes of the state do
+    not change.
     """
     if torch.cuda.is_available():
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -161,18 +123,17 @@ def synchronise_norms(network: nn.Module) -> None:
 def share_buffers(network: nn.Module) -> None:
     """Give every process the first one's running statistics.
 
-    Where each BatchNorm takes its own process's statistics, the processes would otherwise test, and
-    log the errors of, slightly different networks.
+    Without synchronised BatchNorms, the processes would otherwise test slightly different networks.
     """
     for buffer in network.buffers():
         dist.broadcast(buffer, 0)
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm on CPUs, over the batches of all processes, which are equally large."""
+    """BatchNorm on CPUs over the batches of all processes, which must be equally large."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``[N, C, H, W]``, in float32 or, of such input, in float64."""
+        """Normalise ``[N, C, H, W]`` in float32, or in float64 for float64 input."""
         if not self.training:
             return super().forward(x)
         values = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -189,7 +150,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     def _update(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running statistics on; that of the variance is unbiased, as in ``nn``."""
+        """Update the running statistics; the variance is unbiased, as in ``nn.BatchNorm2d``."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

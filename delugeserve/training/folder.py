@@ -1,4 +1,4 @@
-"""A run's folder, as a run begins, goes on and ends; ``records.py`` reads it back."""
+"""A run's folder: locked, checked, started and finished; ``records.py`` reads it back."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from delugeserve.evaluation.evaluate import Evaluation
 from delugeserve.plotting import save_figure
 from delugeserve.training.config import RunConfig
 from delugeserve.training.curves import draw_curves
+from delugeserve.training.initial import InitialCheckpoint, write_record
 from delugeserve.training.records import (
     CONFIG_FILE,
     ENVIRONMENT_FILE,
     METRICS_FILE,
     as_recorded,
-    check_same,
+    check_settings,
     read_run,
 )
 from delugeserve.training.saving import STATE_FILE, write_json
@@ -29,18 +30,18 @@ CURVES_FILE = "curves.png"
 _THEN = ", then "
 
 LOCK_FILE = ".lock"
-"""Locked for as long as a run goes on; that it exists means nothing."""
+"""Locked while a run is in progress. The file's existence alone means nothing."""
 
 
 @contextmanager
-def claimed(output: Path) -> Iterator[None]:
-    """Keep other processes from training into a folder.
+def run_lock(output: Path) -> Iterator[None]:
+    """Lock a folder against other processes that would train into it.
 
-    The folder is made, and taken away again if nothing comes to lie in it. The lock is the
-    operating system's, and ends with this process, however that ends.
+    The folder is created, and removed again if it stays empty. The operating system releases the
+    lock when this process ends, however it ends.
 
     Raises:
-        UsageError: another process trains into it, or it cannot be written.
+        UsageError: another process is training into it, or it cannot be written.
     """
     made = [folder for folder in (output, *output.parents) if not folder.exists()]
     lock = output / LOCK_FILE
@@ -52,8 +53,8 @@ def claimed(output: Path) -> Iterator[None]:
     with file:
         if not _is_locked(file, lock):
             raise UsageError(
-                f"{output} is being trained into by another process.",
-                "Wait for its end, or choose another --output.",
+                f"Another process is training into {output}.",
+                "Wait until it has finished, or choose another --output.",
             )
         try:
             yield
@@ -65,10 +66,10 @@ def claimed(output: Path) -> Iterator[None]:
 
 
 def _is_locked(file: IO[str], path: Path) -> bool:
-    """Lock an open file, unless another process has; whether that was possible."""
+    """Lock an open file; return False if another process holds the lock."""
     try:
-        # Not by flock, whose locks belong to forked processes too: those that decode images
-        # outlive a killed run by seconds.
+        # Not flock: forked processes would hold its lock too, and those that decode images outlive
+        # a killed run by seconds.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
@@ -76,7 +77,7 @@ def _is_locked(file: IO[str], path: Path) -> bool:
         return True
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:  # removed, since it was opened, by whoever held the lock before
+    except FileNotFoundError:  # removed by the previous holder after it was opened
         return False
 
 
@@ -84,35 +85,40 @@ def check_folder(output: Path, config: RunConfig, *, resume: bool) -> None:
     """Check that a run can be started, or resumed, in a folder.
 
     Raises:
-        UsageError: it holds a run already, or none to resume, or one that was asked otherwise, or
-            a checkpoint of unknown origin.
+        UsageError: it holds a run already, or none to resume, or a checkpoint of unknown origin.
+        ResumeError: the run was started with other settings.
     """
     exists = (output / CONFIG_FILE).exists()
     if exists and not resume:
         raise UsageError(
             f"{output} already holds a run.",
-            "Add --resume to go on with it, or choose another --output.",
+            "Add --resume to continue it, or choose another --output.",
         )
     if not exists and resume:
-        raise UsageError(f"{output} holds no run to resume.", "Leave --resume away to start one.")
+        raise UsageError(f"{output} holds no run to resume.", "Leave out --resume to start one.")
     if resume:
-        _check_same(output, config)
+        _check_settings(output, config)
         return
     checkpoint = output / f"{config.model}.safetensors"
     if checkpoint.exists():
         raise UsageError(
-            f"{checkpoint} exists, and no {CONFIG_FILE} beside it says of which run.",
-            "Move it away, or choose another --output.",
+            f"{checkpoint} exists, but {output} has no {CONFIG_FILE} that says where it is from.",
+            "Move the file elsewhere, or choose another --output.",
         )
 
 
 def start_folder(
-    output: Path, config: RunConfig, environment: Mapping[str, str], *, resume: bool
+    output: Path,
+    config: RunConfig,
+    environment: Mapping[str, str],
+    initial: InitialCheckpoint | None,
+    *,
+    resume: bool,
 ) -> dict[str, str]:
-    """Write what is asked, and where.
+    """Write the settings, the environment and the record of the initial checkpoint.
 
     Returns:
-        The environment; of a run that goes on, that of all its parts.
+        The environment; for a resumed run, the one of all its parts.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -121,6 +127,8 @@ def start_folder(
     if resume:
         whole = _continued(read_run(output).environment, environment)
     try:
+        if initial is not None:
+            write_record(output, initial)
         write_json(output / ENVIRONMENT_FILE, whole)
         write_json(output / CONFIG_FILE, as_recorded(config))
     except OSError as error:
@@ -129,7 +137,7 @@ def start_folder(
 
 
 def _continued(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
-    """What has changed since a run was begun, behind what it was; but for the command."""
+    """Append what changed since the run was started, such as ``old, then new``."""
     whole = {**now, **before}
     for name in before.keys() & now.keys() - {"command"}:
         if before[name].rpartition(_THEN)[2] != now[name]:
@@ -139,22 +147,23 @@ def _continued(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, s
 
 @contextmanager
 def finishing(output: Path) -> Iterator[None]:
-    """Say of a run's last files that no epoch is lost with them.
+    """Turn a failed write of a run's last files into an error that says what is saved.
 
     Raises:
-        TrainingError: one cannot be written.
+        TrainingError: a file could not be written in the body.
     """
     try:
         yield
     except UsageError as error:
         raise TrainingError(
-            f"{error.problem} All epochs are done, and their state is in {output / STATE_FILE}.",
-            "Free some space, then run the same command again, 'train' with --resume.",
+            f"{error.problem} All epochs are saved in {output / STATE_FILE}.",
+            "Free some space or make the folder writable, then resume the run.",
+            resumable=True,
         ) from error
 
 
 def finish_folder(output: Path, evaluation: Evaluation) -> None:
-    """Write what the run came to, and draw its learning curves.
+    """Write the final errors, and draw the learning curves.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -173,10 +182,10 @@ def _unwritable(output: Path, error: OSError) -> UsageError:
     )
 
 
-def _check_same(output: Path, config: RunConfig) -> None:
+def _check_settings(output: Path, config: RunConfig) -> None:
     found = read_run(output)
     if found.reason is not None:
         raise UsageError(
-            f"The run in {output} cannot go on: {found.reason}.", "Choose another --output."
+            f"Cannot resume {output}: {found.reason}.", "Start again in another --output."
         )
-    check_same(found, config)
+    check_settings(found, config)

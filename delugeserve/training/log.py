@@ -1,18 +1,20 @@
-"""The run's log: one CSV row an epoch, kept across interruptions, and a line for the person."""
+"""The run's log: one CSV row per epoch, kept across interruptions, and one log line."""
 
 from __future__ import annotations
 
 import csv
+import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import lightning.pytorch as pl
 
 from delugeserve.system.files import atomic_write
 from delugeserve.training.records import LOG_FILE, Epoch, read_run
 from delugeserve.training.saving import MARK, saving
+
+_log = logging.getLogger(__name__)
 
 _FORMATS = {
     "epoch": "d",
@@ -28,17 +30,16 @@ class EpochLog(pl.Callback):
     """Appends to ``log.csv`` after every epoch, in the first of the processes.
 
     Lightning's own CSV logger starts its file anew when a run is resumed; this one keeps the rows
-    of the epochs that stand and drops those that will be trained again.
+    of complete epochs and drops those that are trained again.
 
     Args:
-        folder: the run's.
-        say: prints one line.
+        folder: the run's folder.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.say = say
         self._started = 0.0
+        self._rate = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop the rows of epochs that are about to be trained again.
@@ -63,8 +64,14 @@ class EpochLog(pl.Callback):
         """Start the epoch's clock."""
         self._started = time.perf_counter()
 
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        """Note the step's learning rate: after the step the schedule has set the next one's."""
+        self._rate = optimizer.param_groups[0]["lr"]
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the epoch's row and say it.
+        """Write the epoch's row, and log it.
 
         Raises:
             TrainingError: the log cannot be written.
@@ -74,7 +81,7 @@ class EpochLog(pl.Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         epoch = Epoch(
             epoch=trainer.current_epoch + 1,
-            learning_rate=trainer.optimizers[0].param_groups[0]["lr"],
+            learning_rate=self._rate,
             train_loss=metrics["train_loss"],
             val_loss=metrics["val_loss"],
             val_error=metrics["val_error"],
@@ -85,9 +92,14 @@ class EpochLog(pl.Callback):
             (self.folder / LOG_FILE).open("a", newline="", encoding="utf-8") as file,
         ):
             row = _write(epoch, file)
-        self.say(
-            f"epoch {row['epoch']:>3}/{trainer.max_epochs}  loss {row['train_loss']}  "
-            f"test error {row['val_error']} %  rate {row['learning_rate']}  {row['seconds']} s"
+        _log.info(
+            "epoch %3s/%d  loss %s  test error %s %%  learning rate %s  %s s",
+            row["epoch"],
+            trainer.max_epochs,
+            row["train_loss"],
+            row["val_error"],
+            row["learning_rate"],
+            row["seconds"],
         )
 
 

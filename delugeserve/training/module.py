@@ -1,4 +1,4 @@
-"""The Lightning module: one training step, one validation step, optimiser and schedule."""
+"""The Lightning module: training step, validation step, optimiser and schedule."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrainingModule(pl.LightningModule):
         network: maps normalised images ``[N, 3, H, W]`` to logits.
         dataset: gives mean and standard deviation.
         recipe: how to train.
-        augment: changes the images of a training batch; None if they come augmented.
+        augment: augments the images of a training batch; None if they are augmented already.
     """
 
     mean: Tensor
@@ -55,7 +55,7 @@ class TrainingModule(pl.LightningModule):
         """Return the loss of one batch.
 
         Raises:
-            TrainingError: it is infinite or no number.
+            TrainingError: it is not finite.
         """
         images, labels = batch
         if self.augment:
@@ -68,16 +68,17 @@ class TrainingModule(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Let all processes test the same network: the first one's, which is saved."""
+        """Make all processes test the same network: the first one's, which is saved."""
         if self.trainer.world_size > 1:
             share_buffers(self.network)
         self._tested = torch.zeros(3, device=self.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Add up losses and errors of one batch."""
+        """Add up losses and errors of one batch, in fp32 as in the final evaluation."""
         images, labels = batch
-        # Around the compiled form, if there is one, which would be compiled anew for this mode.
-        logits = self.network.forward(normalise(images, self.mean, self.std)).float()
+        with torch.autocast(self.device.type, enabled=False):
+            # Not the compiled form, if there is one: it would be compiled anew for this mode.
+            logits = self.network.forward(normalise(images, self.mean, self.std))
         loss = F.cross_entropy(logits, labels, reduction="sum")
         wrong = (logits.argmax(dim=1) != labels).sum()
         self._tested += torch.stack([loss, wrong, torch.full_like(loss, len(labels))])
@@ -85,10 +86,10 @@ class TrainingModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log mean loss and top-1 error, in percent, over the images of all processes.
 
-        Lightning's own mean over processes is off where these have unequally many images.
+        Lightning's own mean over processes is wrong where these have unequally many images.
 
         Raises:
-            TrainingError: the loss is infinite or no number; the state is not saved then.
+            TrainingError: the loss is not finite; the state is not saved then.
         """
         loss, wrong, count = self.trainer.strategy.reduce(self._tested, reduce_op="sum")
         if not loss.isfinite():
@@ -97,7 +98,7 @@ class TrainingModule(pl.LightningModule):
         self.log("val_error", 100 * wrong / count)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """SGD with Nesterov momentum; the learning rate changes after every optimiser step."""
+        """Return SGD with Nesterov momentum, and a schedule that acts after every step."""
         recipe = self.recipe
         optimiser = torch.optim.SGD(
             self.network.parameters(),
@@ -114,47 +115,48 @@ class TrainingModule(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the recipe with the state."""
+        """Save the recipe with the state."""
         checkpoint["recipe"] = as_recorded(self.recipe)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that a state is one of this network and recipe.
+        """Check that a state belongs to this network and recipe.
 
         Raises:
-            CheckpointError: it is not.
+            CheckpointError: it does not.
         """
         recipes = (checkpoint.get("recipe", {}), as_recorded(self.recipe))
         changed = changed_settings(*({"recipe": recipe} for recipe in recipes))
         if _shapes(checkpoint["state_dict"]) != _shapes(self.state_dict()):
             other = "network"
         elif changed:
-            other = f"recipe: {describe_changes(changed)}"
+            other = f"recipe ({describe_changes(changed)})"
         else:
             return
         raise CheckpointError(
-            f"{STATE_FILE} is the state of another {other}.",
-            "Put the run's own state back, or start again in another --output.",
+            f"{STATE_FILE} belongs to another {other}.",
+            "Restore the run's own file, or start again in another --output.",
         )
 
     def _diverged(self, what: str, loss: Tensor) -> TrainingError:
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        fp32 = "" if self.trainer.precision == "32-true" else " or with --precision fp32"
         saved = describe_state(Path(self.trainer.default_root_dir), self.current_epoch)
         return TrainingError(
             f"The {what} is {loss.item()} at step {self.global_step} "
-            f"(epoch {self.current_epoch + 1}), with the learning rate at {rate:.3g}. {saved}",
-            "Train in another --output with a lower --learning-rate, in fp32, or --deterministic.",
+            f"(epoch {self.current_epoch + 1}), with a learning rate of {rate:.3g}. {saved}",
+            f"Train in another --output with a lower --learning-rate{fp32}.",
         )
 
 
 def learning_rate(recipe: Recipe, steps: int) -> Callable[[int], float]:
-    """Make a recipe's schedule.
+    """Return a recipe's schedule.
 
     Args:
         recipe: the recipe.
-        steps: optimiser steps of the whole run.
+        steps: number of optimiser steps of the whole run.
 
     Returns:
-        Maps a step, from 0, to its learning rate relative to the recipe's.
+        A function that maps a step, from 0, to its learning rate relative to the recipe's.
     """
     return _SCHEDULES[recipe.schedule](recipe, steps)
 

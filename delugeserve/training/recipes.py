@@ -1,4 +1,4 @@
-"""Training recipes as frozen, named values.
+"""Training recipes: frozen values with a name.
 
 ``cifar`` and ``imagenet`` are the paper's (arXiv 1611.05552, sections 4.1 and 4.2); ``cifar-quick``
 is ours, for a CPU or half an hour of a GPU.
@@ -20,26 +20,26 @@ Schedule = Literal["step", "one-cycle", "cosine"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides how a network is trained, but the data and the seed.
+    """Everything that decides how a network is trained, except the data and the seed.
 
     Attributes:
-        name: the registry's name.
-        epochs: passes over the training images.
-        batch_size: images of one optimiser step.
-        learning_rate: the highest learning rate of the schedule.
+        name: name of the recipe whose values these are or were.
+        epochs: number of passes over the training images.
+        batch_size: number of images of one optimiser step.
+        learning_rate: highest learning rate of the schedule.
         schedule: ``step`` divides the rate by ten at each milestone; ``one-cycle`` rises linearly
-            from zero during the warm-up, then falls linearly to zero; ``cosine`` rises likewise and
-            falls as half a cosine.
-        milestones: for ``step``, as fractions of the epochs.
-        warmup: for the others, as a fraction of the steps.
-        momentum: of SGD with Nesterov's update; 0 for plain SGD.
+            from zero during the warm-up, then falls linearly to zero; ``cosine`` rises linearly,
+            then falls as half a cosine.
+        milestones: for ``step``: fractions of the epochs, ascending.
+        warmup: for ``one-cycle`` and ``cosine``: fraction of the steps.
+        momentum: momentum of SGD with Nesterov's update; 0 for plain SGD.
         weight_decay: L2 penalty on every parameter.
         label_smoothing: probability mass spread over all classes.
-        ema_decay: decay, a step, of the moving average of the weights that is evaluated and saved;
+        ema_decay: decay per step of the moving average of the weights that is evaluated and saved;
             0 for none.
-        crop_padding: pixels around an image before a random crop, of images that lie in memory;
-            ImageNet's are cropped otherwise, see :mod:`delugeserve.data.imagenet`.
-        cutout: side, in pixels, of the square that is covered in each of those images; 0 for none.
+        crop_padding: pixels around an image before a random crop, for images in memory. ImageNet's
+            are cropped differently, see :mod:`delugeserve.data.imagenet`.
+        cutout: side in pixels of the square that is covered in each image in memory; 0 for none.
     """
 
     name: str
@@ -92,10 +92,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe
 
 
 def find_recipe(name: str) -> Recipe:
-    """Look a recipe up by name.
+    """Return the recipe of a name.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: there is no such recipe.
     """
     try:
         return RECIPES[name]
@@ -104,16 +104,34 @@ def find_recipe(name: str) -> Recipe:
 
 
 def default_recipe(dataset: DatasetSpec) -> Recipe:
-    """The recipe that suits a data set, if nobody chooses another."""
+    """Return a data set's default recipe."""
     return find_recipe("imagenet" if dataset.name == "imagenet" else "cifar-quick")
 
 
+def choose_recipe(dataset: DatasetSpec, name: str | None, **values: Any) -> Recipe:
+    """Return a recipe with some of its values overridden.
+
+    Args:
+        dataset: the data set to train on.
+        name: the recipe's name; None for the data set's default.
+        values: values by attribute; None keeps the recipe's.
+
+    Raises:
+        UnknownNameError: there is no such recipe or schedule.
+        UsageError: a value is out of range, or has no effect.
+    """
+    recipe = find_recipe(name) if name else default_recipe(dataset)
+    chosen = override(recipe, **values)
+    check_effect(chosen, dataset, [name for name, value in values.items() if value is not None])
+    return chosen
+
+
 def override(recipe: Recipe, **values: Any) -> Recipe:
-    """Change some of a recipe's values.
+    """Return a recipe with other values.
 
     Args:
         recipe: the recipe.
-        values: by name of the attribute; None leaves the recipe's.
+        values: values by attribute; None keeps the recipe's.
 
     Raises:
         UsageError: a value is out of range.
@@ -124,49 +142,49 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
         value = getattr(changed, name)
         if not is_sound(value):
             problem = f"--{_as_option(name)} {_as_text(value)} is out of range."
-            raise UsageError(problem, f"Give {range_}.")
+            raise UsageError(problem, f"Use {range_}.")
     if changed.schedule not in get_args(Schedule):
         raise UnknownNameError("schedule", changed.schedule, get_args(Schedule))
     return changed
 
 
 def check_effect(recipe: Recipe, dataset: DatasetSpec, chosen: Iterable[str]) -> None:
-    """Check that each value that somebody has chosen does something, and no harm.
+    """Check that each overridden value has an effect, and leaves something to learn.
 
     Args:
-        recipe: what will be done.
-        dataset: to images of what.
-        chosen: names of the attributes that are not the named recipe's own.
+        recipe: the recipe to train with.
+        dataset: the data set to train on.
+        chosen: names of the attributes that were overridden.
 
     Raises:
-        UsageError: a value does nothing, or leaves nothing to learn.
+        UsageError: a value has no effect, or leaves nothing to learn.
     """
     by_steps = recipe.schedule == "step"
     if by_steps and not recipe.milestones:
         raise UsageError(
-            "With the schedule step and no milestones the learning rate never falls.",
-            "Add --milestones, such as 0.5,0.75.",
+            "Without milestones, the schedule step never lowers the learning rate.",
+            "Add --milestones, such as --milestones 0.5,0.75.",
         )
     idle = {
         "warmup" if by_steps else "milestones": (
             f"with the schedule {recipe.schedule}",
-            "Leave it away, or choose another --schedule.",
+            f"Leave it out, or use --schedule {'one-cycle' if by_steps else 'step'}.",
         )
     }
     if not dataset.fits_memory:
-        otherwise = f"to images of {dataset.title}, which are augmented in another way"
-        idle |= dict.fromkeys(("crop_padding", "cutout"), (otherwise, "Leave it away."))
+        otherwise = f"on images of {dataset.title}, which are augmented differently"
+        idle |= dict.fromkeys(("crop_padding", "cutout"), (otherwise, "Leave it out."))
     for name in chosen:
-        if name in idle and getattr(recipe, name):  # nothing is what 0 asks for
+        if name in idle and getattr(recipe, name):  # 0 and () ask for nothing
             where, remedy = idle[name]
-            raise UsageError(f"--{_as_option(name)} does nothing {where}.", remedy)
+            raise UsageError(f"--{_as_option(name)} has no effect {where}.", remedy)
     # A square of this side reaches every border, wherever its centre lies.
     whole = 2 * dataset.image_size - 1
     if recipe.cutout >= whole:
         size = f"{dataset.image_size} x {dataset.image_size}"
         raise UsageError(
-            f"--cutout {recipe.cutout} covers every image of {size} pixels whole.",
-            f"Give less than {whole}.",
+            f"--cutout {recipe.cutout} covers all of every image ({size} pixels).",
+            f"Use less than {whole}.",
         )
 
 

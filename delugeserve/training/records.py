@@ -1,7 +1,7 @@
-"""What runs leave behind: their folders, read back without torch.
+"""Runs, read back from their folders without torch.
 
-A run's folder holds ``run.json`` (what was asked), ``environment.json`` (where), ``log.csv`` (a row
-for each epoch), and in the end ``metrics.json`` and the checkpoint.
+A run's folder holds ``run.json`` (settings), ``environment.json`` (versions and machine),
+``log.csv`` (a row per epoch), and in the end ``metrics.json`` and the checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from delugeserve.errors import UsageError
+from delugeserve.errors import ResumeError, UsageError
 from delugeserve.training.config import RunConfig
 from delugeserve.training.recipes import Recipe
 
@@ -32,11 +32,11 @@ class Epoch:
 
     Attributes:
         epoch: its number, from 1.
-        learning_rate: at its end.
+        learning_rate: of its last optimiser step.
         train_loss: mean over its training images.
-        val_loss: mean over the test images, after it.
-        val_error: top-1 error on the test images in percent, after it.
-        seconds: how long it took.
+        val_loss: mean over the test images after the epoch, in fp32.
+        val_error: top-1 error on the test images after the epoch, in percent, in fp32.
+        seconds: how long the epoch took.
     """
 
     epoch: int
@@ -49,17 +49,17 @@ class Epoch:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as its folder tells it.
+    """One run, as read from its folder.
 
     Attributes:
-        name: the folder's.
+        name: the folder's name.
         path: the folder.
-        status: ``unfinished`` is a run that was interrupted, or one that is still going on.
-        reason: of a damaged run, which file cannot be read and why; all below is empty then.
-        config: what was asked, see :class:`delugeserve.training.config.RunConfig`.
-        environment: versions and machine; empty for runs that did not write them.
+        status: an ``unfinished`` run was interrupted or is still in progress.
+        reason: for a damaged run, which file cannot be read and why; all below is empty then.
+        config: the settings, see :class:`delugeserve.training.config.RunConfig`.
+        environment: versions and machine; empty if the run did not write them.
         epochs: the log.
-        metrics: the final evaluation; empty for runs that are not finished or did not write it.
+        metrics: the final evaluation; empty if the run is not finished or did not write it.
     """
 
     name: str
@@ -73,26 +73,26 @@ class RunRecord:
 
     @property
     def top1_error(self) -> float | None:
-        """Test error in percent: of the final evaluation, before that of the last epoch."""
+        """Test error in percent: of the final evaluation, or of the last epoch before that."""
         last = self.epochs[-1].val_error if self.epochs else None
         error: float | None = self.metrics.get("top1_error", last)
         return error
 
     @property
     def seconds(self) -> float:
-        """How long all epochs took together."""
+        """Total time of all epochs."""
         return sum(epoch.seconds for epoch in self.epochs)
 
     @property
     def seconds_per_epoch(self) -> float | None:
-        """The median, which a slow first epoch does not move."""
+        """Median time of an epoch, which a slow first epoch does not change."""
         return statistics.median(e.seconds for e in self.epochs) if self.epochs else None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What two runs may differ in, in one flat mapping: config, recipe and environment.
+        """Config, recipe and environment in one flat mapping, to compare runs.
 
-        The command line is left out: it says the same again, and always names another folder.
+        The command line is left out: it repeats the others, and always names another folder.
         """
         settings = {**_flatten(self.config), **self.environment}
         settings.pop("command", None)
@@ -100,13 +100,15 @@ class RunRecord:
 
 
 def read_runs(folder: Path) -> list[RunRecord]:
-    """Read the runs in a folder, sorted by name; of a folder that is a run itself, that one.
+    """Read the runs in a folder, sorted by name, or the one run that the folder is.
 
     Raises:
-        UsageError: there is no such folder, or no run in it.
+        UsageError: there is no such folder, or it holds no runs.
     """
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}.", "Give a folder of runs, or a run's.")
+        raise UsageError(
+            f"There is no folder {folder}.", "Give a folder of runs, or the folder of one run."
+        )
     if (folder / CONFIG_FILE).is_file():
         return [read_run(folder)]
     runs = sorted(file.parent for file in folder.glob(f"*/{CONFIG_FILE}"))
@@ -119,7 +121,7 @@ def read_runs(folder: Path) -> list[RunRecord]:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read one run. What cannot be read makes it ``damaged``; nothing is raised."""
+    """Read one run. If a file cannot be read, its status is ``damaged``; nothing is raised."""
     name = folder.resolve().name
     try:
         config = _read_object(folder / CONFIG_FILE, _is_config)
@@ -144,7 +146,7 @@ def compare_settings(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """Find the settings in which runs differ.
 
     Returns:
-        For each of them its value in each run, in the runs' order; None where a run has none.
+        The values of each such setting, in the runs' order; None where a run has none.
     """
     settings = [record.settings for record in records]
     names = dict.fromkeys(name for values in settings for name in values)
@@ -153,18 +155,19 @@ def compare_settings(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
 
 
 def as_recorded(values: RunConfig | Recipe) -> dict[str, Any]:
-    """What is asked, as it comes back from a JSON file."""
+    """Return settings as they are read back from a JSON file."""
     return _as_json(dataclasses.asdict(values))
 
 
 def changed_settings(
     before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    """Find what is asked of one run and not of another.
+    """Find the settings in which two runs differ.
 
     Args:
-        before: a run's config as its file holds it, recipe included. What it lacks has its default.
-        now: another's, likewise.
+        before: a run's config as read from its file, with the recipe. A missing setting has its
+            default.
+        now: the other's config.
 
     Returns:
         By name, the values in ``before`` and in ``now``; None where there is none.
@@ -175,26 +178,23 @@ def changed_settings(
 
 
 def describe_changes(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """What :func:`changed_settings` has found, such as ``seed 0, not 5; epochs 30, not 3``."""
-    return "; ".join(f"{name} {old}, not {new}" for name, (old, new) in changed.items())
+    """Describe a result of :func:`changed_settings`: ``seed 0, now 5; epochs 30, now 3``."""
+    return "; ".join(f"{name} {old}, now {new}" for name, (old, new) in changed.items())
 
 
-def check_same(record: RunRecord, config: RunConfig) -> None:
-    """Check that what is asked is what was asked of a run that is to go on.
+def check_settings(record: RunRecord, config: RunConfig) -> None:
+    """Check that a run to resume was started with these settings.
 
     Raises:
-        UsageError: it is not.
+        ResumeError: it was not.
     """
     changed = changed_settings(record.config, as_recorded(config))
     if changed:
-        raise UsageError(
-            f"The run in {record.path} was started with {describe_changes(changed)}.",
-            f"Repeat the options in {record.path / CONFIG_FILE}, or choose another --output.",
-        )
+        raise ResumeError(record.path, changed)
 
 
 def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Config and recipe in one mapping; what did not exist yet has its default, as it was then."""
+    """Return config and recipe in one mapping; settings of later versions have their defaults."""
     recipe = _complete(config.get("recipe", {}), Recipe)
     return {**_complete(config, RunConfig), "recipe": recipe.pop("name", None), **recipe}
 
@@ -233,7 +233,7 @@ def _read_object(
     with _naming(path):
         value = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if not isinstance(value, dict) or not is_whole(value):
-            raise ValueError("not what 'delugeserve train' writes")
+            raise ValueError("not written by 'delugeserve train'")
         return value
 
 
@@ -256,7 +256,7 @@ def _read_log(path: Path) -> tuple[Epoch, ...]:
         return ()
     with _naming(path):
         text = path.read_text(encoding="utf-8")
-        # Of a run that is going on, the last line may be half written.
+        # While the run is in progress, the last line may be half written.
         whole = text[: text.rfind("\n") + 1]
         return tuple(_parse_epoch(row) for row in csv.DictReader(whole.splitlines()))
 
@@ -264,6 +264,6 @@ def _read_log(path: Path) -> tuple[Epoch, ...]:
 def _parse_epoch(row: Mapping[str, str]) -> Epoch:
     columns = [column.name for column in fields(Epoch)]
     if missing := [name for name in columns if row.get(name) is None]:
-        raise ValueError(f"a row without {missing[0]}")
+        raise ValueError(f"a row lacks {missing[0]}")
     epoch, *figures = (row[name] for name in columns)
     return Epoch(int(epoch), *map(float, figures))

@@ -1,7 +1,4 @@
-"""Files of a run, each written beside its place and then renamed into it.
-
-At every moment, whatever happens to the process or the disk, the last good file is there.
-"""
+"""Atomic writes of a run's files: whatever happens, the last good file is there."""
 
 from __future__ import annotations
 
@@ -20,43 +17,45 @@ from delugeserve.errors import CheckpointError, TrainingError
 from delugeserve.system.files import atomic_write
 
 STATE_FILE = "last.ckpt"
-"""The state after a run's last whole epoch, from which it can go on."""
-
+"""The state after a run's last complete epoch, to resume from."""
 
 MARK = "part"
-"""One run at a time writes to a folder, and its states are large: none is left lying."""
+"""Fixed, because one run at a time writes to a folder: the next write replaces leftovers."""
 
 
-def describe_state(folder: Path, epochs: int) -> str:
-    """Say in one sentence from where a run could go on.
+def describe_state(folder: Path, epochs: int | None) -> str:
+    """Return a sentence that says what a run can be resumed from.
 
     Args:
-        folder: the run's.
-        epochs: how many of its epochs are whole.
+        folder: the run's folder.
+        epochs: number of complete epochs; None if that is not known.
     """
     state = folder / STATE_FILE
-    if epochs and state.is_file():
-        return f"The state after epoch {epochs} is whole, in {state}."
-    return "No state was saved before."
+    if not state.is_file() or epochs == 0:
+        return "No epoch is saved yet."
+    return (
+        f"{'The last complete epoch' if epochs is None else f'Epoch {epochs}'} is saved in {state}."
+    )
 
 
 @contextmanager
 def saving(folder: Path, epochs: int) -> Iterator[None]:
-    """Say of a file of a run that is going on that it cannot be written.
+    """Turn a failed write during a run into an error that says what is saved.
 
     Args:
-        folder: see :func:`describe_state`.
-        epochs: likewise.
+        folder: the run's folder.
+        epochs: number of complete epochs.
 
     Raises:
-        TrainingError: it cannot.
+        TrainingError: a file could not be written in the body.
     """
     try:
         yield
     except OSError as error:
         raise TrainingError(
             f"The run could not be saved: {error}. {describe_state(folder, epochs)}",
-            "Free some space, then run the same command again, 'train' with --resume.",
+            "Free some space or make the folder writable, then resume the run.",
+            resumable=True,
         ) from error
 
 
@@ -71,10 +70,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Saves Lightning's state beside its place.
+    """Saves Lightning's state atomically.
 
-    Lightning itself saves to the folder for temporary files and moves that to its place, which is a
-    copy, and may end half-way, where the two are on different disks.
+    Lightning itself saves to the folder for temporary files and moves the file, which is a copy
+    that may end half-way where the two are on different disks.
     """
 
     def save_checkpoint(
@@ -94,7 +93,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                # What PyTorch makes of a full disk; the file's own error says it better.
+                # PyTorch's error for a full disk; the file's own error is clearer.
                 raise OSError(error.__context__ or error) from error
             file.flush()
             os.fsync(file.fileno())
@@ -111,7 +110,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             state: dict[str, Any] = torch.load(path, map_location, weights_only=weights_only)
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
             raise CheckpointError(
-                f"{path} is not a whole state of a run ({_first_line(error)}).",
+                f"{path} is damaged ({_first_line(error)}).",
                 "Start the run again in another --output.",
             ) from error
         return state

@@ -1,4 +1,4 @@
-"""Fixtures for the Python-based Triton backends."""
+"""Fixtures: Python-based Triton backends, and progress that acts at a stage."""
 
 from __future__ import annotations
 
@@ -71,3 +71,24 @@ def load_backend(
         return module
 
     return load
+
+
+class AtStage:
+    """A progress that acts when a stage begins."""
+
+    def __init__(self, prefix, action):
+        self.prefix, self.action, self.stages = prefix, action, []
+
+    def stage(self, name, total=None):
+        self.stages.append((name, total))
+        if name.startswith(self.prefix):
+            self.action()
+
+    def advance(self, steps=1, note=""):
+        pass
+
+
+@pytest.fixture(scope="session")
+def at_stage():
+    """Make a progress from the beginning of a stage's name and what to do when it begins."""
+    return AtStage

@@ -3,71 +3,78 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 
-from delugeserve.cli.commands.recipes import print_recipe
-from delugeserve.cli.render.console import err_console, print_json, print_table
-from delugeserve.errors import UnknownNameError, UsageError, require
-from delugeserve.training.recipes import Recipe, find_recipe, override
+from delugeserve.cli.options import Csv, Json, Plot, check_output_file, complete_models
+from delugeserve.cli.render.console import err_console, print_json, print_table, print_warning
+from delugeserve.cli.render.csv_file import write_csv
+from delugeserve.cli.render.progress import show_progress
+from delugeserve.cli.render.recipe import print_recipe
+from delugeserve.cli.render.resume import say_how_to_resume
+from delugeserve.errors import UsageError, require
+from delugeserve.training.config import RunConfig, resolve_precision
+from delugeserve.training.recipes import find_recipe, override
 from delugeserve.zoo import ModelSpec, find_model
 
 if TYPE_CHECKING:
-    from delugeserve.studies.ablation import Ablation, Difference
-
-_PRECISIONS = ("auto", "fp32", "bf16")
+    from delugeserve.studies.ablation import Ablation, Difference, NetworkResult
 
 
 def command(
     output: Annotated[Path, typer.Option(help="Folder of the runs, such as ablation/.")],
     model: Annotated[
         str | None,
-        typer.Option(help="Name of a DelugeNet that has baselines; see 'models'."),
+        typer.Option(
+            help="Name of a DelugeNet that has baselines; see 'models'.",
+            autocompletion=complete_models,
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(envvar="DELUGESERVE_DATA", help="What to train on; see 'train'."),
+        typer.Option(envvar="DELUGESERVE_DATA", help="Data set to train on; see 'train'."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Train each network with seeds 0, 1, ...")] = 3,
-    recipe: Annotated[str, typer.Option(help="cifar (the paper's) or cifar-quick.")] = (
-        "cifar-quick"
-    ),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Override the recipe's.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "auto",
-    limit: Annotated[int | None, typer.Option(min=2, help="Train on the first images only.")] = (
-        None
-    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds: 0, 1, ...")] = 3,
+    recipe: Annotated[
+        Literal["cifar-quick", "cifar"],
+        typer.Option(help="Training recipe; 'cifar' is the paper's."),
+    ] = "cifar-quick",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training images.")
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        typer.Option(help="Precision of training steps; 'auto' is bf16 where that is native."),
+    ] = "auto",
+    limit: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Train on the first N images only.")
+    ] = None,
     compiled: Annotated[
         bool,
-        typer.Option(
-            "--compile", help="Compile the step; needs a C++ compiler, or for a GPU one of C."
-        ),
+        typer.Option("--compile", help="Compile the training step (needs a C++ compiler)."),
     ] = False,
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Train nothing; report what is finished.")
+        bool, typer.Option("--report-only", help="Train nothing; report the finished runs.")
     ] = False,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw errors and curves to this PNG or SVG file.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Plot = None,
+    csv: Csv = None,
+    json: Json = False,
 ) -> None:
     """Train a DelugeNet and its baselines with several seeds, and compare their errors.
 
-    The same command goes on after an interruption; with more --seeds it adds to what is there.
+    The same command continues after an interruption; with more --seeds it adds runs.
     """
     from delugeserve.plotting import check_picture_path, save_figure
-    from delugeserve.studies.ablation import (
-        compared_networks,
-        describe,
-        read_ablation,
-        write_ablation,
-    )
+    from delugeserve.studies.ablation import describe, read_ablation, write_ablation
+    from delugeserve.studies.trials import compared_networks
 
     if plot is not None:
         check_picture_path(plot)
         require("matplotlib.figure", "train")
+    if csv is not None:
+        check_output_file(csv)
     spec = find_model(model) if model else None
     if spec is not None:
         compared_networks(spec)
@@ -75,69 +82,51 @@ def command(
         if spec is None or data is None:
             raise UsageError(
                 "An ablation needs a model and images.",
-                "Give --model and --data, or --report-only for what is there.",
+                "Use --model and --data, or --report-only to report finished runs.",
             )
-        resolved = override(find_recipe(recipe), epochs=epochs)
-        _train(spec, output, seeds, resolved, precision, data, limit, compiled)
+        config = RunConfig(
+            model=spec.name,
+            recipe=override(find_recipe(recipe), epochs=epochs),
+            seed=0,
+            precision=resolve_precision(precision),
+            data=data,
+            limit=limit,
+            compile=compiled,
+        )
+        _train(spec, config, seeds, output)
     ablation = read_ablation(output, spec)
     path = write_ablation(ablation, output)
     if plot is not None:
         from delugeserve.studies.ablation_plots import draw_ablation
 
         save_figure(draw_ablation(ablation), plot)
+    if csv is not None:
+        _write_csv(ablation, csv)
     if json:
         print_json(describe(ablation))
     else:
         _print_networks(ablation)
         _print_differences(ablation)
     for name in ablation.left_out:
-        err_console.print(f"{name} is not finished and left out", markup=False, soft_wrap=True)
-    for written in (path, plot):
+        print_warning(f"{name} is not finished and left out.")
+    for written in (path, plot, csv):
         if written is not None:
-            err_console.print(f"written to {written}", markup=False, soft_wrap=True)
+            err_console.print(f"written to {written}", markup=False)
 
 
-def _train(
-    spec: ModelSpec,
-    output: Path,
-    seeds: int,
-    recipe: Recipe,
-    precision: str,
-    data: str,
-    limit: int | None,
-    compiled: bool,
-) -> None:
-    if precision not in _PRECISIONS:
-        raise UnknownNameError("precision", precision, _PRECISIONS)
+def _train(spec: ModelSpec, config: RunConfig, seeds: int, output: Path) -> None:
     for module in ("torch", "lightning", "safetensors"):
         require(module, "train")
-    from delugeserve.studies.ablation import compared_networks, plan_trials, train_missing
-    from delugeserve.training.config import RunConfig, resolve_precision
+    from delugeserve.studies.trials import compared_networks, plan_trials, train_missing
 
-    config = RunConfig(
-        model=spec.name,
-        recipe=recipe,
-        seed=0,
-        precision=resolve_precision(precision),  # type: ignore[arg-type]
-        data=data,
-        limit=limit,
-        compile=compiled,
-    )
     trials = plan_trials(compared_networks(spec), seeds, output)
-    err_console.print(
-        f"{len(trials)} runs in {escape(str(output))} on {escape(data)}", soft_wrap=True
-    )
-    print_recipe(recipe)
-    train_missing(
-        trials,
-        config,
-        progress=err_console.is_terminal,
-        say=lambda line: err_console.print(line, soft_wrap=True),
-    )
+    err_console.print(f"{len(trials)} runs in {escape(str(output))} on {escape(config.data)}")
+    print_recipe(config.recipe)
+    with say_how_to_resume(), show_progress() as progress:
+        train_missing(trials, config, progress=progress)
 
 
 def _print_networks(ablation: Ablation) -> None:
-    networks = ablation.networks
     print_table(
         ("network", "#params M", "paper", "GFLOPs", "error %", "sd", "paper"),
         (
@@ -150,17 +139,17 @@ def _print_networks(ablation: Ablation) -> None:
                 _figure(network.deviation),
                 _figure(network.published_error),
             )
-            for network in networks
+            for network in ablation.networks
         ),
     )
-    seeds = sorted({seed for network in networks for seed in network.errors})
+    seeds = _seeds(ablation.networks)
     print_table(
         ("network", *map(str, seeds)),
         (
             (network.name, *(_figure(network.errors.get(seed)) for seed in seeds))
-            for network in networks
+            for network in ablation.networks
         ),
-        title="\nerror by seed",
+        title="\nerror % by seed",
     )
 
 
@@ -168,7 +157,7 @@ def _print_differences(ablation: Ablation) -> None:
     print_table(
         ("baseline", "DelugeNet", "pairs", "points", "95 % interval", "paper"),
         (_difference_row(difference) for difference in ablation.differences),
-        title=f"\nerror above that of {ablation.networks[0].name}, seed by seed",
+        title=f"\nbaseline error minus that of {ablation.networks[0].name}, paired by seed",
         texts=2,
     )
 
@@ -183,6 +172,22 @@ def _difference_row(one: Difference) -> tuple[str, ...]:
         interval,
         _figure(one.published, "+.2f"),
     )
+
+
+def _write_csv(ablation: Ablation, path: Path) -> None:
+    seeds = _seeds(ablation.networks)
+    write_csv(
+        path,
+        ("network", "params", "flops", "mean_error", "deviation", *(f"seed{s}" for s in seeds)),
+        (
+            (n.name, n.params, n.flops, n.mean, n.deviation, *(n.errors.get(s) for s in seeds))
+            for n in ablation.networks
+        ),
+    )
+
+
+def _seeds(networks: tuple[NetworkResult, ...]) -> list[int]:
+    return sorted({seed for network in networks for seed in network.errors})
 
 
 def _figure(value: float | None, form: str = ".2f") -> str:

@@ -1,15 +1,24 @@
-"""``delugeserve connectivity``: how strongly a trained network draws on its earlier layers."""
+"""``delugeserve connectivity``: how strongly a trained network uses its earlier layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from delugeserve.cli.options import (
+    Csv,
+    Json,
+    Plot,
+    check_output_file,
+    complete_models,
+    with_default,
+)
 from delugeserve.cli.render.console import err_console, print_json, print_table
+from delugeserve.cli.render.csv_file import write_csv
 from delugeserve.errors import require
 from delugeserve.zoo import find_model
 
@@ -21,38 +30,47 @@ _BAR_WIDTH = 24
 
 
 def command(
-    checkpoint: Annotated[Path | None, typer.Option(help="The trained network.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint of a DelugeNet.")] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Name of the model; alone, its shipped weights.", show_default="delugenet38"
+            help=with_default(
+                "Name of the model; without --checkpoint, its shipped weights.", "delugenet38"
+            ),
+            show_default=False,
+            autocompletion=complete_models,
         ),
     ] = None,
-    output: Annotated[
-        list[Path] | None, typer.Option(help="Draw to this PNG or SVG file; may be repeated.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    plot: Plot = None,
+    csv: Csv = None,
+    json: Json = False,
+    output: Annotated[list[Path] | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Show the norms of the cross-layer weights at the end of each block."""
     require("torch", "train")
     from delugeserve.plotting import check_picture_path, save_figure
     from delugeserve.studies.connectivity import draw_connectivity, measure_connectivity
 
-    for path in output or ():
+    pictures = [path for path in (plot, *(output or ())) if path is not None]
+    for path in pictures:
         check_picture_path(path)
+    if csv is not None:
+        check_output_file(csv)
     loaded = _load(checkpoint, model)
     blocks = measure_connectivity(loaded)
-    if output:
-        figure = draw_connectivity(blocks, f"{loaded.spec.name}: cross-layer connectivity")
-        for path in output:
+    if pictures:
+        figure = draw_connectivity(blocks, loaded.spec.name)
+        for path in pictures:
             save_figure(figure, path)
+    if csv is not None:
+        write_csv(csv, ("block", "reader", "layer", "relative", "norm"), _rows(blocks))
     if json:
         described = [asdict(block) | {"relative": block.relative} for block in blocks]
         print_json({"model": loaded.spec.name, "blocks": described})
     else:
         _print_table(blocks)
-    for path in output or ():
-        err_console.print(f"drawn to {path}", markup=False, soft_wrap=True)
+    for path in [*pictures, *([csv] if csv else [])]:
+        err_console.print(f"written to {path}", markup=False)
 
 
 def _load(path: Path | None, model: str | None) -> Checkpoint:
@@ -65,19 +83,26 @@ def _load(path: Path | None, model: str | None) -> Checkpoint:
     return load_checkpoint(shipped_weights(spec), spec)
 
 
-def _print_table(blocks: Iterable[BlockConnectivity]) -> None:
+def _rows(blocks: Sequence[BlockConnectivity]) -> list[tuple[int, str, int, float, float]]:
+    return [
+        (block.block, block.reader, layer, relative, norm)
+        for block in blocks
+        for layer, relative, norm in zip(block.layers, block.relative, block.norms, strict=True)
+    ]
+
+
+def _print_table(blocks: Sequence[BlockConnectivity]) -> None:
     print_table(
         ("block", "read by", "layer", "relative", "norm"),
         (
             (
-                str(block.block),
-                block.reader,
+                str(block),
+                reader,
                 str(layer) if layer else "entry",
                 f"{'━' * round(relative * _BAR_WIDTH):<{_BAR_WIDTH}} {relative:.2f}",
                 f"{norm:.3f}",
             )
-            for block in blocks
-            for layer, relative, norm in zip(block.layers, block.relative, block.norms, strict=True)
+            for block, reader, layer, relative, norm in _rows(blocks)
         ),
         texts=4,
     )

@@ -1,23 +1,24 @@
-"""``delugeserve profile``: memory and speed of a network's forms, beside the paper's figures."""
+"""``delugeserve profile``: memory and speed of a network's forms, with the paper's figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import median
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from delugeserve.cli.options import Csv, Json, check_output_file, complete_models, with_default
 from delugeserve.cli.render.console import err_console, print_json, print_table
+from delugeserve.cli.render.csv_file import write_csv
+from delugeserve.cli.render.progress import show_progress
 from delugeserve.errors import UnknownNameError, require
 from delugeserve.system.hardware import describe
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
     from delugeserve.studies.profiling import Phase, Samples
-
-_PRECISIONS = ("auto", "fp32", "bf16")
 
 # Section 5: Wide-DelugeNet-146, CIFAR-100, batch 32, on a GPU; gigabytes.
 _PAPER = {
@@ -28,24 +29,36 @@ _PAPER = {
 
 
 def command(
-    model: Annotated[str, typer.Option(help="Name of the model; see 'models'.")],
-    batch: Annotated[int, typer.Option(min=2, help="Images in a step.")] = 32,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "auto",
+    model: Annotated[
+        str, typer.Option(help="Name of the model; see 'models'.", autocompletion=complete_models)
+    ],
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 32,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        typer.Option(help="Precision; 'auto' is bf16 where that is native."),
+    ] = "auto",
     variants: Annotated[
         str | None,
         typer.Option(
-            help="Measure these forms only, a list of per-reader, once, fused, checkpointed, "
-            "fused-checkpointed, folded and baseline, with commas.",
-            show_default="all",
+            metavar="LIST",
+            help=with_default(
+                "Forms to measure, separated by commas: per-reader, once, fused, checkpointed, "
+                "fused-checkpointed, folded, baseline.",
+                "all",
+            ),
+            show_default=False,
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 3,
-    json: Annotated[bool, typer.Option("--json", help="Print every sample as JSON.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each form.")] = 3,
+    csv: Csv = None,
+    json: Json = False,
+    batch: Annotated[int | None, typer.Option(min=2, hidden=True)] = None,
 ) -> None:
     """Measure memory and speed of a DelugeNet's forms, in training and inference."""
     spec = find_model(model)
-    if precision not in _PRECISIONS:
-        raise UnknownNameError("precision", precision, _PRECISIONS)
+    batch_size = batch or batch_size
+    if csv is not None:
+        check_output_file(csv)
     require("torch", "train")
     from delugeserve.networks.fused import require_compiler
     from delugeserve.studies.profiling import VARIANTS, profile
@@ -57,45 +70,58 @@ def command(
             raise UnknownNameError("variant", name, VARIANTS)
     if any(VARIANTS[name].fused for name in chosen):
         require_compiler()
-    resolved = resolve_precision(precision)  # type: ignore[arg-type]
-    samples = profile(
-        spec,
-        batch,
-        resolved,  # type: ignore[arg-type]
-        chosen,
-        rounds=rounds,
-        say=lambda line: err_console.print(f"[dim]{line}[/]"),
-    )
-    title = f"{spec.name}, batch {batch}, {resolved}, {_where()}"
+    resolved = resolve_precision(precision)
+    with show_progress() as progress:
+        samples = profile(
+            spec,
+            batch_size,
+            resolved,  # type: ignore[arg-type]
+            chosen,
+            rounds=rounds,
+            progress=progress,
+        )
+    if csv is not None:
+        write_csv(
+            csv,
+            ("phase", "variant", "round", "seconds", "cpu_seconds", "peak_bytes"),
+            (
+                (phase, name, number, sample.seconds, sample.cpu_seconds, sample.peak_bytes)
+                for (phase, name), of_rounds in samples.items()
+                for number, sample in enumerate(of_rounds, 1)
+            ),
+        )
+        err_console.print(f"written to {csv}", markup=False)
     if json:
         print_json(
             {
                 "model": spec.name,
-                "batch": batch,
+                "batch": batch_size,
                 "precision": resolved,
-                "machine": _where(),
+                "machine": _machine(),
                 "rounds": rounds,
-                "measured": [
-                    {
-                        "phase": phase,
-                        "variant": name,
-                        "samples": [asdict(sample) for sample in of_rounds],
-                    }
-                    for (phase, name), of_rounds in samples.items()
-                ],
+                "measured": _describe(samples),
                 "paper_gb": _PAPER,
             }
         )
         return
-    _print_measured(samples, batch, title)
+    _print_measured(
+        samples, batch_size, f"{spec.name}, batch size {batch_size}, {resolved}, {_machine()}"
+    )
     print_table(
         ("network", "training", "inference"),
         ((name, f"{gb['training']}", f"{gb['inference']}") for name, gb in _PAPER.items()),
-        title="the paper's figures, not ours: GB on a GPU, CIFAR-100, batch 32",
+        title="the paper's figures: GB on a GPU, CIFAR-100, batch size 32",
     )
 
 
-def _print_measured(samples: Samples, batch: int, title: str) -> None:
+def _describe(samples: Samples) -> list[dict[str, Any]]:
+    return [
+        {"phase": phase, "variant": name, "samples": [asdict(sample) for sample in of_rounds]}
+        for (phase, name), of_rounds in samples.items()
+    ]
+
+
+def _print_measured(samples: Samples, batch_size: int, title: str) -> None:
     from delugeserve.studies.profiling import REFERENCE, VARIANTS, memory_ratio, speed_ratio
 
     def ratios(phase: Phase, name: str) -> tuple[str, str]:
@@ -112,7 +138,7 @@ def _print_measured(samples: Samples, batch: int, title: str) -> None:
             (
                 (
                     name,
-                    f"{batch / median(sample.seconds for sample in of_rounds):.1f}",
+                    f"{batch_size / median(sample.seconds for sample in of_rounds):.1f}",
                     f"{median(sample.cpu_seconds for sample in of_rounds):.3f}",
                     ratios(phase, name)[0],
                     f"{median(sample.peak_bytes for sample in of_rounds) / 1e6:.0f}",
@@ -124,19 +150,18 @@ def _print_measured(samples: Samples, batch: int, title: str) -> None:
             title=f"{title}: {phase}",
         )
     err_console.print(
-        f"CPU s: of all cores for a step; "
-        f"speed, memory: ratios to {REFERENCE} within a round, median (lowest..highest)",
-        soft_wrap=True,
+        "CPU s: CPU seconds per step, all cores; "
+        f"speed, memory: ratio to {REFERENCE} in the same round, median (lowest..highest)"
     )
     for name in dict.fromkeys(name for _, name in samples):
-        err_console.print(f"{name}: {VARIANTS[name].title}", soft_wrap=True)
+        err_console.print(f"{name}: {VARIANTS[name].title}")
 
 
 def _spread(values: Sequence[float]) -> str:
     return f"{median(values):.2f} ({min(values):.2f}..{max(values):.2f})"
 
 
-def _where() -> str:
+def _machine() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else describe()

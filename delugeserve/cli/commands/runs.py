@@ -1,4 +1,4 @@
-"""``delugeserve runs``: what training runs have come to, and what sets them apart."""
+"""``delugeserve runs``: training runs, their errors and their settings."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from delugeserve.cli.render.console import err_console, print_json, print_table
-from delugeserve.errors import UnknownNameError, UsageError
+from delugeserve.cli.options import Csv, Json, Plot, check_output_file, with_default
+from delugeserve.cli.render.console import err_console, print_json, print_table, print_warning
+from delugeserve.cli.render.csv_file import write_csv
+from delugeserve.errors import UsageError
 
 if TYPE_CHECKING:
     from delugeserve.training.records import RunRecord
 
-_ORDERS: dict[str, Callable[[RunRecord], Any]] = {
+Order = Literal["name", "error", "time"]
+
+_ORDERS: dict[Order, Callable[[RunRecord], Any]] = {
     "name": lambda run: run.name,
     # Runs without an epoch come last.
     "error": lambda run: (run.top1_error is None, run.top1_error),
@@ -28,61 +32,65 @@ _ORDERS: dict[str, Callable[[RunRecord], Any]] = {
 def command(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of runs, or of single runs.", show_default="runs"),
+        typer.Argument(
+            help=with_default("Folders of runs, or of single runs.", "runs"), show_default=False
+        ),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show the settings in which the runs differ.")
     ] = False,
-    sort: Annotated[str, typer.Option(help="By name, error or time.")] = "name",
-    curves: Annotated[
-        Path | None, typer.Option(help="Draw the learning curves to this PNG or SVG file.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    sort: Annotated[Order, typer.Option(help="Sort the runs.")] = "name",
+    plot: Plot = None,
+    csv: Csv = None,
+    json: Json = False,
+    curves: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """List training runs, compare them, draw their learning curves."""
+    """List training runs, compare their settings, plot their learning curves."""
     from delugeserve.plotting import check_picture_path, save_figure
     from delugeserve.training.curves import draw_curves
     from delugeserve.training.records import compare_settings
 
-    if sort not in _ORDERS:
-        raise UnknownNameError("order", sort, _ORDERS)
-    if curves is not None:
-        check_picture_path(curves)
+    plot = plot or curves
+    if plot is not None:
+        check_picture_path(plot)
+    if csv is not None:
+        check_output_file(csv)
     runs = sorted(_read(folders or [Path("runs")]), key=_ORDERS[sort])
-    whole = [run for run in runs if run.status != "damaged"]
+    readable = [run for run in runs if run.status != "damaged"]
     differences: dict[str, list[Any]] = {}
     if compare:
-        if len(whole) < 2:
+        if len(readable) < 2:
             raise UsageError(
                 "There is nothing to compare: fewer than two runs can be read.",
-                "Give the folders of two or more.",
+                "Give the folders of two or more runs.",
             )
-        differences = compare_settings(whole)
-    if curves is not None:
-        if not any(run.epochs for run in whole):
-            raise UsageError("No run has a whole epoch to draw.", "Leave --curves away.")
-        save_figure(draw_curves(whole), curves)
+        differences = compare_settings(readable)
+    if plot is not None:
+        if not any(run.epochs for run in readable):
+            raise UsageError("No run has a complete epoch to plot.", "Leave out --plot.")
+        save_figure(draw_curves(readable), plot)
+    if csv is not None:
+        _write_csv(runs, csv)
 
     if json:
-        names = [run.name for run in whole]
+        names = [run.name for run in readable]
         differ = {key: dict(zip(names, row, strict=True)) for key, row in differences.items()}
         listed = [_describe(run) for run in runs]
         print_json({"runs": listed, "differences": differ} if compare else listed)
     else:
         _print_runs(runs)
         if compare:
-            _print_differences(whole, differences)
+            _print_differences(readable, differences)
     for run in runs:
         if run.reason is not None:
-            err_console.print(
-                f"{run.path} is damaged: {run.reason}", style="red", markup=False, soft_wrap=True
-            )
-    if curves is not None:
-        err_console.print(f"learning curves drawn to {curves}", markup=False, soft_wrap=True)
+            print_warning(f"{run.path} is damaged: {run.reason}.")
+    for written in (plot, csv):
+        if written is not None:
+            err_console.print(f"written to {written}", markup=False)
 
 
 def _read(folders: Iterable[Path]) -> list[RunRecord]:
-    """Read every run once; those that share a name go by their paths."""
+    """Read every run once; runs that share a name are listed by their paths."""
     from delugeserve.training.records import read_runs
 
     found = {run.path.resolve(): run for folder in folders for run in read_runs(folder)}
@@ -119,7 +127,7 @@ def _print_differences(runs: Sequence[RunRecord], differences: dict[str, list[An
     from rich.text import Text
 
     if not differences:
-        err_console.print("the settings are the same")
+        err_console.print("The runs have the same settings.")
         return
     print_table(
         ("setting", *(escape(run.name) for run in runs)),
@@ -127,8 +135,28 @@ def _print_differences(runs: Sequence[RunRecord], differences: dict[str, list[An
             (name, *(Text("-" if value is None else str(value)) for value in row))
             for name, row in differences.items()
         ),
-        title="\nwhere the settings differ",
+        title="\ndifferent settings",
         texts=1 + len(runs),
+    )
+
+
+def _write_csv(runs: Sequence[RunRecord], path: Path) -> None:
+    write_csv(
+        path,
+        ("run", "path", "model", "recipe", "status", "epochs", "top1_error", "seconds"),
+        (
+            (
+                run.name,
+                run.path,
+                run.config.get("model"),
+                run.config["recipe"]["name"] if run.config else None,
+                run.status,
+                len(run.epochs),
+                run.top1_error,
+                run.seconds,
+            )
+            for run in runs
+        ),
     )
 
 

@@ -89,7 +89,9 @@ def test_the_command(run, tmp_path):
     path = tmp_path / "tiny.safetensors"
     save_checkpoint(BY_HAND, path)
     pictures = tmp_path / "c.png", tmp_path / "c.svg"
-    options = [option for picture in pictures for option in ("--output", picture)]
+    table = tmp_path / "c.csv"
+    # --output was the picture's in earlier versions.
+    options = ("--plot", pictures[0], "--output", pictures[1], "--csv", table)
     status, out, _ = run("connectivity", "--checkpoint", path, *options)
     rows = [line.split() for line in out.splitlines()[2:]]
     assert status == 0
@@ -107,6 +109,7 @@ def test_the_command(run, tmp_path):
     ]
     assert pictures[0].read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in pictures[1].read_bytes()
+    assert table.read_text().splitlines()[-1] == "2,classifier,2,1.0,5.0"
 
 
 def test_the_command_reads_the_shipped_weights(run):
@@ -124,7 +127,7 @@ def test_the_command_reads_the_shipped_weights(run):
         (["--model", "delugnet38"], "Did you mean 'delugenet38'?"),
         (["--model", "delugenet146"], "No trained weights of 'delugenet146' ship"),
         (["--checkpoint", "none.safetensors"], "There is no checkpoint"),
-        (["--output", "picture.gif"], ".png or .svg"),
+        (["--plot", "picture.gif"], ".png or .svg"),
     ],
 )
 def test_what_the_command_refuses(run, options, message):

@@ -67,7 +67,7 @@ def test_a_batch_that_cannot_be_divided():
         share_of(100, World(size=8), 3)
     assert "100 images" in caught.value.problem
     assert "8 processes x 3 accumulated batches" in caught.value.problem
-    assert caught.value.remedy.endswith("24 divides, such as 96.")
+    assert caught.value.remedy.endswith("a multiple of 24, such as 96.")
     with pytest.raises(UsageError, match="equally: 3 accumulated batches"):
         share_of(100, ALONE, 3)
 

@@ -56,6 +56,7 @@ with connected(world):
         print(error.problem, file=sys.stderr)
         sys.exit(error.exit_code)
 """
+HANG_S = 800  # a guard against tests that hang, not a limit that a busy machine can meet
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 OPTIONS = (
     *("--precision", "fp32", "--limit", "60", "--epochs", "4", "--batch-size", "20"),
@@ -86,7 +87,7 @@ def start(runs, data):
             env=os.environ | {"OMP_NUM_THREADS": "1", "DIES": dies, "SIGNAL": of},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=HANG_S,
         )
         return done.returncode, done.stderr
 
@@ -117,7 +118,7 @@ def test_two_processes_train_as_one(start, apart, runs, data, run, monkeypatch):
     assert status == 0, said
     status, said = start("together", "--sync-batchnorm")
     assert status == 0, said
-    assert said.count("60 training and 101 test images") == said.count("epoch   1/4") == 1
+    assert said.count("60 training and 101 test images,") == said.count("epoch   1/4") == 1
     for column, tolerance in (("learning_rate", 0), ("train_loss", 2e-3), ("val_loss", 2e-3)):
         one, two = ([row[column] for row in log_of(runs / name)] for name in ("alone", "together"))
         assert two == pytest.approx(one, abs=tolerance), column
@@ -143,7 +144,8 @@ def test_what_is_logged_of_unequal_shares_is_true_of_what_is_saved(apart, data):
 def test_a_run_that_lost_a_process_resumes_to_the_same_bits(start, apart, runs):
     status, said = start("killed", dies="1")
     assert status != 0
-    assert "error: Process 0 lost the connection to another of the 2." in said
+    assert "error: Process 0 lost the connection to another of the 2 processes." in said
+    assert "resume the run: torchrun --nproc-per-node 2 -m delugeserve train " in said
     assert "Signal 9 (SIGKILL)" in said
     assert not (runs / "killed" / "tiny.safetensors").exists()
     status, said = start("killed", "--resume")
@@ -154,13 +156,14 @@ def test_a_run_that_lost_a_process_resumes_to_the_same_bits(start, apart, runs):
     assert [row["epoch"] for row in log_of(runs / "killed")] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_signal_to_one_process_stops_all_after_the_same_step(start, runs, rank):
+@pytest.mark.parametrize(("rank", "of", "code"), [("0", "SIGINT", 130), ("1", "SIGTERM", 143)])
+def test_a_signal_to_one_process_stops_all_after_the_same_step(start, runs, rank, of, code):
     name = f"stopped-{rank}"
-    status, said = start(name, "--epochs", "500", dies=rank, of="SIGTERM")
+    status, said = start(name, "--epochs", "500", dies=rank, of=of)
     assert status != 0
-    assert "exitcode  : 143" in said
-    assert said.count("error: ") == said.count("error: SIGTERM has ended the run. The state") == 1
+    assert f"exitcode  : {code}" in said
+    assert said.count("error: ") == said.count("error: Training was stopped by ") == 1
+    assert "resume the run: torchrun --nproc-per-node 2 -m delugeserve train " in said
     assert not (runs / name / "tiny.safetensors").exists()
 
 

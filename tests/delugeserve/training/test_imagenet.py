@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from delugeserve import zoo
-from delugeserve.errors import TrainingError
+from delugeserve.errors import StoppedError, TrainingError
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.training.batches import Reading
 from delugeserve.training.config import RunConfig
@@ -36,7 +36,7 @@ def test_from_files_to_a_checkpoint(command, tmp_path, write_tiny_imagenet, layo
     status, out, err = command("--data", data, "--workers", "2", "--json")
     assert status == 0, err
     assert "recipe imagenet\n" in err
-    assert "60 training and 20 test images\n" in err
+    assert "60 training and 20 test images, at 72 x 72 pixels\n" in err
     result = json.loads(out)
     assert result["num_images"] == 20
     assert result["top1_error"] < 20, "one class is dark, the other bright"
@@ -45,22 +45,21 @@ def test_from_files_to_a_checkpoint(command, tmp_path, write_tiny_imagenet, layo
     assert checkpoint.recipe["name"] == "imagenet"
     with (tmp_path / "run" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([0.1, 0.01, 0.01])
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([0.1, 0.1, 0.01])
     assert float(rows[-1]["val_error"]) == result["top1_error"]
 
 
-def test_workers_and_resuming_change_nothing(tmp_path, write_tiny_imagenet):
+def test_workers_and_resuming_change_nothing(tmp_path, write_tiny_imagenet, at_stage):
     data = write_tiny_imagenet(tmp_path / "images", "folder", train=24)
     recipe = override(find_recipe("imagenet"), epochs=2, batch_size=12)
     config = RunConfig("mini", recipe, seed=0, precision="fp32", data=str(data))
     train(MINI, config, tmp_path / "whole")
 
-    def stop(line):
-        if line.startswith("epoch   2"):
-            raise KeyboardInterrupt
+    def stop():
+        raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        train(MINI, config, tmp_path / "stopped", say=stop)
+    with pytest.raises(StoppedError):
+        train(MINI, config, tmp_path / "stopped", progress=at_stage("test epoch 2", stop))
     train(MINI, config, tmp_path / "stopped", reading=Reading(workers=1), resume=True)
     whole, stopped = (
         load_checkpoint(tmp_path / name / "mini.safetensors").state for name in ("whole", "stopped")
@@ -68,18 +67,18 @@ def test_workers_and_resuming_change_nothing(tmp_path, write_tiny_imagenet):
     assert all(torch.equal(tensor, stopped[name]) for name, tensor in whole.items())
 
 
-def test_a_worker_that_dies_ends_the_run_with_what_to_do(tmp_path, write_tiny_imagenet):
+def test_a_worker_that_dies_ends_the_run_with_what_to_do(tmp_path, write_tiny_imagenet, at_stage):
     data = write_tiny_imagenet(tmp_path / "images", "folder", train=24)
     recipe = override(find_recipe("imagenet"), epochs=2, batch_size=12)
     config = RunConfig("mini", recipe, seed=0, precision="fp32", data=str(data))
 
-    def kill(line):
-        if line.startswith("epoch   1"):
-            for worker in multiprocessing.active_children():
-                worker.kill()
+    def kill():
+        for worker in multiprocessing.active_children():
+            worker.kill()
 
-    with pytest.raises(TrainingError, match=r"--workers.*--shm-size"):
-        train(MINI, config, tmp_path / "run", reading=Reading(workers=1), say=kill)
+    progress = at_stage("epoch 2", kill)
+    with pytest.raises(TrainingError, match=r"--shm-size.*--workers"):
+        train(MINI, config, tmp_path / "run", reading=Reading(workers=1), progress=progress)
 
 
 def test_an_unreadable_image_ends_the_run_or_is_skipped(command, tmp_path, write_tiny_imagenet):
@@ -93,10 +92,4 @@ def test_an_unreadable_image_ends_the_run_or_is_skipped(command, tmp_path, write
     # The run that has stopped there can go on without the image.
     status, out, err = command("--data", data, "--on-unreadable", "skip", "--resume")
     assert status == 0, err
-    assert err.count(f"1 image could not be read and was replaced: {bad}") == 3
-
-
-def test_an_unknown_way_to_deal_with_unreadable_images(command, tmp_path):
-    status, out, err = command("--data", tmp_path, "--on-unreadable", "skp")
-    assert (status, out) == (2, "")
-    assert "Did you mean 'skip'?" in err
+    assert err.count(f"1 image could not be read, and another was taken in its place: {bad}") == 3

@@ -11,7 +11,7 @@ from delugeserve.training.module import learning_rate
 from delugeserve.training.recipes import (
     RECIPES,
     Recipe,
-    check_effect,
+    choose_recipe,
     default_recipe,
     find_recipe,
     override,
@@ -36,8 +36,9 @@ def test_recipes_are_found_by_name_and_suit_their_data():
     assert all(RECIPES[name].name == name for name in RECIPES)
     names = [default_recipe(dataset).name for dataset in (CIFAR10, CIFAR100, IMAGENET)]
     assert names == ["cifar-quick", "cifar-quick", "imagenet"]
-    with pytest.raises(UnknownNameError, match="Did you mean 'imagenet'"):
+    with pytest.raises(UnknownNameError) as caught:
         find_recipe("imagnet")
+    assert caught.value.nearest == "imagenet"
 
 
 def test_every_value_can_be_overridden():
@@ -63,30 +64,31 @@ def test_every_value_can_be_overridden():
     ],
 )  # fmt: skip
 def test_values_out_of_range(name, value):
-    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} .* is out of range"):
+    with pytest.raises(UsageError, match=f"^--{name.replace('_', '-')} "):
         override(find_recipe("cifar"), **{name: value})
 
 
 def test_an_unknown_schedule():
-    with pytest.raises(UnknownNameError, match="Did you mean 'cosine'"):
+    with pytest.raises(UnknownNameError) as caught:
         override(find_recipe("cifar"), schedule="cosin")
+    assert (caught.value.kind, caught.value.nearest) == ("schedule", "cosine")
 
 
 @pytest.mark.parametrize(
-    ("name", "dataset", "values", "problem"),
+    ("name", "dataset", "values", "flag"),
     [
-        ("cifar-quick", CIFAR10, {"schedule": "step"}, "the learning rate never falls"),
-        ("cifar", CIFAR10, {"milestones": ()}, "the learning rate never falls"),
-        ("cifar-quick", CIFAR10, {"milestones": (0.5,)}, "--milestones does nothing with the sch"),
-        ("cifar", CIFAR10, {"warmup": 0.1}, "--warmup does nothing with the schedule step"),
-        ("imagenet", IMAGENET, {"cutout": 16}, "--cutout does nothing to images of ImageNet"),
-        ("imagenet", IMAGENET, {"crop_padding": 4}, "--crop-padding does nothing to images of"),
-        ("cifar", CIFAR10, {"cutout": 63}, "--cutout 63 covers every image of 32 x 32 pixels whol"),
+        ("cifar-quick", CIFAR10, {"schedule": "step"}, "--milestones"),
+        ("cifar", CIFAR10, {"milestones": ()}, "--milestones"),
+        ("cifar-quick", CIFAR10, {"milestones": (0.5,)}, "--schedule step"),
+        ("cifar", CIFAR10, {"warmup": 0.1}, "--schedule one-cycle"),
+        ("imagenet", IMAGENET, {"cutout": 16}, "--cutout"),
+        ("imagenet", IMAGENET, {"crop_padding": 4}, "--crop-padding"),
+        ("cifar", CIFAR10, {"cutout": 63}, "Use less than 63"),
     ],
 )
-def test_values_that_do_nothing_or_harm(name, dataset, values, problem):
-    with pytest.raises(UsageError, match=f"{problem}.*\\. [A-Z].*\\.$"):
-        check_effect(override(find_recipe(name), **values), dataset, values)
+def test_values_without_effect_or_that_leave_nothing(name, dataset, values, flag):
+    with pytest.raises(UsageError, match=flag):
+        choose_recipe(dataset, name, **values)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_values_that_do_nothing_or_harm(name, dataset, values, problem):
     ],
 )
 def test_values_that_do_something_or_ask_for_nothing(name, dataset, values):
-    check_effect(override(find_recipe(name), **values), dataset, values)
+    choose_recipe(dataset, name, **values)
 
 
 def rates(recipe: Recipe, steps: int) -> list[float]:

@@ -129,11 +129,11 @@ SETTINGS = st.dictionaries(st.sampled_from("abcde"), st.integers(0, 2))
 
 
 @given(st.lists(SETTINGS, min_size=1, max_size=4))
-def test_every_setting_is_the_same_or_compared(settings):
-    records = [RunRecord("", Path(), "unfinished", config=config) for config in settings]
+def test_every_setting_is_the_same_or_compared(configs):
+    records = [RunRecord("", Path(), "unfinished", config=config) for config in configs]
     differing = compare_settings(records)
     for name in "abcde":
-        values = [config.get(name) for config in settings]
+        values = [config.get(name) for config in configs]
         assert differing.get(name, [values[0]] * len(values)) == values
         assert (name in differing) == (len(set(values)) > 1)
 
@@ -205,10 +205,10 @@ def test_the_command_compares_them(make_run, run):
     assert differences["recipe"] == {"a": "cifar-quick", "b": "cifar"}
     assert differences["torch"] == {"a": "2.8", "b": "2.9"}
     assert not {"model", "precision", "momentum", "command"} & differences.keys()
-    table = run("runs", runs, "--compare")[1].split("where the settings differ")[1]
+    table = run("runs", runs, "--compare")[1].split("different settings")[1]
     assert "weight_decay" in table
     assert "momentum" not in table
-    assert "the settings are the same" in run("runs", runs / "a", runs / "same", "--compare")[2]
+    assert "same settings" in run("runs", runs / "a", runs / "same", "--compare")[2]
 
 
 def test_runs_of_one_name_go_by_their_paths(make_run, run):
@@ -220,7 +220,7 @@ def test_runs_of_one_name_go_by_their_paths(make_run, run):
 
 def test_the_command_draws_curves(make_run, run, tmp_path):
     first = make_run("first")
-    status, _, err = run("runs", first, "--curves", tmp_path / "new" / "curves.png")
+    status, _, err = run("runs", first, "--plot", tmp_path / "new" / "curves.png")
     assert status == 0
     assert "curves.png" in err
     assert (tmp_path / "new" / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -231,8 +231,9 @@ def test_the_command_draws_curves(make_run, run, tmp_path):
     [
         (["--sort", "eror"], "Did you mean 'error'?"),
         (["--compare"], "nothing to compare"),
-        (["--curves", "curves.gif"], ".png or .svg"),
-        (["--curves", "curves.png"], "No run has a whole epoch"),
+        (["--plot", "curves.gif"], ".png or .svg"),
+        (["--plot", "curves.png"], "--plot"),
+        (["--curves", "curves.png"], "--plot"),  # its name in earlier versions
     ],
 )
 def test_what_cannot_be_asked_of_runs(make_run, run, options, message):

@@ -1,4 +1,4 @@
-"""A recipe, value by value, as 'train' and 'ablation' print it before the work."""
+"""A recipe as ``train`` and ``ablation`` print it before they start."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from delugeserve.training.recipes import Recipe, find_recipe
 
 
 def print_recipe(recipe: Recipe) -> None:
-    """Print a recipe, and which of its values are not those of its name."""
+    """Print a recipe's values, and the defaults of those that were overridden."""
     err_console.print(f"recipe [bold]{recipe.name}[/]")
-    named = find_recipe(recipe.name)
+    default = find_recipe(recipe.name)
     table = Table.grid(padding=(0, 2))
     for field in dataclasses.fields(Recipe)[1:]:
-        value, usual = (_as_text(getattr(one, field.name)) for one in (recipe, named))
-        note = "" if value == usual else f"[dim](not {usual})[/]"
+        value, usual = (_as_text(getattr(one, field.name)) for one in (recipe, default))
+        note = "" if value == usual else f"[dim](default {usual})[/]"
         table.add_row(f"  {field.name.replace('_', ' ')}", value, note)
     err_console.print(table)
 
 
 def _as_text(value: object) -> str:
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "-"
+        return ", ".join(map(str, value)) or "none"
     return str(value)

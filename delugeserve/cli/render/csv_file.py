@@ -1,0 +1,26 @@
+"""Tables as CSV files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from delugeserve.errors import UsageError
+from delugeserve.system.files import atomic_write
+
+
+def write_csv(path: Path, headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table atomically. None becomes an empty cell.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    try:
+        with (
+            atomic_write(path) as beside,
+            beside.open("w", newline="", encoding="utf-8") as file,
+        ):
+            csv.writer(file).writerows([list(headings), *map(list, rows)])
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error}.", "Choose another file.") from error

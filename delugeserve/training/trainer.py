@@ -1,0 +1,88 @@
+"""Lightning's trainer, set up for a run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from delugeserve.system.progress import Progress
+from delugeserve.training.averaging import MovingAverage
+from delugeserve.training.config import Precision, RunConfig
+from delugeserve.training.distributed import World
+from delugeserve.training.log import EpochLog
+from delugeserve.training.progress import ReportProgress
+from delugeserve.training.saving import STATE_FILE, AtomicCheckpointIO
+
+_PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+def build_trainer(
+    config: RunConfig, output: Path, world: World, progress: Progress, stop: Callback
+) -> pl.Trainer:
+    """Return a trainer that logs and saves every epoch of a run.
+
+    Args:
+        config: the run's settings.
+        output: the run's folder.
+        world: the processes that train together.
+        progress: receives epochs and batches, in the first process.
+        stop: ends training from outside.
+    """
+    # The log comes before the state: a kill between the two repeats a row, and never loses one.
+    callbacks: list[Callback] = [
+        EpochLog(output),
+        ModelCheckpoint(output, Path(STATE_FILE).stem, monitor=None, enable_version_counter=False),
+    ]
+    if world.is_first:
+        callbacks.append(ReportProgress(progress))
+    if config.recipe.ema_decay:
+        callbacks.append(MovingAverage(config.recipe.ema_decay))
+    callbacks.append(stop)
+    return pl.Trainer(
+        accelerator="auto",
+        devices=world.local_size,
+        num_nodes=world.size // world.local_size,
+        strategy="ddp" if world.size > 1 else "auto",
+        precision=_PRECISIONS[config.precision],
+        plugins=[AtomicCheckpointIO()],
+        deterministic=config.deterministic,
+        accumulate_grad_batches=config.accumulate,
+        max_epochs=config.recipe.epochs,
+        callbacks=callbacks,
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=output,
+        use_distributed_sampler=False,
+    )
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's remarks about settings that are deliberate here."""
+    loggers = [
+        logging.getLogger(f"lightning.pytorch{name}") for name in ("", ".utilities.rank_zero")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
