@@ -1,14 +1,15 @@
-"""The picture of an ablation: errors by network with their spread, and learning curves."""
+"""The plot of an ablation: errors by network with their spread, and learning curves."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from delugeserve.plotting import new_figure
 from delugeserve.studies.ablation import Ablation
-from delugeserve.training.curves import set_scales
+from delugeserve.training.curves import epoch_marker, set_scales
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 def draw_ablation(ablation: Ablation) -> Figure:
     """Draw each seed's error, the mean with its standard deviation, and the mean learning curves.
 
-    A line joins the runs of one seed. The band around a curve reaches from the best seed to the
-    worst.
+    A line joins the runs of one seed. The band around a curve spans the best to the worst seed.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -35,8 +35,8 @@ def draw_ablation(ablation: Ablation) -> Figure:
         panel.set_axisbelow(True)
     recipe = ablation.settings["recipe"]
     figure.suptitle(
-        f"{ablation.networks[0].name} and its baselines: {recipe['name']}, "
-        f"{recipe['epochs']} epochs",
+        f"{ablation.networks[0].name} and its baselines on {Path(ablation.settings['data']).name}, "
+        f"{recipe['name']}, {recipe['epochs']} epochs",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -53,7 +53,7 @@ def _draw_errors(axes: Any, ablation: Ablation) -> None:
         errors = list(network.errors.values())
         axes.plot([place] * len(errors), errors, "o", color=f"C{place}", alpha=0.6)
         if network.mean is not None:
-            # Beside the points, so that neither hides the other.
+            # Next to the points, so that neither hides the other.
             axes.errorbar(
                 place + 0.15,
                 network.mean,
@@ -73,11 +73,17 @@ def _draw_curves(axes: Any, ablation: Ablation) -> None:
         logs = [run.epochs for run in ablation.finished if run.config["model"] == network.name]
         if not logs:
             continue
-        # Of one budget, and so of one length.
+        # All have the same number of epochs.
         errors = np.array([[epoch.val_error for epoch in log] for log in logs])
         epochs = range(1, errors.shape[1] + 1)
-        style = "o" if len(epochs) == 1 else "-"
-        axes.plot(epochs, errors.mean(axis=0), style, color=f"C{place}", label=network.name)
+        axes.plot(
+            epochs,
+            errors.mean(axis=0),
+            marker=epoch_marker(len(epochs)),
+            markersize=4,
+            color=f"C{place}",
+            label=network.name,
+        )
         low, high = errors.min(axis=0), errors.max(axis=0)
         axes.fill_between(epochs, low, high, color=f"C{place}", alpha=0.2, linewidth=0)
     set_scales(axes)

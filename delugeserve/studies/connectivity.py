@@ -1,4 +1,4 @@
-"""How strongly the end of each block draws on the layers before it (the paper's figure 3)."""
+"""How strongly the end of each block uses the layers before it (the paper's figure 3)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockConnectivity:
-    """The cross-layer weights with which a block's end reads the block's outputs.
+    """The norms of the cross-layer weights that a block's end gives to the block's outputs.
 
     Attributes:
         block: the block's number, from 1.
-        reader: what reads: the transition to the next block, or the classifier.
-        layers: for each output the composite layer that it comes from, from 1; 0 is the block's
-            entry, which the first block of a CIFAR network does not read.
-        norms: for each output the L2 norm of its weights over the channels.
+        reader: what sums the outputs: the transition to the next block, or the classifier.
+        layers: for each output, the number of its composite layer, from 1; 0 for the block's input,
+            which is not among the outputs of the first block of a CIFAR network.
+        norms: for each output, the L2 norm of its weights over the channels.
     """
 
     block: int
@@ -33,23 +33,23 @@ class BlockConnectivity:
 
     @property
     def relative(self) -> tuple[float, ...]:
-        """The norms, divided by the largest of the block."""
+        """The norms divided by the largest one of the block."""
         largest = max(self.norms)
         return tuple(norm / largest if largest else 0.0 for norm in self.norms)
 
 
 def measure_connectivity(checkpoint: Checkpoint) -> tuple[BlockConnectivity, ...]:
-    """Measure the layer-wise norms of cross-layer weights at each transition and the classifier.
+    """Compute the norms of the cross-layer weights at each transition and the classifier.
 
-    The authors take the affine weights of the BatchNorms that lie before each cross-layer sum.
-    Here every output is normalised once, without affine, and ``CrossLayerSum.weight`` ``[L, C]`` is
+    The authors take the affine weights of the BatchNorms before each cross-layer sum. Here every
+    output is normalised once, without affine weights, and ``CrossLayerSum.weight`` ``[L, C]`` is
     exactly those weights: each multiplies a signal of unit variance.
 
     Returns:
         One for each block, in order.
 
     Raises:
-        CheckpointError: the network has no cross-layer weights, as the ResNet-like baselines.
+        CheckpointError: the network has no cross-layer weights: it is a ResNet-like baseline.
     """
     spec = checkpoint.spec
     last = len(spec.layers)
@@ -59,10 +59,10 @@ def measure_connectivity(checkpoint: Checkpoint) -> tuple[BlockConnectivity, ...
         if name not in checkpoint.state:
             raise CheckpointError(
                 f"'{spec.name}' has no cross-layer weights.",
-                "Give the checkpoint of a DelugeNet; the baselines sum without weights.",
+                "Give a checkpoint of a DelugeNet; baselines sum without weights.",
             )
         norms = checkpoint.state[name].float().norm(dim=1).tolist()
-        # The entry is an output like the others where there is one more than layers.
+        # The block's input is among the outputs where there is one more than layers.
         first = num_layers + 1 - len(norms)
         measured.append(
             BlockConnectivity(
@@ -75,12 +75,12 @@ def measure_connectivity(checkpoint: Checkpoint) -> tuple[BlockConnectivity, ...
     return tuple(measured)
 
 
-def draw_connectivity(blocks: Sequence[BlockConnectivity], title: str) -> Figure:
+def draw_connectivity(blocks: Sequence[BlockConnectivity], name: str) -> Figure:
     """Draw the relative norms: a panel for each block, a bar for each output.
 
     Args:
-        blocks: of one network.
-        title: what the network is.
+        blocks: the blocks of one network.
+        name: the network's name.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -97,12 +97,14 @@ def draw_connectivity(blocks: Sequence[BlockConnectivity], title: str) -> Figure
     )
     for axes, block in zip(panels[0], blocks, strict=True):
         axes.bar(block.layers, block.relative, width=0.7)
-        axes.set_title(f"block {block.block}, {block.reader}", loc="left", fontsize=10)
+        axes.set_title(f"block {block.block}, read by the {block.reader}", loc="left", fontsize=10)
         axes.set_xlim(block.layers[0] - 0.6, block.layers[-1] + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-    panels[0, 0].set_ylabel("L2 norm of the weights,\nrelative to the block's largest")
-    figure.supxlabel("composite layer (0: the block's entry)", fontsize=10)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    panels[0, 0].set_ylabel("norm of the weights (L2),\nrelative to the block's largest")
+    figure.supxlabel("composite layer (0: the block's input)", fontsize=10)
+    figure.suptitle(
+        f"{name}: cross-layer weights at the end of each block", x=0.01, ha="left", fontsize=11
+    )
     return figure

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from delugeserve.data.augmentation import cutout, random_flip_crop
-from delugeserve.data.datasets import LabelledImages, load_images
-from delugeserve.data.encoded import EncodedImages, index_images
+from delugeserve.data.datasets import LabelledImages, index_images, load_images
+from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.splits import SplitName
 from delugeserve.data.streaming import stream_batches
 from delugeserve.data.unreadable import OnUnreadable

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Values that span more than this factor are drawn on a linear scale.
+# Values are drawn on a logarithmic scale if they span a factor between these: below, too few round
+# values lie between them; above, some are close to zero.
 _LARGEST_SPAN = 1e4
-# Labels of a logarithmic scale; wide enough for all of float32.
-_ROUND = [digit * 10.0**power for power in range(-40, 40) for digit in (1, 2, 5)]
+_SMALLEST_SPAN = 4.0
+_MARGIN = 1.1
+# First digits of the labels on a logarithmic scale, if values span less than a factor of 30.
+_DIGITS = (1, 1.5, 2, 3, 5, 7)
 # Fewer epochs than this have markers, and a tick each.
 _FEW = 16
 _LONGEST_LABEL = 60
@@ -55,11 +58,13 @@ def draw_curves(records: Sequence[RunRecord]) -> Figure:
         "loss": "loss: training (solid), test (dotted)",
         "rate": "learning rate",
     }
+    by_steps = all(record.config["recipe"].get("schedule") == "step" for record in records)
     for name, title in titles.items():
         axes[name].set_title(title, loc="left", fontsize=10)
         axes[name].grid(alpha=0.3)
-        set_scales(axes[name])
-    axes["error"].legend()
+        set_scales(axes[name], linear=name == "rate" and not by_steps)
+    if len(records) > 1:
+        axes["error"].legend()
     for name in ("error", "rate"):
         axes[name].set_xlabel("epoch")
     figure.suptitle(_title(records), x=0.01, ha="left", fontsize=11)
@@ -91,11 +96,16 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
     return labels
 
 
-def set_scales(axes: Axes) -> None:
-    """Set whole epochs, and a logarithmic scale unless values reach or approach zero."""
+def set_scales(axes: Axes, *, linear: bool = False) -> None:
+    """Set whole epochs, and a logarithmic scale where it suits the values.
+
+    Args:
+        axes: curves by epoch.
+        linear: use a linear scale in any case.
+    """
     from matplotlib import ticker
 
-    last = max((float(line.get_xdata()[-1]) for line in axes.lines), default=1.0)
+    last = max((float(np.asarray(line.get_xdata())[-1]) for line in axes.lines), default=1.0)
     if last < _FEW:
         axes.set_xlim(0.5, last + 0.5)
         axes.xaxis.set_major_locator(ticker.FixedLocator(range(1, int(last) + 1)))
@@ -105,17 +115,17 @@ def set_scales(axes: Axes) -> None:
     drawn = [float(value) for line in axes.lines for value in np.asarray(line.get_ydata())]
     values = [value for value in drawn if math.isfinite(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    if low <= high / _LARGEST_SPAN:
-        axes.set_ylim(bottom=0)
+    spread = low > 0 and _SMALLEST_SPAN <= high / low < _LARGEST_SPAN
+    if linear or not spread:
+        if low <= high / 2:  # so close to zero that zero belongs to the picture
+            axes.set_ylim(bottom=0)
         return
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(ticker.FixedLocator(_ROUND))
+    digits = _DIGITS if high / low < 30 else (1,)
+    axes.yaxis.set_major_locator(ticker.LogLocator(10, subs=digits, numticks=20))
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
-    # From a round value to a round value, so that at least two are labelled.
-    bottom = max(value for value in _ROUND if value <= low)
-    top = min(value for value in _ROUND if value > high)
-    axes.set_ylim(0.95 * bottom, 1.05 * top)
+    axes.set_ylim(low / _MARGIN, high * _MARGIN)
 
 
 def epoch_marker(num_epochs: int) -> str:
@@ -134,7 +144,9 @@ def _title(records: Sequence[RunRecord]) -> str:
     recipes = common([str(record.config["recipe"]["name"]) for record in records])
     epochs = common([int(record.config["recipe"]["epochs"]) for record in records])
     what = " on ".join([*(models or [f"{len(records)} runs"] * bool(records)), *data])
-    return ", ".join([what, *recipes, *(f"{number} epochs" for number in epochs)])
+    counts = [f"{number} {'epoch' if number == 1 else 'epochs'}" for number in epochs]
+    error = f": {records[0].top1_error:.2f} % test error" if len(records) == 1 else ""
+    return ", ".join([what, *recipes, *counts]) + error
 
 
 def _follows(record: RunRecord, name: str) -> bool:

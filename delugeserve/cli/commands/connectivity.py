@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from delugeserve.artifacts.references import resolve_checkpoint
 from delugeserve.cli.options import (
     Csv,
     Json,
@@ -30,7 +31,10 @@ _BAR_WIDTH = 24
 
 
 def command(
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint of a DelugeNet.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint, a run folder, or the name of a model with weights."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -73,14 +77,11 @@ def command(
         err_console.print(f"written to {path}", markup=False)
 
 
-def _load(path: Path | None, model: str | None) -> Checkpoint:
-    from delugeserve.artifacts.checkpoints import shipped_weights
+def _load(checkpoint: str | None, model: str | None) -> Checkpoint:
     from delugeserve.networks.checkpoint import load_checkpoint
 
-    if path is not None:
-        return load_checkpoint(path, find_model(model) if model else None)
-    spec = find_model(model or "delugenet38")
-    return load_checkpoint(shipped_weights(spec), spec)
+    spec = find_model(model) if model else None
+    return load_checkpoint(resolve_checkpoint(checkpoint or model or "delugenet38"), spec)
 
 
 def _rows(blocks: Sequence[BlockConnectivity]) -> list[tuple[int, str, int, float, float]]:
@@ -98,7 +99,7 @@ def _print_table(blocks: Sequence[BlockConnectivity]) -> None:
             (
                 str(block),
                 reader,
-                str(layer) if layer else "entry",
+                str(layer) if layer else "input",
                 f"{'━' * round(relative * _BAR_WIDTH):<{_BAR_WIDTH}} {relative:.2f}",
                 f"{norm:.3f}",
             )

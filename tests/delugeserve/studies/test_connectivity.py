@@ -98,7 +98,7 @@ def test_the_command(run, tmp_path):
     assert [row[:3] for row in rows] == [
         ["1", "transition", "1"],
         ["1", "transition", "2"],
-        ["2", "classifier", "entry"],
+        ["2", "classifier", "input"],
         ["2", "classifier", "1"],
         ["2", "classifier", "2"],
     ]
@@ -126,7 +126,7 @@ def test_the_command_reads_the_shipped_weights(run):
     [
         (["--model", "delugnet38"], "Did you mean 'delugenet38'?"),
         (["--model", "delugenet146"], "No trained weights of 'delugenet146' ship"),
-        (["--checkpoint", "none.safetensors"], "There is no checkpoint"),
+        (["--checkpoint", "none.safetensors"], "none.safetensors"),
         (["--plot", "picture.gif"], ".png or .svg"),
     ],
 )

@@ -161,12 +161,58 @@ def test_the_curves_hold_the_log(make_run, tmp_path):
     assert [len(line.get_xdata()) for line in error.lines] == [4, 2]
     assert list(error.lines[1].get_ydata()) == [60, 50]
     assert [list(line.get_ydata()) for line in loss.lines[2:]] == [[2, 1], [2, 1.5]]
-    assert error.get_yscale() == "log"
     assert error.get_ylim()[0] < 30.25 < 60.5 < error.get_ylim()[1]
-    assert rate.get_yscale() == "linear", "one-cycle ends at zero"
-    assert draw_curves(records[1:]).axes[2].get_yscale() == "log", "steps of a tenth"
-    labels = [text.get_text() for text in error.get_legend().get_texts()]
-    assert labels == ["a (delugenet38), 30.25 %", "b (delugenet38), 50.00 %"]
+    assert rate.get_yscale() == "linear"
+
+
+def labels_of(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_the_legend_says_what_differs_and_the_title_what_does_not(make_run):
+    a, b = make_run("a"), make_run("b", seed=3)
+    figure = draw_curves([read_run(folder) for folder in (a, b)])
+    assert labels_of(figure) == ["seed 0: 30.25 %", "seed 3: 30.25 %"]
+    assert figure.get_suptitle() == "delugenet38 on cifar10, cifar-quick, 30 epochs"
+    # What follows from the recipe's name is not repeated.
+    c = make_run("c", recipe="cifar")
+    assert labels_of(draw_curves([read_run(folder) for folder in (a, c)])) == [
+        "cifar-quick: 30.25 %",
+        "cifar: 30.25 %",
+    ]
+    again = make_run("again")
+    assert labels_of(draw_curves([read_run(folder) for folder in (a, again)])) == [
+        "a: 30.25 %",
+        "again: 30.25 %",
+    ]
+    twice = [a, make_run("other/a")]
+    assert labels_of(draw_curves([read_run(folder) for folder in twice])) == [
+        "runs/a: 30.25 %",
+        "other/a: 30.25 %",
+    ]
+
+
+def test_few_epochs_have_markers_and_a_tick_each(make_run):
+    short = draw_curves([read_run(make_run("short"))]).axes[0]
+    assert list(short.get_xticks()) == [1, 2, 3, 4]
+    assert short.lines[0].get_marker() == "o"
+    assert short.get_legend() is None, "the title says it all"
+    rows = [f"{epoch},0.1,1,1,{60 - epoch},9\n" for epoch in range(1, 31)]
+    long = draw_curves([read_run(make_run("long", HEADING + "".join(rows)))]).axes[0]
+    assert long.lines[0].get_marker() == ""
+    assert all(tick == int(tick) for tick in long.get_xticks())
+
+
+@pytest.mark.parametrize(
+    ("rates", "schedule", "scale"),
+    [((0.1, 0.01), "cifar", "log"), ((0.15, 0.001), "cifar-quick", "linear")],
+)
+def test_only_rates_that_fall_in_steps_are_drawn_on_a_logarithmic_scale(
+    make_run, rates, schedule, scale
+):
+    rows = [f"{epoch},{rate},2,2,60,9\n" for epoch, rate in enumerate(rates, 1)]
+    record = read_run(make_run("a", HEADING + "".join(rows), recipe=schedule))
+    assert draw_curves([record]).axes[2].get_yscale() == scale
 
 
 @pytest.mark.parametrize("row", ["1,0,0,0,0,0", "1,0.1,9e37,inf,90,1", "1,0.1,nan,2,100,1"])
