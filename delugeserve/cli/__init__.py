@@ -74,26 +74,18 @@ def _options(
     start_logging("DEBUG" if debug else "WARNING" if quiet else "INFO")
 
 
-for _module in (
-    quickstart,
-    models,
-    profile,
-    train,
-    runs,
-    ablation,
-    evaluate,
-    connectivity,
-    export,
-    verify,
-    inspect,
-    serve,
-    classify,
-    benchmark,
-    benchmark_engines,
-    doctor,
-):
-    name = _module.__name__.rpartition(".")[2].replace("_", "-")
-    app.command(name, cls=Command)(_module.command)
+_PANELS = {
+    "Start here": (quickstart, doctor, models),
+    "Train and evaluate": (train, runs, evaluate),
+    "Export": (export, verify, inspect, benchmark_engines),
+    "Serve": (serve, classify, benchmark),
+    "Studies of the paper": (ablation, connectivity, profile),
+}
+
+for _panel, _modules in _PANELS.items():
+    for _module in _modules:
+        _name = _module.__name__.rpartition(".")[2].replace("_", "-")
+        app.command(_name, cls=Command, rich_help_panel=_panel)(_module.command)
 
 
 def main() -> None:

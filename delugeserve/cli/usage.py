@@ -16,27 +16,32 @@ from delugeserve.errors import nearest_name
 
 _CHOICES = re.compile(r"(?P<given>'[^']*') is not one of (?P<choices>('[^']*'(, )?)+)\.")
 
+_TYPES = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "path": "PATH"}
+
 
 class Command(TyperCommand):
-    """A command whose switches show no type in ``--help``."""
+    """A command whose ``--help`` shows types as ``PATH``, and none for switches."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters; a switch's type column is empty instead of ``<bool>``."""
-        return _untyped_switches(super().get_params(ctx))
+        """Return the parameters, each option with the metavar that ``--help`` shows."""
+        return _with_metavars(super().get_params(ctx), ctx)
 
 
 class Group(TyperGroup):
-    """The command line itself, likewise."""
+    """The command line itself, with the same metavars."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters; a switch's type column is empty instead of ``<bool>``."""
-        return _untyped_switches(super().get_params(ctx))
+        """Return the parameters, each option with the metavar that ``--help`` shows."""
+        return _with_metavars(super().get_params(ctx), ctx)
 
 
-def _untyped_switches(params: list[Any]) -> list[Any]:
+def _with_metavars(params: list[Any], context: Any) -> list[Any]:
     for param in params:
         if getattr(param, "is_flag", False):
             param.metavar = ""
+        elif param.param_type_name == "option" and param.metavar is None:
+            name = str(param.display_type(context)).strip("<>").removesuffix(" range")
+            param.metavar = _TYPES.get(name, name)
     return params
 
 
@@ -49,14 +54,14 @@ def run(app: typer.Typer) -> int:
         The exit status.
     """
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="delugeserve", standalone_mode=False)
     except typer.Abort:
         return 130
     except TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(f"{error.format_message()}\n")
             return error.exit_code
-        text = error.format_message()
+        text = error.format_message().replace("Value error, ", "")
         print_error(text if text.endswith((".", "?")) else f"{text}.", _remedy(error))
         return error.exit_code
     return status if isinstance(status, int) else 0

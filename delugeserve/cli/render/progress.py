@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from delugeserve.cli.render.console import err_console
@@ -40,14 +40,14 @@ class _TerminalProgress:
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=err_console,
             transient=True,
             auto_refresh=animate,
         )
-        self._task = self._bar.add_task("", total=None, visible=False, note="")
+        self._task = self._bar.add_task("", total=None, visible=False, note="", count="")
 
     def __enter__(self) -> _TerminalProgress:
         self._bar.start()
@@ -58,13 +58,16 @@ class _TerminalProgress:
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._bar.reset(self._task, description=name, total=total, visible=True, note="")
-        self._redraw()
+        self._show_count()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._bar.update(self._task, advance=steps, note=note)
-        self._redraw()
+        self._show_count()
 
-    def _redraw(self) -> None:
+    def _show_count(self) -> None:
+        task = self._bar.tasks[0]
+        count = "" if task.total is None else f"{task.completed:,.0f}/{task.total:,.0f}"
+        self._bar.update(self._task, count=count)
         if not self._animate:
             self._bar.refresh()
 
