@@ -53,6 +53,8 @@ WriteTinyImagenet = Callable[..., Path]
 SLOW = (
     "benchmarks/test_benchmarks.py",
     "delugeserve/cli/test_benchmark_engines.py",
+    "delugeserve/cli/test_evaluate.py",
+    "delugeserve/cli/test_verify.py",
     "delugeserve/studies/test_profiling.py",
     "delugeserve/training/test_distributed.py",
     "delugeserve/training/test_imagenet.py",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 from delugeserve.artifacts.manifest import read_manifest
 from delugeserve.artifacts.references import recognise
@@ -123,8 +124,15 @@ def test_the_error_is_the_same_through_every_stage(cifar10_dir, repository, tmp_
 @pytest.mark.data
 def test_training_through_the_command_line(cifar10_dir, tmp_path):
     """A few hundred real images, one epoch, and the checkpoint goes through the rest."""
+    data = tmp_path / "cifar10"
+    for split in ("train", "test"):
+        images = load_images(cifar10_dir, split, CIFAR10, limit=512)
+        for row, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            file = data / split / images.class_names[label] / f"{row:03d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
     output = tmp_path / "run"
-    environment = os.environ | {"DELUGESERVE_DATA": str(cifar10_dir)}
+    environment = os.environ | {"DELUGESERVE_DATA": str(data)}
 
     def deluge(*arguments):
         done = subprocess.run(
@@ -134,10 +142,7 @@ def test_training_through_the_command_line(cifar10_dir, tmp_path):
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    trained = deluge(
-        "train", "--model", "delugenet38", "--limit", 512, "--epochs", 1, "--output", output,
-        "--json",
-    )  # fmt: skip
+    trained = deluge("train", "--model", "delugenet38", "--epochs", 1, "--output", output, "--json")
     checkpoint = Path(trained["checkpoint"])
     evaluated = deluge("evaluate", "--checkpoint", checkpoint, "--json")
     assert evaluated["top1_error"] == trained["top1_error"]

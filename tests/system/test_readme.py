@@ -21,7 +21,7 @@ def test_the_readmes_session_runs(tmp_path, write_tiny_cifar, console_commands):
     """
     folder = Path(str(skimage.__file__)).parent / "data"
     Image.open(folder / "chelsea.png").convert("RGB").save(tmp_path / "cat.jpg")
-    write_tiny_cifar(tmp_path / "cifar10")
+    write_tiny_cifar(tmp_path / "cifar10", train=40, test=40)
     session = [words[1:] for words in console_commands(README) if words[0] == "delugeserve"]
     assert [line[0] for line in session][:4] == ["export", "serve", "classify", "benchmark"]
     environment = os.environ | {"COLUMNS": "100"}
