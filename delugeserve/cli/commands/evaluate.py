@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from delugeserve.artifacts.references import Reference, recognise
+from delugeserve.artifacts.references import Reference, recognise, resolve_version
 from delugeserve.cli.options import Json, complete_models
 from delugeserve.cli.render.console import err_console, out, print_json, print_table
 from delugeserve.cli.render.progress import show_progress
@@ -60,7 +60,10 @@ def command(
         ),
     ] = None,
     version: Annotated[
-        str | None, typer.Option("--version", help="Evaluate an exported version.")
+        str | None,
+        typer.Option(
+            "--version", help="Evaluate an exported version, or a model in ./model_repository."
+        ),
     ] = None,
     url: Annotated[
         str | None,
@@ -143,7 +146,7 @@ def _choose(
     if checkpoint is not None:
         return recognise(checkpoint, {"weights", "checkpoint"})
     if version is not None:
-        return recognise(version, {"version"})
+        return Reference("version", str(resolve_version(version)))
     if url is not None:
         return Reference("endpoint", url)
     if model is not None:

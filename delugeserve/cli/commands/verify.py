@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from delugeserve.artifacts.references import recognise
+from delugeserve.artifacts.references import resolve_version
 from delugeserve.cli.options import Json
 from delugeserve.cli.render.console import print_json
 from delugeserve.cli.render.progress import show_progress
@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 def command(
     version: Annotated[
-        Path, typer.Argument(help="Folder of a version, or of a model for the version it serves.")
+        str,
+        typer.Argument(
+            help="Exported version, model folder for its served version, or name of a model in "
+            "./model_repository.",
+            show_default=False,
+        ),
     ],
     url: Annotated[
         str | None,
@@ -51,7 +56,7 @@ def command(
     checkpoint nor torch is needed. The result is written into the version's manifest.
     """
     check_report_path(report)
-    folder = Path(recognise(str(version), {"version"}).value)
+    folder = resolve_version(version)
     from delugeserve.artifacts.manifest import read_manifest
     from delugeserve.verification.verify import verify_version
 

@@ -12,7 +12,7 @@ import pytest
 
 from delugeserve.artifacts.manifest import EVIDENCE, Manifest, describe_files
 from delugeserve.artifacts.typed_json import to_json
-from delugeserve.errors import UsageError
+from delugeserve.errors import InvalidReferenceError, UsageError
 from delugeserve.verification.verify import verify_version
 from delugeserve_export import export, plan_export
 
@@ -173,12 +173,22 @@ def test_what_its_runtime_does_not_load_is_refused(run, version):
     assert manifest_of(version) == manifest
 
 
-def test_other_paths_are_refused(run, tmp_path):
+def test_other_paths_are_refused(error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.png").touch()
-    for path in (tmp_path / "photo.png", "/none/1", tmp_path, "delugenet38"):
-        status, _, err = run("verify", path)
-        assert status == 2, err
-        assert "Give the folder of an exported version." in " ".join(err.split())
+    for text in ("photo.png", "/none/1", str(tmp_path), "delugenet38"):
+        found = error("verify", text)
+        assert isinstance(found, InvalidReferenceError)
+        assert found.text == text
+    assert "delugeserve export --model delugenet38" in found.remedy
+
+
+def test_a_models_name_is_looked_up_in_the_repository(run, version, monkeypatch, tmp_path):
+    (tmp_path / "model_repository").symlink_to(version.parent.parent)
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("verify", version.parent.name)
+    assert status == 0, err
+    assert "passed all" in out
 
 
 def test_a_models_folder_may_be_named_from_within_the_repository(run, version, monkeypatch):
