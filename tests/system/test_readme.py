@@ -17,7 +17,7 @@ def test_the_readmes_session_runs(tmp_path, write_tiny_cifar, console_commands):
     """Every command of the README, in order, in a folder with a photograph and a data set.
 
     The data set is a small ``cifar10``, which is found before the one that can be downloaded. The
-    server gets free ports, for another suite may run on this machine.
+    server gets free ports, for another suite may run on this machine, and training one epoch.
     """
     folder = Path(str(skimage.__file__)).parent / "data"
     Image.open(folder / "chelsea.png").convert("RGB").save(tmp_path / "cat.jpg")
@@ -40,6 +40,8 @@ def test_the_readmes_session_runs(tmp_path, write_tiny_cifar, console_commands):
                 continue
             if arguments[0] in ("classify", "benchmark"):
                 command += url
+            if arguments[0] == "train":
+                command += ["--epochs", "1"]
             done = subprocess.run(
                 command, cwd=tmp_path, env=environment, capture_output=True, text=True
             )
