@@ -11,9 +11,14 @@ import typer
 
 from delugeserve.artifacts.references import resolve_version
 from delugeserve.cli.options import Json
-from delugeserve.cli.render.console import print_json
+from delugeserve.cli.render.console import out, print_json
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.cli.render.verification import check_report_path, print_verification, write_report
+from delugeserve.cli.render.verification import (
+    check_report_path,
+    describe_evidence,
+    print_verification,
+    write_report,
+)
 from delugeserve.errors import ParityError, RepositoryError, UsageError
 
 if TYPE_CHECKING:
@@ -73,6 +78,7 @@ def command(
         print_json(outcome.manifest.to_json())
     else:
         print_verification(outcome.manifest)
+        out.print(f"kept to verify again: {describe_evidence(outcome.manifest.evidence)}")
     write_report(outcome.manifest, report)
     unwritten = outcome.unwritten and f"{folder} cannot be written: {outcome.unwritten}."
     if not outcome.passed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -82,6 +82,26 @@ def print_table(
         segments = out.render(table, out.options.update(width=_UNLIMITED))
         lines = "".join(segment.text for segment in segments).splitlines()
         out.print(Text("\n".join(line.rstrip() for line in lines)))
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print names and facts in two columns; facts wrap on a terminal only, empty ones are left out.
+
+    Args:
+        facts: texts by name, without markup.
+    """
+    shown = {name: fact for name, fact in facts.items() if fact}
+    if out.is_terminal:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, fact in shown.items():
+            table.add_row(Text(name), Text(fact))
+        out.print(table, soft_wrap=False)
+        return
+    width = max(map(len, shown), default=0) + 2
+    for name, fact in shown.items():
+        out.print(Text(f"{name:<{width}}{fact}"))
 
 
 class _ConsoleHandler(logging.Handler):

@@ -58,9 +58,10 @@ def draw_engines(rows: Sequence[Row], sizes: Sequence[int], model: str, machine:
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_xlabel("images/s (higher is better)")
+    speeds = "; x: speed relative to onnxruntime fp32" if any(row.speedup for row in timed) else ""
+    axes.set_xlabel(f"images/s (higher is better){speeds}")
     axes.legend(loc="lower right", fontsize=8, frameon=False)
-    axes.set_title(model, loc="left", fontsize=12, fontweight="bold", pad=22)
+    axes.set_title(model, loc="left", fontsize=12, fontweight="bold", pad=18)
     axes.text(0, 1, machine, transform=axes.transAxes, fontsize=8, color="0.4", va="bottom")
     return figure
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.table import Table
 
-from delugeserve.cli.render.console import err_console, out, print_table, print_warning
+from delugeserve.cli.render.console import (
+    err_console,
+    out,
+    print_facts,
+    print_table,
+    print_warning,
+)
 from delugeserve.cli.render.verification import describe_evidence, print_verification
 
 if TYPE_CHECKING:
@@ -63,10 +68,7 @@ def print_plan(plan: ExportPlan) -> None:
             f"{plan.int8.calibration_method}, at most {plan.int8.calibration_images} images of "
             f"{source}; a drop of {plan.int8.max_drop:g} points of top-1 is allowed"
         )
-    table = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        table.add_row(name, escape(value))
-    out.print(table)
+    print_facts(rows)
     err_console.print("[dim]nothing was exported: --dry-run[/]")
 
 
@@ -134,7 +136,7 @@ def _print_sum_forms(manifest: Manifest) -> None:
 
 def _print_quantisation(facts: Quantisation) -> None:
     layers, kept = facts.layers, facts.kept
-    allowed = "" if facts.max_drop is None else f" of {facts.max_drop:g} allowed"
+    allowed = "" if facts.max_drop is None else f", {facts.max_drop:g} allowed"
     out.print(
         escape(
             f"int8: {len(layers)} of {len(layers) + len(kept)} convolutions, calibrated by "

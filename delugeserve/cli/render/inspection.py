@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import filesize
-from rich.table import Table
 from rich.text import Text
 
 from delugeserve.artifacts.remedies import export_command
-from delugeserve.cli.render.console import err_console, out, print_table, print_warning
+from delugeserve.cli.render.console import err_console, out, print_facts, print_table, print_warning
 from delugeserve.cli.render.verification import print_verification
 from delugeserve.system.hardware import describe_capabilities
 
@@ -35,7 +34,7 @@ def print_checkpoint(found: CheckpointFile) -> None:
     )
     if not found.ours:
         _heading(found.path.name, "a safetensors file of another program")
-        _print_facts(
+        print_facts(
             {
                 "file": f"{_size(found.bytes)}, {found.path}",
                 "values": f"{found.parameters + found.buffers:,}",
@@ -46,7 +45,7 @@ def print_checkpoint(found: CheckpointFile) -> None:
         return
     model, dataset = found.model, found.model.get("dataset", {})
     _heading(found.path.name, "a checkpoint")
-    _print_facts(
+    print_facts(
         {
             "file": f"{_size(found.bytes)}, {found.path}",
             "model": f"{model['name']} for {dataset.get('title', '?')}: blocks of "
@@ -70,7 +69,7 @@ def print_graph(found: GraphFile) -> None:
         "an exported ONNX graph" if found.ours else "an ONNX graph of another program",
     )
     nodes = ", ".join(f"{count} {name}" for name, count in found.nodes.items())
-    _print_facts(
+    print_facts(
         {
             "file": f"{_size(found.bytes)}, {found.path}"
             + (", with weights in other files" if found.external else ""),
@@ -111,7 +110,7 @@ def print_plan(found: PlanFile) -> None:
     """Print what the header of a plan and the manifest in its folder contain."""
     _heading(found.path.name, f"a {found.builder} plan")
     origin = _origin(found.manifest) if found.manifest else {"manifest": "none in its folder"}
-    _print_facts(
+    print_facts(
         {
             "file": f"{_size(found.bytes)}, {found.path}",
             "built by": f"{found.builder} {found.version}",
@@ -128,7 +127,7 @@ def print_version(found: Version) -> None:
     if found.config:
         facts["served with"] = _served_with(found.config)
     facts["classes"] = _classes(found.labels)
-    _print_facts(facts)
+    print_facts(facts)
     states = {
         "whole": "[green]whole[/]",
         "changed": "[bold red]changed[/]",
@@ -258,26 +257,6 @@ def _trained(manifest: Manifest | None) -> str:
 
 def _heading(name: str, what: str) -> None:
     out.print(Text.assemble((name, "bold"), f": {what}"))
-
-
-def _print_facts(facts: Mapping[str, str]) -> None:
-    """Print names and facts in two columns; facts wrap on a terminal only, empty ones are left out.
-
-    Args:
-        facts: texts by name, without markup.
-    """
-    shown = {name: fact for name, fact in facts.items() if fact}
-    if out.is_terminal:
-        table = Table.grid(padding=(0, 2))
-        table.add_column(style="dim", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, fact in shown.items():
-            table.add_row(Text(name), Text(fact))
-        out.print(table, soft_wrap=False)
-        return
-    width = max(map(len, shown), default=0) + 2
-    for name, fact in shown.items():
-        out.print(Text(f"{name:<{width}}{fact}"))
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:

@@ -10,10 +10,18 @@ import sys
 import numpy as np
 import pytest
 
-from delugeserve.artifacts.manifest import EVIDENCE, Manifest, describe_files
+from delugeserve.artifacts.manifest import (
+    EVIDENCE,
+    Manifest,
+    describe_files,
+    read_manifest,
+)
+from delugeserve.artifacts.records import EvidenceRecord
 from delugeserve.artifacts.typed_json import to_json
+from delugeserve.data.datasets import load_images
 from delugeserve.errors import InvalidReferenceError, UsageError
 from delugeserve.verification.verify import verify_version
+from delugeserve.zoo import CIFAR10
 from delugeserve_export import export, plan_export
 
 
@@ -221,3 +229,118 @@ def test_a_page_that_nothing_can_draw_is_refused_before_the_work(
     status, out, err = run("verify", version, "--report", tmp_path / "report.html")
     assert (status, out) == (2, "")
     assert "This needs 'jinja2'" in err
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory, write_tiny_cifar):
+    return write_tiny_cifar(tmp_path_factory.mktemp("private") / "pets")
+
+
+@pytest.fixture(scope="module")
+def export_on(tmp_path_factory, private):
+    """Exports the shipped weights, verified on private images."""
+
+    def export_on(**options):
+        repository = tmp_path_factory.mktemp("private") / "model_repository"
+        plan = plan_export(
+            "delugenet38",
+            repository=repository,
+            backend="onnxruntime",
+            precision="fp32",
+            sum_form="mul",
+            max_batch_size=8,
+            data=str(private),
+            **options,
+        )
+        outcome = export(plan)
+        assert outcome.published
+        return outcome.folder
+
+    return export_on
+
+
+@pytest.fixture(scope="module")
+def without_images(export_on):
+    return export_on()
+
+
+def images_in(folder):
+    with np.load(folder / EVIDENCE) as file:
+        arrays = [file[name] for name in file.files]
+    return [image.tobytes() for array in arrays if array.ndim == 4 for image in array]
+
+
+def private_images(private):
+    images = load_images(private, "test", CIFAR10).images
+    return {image.tobytes() for image in images}
+
+
+def test_no_private_image_is_published(without_images, private):
+    kept = images_in(without_images)
+    assert len(kept) == 16
+    assert not private_images(private) & set(kept)
+    evidence = read_manifest(without_images).evidence
+    assert evidence == EvidenceRecord(16, "test images of pets", 100, images_kept=False)
+    images = read_manifest(without_images).verification.images
+    assert images == "100 test images of pets and 16 crops of photographs"
+
+
+def test_private_images_are_published_where_the_user_asked_for_it(run, export_on, private):
+    folder = export_on(keep_evidence=True)
+    assert private_images(private) < set(images_in(folder))
+    assert read_manifest(folder).evidence.images_kept
+    status, out, _ = run("verify", folder)
+    assert status == 0
+    assert "on 100 test images of pets and 16 crops of photographs" in out
+
+
+def test_images_can_only_be_kept_of_data_that_is_named(monkeypatch, private):
+    monkeypatch.setenv("DELUGESERVE_DATA", str(private))
+    with pytest.raises(UsageError, match="--keep-evidence"):
+        plan_export("delugenet38", keep_evidence=True)
+
+
+def test_without_data_a_version_is_verified_on_photographs(run, without_images, tmp_path):
+    folder = shutil.copytree(without_images, tmp_path / "1")
+    status, out, _ = run("verify", folder)
+    assert status == 0
+    assert "on 16 crops of photographs" in out
+    assert read_manifest(folder).verification.images == "16 crops of photographs"
+    assert "SHA-256 and logits of 100 test images of pets" in out
+
+
+def test_with_its_data_a_version_is_verified_on_all(run, without_images, private, tmp_path):
+    folder = shutil.copytree(without_images, tmp_path / "1")
+    status, out, err = run("verify", folder, "--data", private, "--json")
+    assert status == 0, err
+    manifest = json.loads(out)
+    expected = "100 test images of pets and 16 crops of photographs"
+    assert manifest["verification"]["images"] == expected
+    assert manifest["verification"]["comparisons"][-1]["num_images"] == 116
+
+
+def test_other_data_is_refused(run, without_images, version, private, write_tiny_cifar, tmp_path):
+    folder = shutil.copytree(without_images, tmp_path / "1")
+    before = manifest_of(folder)
+    other = write_tiny_cifar(tmp_path / "other", seed=1)
+    status, out, err = run("verify", folder, "--data", other)
+    assert (status, out) == (2, "")
+    assert "test images of pets" in err
+    assert manifest_of(folder) == before
+
+
+def test_data_is_refused_where_only_photographs_were_used(run, tmp_path, monkeypatch, private):
+    monkeypatch.delenv("DELUGESERVE_DATA", raising=False)
+    plan = plan_export(
+        "delugenet38",
+        repository=tmp_path / "repository",
+        backend="onnxruntime",
+        precision="fp32",
+        sum_form="mul",
+        max_batch_size=2,
+    )
+    folder = export(plan).folder
+    assert read_manifest(folder).evidence == EvidenceRecord(16)
+    status, out, err = run("verify", folder, "--data", private)
+    assert (status, out) == (2, "")
+    assert "photographs" in err
