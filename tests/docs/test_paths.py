@@ -58,3 +58,22 @@ def test_the_layers_are_those_that_are_checked():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| `(\w+)` \|.*\|.*\|$", text, re.MULTILINE)
     assert listed == [name for name in checked if not name.startswith("_")]
+
+
+def test_the_options_named_alone_exist():
+    group = typer.main.get_command(app)
+    known = {
+        option
+        for command in group.commands.values()
+        for parameter in command.params
+        for option in parameter.opts
+    }
+    named = {
+        span.split()[0]
+        for page in PAGES
+        if page.name in ("troubleshooting.md", "architecture.md")
+        for span in spans(page)
+        if span.startswith("--")
+    }
+    assert len(named) > 5
+    assert named <= known
