@@ -1,4 +1,4 @@
-"""A moving average of the weights, which is what is evaluated and saved."""
+"""A moving average of the weights, which is evaluated and saved."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 class MovingAverage(WeightAveraging):
     """Averages the weights exponentially, step by step.
 
-    A short run would still carry its initial weights if the decay were the same from the start, so
-    after n steps it is at most ``(1 + n) / (10 + n)``.
+    After n steps the decay is at most ``(1 + n) / (10 + n)``: with a constant decay, the average of
+    a short run would still contain the initial weights.
 
     Args:
-        decay: what is left of the average after a step, in [0, 1).
+        decay: weight of the previous average in a step, in [0, 1).
     """
 
     def __init__(self, decay: float) -> None:
@@ -26,8 +26,8 @@ class MovingAverage(WeightAveraging):
         super().__init__(avg_fn=average)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the average in a run that was resumed after its last epoch, too.
+        """Use the average also in a run that is resumed after its last epoch.
 
-        Such a run has nothing to train, and Lightning calls no ``on_train_end``.
+        Such a run does not train, and Lightning does not call ``on_train_end``.
         """
         self.on_train_end(trainer, pl_module)

@@ -77,7 +77,8 @@ class AtStage:
     """A progress that acts when a stage begins."""
 
     def __init__(self, prefix, action):
-        self.prefix, self.action, self.stages = prefix, action, []
+        self.prefix, self.action = prefix, action
+        self.stages, self.notes = [], []
 
     def stage(self, name, total=None):
         self.stages.append((name, total))
@@ -85,7 +86,7 @@ class AtStage:
             self.action()
 
     def advance(self, steps=1, note=""):
-        pass
+        self.notes.append(note)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import torch
 from delugeserve.errors import CheckpointError, StoppedError
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.system.files import sha256
+from delugeserve.training.initial import read_initial
 from delugeserve.training.run import train
 
 pytestmark = pytest.mark.slow
@@ -17,10 +18,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def short(config, changed, whole, tmp_path):
-    """Two epochs from a copy of the whole run's checkpoint."""
+    """Two epochs from a copy of the whole run's checkpoint, given as a file."""
     first = tmp_path / "first.safetensors"
     shutil.copy(whole / "tiny.safetensors", first)
     return changed(config, epochs=2, limit=40, initial_checkpoint=str(first))
+
+
+def test_a_run_folder_stands_for_its_checkpoint(tiny_spec, whole, tmp_path):
+    initial, weights = read_initial(str(whole), tiny_spec, tmp_path, resume=False)
+    assert initial.sha256 == sha256(whole / "tiny.safetensors")
+    assert weights is not None
 
 
 def interrupt():

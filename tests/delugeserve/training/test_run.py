@@ -12,7 +12,9 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from delugeserve.data.datasets import load_images
 from delugeserve.errors import (
     CheckpointError,
     DatasetError,
@@ -21,6 +23,7 @@ from delugeserve.errors import (
     UsageError,
 )
 from delugeserve.networks.checkpoint import load_checkpoint
+from delugeserve.networks.classifier import network_classifier
 from delugeserve.training.run import train
 from delugeserve.zoo import CIFAR10, ModelSpec
 
@@ -61,6 +64,36 @@ def test_it_learns_and_records(whole):
     rows = log_of(whole)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+
+
+def test_one_test_error_per_epoch_measured_in_fp32(config, changed, tmp_path):
+    """Training in bf16, the log has the error and loss of the network as it is saved."""
+    path, evaluation = train(TINY, changed(config, precision="bf16", epochs=1), tmp_path / "run")
+    (row,) = log_of(tmp_path / "run")
+    assert float(row["val_error"]) == evaluation.top1_error
+    images = load_images(config.data, "test", CIFAR10)
+    logits = network_classifier(load_checkpoint(path).build(), CIFAR10)(images.images)
+    loss = F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(images.labels))
+    assert float(row["val_loss"]) == pytest.approx(loss.item(), abs=6e-5), "to the last digit"
+
+
+def test_the_log_has_the_rate_that_an_epoch_was_trained_with(config, changed, tmp_path):
+    steps = changed(
+        config, schedule="step", milestones=(1 / 3, 2 / 3), learning_rate=0.1, limit=40, warmup=0.0
+    )
+    train(TINY, steps, tmp_path / "run")
+    rates = [float(row["learning_rate"]) for row in log_of(tmp_path / "run")]
+    assert rates == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_epochs_and_batches_are_reported(config, changed, tmp_path, at_stage):
+    progress = at_stage("nothing", None)
+    train(TINY, changed(config, epochs=1, limit=60), tmp_path / "run", progress=progress)
+    stages = dict(progress.stages)
+    assert stages["epoch 1/1, batch"] == 3
+    assert stages["test epoch 1/1, batch"] == 1
+    assert [note for note in progress.notes if note.startswith("loss ")] != []
+    assert "test the trained network" in stages
 
 
 def test_what_a_run_leaves_behind(whole):
