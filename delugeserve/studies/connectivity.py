@@ -97,7 +97,7 @@ def draw_connectivity(blocks: Sequence[BlockConnectivity], name: str) -> Figure:
     )
     for axes, block in zip(panels[0], blocks, strict=True):
         axes.bar(block.layers, block.relative, width=0.7)
-        axes.set_title(f"block {block.block}, read by the {block.reader}", loc="left", fontsize=10)
+        axes.set_title(f"block {block.block}, {block.reader}", loc="left", fontsize=10)
         axes.set_xlim(block.layers[0] - 0.6, block.layers[-1] + 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y", alpha=0.3)

@@ -127,7 +127,10 @@ def stoppable(output: Path, world: World) -> Iterator[StopOnSignal]:
         # A signal to the whole process group also ends the processes that decode images, so a
         # TrainingError about those may come first.
         if not stop.received:
-            if not isinstance(end, KeyboardInterrupt):
+            # Lightning exits on a KeyboardInterrupt.
+            if not isinstance(end, KeyboardInterrupt) and not isinstance(
+                end.__context__, KeyboardInterrupt
+            ):
                 raise
             stop.received = signal.SIGINT
         if world.size > 1:
