@@ -1,9 +1,8 @@
-"""Publishing a version into a Triton model repository, so that it is loadable at every moment.
+"""Publishing a version into a Triton model repository that can be loaded at every moment.
 
-A version's artefact, labels and manifest lie together in ``<repository>/<model>/<version>/``.
-``config.pbtxt`` names the one version to serve, and renaming it into place is the only step that
-changes what is served: before it the server finds the old version, after it the new one. A kill in
-between leaves an unused folder, nothing else.
+A version's files are in ``<repository>/<model>/<version>/``. ``config.pbtxt`` names the version to
+serve, and renaming it into place is the only step that changes what is served: before it the server
+finds the old version, after it the new one. A kill in between leaves an unused folder.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _LOCK = ".lock"
 
 @contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """A private folder on the repository's file system, removed at the end.
+    """Yield a private folder on the repository's file system, removed at the end.
 
     Raises:
         RepositoryError: the repository cannot be written, or its disk is full.
@@ -36,7 +35,7 @@ def staging(repository: Path) -> Iterator[Path]:
         home = _staging_home(repository.resolve())
         prefix = f".{repository.resolve().name}-staging-"
         with contextlib.ExitStack() as stack:
-            # Under the repository's lock, lest another export sweep it before its own is held.
+            # The repository's lock keeps others from sweeping the folder before it is locked.
             with filelock.FileLock(repository / _LOCK):
                 _sweep(home, prefix)
                 folder = stack.enter_context(
@@ -47,7 +46,7 @@ def staging(repository: Path) -> Iterator[Path]:
     except OSError as error:
         raise RepositoryError(
             f"The model repository {repository} cannot be written: {error.strerror or error}.",
-            "Nothing was published; free some space or choose another --repository.",
+            "Nothing was published. Free some space, or use another --repository.",
         ) from error
 
 
@@ -89,32 +88,34 @@ def publish(
 
 
 def free_version(folder: Path, wanted: int | None = None) -> int:
-    """Find the number of a new version.
+    """Return the number of a new version.
 
     Args:
         folder: the model's.
-        wanted: the number it shall have; None takes the one after the highest, or 1.
+        wanted: the number asked for; None for the next one.
 
     Raises:
-        RepositoryError: there is such a version, or no version has such a number.
+        RepositoryError: the version exists, or the number is less than 1.
     """
     taken = [int(child.name) for child in _children(folder) if child.name.isdecimal()]
     free = max(taken, default=0) + 1
     if wanted in taken:
         raise RepositoryError(
-            f"{folder} has a version {wanted} already.",
-            f"Leave --version out, or say --version {free}.",
+            f"{folder} already has a version {wanted}.",
+            f"Use --version {free}, or leave --version out.",
         )
     if wanted is not None and wanted < 1:
-        raise RepositoryError(f"There is no version {wanted}.", f"Say --version {free}.")
+        raise RepositoryError(
+            f"--version is {wanted}, but versions are numbered from 1.", f"Use --version {free}."
+        )
     return wanted or free
 
 
 def _staging_home(repository: Path) -> Path:
-    """Beside the repository, for a server may take every folder inside for a model.
+    """Return the folder to stage in: the parent, since a server takes folders inside for models.
 
-    Where its parent cannot be written, or it is a mounted disk, into which nothing can be renamed
-    from outside, it is the repository: ``delugeserve serve`` passes over hidden folders.
+    If the parent is not writable, or is on another file system, it is the repository itself:
+    ``delugeserve serve`` ignores hidden folders.
     """
     parent = repository.parent
     movable = parent.stat().st_dev == repository.stat().st_dev
@@ -122,10 +123,7 @@ def _staging_home(repository: Path) -> Path:
 
 
 def _sweep(home: Path, prefix: str) -> None:
-    """Remove the staging folders of exports that were killed.
-
-    An export holds its folder's lock as long as it lives, in whatever container.
-    """
+    """Remove the staging folders of killed exports, which no longer hold their locks."""
     filelock = require("filelock", "export")
     for folder in home.glob(f"{prefix}*"):
         with (
@@ -140,7 +138,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _flush(staged: Path, config_file: Path) -> None:
-    """Bring the files to the disk before the rename that makes them count."""
+    """Flush the files to the disk before they are renamed into place."""
     for path in (*staged.iterdir(), config_file):
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -21,6 +21,7 @@ from delugeserve.artifacts.publishing import publish, staging
 from delugeserve.artifacts.records import SumFormChoice
 from delugeserve.artifacts.typed_json import to_json
 from delugeserve.networks.inference import fold
+from delugeserve.runtimes import BACKENDS
 from delugeserve.runtimes.base import Backend
 from delugeserve.system import hardware
 from delugeserve.system.progress import NO_PROGRESS, Progress
@@ -212,7 +213,13 @@ def _suggest(plan: ExportPlan) -> str:
         )
     if plan.precision != "fp32":
         return "Nothing was published. Use --precision fp32, or another --backend."
-    return "Nothing was published. Use another --backend, and report this as a bug."
+    others = [
+        backend.flag
+        for backend in BACKENDS.values()
+        if backend is not plan.backend and backend.is_installed() and backend.runs_here()
+    ]
+    instead = f"Use --backend {others[0]}, and report" if others else "Report"
+    return f"Nothing was published. {instead} this as a bug."
 
 
 def _describe_environment(backend: Backend) -> dict[str, str]:

@@ -65,9 +65,7 @@ def test_the_next_version_passes_over_gaps_and_strangers(tmp_path):
     assert free_version(tmp_path / "none") == 1
 
 
-@pytest.mark.parametrize(
-    ("wanted", "problem"), [(7, "has a version 7 already"), (0, "There is no version 0")]
-)
+@pytest.mark.parametrize(("wanted", "problem"), [(7, "version 7"), (0, "--version is 0")])
 def test_a_version_that_is_taken_or_none_is_refused(tmp_path, wanted, problem):
     (tmp_path / "7").mkdir()
     assert free_version(tmp_path, 3) == 3

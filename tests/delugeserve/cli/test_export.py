@@ -1,0 +1,133 @@
+"""``delugeserve export``: options, what is printed, and how it ends."""
+
+import json
+import shutil
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from delugeserve.artifacts.interface import Precision, SumForm
+from delugeserve.cli.commands.export import BackendName, PrecisionName, SumFormName
+from delugeserve.errors import CheckpointError, InvalidReferenceError
+from delugeserve.runtimes import BACKENDS
+from delugeserve.runtimes.onnxruntime import OnnxRuntime
+from delugeserve.zoo import find_model
+
+WEIGHTS = find_model("delugenet38").weights
+
+
+@pytest.fixture
+def export(run, tmp_path, monkeypatch):
+    """Runs the command on one model for ONNX Runtime."""
+    monkeypatch.delenv("DELUGESERVE_DATA", raising=False)
+
+    def export(*arguments):
+        return run(
+            "export", "--backend", "onnxruntime", "--max-batch-size", 2, "--sum-form", "mul",
+            "--repository", tmp_path / "repository", *arguments,
+        )  # fmt: skip
+
+    return export
+
+
+def test_choices_are_those_of_the_registries():
+    assert get_args(BackendName) == ("auto", *(backend.flag for backend in BACKENDS.values()))
+    assert get_args(PrecisionName) == ("auto", *get_args(Precision))
+    assert get_args(SumFormName) == ("auto", *get_args(SumForm))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--backend", "onnxruntim"), "onnxruntime"),
+        (("--precision", "fp23"), "fp32"),
+        (("--sum-form", "batchnrm"), "batchnorm"),
+        (("--calibration-method", "entrpy"), "entropy"),
+        (("--max-batch-size", "0"), "--max-batch-size"),
+        (("--max-drop", "1"), "--precision int8"),
+        (("--keep-evidence",), "--data"),
+        (("--report", "report.pdf"), ".html"),
+    ],
+)
+def test_a_bad_option_is_refused_before_any_work(export, tmp_path, arguments, named):
+    status, out, err = export("--model", "delugenet38", *arguments)
+    assert (status, out) == (2, "")
+    assert named in err
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_run_folder_is_its_checkpoint(export, tmp_path):
+    (tmp_path / "first").mkdir()
+    shutil.copy(WEIGHTS, tmp_path / "first" / "delugenet38.safetensors")
+    status, out, err = export("--checkpoint", tmp_path / "first", "--dry-run", "--json")
+    assert status == 0, err
+    plan = json.loads(out)
+    assert (plan["model"], plan["checkpoint"]) == ("delugenet38", "delugenet38.safetensors")
+    assert plan["trained"] is True
+
+
+def test_a_training_state_is_not_a_checkpoint(error, tmp_path, monkeypatch):
+    (tmp_path / "last.ckpt").write_bytes(b"PK")
+    found = error("export", "--checkpoint", tmp_path / "last.ckpt")
+    assert isinstance(found, (InvalidReferenceError, CheckpointError))
+    assert "last.ckpt" in found.problem
+    assert ".safetensors" in found.remedy
+
+
+def test_a_dry_run_prints_the_plan_and_does_nothing(export, tmp_path):
+    status, out, err = export("--model", "delugenet38", "--dry-run")
+    assert status == 0, err
+    assert "load, fold, graph, build, reference, verify, time, publish" in out
+    assert str(tmp_path / "repository" / "delugenet38" / "1") in out
+    assert not (tmp_path / "repository").exists()
+
+
+def test_it_prints_what_is_kept_and_what_to_do_next(export, tmp_path):
+    status, out, err = export("--model", "delugenet38", "--precision", "fp32")
+    assert status == 0, err
+    assert "passed all" in out
+    assert "kept to verify again: 16 crops of photographs" in out
+    assert f"delugeserve serve --repository {tmp_path / 'repository'}" in err
+
+
+def test_a_rejected_artefact_is_printed_and_ends_with_status_1(export, tmp_path, monkeypatch):
+    honest = OnnxRuntime.load
+
+    def broken(self, artefact, precision):
+        infer = honest(self, artefact, precision)
+        return lambda images: infer(np.ascontiguousarray(images[..., ::-1]))
+
+    monkeypatch.setattr(OnnxRuntime, "load", broken)
+    page = tmp_path / "report.html"
+    status, out, err = export("--model", "delugenet38", "--precision", "fp32", "--json",
+                              "--report", page)  # fmt: skip
+    assert status == 1
+    manifest = json.loads(out)
+    assert manifest["verification"]["status"] == "failed"
+    assert "folder" not in manifest
+    assert "logits, fp32 at batch size 1" in err
+    assert "Nothing was published" in err
+    assert "--precision fp32" not in err, "fp32 was used already"
+    assert "failed" in page.read_text()
+    assert not (tmp_path / "repository" / "delugenet38").exists()
+
+
+def test_the_int8_report_names_data_method_and_drop(export, tmp_path, tiny_cifar):
+    page = tmp_path / "report.html"
+    status, out, err = export(
+        "--model", "delugenet38", "--precision", "int8", "--data", tiny_cifar,
+        "--calibration-images", 32, "--calibration-method", "minmax", "--max-drop", 100,
+        "--report", page,
+    )  # fmt: skip
+    if (
+        status == 1
+    ):  # the colours are not what it was trained on; the report is written all the same
+        assert "failed" in err
+    text = page.read_text()
+    assert "minmax on 32 train images of tiny-cifar" in text
+    assert "100 test images of tiny-cifar" in text
+    assert "points" in text
+    if status == 0:
+        assert "calibrated by minmax on 32 train images of tiny-cifar" in out
+        assert "100 allowed" in out
