@@ -1,8 +1,8 @@
-"""What every artefact looks like from outside, whichever runtime it is for.
+"""The inputs, outputs and types of every artefact, whichever runtime it is for.
 
 Input ``image``: uint8 ``[N, H, W, 3]``, RGB, normalised inside. Outputs ``logits`` and
-``probabilities``: float32 ``[N, classes]``. N is free, up to a maximum. Importing this needs
-neither torch nor onnx, so that an artefact can be run where only its runtime is installed.
+``probabilities``: float32 ``[N, classes]``. N is free, up to a maximum. This module needs neither
+torch nor onnx, so that an artefact can be run where only its runtime is installed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ LOGITS = "logits"
 PROBABILITIES = "probabilities"
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-"""int8 means the layers that the graph quantises; the others compute in the best precision left."""
+"""int8 is that of the quantised layers; the others compute in the best remaining precision."""
 
 Integers = Literal["int8", "uint8", "either"]
-"""What quantised activations are stored in. Weights are int8 always.
+"""Integer type of quantised activations. Weights are always int8.
 
 uint8 has twice the levels for a tensor without negative values, such as the output of a ReLU.
-``either`` takes it for those and int8 for the others; ``uint8`` takes it for all, with a zero of
-128 where there are negative values, because ONNX Runtime wants one type on both sides of a
-convolution; TensorRT takes ``int8`` only.
+``either`` uses it for those tensors and int8 for the others. ``uint8`` uses it for all, with a zero
+point of 128 for tensors with negative values: ONNX Runtime needs one type on both sides of a
+convolution. TensorRT supports ``int8`` only.
 """
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -34,7 +34,7 @@ Infer = Callable[[NDArray[np.uint8]], Outputs]
 """Maps uint8 images ``[N, H, W, 3]`` to logits and probabilities, float32 ``[N, classes]``."""
 
 FloatType = Literal["fp32", "fp16", "bf16"]
-"""What a graph stores weights in and computes in."""
+"""Type of a graph's weights and activations."""
 
 SumForm = Literal["mul", "batchnorm", "conv", "horner"]
 """How a weighted sum is written: Add nodes with each term ``w * h`` as Mul, as BatchNormalization
@@ -44,5 +44,5 @@ is fastest."""
 
 
 def optimal_batch_size(maximum: int) -> int:
-    """The batch size that engines are tuned for: from there on images/s hardly rise."""
+    """Return the batch size that engines are tuned for; images/s hardly rise beyond it."""
     return min(16, maximum)

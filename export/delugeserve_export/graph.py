@@ -1,8 +1,7 @@
 """The ONNX graph of a folded DelugeNet, written node by node.
 
-``torch.onnx.export`` traces, decomposes and re-optimises a network that is already known exactly;
-writing the graph takes a fraction of a second, and every node has a name that can be found again
-in the network.
+``torch.onnx.export`` traces, decomposes and optimises a network whose structure is known. Writing
+the graph takes a fraction of a second, and every node has the name of its layer.
 """
 
 from __future__ import annotations
@@ -36,12 +35,11 @@ def build_graph(
     """Write a folded network as an ONNX model.
 
     Args:
-        network: what :func:`delugeserve.networks.inference.fold` returns, in float32.
-        dataset: gives image size, classes, mean and standard deviation.
-        sum_form: how weighted sums are written; ``horner`` is not for fp16, in which it overflows.
-        float_type: what weights are stored and activations are computed in. The input is
-            normalised, and the softmax taken, in fp32 whatever it is.
-        metadata: strings to store with the model.
+        network: the folded network, in float32; see :func:`delugeserve.networks.inference.fold`.
+        dataset: image size, classes, mean and standard deviation.
+        sum_form: how weighted sums are written; ``horner`` overflows in fp16.
+        float_type: type of weights and activations. Normalisation and softmax are in fp32.
+        metadata: strings to store in the model.
 
     Returns:
         A checked, serialised ONNX model; its inputs and outputs are those of
@@ -79,7 +77,7 @@ def build_graph(
         producer_version=__version__,
     )
     helper.set_model_props(model, dict(metadata or {}))
-    # Given bytes, the checker is ten times as fast as given the message.
+    # The checker is ten times as fast on bytes as on the message.
     serialised: bytes = model.SerializeToString()
     onnx.checker.check_model(serialised, full_check=True)
     return serialised
@@ -87,7 +85,7 @@ def build_graph(
 
 @dataclasses.dataclass
 class _Writer:
-    """Appends nodes; every method returns the name of the tensor it made."""
+    """Appends nodes; every method returns the name of its output tensor."""
 
     sum_form: SumForm
     float_type: FloatType
@@ -108,7 +106,7 @@ class _Writer:
         return self.node("Cast", [x], name, to=FORMATS[to].onnx)
 
     def normalise(self, image: str, dataset: DatasetSpec) -> str:
-        # Cast before anything else: TensorRT accepts a uint8 input only if it is cast first.
+        # TensorRT accepts a uint8 input only if it is cast first.
         pixels = self.cast(image, "input/float", "fp32")
         planes = self.node("Transpose", [pixels], "input/planes", perm=[0, 3, 1, 2])
         mean = np.array(dataset.mean, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
@@ -185,7 +183,7 @@ class _Writer:
         total = ""
         for index, (h, w) in enumerate(zip(outputs, weight, strict=True)):
             last = index == len(outputs) - 1
-            # The bias rides on the first term, where both forms take it for free or nearly so.
+            # The bias goes with the first term, where it costs nothing or nearly so.
             term_name = name if last and not total else f"{name}/term{index}"
             term = write(h, w, bias if index == 0 else None, term_name)
             total = (

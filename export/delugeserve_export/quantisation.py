@@ -1,13 +1,13 @@
-"""int8 in the graph itself: QuantizeLinear and DequantizeLinear around what is to be quantised.
+"""int8 in the graph: QuantizeLinear and DequantizeLinear nodes around quantised tensors.
 
-A quantised convolution has its weights in int8, symmetric, with a scale for each output channel,
-its input in int8, symmetric, with one scale, and its bias as it was: TensorRT takes Q/DQ on weights
-and activations only. Scales have the graph's own type, so that what is not quantised stays in it.
+A quantised convolution has symmetric int8 weights with a scale per output channel, a symmetric int8
+input with one scale, and an unchanged bias: TensorRT supports Q/DQ on weights and activations only.
+Scales have the graph's float type, so that the other layers stay in it.
 
-If its output goes into cross-layer sums, that is quantised too: a sum then reads half the bytes,
-and the runtime folds the scales into the sum's weights. It also keeps OpenVINO 2026.4 from a fault:
-it moves the sums' multiplications, each of another reader, all into the convolution before them,
-if that is quantised and its output is not.
+An output that goes into cross-layer sums is quantised too. A sum then reads half the bytes, and the
+runtime folds the scales into the sum's weights. It also avoids a fault of OpenVINO 2026.4, which
+moves the multiplications behind a quantised convolution into it if its output is not quantised, all
+of them, although they belong to different readers.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from delugeserve.artifacts.interface import Integers
 
 @dataclass(frozen=True)
 class Range:
-    """What calibration found of a tensor.
+    """The range of a tensor, from calibration.
 
     Attributes:
         threshold: the magnitude that becomes the largest integer.
-        signed: whether it has values below zero.
+        signed: whether it has negative values.
     """
 
     threshold: float
@@ -38,10 +38,7 @@ class Range:
 
 
 def quantisable_layers(graph: bytes) -> dict[str, tuple[str, ...]]:
-    """The convolutions of a graph, by name, with the tensors that are quantised with each.
-
-    They stand in the order of the graph.
-    """
+    """Return the convolutions of a graph in its order: by name, the tensors quantised with each."""
     model = onnx.load_from_string(graph)
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
@@ -50,7 +47,7 @@ def quantisable_layers(graph: bytes) -> dict[str, tuple[str, ...]]:
     return {
         node.name: (
             node.input[0],
-            # The others' outputs go through a ReLU first.
+            # Other outputs go through a ReLU first.
             *(tensor for tensor in node.output if all(map(_is_term, readers[tensor]))),
         )
         for node in model.graph.node
@@ -59,7 +56,7 @@ def quantisable_layers(graph: bytes) -> dict[str, tuple[str, ...]]:
 
 
 def _is_term(node: onnx.NodeProto) -> bool:
-    """Whether a node is a term of a weighted sum, in whichever form."""
+    """Return whether a node is a term of a weighted sum, in any form."""
     grouped = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
     return node.op_type in {"Mul", "Add", "BatchNormalization"} or grouped
 
@@ -72,9 +69,9 @@ def insert_qdq(
     Args:
         graph: serialised ONNX model, as :func:`delugeserve_export.graph.build_graph` writes it in
             fp32 or fp16.
-        ranges: of the tensors of :func:`quantisable_layers`.
-        layers: names of the convolutions.
-        integers: what activations are stored in.
+        ranges: by tensor, for those of :func:`quantisable_layers`.
+        layers: names of the convolutions to quantise.
+        integers: integer type of the activations.
 
     Returns:
         A checked, serialised ONNX model with the same inputs and outputs.
@@ -125,21 +122,21 @@ def insert_qdq(
 
 
 def _quantise_weight(weight: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[Any]]:
-    """Integers ``[out, in, H, W]`` and scales ``[out]``."""
+    """Return int8 weights ``[out, in, H, W]`` and scales ``[out]``."""
     scale = _scale(np.abs(weight).max(axis=(1, 2, 3)), 127, weight.dtype)
-    # Rounding the scale may carry the largest weight past 127; -128 is not used.
+    # Rounding the scale may push the largest weight past 127; -128 is not used.
     values = np.rint(weight.astype(np.float32) / scale[:, None, None, None]).clip(-127, 127)
     return values.astype(np.int8), scale
 
 
 def _scale(largest: Any, levels: int, dtype: Any) -> NDArray[Any]:
     scale = (np.asarray(largest, np.float64) / levels).astype(dtype)
-    # What is too small for the type, or zero, is zero with any scale.
+    # A scale that is zero or underflows: the values are zero with any scale.
     return np.where(scale > 0, scale, scale.dtype.type(1))
 
 
 def _levels_and_zero(range_: Range, integers: Integers) -> tuple[int, Any]:
-    """The largest integer, counted from the zero, and the zero."""
+    """Return the largest integer, relative to the zero point, and the zero point."""
     if integers == "int8" or (integers == "either" and range_.signed):
         return 127, np.int8(0)
     return (127, np.uint8(128)) if range_.signed else (255, np.uint8(0))

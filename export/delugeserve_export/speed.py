@@ -1,6 +1,6 @@
-"""How fast artefacts are on this machine: enough to see what a precision is worth.
+"""Speed of artefacts on this machine: enough to compare precisions.
 
-For figures to publish there are the scripts in ``benchmarks/``.
+The scripts in ``benchmarks/`` measure figures to publish.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Name = TypeVar("Name", bound=str)
 
 _ROUNDS = 3
 _SECONDS = 0.1
-"""The least time that a contestant runs for in a round."""
+"""Shortest time that an artefact runs for in a round."""
 
 
 def measure_speed(
     contestants: Mapping[Name, Infer], images: NDArray[np.uint8], sizes: Sequence[int]
 ) -> dict[str, dict[int, float]]:
-    """Time artefacts side by side.
+    """Time artefacts in turn.
 
     Args:
         contestants: artefacts by name.
@@ -33,7 +33,7 @@ def measure_speed(
         sizes: batch sizes.
 
     Returns:
-        Median milliseconds of a batch, by name and then by batch size.
+        Median milliseconds of a batch, by name and batch size.
     """
     samples: dict[str, dict[int, list[float]]] = {
         name: {size: [] for size in sizes} for name in contestants
@@ -41,8 +41,8 @@ def measure_speed(
     for size in sizes:
         batch = fill_batch(images, size)
         for infer in contestants.values():
-            infer(batch)  # the first of a size allocates, and may compile
-        # In turn, so that a machine that slows down does so for all.
+            infer(batch)  # the first call of a size allocates, and may compile
+        # In turn, so that a machine that slows down slows all of them.
         for _ in range(_ROUNDS):
             for name, infer in contestants.items():
                 samples[name][size].append(_time(infer, batch))
@@ -53,7 +53,7 @@ def measure_speed(
 
 
 def fill_batch(images: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """A batch of so many images, repeated if there are fewer."""
+    """Return a batch of ``size`` images, repeated if there are fewer."""
     return np.ascontiguousarray(images[np.arange(size) % len(images)])
 
 

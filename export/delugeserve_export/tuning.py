@@ -1,4 +1,4 @@
-"""Which way of writing weighted sums is fastest here: measured once a machine, then remembered."""
+"""The fastest form of weighted sums on this machine: measured once, then read from the cache."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from delugeserve_export.speed import measure_speed
 FORMS: tuple[SumForm, ...] = get_args(SumForm)
 
 _BATCH = 8
-"""At batch 1 the sums weigh little, and a larger batch only takes longer to measure."""
+"""At batch 1 the sums take little of the time; larger batches only take longer to measure."""
 
 
 def choose_sum_form(
@@ -31,14 +31,14 @@ def choose_sum_form(
     images: NDArray[np.uint8],
     facts: Mapping[str, Any],
 ) -> SumFormChoice:
-    """Build the graph in every form, time each, and take the fastest.
+    """Build the graph in every form, time each, and return the fastest.
 
     Args:
-        backend: what runs it.
+        backend: the runtime.
         precision: what it computes in.
-        write: writes the graph in a form, as a serialised ONNX model.
+        write: returns the graph in a form, as a serialised ONNX model.
         images: uint8 ``[K, H, W, 3]``.
-        facts: what the answer depends on: the network's numbers, the machine, versions.
+        facts: what the result depends on: the model's numbers, the machine, versions.
 
     Returns:
         The form, and the milliseconds of a batch of eight in each.

@@ -120,14 +120,10 @@ def test_the_int8_report_names_data_method_and_drop(export, tmp_path, tiny_cifar
         "--calibration-images", 32, "--calibration-method", "minmax", "--max-drop", 100,
         "--report", page,
     )  # fmt: skip
-    if (
-        status == 1
-    ):  # the colours are not what it was trained on; the report is written all the same
-        assert "failed" in err
+    assert status == 0, err
     text = page.read_text()
     assert "minmax on 32 train images of tiny-cifar" in text
     assert "100 test images of tiny-cifar" in text
     assert "points" in text
-    if status == 0:
-        assert "calibrated by minmax on 32 train images of tiny-cifar" in out
-        assert "100 allowed" in out
+    assert "calibrated by minmax on 32 train images of tiny-cifar" in out
+    assert "100 allowed" in out
