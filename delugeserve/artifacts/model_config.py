@@ -161,7 +161,6 @@ class ModelConfig:
             message.version_policy.specific.versions.extend(self.versions)
         if self.dynamic_batching:
             message.dynamic_batching.max_queue_delay_microseconds = self.queue_delay_us
-            message.dynamic_batching.SetInParent()
         text: str = text_format.MessageToString(message)
         return text
 
