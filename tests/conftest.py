@@ -17,6 +17,7 @@ import colorsys
 import dataclasses
 import io
 import json
+import logging
 import os
 import re
 import shlex
@@ -117,6 +118,14 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.delenv("DELUGESERVE_DATA", raising=False)
         patch.delenv("DELUGESERVE_REQUIRE_DATA", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _plain_logging() -> None:
+    """Undo what a command line in this process did to the loggers, in a test or fixture before."""
+    for name in ("delugeserve", "delugeserve_export", "delugeserve_client"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -158,6 +158,7 @@ def test_scales_are_symmetric_and_biases_stay(graph, ranges):
     assert sorted(quantisers) == ["DequantizeLinear"] * 2 + ["QuantizeLinear"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "form"),
     [("onnxruntime", "batchnorm"), ("openvino", "mul"), ("openvino", "horner")],
