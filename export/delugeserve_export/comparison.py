@@ -121,7 +121,7 @@ def _rank(rows: list[Row]) -> list[Row]:
     )
     if baseline:
         rows = [
-            dataclasses.replace(row, speedup=row.images_per_s / baseline)
+            dataclasses.replace(row, speedup=round(row.images_per_s / baseline, 4))
             if row.images_per_s
             else row
             for row in rows
@@ -143,7 +143,7 @@ def _export_one(
         precision,
         status,
         reasons.get(status, ""),
-        megabytes=manifest.artefact_bytes / 1e6,
+        megabytes=round(manifest.artefact_bytes / 1e6, 3),
         top1_agreement=compared[-1].top1_agreement if compared else None,
     ), outcome.folder
 
@@ -164,7 +164,8 @@ def _run_once(infer: Infer, images: NDArray[np.uint8], sizes: Sequence[int]) -> 
 
 
 def _top1_error(infer: Infer, labelled: LabelledImages, batch_size: int) -> float:
-    return evaluate(lambda images: infer(images)[0], labelled, batch_size=batch_size).top1_error
+    error = evaluate(lambda images: infer(images)[0], labelled, batch_size=batch_size).top1_error
+    return round(error, 4)  # 11.13 rather than 11.129999999999999
 
 
 def _key(row: Row) -> str:

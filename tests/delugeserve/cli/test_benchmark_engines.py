@@ -30,7 +30,9 @@ def test_figures_of_every_kind(run, tmp_path, tiny_cifar):
     (baseline,) = (row for row in rows if row["backend"] == "onnxruntime")
     assert baseline["speedup"] == 1
     for row in rows:
-        assert row["speedup"] == pytest.approx(row["images_per_s"] / baseline["images_per_s"])
+        assert row["speedup"] == pytest.approx(
+            row["images_per_s"] / baseline["images_per_s"], abs=1e-4
+        )
     assert str(files["--csv"]) in err
     assert str(files["--plot"]) in err
     assert len({row["top1_error"] for row in rows}) == 1, "in fp32 all err alike"
