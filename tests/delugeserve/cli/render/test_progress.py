@@ -44,7 +44,7 @@ def test_a_stage_without_a_total_shows_no_count(console):
         progress.advance()
         progress.stage("build")
     assert "build" in file.getvalue()
-    assert "?" not in file.getvalue()
+    assert "/?" not in file.getvalue()
 
 
 def test_elsewhere_a_line_appears_now_and_then(console, monkeypatch):
