@@ -57,7 +57,8 @@ class _TerminalProgress:
         self._bar.stop()
 
     def stage(self, name: str, total: int | None = None) -> None:
-        self._bar.reset(self._task, description=name, total=total, visible=True, note="", count="")
+        self._bar.remove_task(self._task)  # resetting it would keep its total
+        self._task = self._bar.add_task(name, total=total, note="", count="")
         self._show_count()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
