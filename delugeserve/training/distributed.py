@@ -21,6 +21,10 @@ T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)
 
 
+class LostProcessError(TrainingError):
+    """Another of the processes that train together has ended."""
+
+
 @dataclass(frozen=True)
 class World:
     """The processes that train together, and which of them this is.
@@ -56,7 +60,7 @@ def connected(world: World) -> Iterator[None]:
     """Connect the processes while they work together.
 
     Raises:
-        TrainingError: another process has ended.
+        LostProcessError: another process has ended.
     """
     if world.size == 1:
         yield
@@ -71,7 +75,7 @@ def connected(world: World) -> Iterator[None]:
         # Gloo raises a plain RuntimeError.
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise TrainingError(
+        raise LostProcessError(
             f"Process {world.rank} lost the connection to another of the {world.size} processes.",
             "Correct what ended that one (see its error), then resume the run.",
             resumable=True,

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from delugeserve.errors import StoppedError, TrainingError
-from delugeserve.training.distributed import World
+from delugeserve.training.distributed import LostProcessError, World
 from delugeserve.training.records import CONFIG_FILE
 from delugeserve.training.saving import describe_state
 
@@ -124,40 +124,37 @@ def stoppable(output: Path, world: World) -> Iterator[StopOnSignal]:
     try:
         yield stop
     except (KeyboardInterrupt, SystemExit, TrainingError) as end:
-        # A signal to the whole process group also ends the processes that decode images, so a
-        # TrainingError about those may come first.
-        if not stop.received:
-            # Lightning exits on a KeyboardInterrupt.
-            if not isinstance(end, KeyboardInterrupt) and not isinstance(
-                end.__context__, KeyboardInterrupt
-            ):
-                raise
-            stop.received = signal.SIGINT
         if world.size > 1:
-            # torchrun repeats the signal when another process ends first. Ignore it until the
-            # error is printed.
+            # torchrun ends the other processes when one has ended. Ignore that until the error is
+            # printed.
             before = dict.fromkeys(before, signal.SIG_IGN)
+        number = stop.received
+        # Lightning exits on a KeyboardInterrupt.
+        if isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt):
+            number = number or signal.SIGINT
+        # A signal to the whole process group also ends the processes that decode images, so the
+        # error may be about those.
+        if not number or isinstance(end, LostProcessError):
+            raise
         if not world.is_first:
-            sys.exit(128 + stop.received)
-        raise _stopped(output, stop) from end
+            sys.exit(128 + number)
+        raise _stopped(output, stop.epochs, number) from end
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _stopped(output: Path, stop: StopOnSignal) -> StoppedError:
-    problem = f"Training was stopped by {_SIGNALS[signal.Signals(stop.received)]}."
+def _stopped(output: Path, epochs: int | None, number: int) -> StoppedError:
+    problem = f"Training was stopped by {_SIGNALS[signal.Signals(number)]}."
     if not (output / CONFIG_FILE).is_file():
         return StoppedError(
             f"{problem} It had not started yet.",
             "To train, start again.",
-            number=stop.received,
+            number=number,
             resumable=False,
         )
     return StoppedError(
-        f"{problem} {describe_state(output, stop.epochs)}",
-        "To go on, resume the run.",
-        number=stop.received,
+        f"{problem} {describe_state(output, epochs)}", "To go on, resume the run.", number=number
     )
 
 
