@@ -31,15 +31,11 @@ Facts that a program may want are attributes; tests assert on the class and on t
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
-import re
 import shlex
 import signal
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 
@@ -414,25 +410,6 @@ def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.55) -> str |
     return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
-def require(module: str, extra: str) -> ModuleType:
-    """Import an optional dependency.
-
-    Args:
-        module: the module's full name.
-        extra: the extra of this project that installs it.
-
-    Returns:
-        The imported module.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or module, extra) from error
-
-
 def reason_of(error: Exception) -> str:
     """Return the last line of a third-party error's message, or its class name."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
@@ -452,26 +429,3 @@ def _setting(value: Any) -> str:
     if value is True:
         return "given"
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-@contextmanager
-def explain_out_of_memory(remedy: str) -> Iterator[None]:
-    """Turn an out-of-memory error of a GPU or of the machine into a :class:`Failure`.
-
-    Args:
-        remedy: what to do about it, with its full stop.
-
-    Raises:
-        Failure: memory ran out in the body.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        # PyTorch has an error of its own for a GPU's memory, and none for the machine's.
-        text = str(error)
-        named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        if not named and "can't allocate memory" not in text:
-            raise
-        wanted = re.search(r"tried to allocate [\d.]+ \w+", text, re.IGNORECASE)
-        more = f": {wanted[0].lower()}" if wanted else ""
-        raise Failure(f"There is not enough memory{more}.", remedy) from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from delugeserve.errors import UsageError, require
+from delugeserve.errors import UsageError
 from delugeserve.system.files import atomic_write
+from delugeserve.system.imports import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

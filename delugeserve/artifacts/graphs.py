@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delugeserve.errors import SubjectError, require
+from delugeserve.errors import SubjectError
+from delugeserve.system.imports import require
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Operators that pass a weight on to the node that uses it.

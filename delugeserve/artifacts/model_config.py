@@ -10,7 +10,8 @@ from typing import Any
 
 from delugeserve.artifacts import labels
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
-from delugeserve.errors import RepositoryError, require
+from delugeserve.errors import RepositoryError
+from delugeserve.system.imports import require
 
 FILE_NAME = "config.pbtxt"
 

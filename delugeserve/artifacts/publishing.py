@@ -17,7 +17,8 @@ from pathlib import Path
 
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig
-from delugeserve.errors import RepositoryError, require
+from delugeserve.errors import RepositoryError
+from delugeserve.system.imports import require
 
 _LOCK = ".lock"
 

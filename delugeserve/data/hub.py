@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from delugeserve.data.splits import SplitName
-from delugeserve.errors import DatasetError, require
+from delugeserve.errors import DatasetError
+from delugeserve.system.imports import require
 
 # The data sets of ``zoo.DATASETS`` that can be downloaded without an account.
 REPOSITORIES: Mapping[str, str] = MappingProxyType(

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from delugeserve.errors import require
 from delugeserve.evaluation.evaluate import Report
 from delugeserve.evaluation.metrics import wilson_interval
 from delugeserve.plotting import new_figure
+from delugeserve.system.imports import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,8 @@ from delugeserve.artifacts.checkpoints import shipped_weights
 from delugeserve.artifacts.graphs import read_graph
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
 from delugeserve.artifacts.references import Reference
-from delugeserve.errors import SubjectError, reason_of, require
+from delugeserve.errors import SubjectError, reason_of
+from delugeserve.system.imports import require
 from delugeserve.zoo import ModelSpec, find_model
 
 if TYPE_CHECKING:

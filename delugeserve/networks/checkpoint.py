@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from delugeserve.artifacts.checkpoints import CheckpointHeader, read_header
-from delugeserve.errors import CheckpointError, require
+from delugeserve.errors import CheckpointError
 from delugeserve.networks.build import Network, build_network
 from delugeserve.system.files import atomic_write
+from delugeserve.system.imports import require
 from delugeserve.zoo import ModelSpec
 
 _CONV_DIMENSIONS = 4

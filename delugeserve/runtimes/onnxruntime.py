@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
-from delugeserve.errors import MissingExtraError, require
+from delugeserve.errors import MissingExtraError
 from delugeserve.runtimes.base import DEFAULTS, Backend, BuildOptions, Preference
 from delugeserve.system import hardware
 from delugeserve.system.files import temporary_folder
+from delugeserve.system.imports import require
 
 _CONVOLUTIONS: Mapping[str, Precision] = {
     "Conv": "fp32",

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
-from delugeserve.errors import require
 from delugeserve.runtimes.base import DEFAULTS, PYTHON_RUNTIME, Backend, BuildOptions, Preference
 from delugeserve.system import hardware
+from delugeserve.system.imports import require
 
 # Names of element types in OpenVINO's runtime graph.
 _PRECISIONS: Mapping[str, Precision] = {

@@ -27,12 +27,13 @@ from delugeserve.artifacts.records import PlanDetails, Profile
 from delugeserve.artifacts.remedies import export_command
 from delugeserve.artifacts.repository import StoredModel
 from delugeserve.artifacts.typed_json import from_json, to_json
-from delugeserve.errors import BuildError, MissingDeviceError, PlanError, UsageError, require
+from delugeserve.errors import BuildError, MissingDeviceError, PlanError, UsageError
 from delugeserve.runtimes import tensorrt_engine
 from delugeserve.runtimes.base import DEFAULTS, Backend, BuildOptions, Preference
 from delugeserve.runtimes.tensorrt_engine import Engine, RuntimeLog, collection_paused
 from delugeserve.system import hardware
 from delugeserve.system.hardware import Gpu
+from delugeserve.system.imports import require
 
 PLAN = "model.plan"
 DETAILS = "engine.json"

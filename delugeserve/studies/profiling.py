@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from delugeserve.errors import Failure, UsageError, explain_out_of_memory
+from delugeserve.errors import Failure, UsageError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.networks.inference import fold
 from delugeserve.networks.per_reader import per_reader
-from delugeserve.system.memory import keep_freed_memory
+from delugeserve.system.memory import explain_out_of_memory, keep_freed_memory
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.zoo import ModelSpec
 

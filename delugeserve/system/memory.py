@@ -1,4 +1,4 @@
-"""Keep freed memory in the process instead of returning it to the system after every batch.
+"""Memory: freed memory is kept in the process, and running out of it is explained.
 
 The GNU C library returns large blocks to the system as soon as they are freed. On a CPU every batch
 frees its activations, gigabytes in a training step, and the system provides them again for the next
@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from delugeserve.errors import Failure
 
 # From malloc.h: the number of blocks allowed outside the heap, the size from which blocks are put
 # there, and the number of free bytes above which the heap is trimmed (-1 for never).
@@ -62,3 +65,26 @@ def _gnu_library() -> ctypes.CDLL | None:
 def _set(library: ctypes.CDLL, options: dict[int, int]) -> None:
     for option, value in options.items():
         library.mallopt(option, value)
+
+
+@contextmanager
+def explain_out_of_memory(remedy: str) -> Iterator[None]:
+    """Turn an out-of-memory error of a GPU or of the machine into a :class:`Failure`.
+
+    Args:
+        remedy: what to do about it, with its full stop.
+
+    Raises:
+        Failure: memory ran out in the body.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # PyTorch has an error of its own for a GPU's memory, and none for the machine's.
+        text = str(error)
+        named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if not named and "can't allocate memory" not in text:
+            raise
+        wanted = re.search(r"tried to allocate [\d.]+ \w+", text, re.IGNORECASE)
+        more = f": {wanted[0].lower()}" if wanted else ""
+        raise Failure(f"There is not enough memory{more}.", remedy) from error

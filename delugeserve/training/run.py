@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.streaming import explain_lost_workers
-from delugeserve.errors import DatasetError, UsageError, explain_out_of_memory
+from delugeserve.errors import DatasetError, UsageError
 from delugeserve.evaluation.evaluate import Evaluation, evaluate_batches
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.classifier import network_classifier
 from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.networks.fused import require_compiler
-from delugeserve.system.memory import keep_freed_memory
+from delugeserve.system.memory import explain_out_of_memory, keep_freed_memory
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training import batches
 from delugeserve.training.batches import Images, Reading

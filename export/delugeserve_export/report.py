@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from delugeserve.artifacts.manifest import Manifest
-from delugeserve.errors import require
 from delugeserve.plotting import new_figure
+from delugeserve.system.imports import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from delugeserve.data.datasets import SplitName, load_images
-from delugeserve.errors import require
+from delugeserve.system.imports import require
 from delugeserve.verification.evidence import PROBE
 from delugeserve.zoo import DatasetSpec
 

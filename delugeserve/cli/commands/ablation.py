@@ -14,7 +14,8 @@ from delugeserve.cli.render.csv_file import write_csv
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.recipe import print_recipe
 from delugeserve.cli.render.resume import say_how_to_resume
-from delugeserve.errors import UsageError, require
+from delugeserve.errors import UsageError
+from delugeserve.system.imports import require
 from delugeserve.training.config import RunConfig, resolve_precision
 from delugeserve.training.recipes import find_recipe, override
 from delugeserve.zoo import ModelSpec, find_model

@@ -15,10 +15,11 @@ from delugeserve.artifacts.typed_json import to_json
 from delugeserve.cli.options import BatchSizes, Csv, Json, Plot, check_output_file, parse_counts
 from delugeserve.cli.render.console import err_console, print_json, print_table
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.errors import UnknownNameError, UsageError, require
+from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.plotting import check_picture_path, save_figure
 from delugeserve.system import hardware
 from delugeserve.system.files import atomic_write, temporary_folder
+from delugeserve.system.imports import require
 from delugeserve.zoo import MODELS, find_model
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from delugeserve.cli.options import (
 )
 from delugeserve.cli.render.console import err_console, print_json, print_table
 from delugeserve.cli.render.csv_file import write_csv
-from delugeserve.errors import require
+from delugeserve.system.imports import require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:

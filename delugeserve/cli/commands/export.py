@@ -14,7 +14,8 @@ from delugeserve.cli.render.console import print_json, print_next
 from delugeserve.cli.render.export_report import describe_plan, print_plan, print_report, warn
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.verification import check_report_path, print_verification, write_report
-from delugeserve.errors import ParityError, UsageError, require
+from delugeserve.errors import ParityError, UsageError
+from delugeserve.system.imports import require
 from delugeserve.zoo import MODELS
 
 BackendName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]

@@ -13,8 +13,9 @@ from delugeserve.cli.options import Csv, Json, check_output_file, complete_model
 from delugeserve.cli.render.console import err_console, print_json, print_table
 from delugeserve.cli.render.csv_file import write_csv
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.errors import UnknownNameError, require
+from delugeserve.errors import UnknownNameError
 from delugeserve.system.hardware import describe
+from delugeserve.system.imports import require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from rich.markup import escape
 from delugeserve.cli.options import Json
 from delugeserve.cli.render.console import err_console, print_json, print_table
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.errors import ParityError, require
+from delugeserve.errors import ParityError
+from delugeserve.system.imports import require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:

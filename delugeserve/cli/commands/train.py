@@ -15,8 +15,9 @@ from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.recipe import print_recipe
 from delugeserve.cli.render.resume import say_how_to_resume
 from delugeserve.data.unreadable import OnUnreadable
-from delugeserve.errors import UsageError, require
+from delugeserve.errors import UsageError
 from delugeserve.system import hardware
+from delugeserve.system.imports import require
 from delugeserve.training.config import RunConfig, resolve_precision
 from delugeserve.training.recipes import Schedule, choose_recipe
 from delugeserve.zoo import find_model

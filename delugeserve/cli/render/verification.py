@@ -9,8 +9,9 @@ from rich.markup import escape
 
 from delugeserve.cli.options import check_output_file
 from delugeserve.cli.render.console import err_console, out, print_table
-from delugeserve.errors import UsageError, require
+from delugeserve.errors import UsageError
 from delugeserve.system.files import atomic_write
+from delugeserve.system.imports import require
 
 if TYPE_CHECKING:
     from delugeserve.artifacts.manifest import Manifest

@@ -28,7 +28,8 @@ from delugeserve.data.splits import (
     check_size,
 )
 from delugeserve.data.unreadable import UnreadableImages, decode_resized
-from delugeserve.errors import DatasetError, UnreadableImageError, require
+from delugeserve.errors import DatasetError, UnreadableImageError
+from delugeserve.system.imports import require
 from delugeserve.zoo import DatasetSpec
 
 # Known column names; the first that a file has is used. CIFAR-100 also has coarse labels.
