@@ -33,7 +33,7 @@ from delugeserve.cli.commands import (
 )
 from delugeserve.cli.render.console import print_error, start_logging
 from delugeserve.cli.usage import Command, Group, run
-from delugeserve.errors import DelugeServeError
+from delugeserve.errors import DelugeServeError, reason_of
 from delugeserve_client.errors import ClientError
 
 app = typer.Typer(
@@ -100,3 +100,11 @@ def main() -> None:
             raise
         print_error(error.problem, error.remedy)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if _debug:
+            raise
+        print_error(
+            f"Internal error: {type(error).__name__}: {reason_of(error).rstrip('.')}.",
+            "Run again with 'delugeserve --debug ...' for the traceback, and report it as a bug.",
+        )
+        sys.exit(1)

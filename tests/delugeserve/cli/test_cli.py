@@ -200,6 +200,20 @@ def test_only_debug_shows_a_traceback(run):
         run("--debug", "export", "--model", "delugnet38")
 
 
+def test_an_unexpected_exception_is_one_line(run, monkeypatch):
+    def crash(*_arguments, **_options):
+        raise KeyError("count")
+
+    monkeypatch.setattr("delugeserve.cli.commands.models.print_table", crash)
+    status, out, err = run("models")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: Internal error: KeyError: 'count'.")
+    assert "--debug" in err
+    assert len(err.splitlines()) == 1
+    with pytest.raises(KeyError):
+        run("--debug", "models")
+
+
 def test_a_path_that_is_not_utf8(run, tmp_path):
     name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors")
     shutil.copy(MODELS["delugenet38"].weights, name)
