@@ -244,6 +244,7 @@ def _make_manifest(**changes: Any) -> Manifest:
         max_batch_size=8,
         quantisation=None,
         verification=Verification("passed", "24 crops of photographs", "a machine"),
+        export_verification=None,
         evidence=EvidenceRecord(24),
         engine=None,
         speed={},

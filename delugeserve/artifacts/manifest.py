@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from delugeserve.zoo import ModelSpec
 
 FILE_NAME = "manifest.json"
 EVIDENCE = "evidence.npz"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Manifest:
         artefact: name of the file that the backend loads.
         max_batch_size: most images in one batch.
         quantisation: None unless the precision is int8.
-        verification: the last one, by the export or by ``delugeserve verify``.
+        verification: the newest one, by the export or by ``delugeserve verify``.
+        export_verification: the one by the export; None until ``delugeserve verify`` has replaced
+            it in ``verification``.
         evidence: what is kept to verify the version again.
         engine: details of a TensorRT plan; None for other artefacts.
         speed: milliseconds of a batch on the exporting machine, by precision and batch size; empty
@@ -66,6 +69,7 @@ class Manifest:
     max_batch_size: int
     quantisation: Quantisation | None
     verification: Verification
+    export_verification: Verification | None
     evidence: EvidenceRecord
     engine: PlanDetails | None
     speed: Mapping[str, Mapping[int, float]]
@@ -74,6 +78,11 @@ class Manifest:
     seconds: Mapping[str, float]
     created: str
     schema_version: int = SCHEMA_VERSION
+
+    def verified_again(self, verification: Verification) -> Manifest:
+        """Return the manifest with a newer verification; the export's is kept."""
+        first = self.export_verification or self.verification
+        return dataclasses.replace(self, verification=verification, export_verification=first)
 
     @property
     def artefact_bytes(self) -> int:

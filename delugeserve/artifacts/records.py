@@ -134,6 +134,11 @@ class Comparison:
         kl_divergence: mean Kullback-Leibler divergence from the network's probabilities, in nats.
         flips: images with another top-1 class, the widest margin first.
         histogram: counts of logit differences in equal bins from ``-max_error`` to ``max_error``.
+        allowed_error: largest ``relative_error`` that passes; None if nothing was required.
+        required_agreement: least fraction of images with the same top-1 class that passes, where
+            flips with a margin up to ``close_margin`` count as the same; None for an untrained
+            network.
+        close_margin: see ``required_agreement``.
     """
 
     precision: Precision
@@ -148,6 +153,9 @@ class Comparison:
     kl_divergence: float
     flips: tuple[Flip, ...]
     histogram: tuple[int, ...]
+    allowed_error: float | None = None
+    required_agreement: float | None = None
+    close_margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,8 @@ class Check:
         found: what was measured.
         required: what was required of it.
         detail: the worst image and its distance; empty if there is nothing to add.
+        compared: it is about a :class:`Comparison`, which has the measurement and what was
+            required of it.
     """
 
     name: str
@@ -167,6 +177,7 @@ class Check:
     found: str
     required: str
     detail: str = ""
+    compared: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,6 +190,8 @@ class Verification:
         machine: where it ran.
         checks: every check, in order.
         comparisons: the measurements behind them.
+        date: UTC, ISO 8601; empty for the verification by the export, which ended when the
+            manifest was ``created``.
     """
 
     status: Status
@@ -186,6 +199,7 @@ class Verification:
     machine: str
     checks: tuple[Check, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    date: str = ""
 
     @property
     def failures(self) -> tuple[Check, ...]:

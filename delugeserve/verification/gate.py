@@ -8,6 +8,7 @@ other, and the runtime must compute in the precision asked for.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -166,9 +167,17 @@ class _Report:
         )
         if found is None:
             return
-        self._comparisons.append(found)
         budget = BUDGETS[precision]
         allowed = budget.allowed_error(trained=self._trained)
+        # A decision as close as this may turn through rounding that the budget allows.
+        close = 2 * budget.error * spread_of(evidence.logits)
+        found = dataclasses.replace(
+            found,
+            allowed_error=allowed,
+            required_agreement=budget.agreement if self._trained else None,
+            close_margin=close if self._trained else None,
+        )
+        self._comparisons.append(found)
         self._checks.append(
             Check(
                 f"logits, {name}",
@@ -176,11 +185,10 @@ class _Report:
                 f"error {found.relative_error:.2g}",
                 f"at most {allowed:.2g} of the logits' standard deviation",
                 f"largest difference {found.max_error:.2g}, image {found.worst_image}",
+                compared=True,
             )
         )
         if self._trained:
-            # A decision as close as this may turn through rounding that the budget allows.
-            close = 2 * budget.error * spread_of(evidence.logits)
             flips = [flip for flip in found.flips if flip.margin > close]
             agreement = 1 - len(flips) / found.num_images
             self._checks.append(
@@ -190,6 +198,7 @@ class _Report:
                     f"{agreement:.1%}",
                     f"at least {budget.agreement:.1%}",
                     describe_flip(flips[0]) if flips else "",
+                    compared=True,
                 )
             )
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,9 @@ def verify_version(
     images: NDArray[np.uint8] | None = None,
     machine: str | None = None,
 ) -> VerificationOutcome:
-    """Verify a version again, and write the result into its manifest.
+    """Verify a version again, and add the result to its manifest.
+
+    The verification by the export is kept in the manifest, since it may be on more images.
 
     Neither the checkpoint nor torch is needed: the network's logits lie next to the artefact, with
     a few crops of photographs. The images of the data set that the version was verified on are
@@ -112,9 +115,13 @@ def verify_version(
         computed_in=computed_in,
         quantised=len(manifest.quantisation.layers) if manifest.quantisation else None,
     )
-    if machine is not None:
-        verification = dataclasses.replace(verification, machine=machine)
-    manifest = dataclasses.replace(manifest, verification=verification)
+    manifest = manifest.verified_again(
+        dataclasses.replace(
+            verification,
+            machine=machine or verification.machine,
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+    )
     try:
         manifest.write(folder)
     except OSError as error:

@@ -154,6 +154,7 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
             max_batch_size=plan.build.max_batch_size,
             quantisation=quantisation,
             verification=verification,
+            export_verification=None,
             evidence=stored.record,
             engine=backend.describe(artefact),
             speed=speed,

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
+from delugeserve.artifacts.manifest import FILE_NAME
 from delugeserve.artifacts.references import resolve_version
-from delugeserve.cli.options import Json
-from delugeserve.cli.render.console import out, print_json
+from delugeserve.cli.options import DEFAULT_REPOSITORY, Json, Repository, with_default
+from delugeserve.cli.render.console import err_console, out, print_json
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.verification import (
     check_report_path,
-    describe_evidence,
     print_verification,
     write_report,
 )
@@ -34,34 +35,42 @@ def command(
     version: Annotated[
         str,
         typer.Argument(
-            help="Exported version, model folder for its served version, or name of a model in "
-            "./model_repository.",
+            metavar="VERSION",
+            help="Folder of an exported version, folder of a model for the version it serves, or "
+            "name of a model in --repository.",
             show_default=False,
         ),
     ],
     url: Annotated[
         str | None,
-        typer.Option(help="Run it through the server at this address.", show_default="run it here"),
+        typer.Option(
+            help="Verify it through the server at this address, such as localhost:8001, instead "
+            "of loading it in this process."
+        ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help="The data set that it was exported with.",
-            show_default="the images that are kept in the version",
+            help=with_default(
+                "Data set that it was verified on at the export, to compare those test images too.",
+                "only the images stored in the version",
+            )
         ),
     ] = None,
+    repository: Repository = DEFAULT_REPOSITORY,
     report: Annotated[
         Path | None, typer.Option(help="Write a report with plots to this HTML file.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Verify an exported version where it will run.
+    """Verify an exported version on the machine that serves it.
 
-    The network's logits are in the version, with a few crops of photographs, so neither the
-    checkpoint nor torch is needed. The result is written into the version's manifest.
+    The version stores a few crops of photographs with PyTorch's logits, so neither the checkpoint
+    nor PyTorch is needed. The result is added to manifest.json; the one by the export is kept.
+    Exits with status 1 if a check fails.
     """
     check_report_path(report)
-    folder = resolve_version(version)
+    folder = resolve_version(version, repository)
     from delugeserve.artifacts.manifest import read_manifest
     from delugeserve.verification.verify import verify_version
 
@@ -77,8 +86,7 @@ def command(
     if json:
         print_json(outcome.manifest.to_json())
     else:
-        print_verification(outcome.manifest)
-        out.print(f"kept to verify again: {describe_evidence(outcome.manifest.evidence)}")
+        _print(folder, outcome.manifest, recorded=not outcome.unwritten)
     write_report(outcome.manifest, report)
     unwritten = outcome.unwritten and f"{folder} cannot be written: {outcome.unwritten}."
     if not outcome.passed:
@@ -94,6 +102,27 @@ def command(
             f"Every check passed, but the manifest does not have this result: {unwritten}",
             "Verify as a user who may write there.",
         )
+
+
+def _print(folder: Path, manifest: Manifest, *, recorded: bool) -> None:
+    verification, evidence = manifest.verification, manifest.evidence
+    what = f"{folder} ({manifest.backend}, {manifest.precision}), run on {verification.machine}"
+    out.print(escape(what))
+    print_verification(manifest)
+    first = manifest.export_verification
+    if recorded and first is not None:
+        err_console.print(
+            escape(
+                f"Recorded in {folder / FILE_NAME}, next to the export's verification "
+                f"({first.status}, on {first.images})."
+            )
+        )
+    if evidence.data is not None and verification.comparisons:
+        compared = max(row.num_images for row in verification.comparisons)
+        if compared <= evidence.probe_images:
+            err_console.print(
+                escape(f"To verify on the {evidence.data_images} {evidence.data} too, add --data.")
+            )
 
 
 def _load_images(data: str, folder: Path, manifest: Manifest) -> NDArray[np.uint8]:

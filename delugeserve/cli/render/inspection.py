@@ -11,7 +11,7 @@ from rich.text import Text
 
 from delugeserve.artifacts.remedies import export_command
 from delugeserve.cli.render.console import err_console, out, print_facts, print_table, print_warning
-from delugeserve.cli.render.verification import print_verification
+from delugeserve.cli.render.verification import print_verifications
 from delugeserve.system.hardware import describe_capabilities
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def print_version(found: Version) -> None:
         texts=2,
     )
     out.print()
-    print_verification(found.manifest)
+    print_verifications(found.manifest)
     if any(file.state in ("changed", "missing") for file in found.files):
         command = export_command(found.folder.parent, found.manifest)
         print_warning(f"Files differ from those that were exported. Export them again: {command}")

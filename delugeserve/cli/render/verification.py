@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,34 +16,57 @@ from delugeserve.system.imports import require
 
 if TYPE_CHECKING:
     from delugeserve.artifacts.manifest import Manifest
-    from delugeserve.artifacts.records import Comparison, EvidenceRecord
+    from delugeserve.artifacts.records import Check, Comparison, EvidenceRecord, Verification
 
 _FLIPS_SHOWN = 3
 
 
 def print_verification(manifest: Manifest) -> None:
-    """Print the comparisons, and every check that failed."""
-    verification = manifest.verification
-    checks = verification.checks
+    """Print the newest verification: what was compared, what was required, every failed check."""
+    _print(manifest.verification, manifest.evidence)
+    _print_legend([manifest.verification])
+
+
+def print_verifications(manifest: Manifest) -> None:
+    """Print the verification by the export, and the newest one if ``verify`` was run."""
+    first, newest = manifest.export_verification, manifest.verification
+    if first is None:
+        print_verification(manifest)
+        return
+    out.print(f"[bold]At the export[/] ({escape(first.machine)}):")
+    _print(first, manifest.evidence)
+    out.print(f"\n[bold]Verified again[/] {newest.date} ({escape(newest.machine)}):")
+    _print(newest, manifest.evidence)
+    _print_legend([first, newest])
+
+
+def describe_evidence(evidence: EvidenceRecord) -> str:
+    """Return what a version stores for ``delugeserve verify``."""
+    photos = f"{evidence.probe_images} crops of photographs"
+    if evidence.data is None:
+        return photos
+    data = f"{evidence.data_images} {evidence.data}"
+    if evidence.images_kept:
+        return f"{photos} and {data}, THE IMAGES INCLUDED"
+    return f"{photos}; of {data} only SHA-256 and logits, not the images"
+
+
+def _print(verification: Verification, evidence: EvidenceRecord) -> None:
+    checks, on = verification.checks, escape(verification.images)
     if verification.comparisons:
         print_table(
-            ("precision", "batch", "logit error", "largest", "top-1", "top-5", "KL", "flips"),
-            map(_row, verification.comparisons),
-            title=f"compared with the network on {escape(verification.images)}",
-        )
-        _print_flips(verification.comparisons[-1])
-    failed = verification.failures
-    if failed:
-        print_table(
-            ("failed check", "found", "required", ""),
             (
-                [escape(text) for text in (check.name, check.found, check.required, check.detail)]
-                for check in failed
+                "precision", "batch", "RMS error", "allowed", "max error",
+                "same top-1", "required", "top-5 overlap", "KL",
             ),
-            texts=4,
-        )
+            map(_row, verification.comparisons),
+            title=f"Compared with PyTorch in fp32 on {on}",
+        )  # fmt: skip
+        _print_flips(verification.comparisons[-1], evidence)
+    if verification.failures:
+        _print_checks("failed check", verification.failures)
     elif verification.status == "passed":
-        on = escape(verification.images)
+        _print_checks("other check", [check for check in checks if not check.compared])
         out.print(f"[green]passed[/] all {len(checks)} checks on {on}")
     else:
         reason = escape(checks[0].found) if checks else ""
@@ -51,40 +75,84 @@ def print_verification(manifest: Manifest) -> None:
             out.print(escape(f"{check.name}: {check.found} ({check.required})"))
 
 
-def describe_evidence(evidence: EvidenceRecord) -> str:
-    """Return what a version keeps to be verified again."""
-    photos = f"{evidence.probe_images} crops of photographs with the network's logits"
-    if evidence.data is None:
-        return photos
-    data = f"{evidence.data_images} {evidence.data}"
-    if evidence.images_kept:
-        return f"{photos}; {data} with the network's logits, THE IMAGES INCLUDED"
-    return f"{photos}; SHA-256 and logits of {data}, without the images"
+def _print_checks(heading: str, checks: Sequence[Check]) -> None:
+    if checks:
+        with_details = any(check.detail for check in checks)
+        print_table(
+            (heading, "found", "required", *["worst case"] * with_details),
+            (
+                [
+                    *map(escape, (check.name, check.found, check.required)),
+                    *[escape(check.detail)] * with_details,
+                ]
+                for check in checks
+            ),
+            texts=4,
+        )
 
 
 def _row(found: Comparison) -> tuple[str, ...]:
+    agreement = found.required_agreement
     return (
         found.precision,
         str(found.batch_size),
         f"{found.relative_error:.2g}",
+        "-" if found.allowed_error is None else f"<= {found.allowed_error:g}",
         f"{found.max_error:.2g}",
-        f"{found.top1_agreement:.1%}",
+        f"{found.num_images - len(found.flips)} of {found.num_images}",
+        "-" if agreement is None else f">= {100 * agreement:g}%",
         f"{found.top5_agreement:.1%}",
         f"{found.kl_divergence:.1g}",
-        f"{len(found.flips)}, margin {found.flips[0].margin:.2g}" if found.flips else "none",
     )
 
 
-def _print_flips(found: Comparison) -> None:
-    """Print the flips with the widest margins."""
+def _print_flips(found: Comparison, evidence: EvidenceRecord) -> None:
+    """Print the images whose predicted class changed, the widest margins first."""
     if not found.flips:
         return
-    more = len(found.flips) - _FLIPS_SHOWN
-    listed = "; ".join(
-        f"image {flip.image} {flip.found_name}, not {flip.expected_name}"
-        for flip in found.flips[:_FLIPS_SHOWN]
-    )
-    out.print(escape(f"flips: {listed}{f'; and {more} more' if more > 0 else ''}"))
+    out.print("changed predictions, from PyTorch's class to the artefact's:")
+    for flip in found.flips[:_FLIPS_SHOWN]:
+        image = _name_image(flip.image, found.num_images, evidence)
+        names = f"{flip.expected_name} -> {flip.found_name}"
+        out.print(escape(f"  {image}: {names}, margin {flip.margin:.2g}"))
+    if len(found.flips) > _FLIPS_SHOWN:
+        out.print(f"  and {len(found.flips) - _FLIPS_SHOWN} more")
+
+
+def _name_image(index: int, count: int, evidence: EvidenceRecord) -> str:
+    """Name one of the compared images: those of the data set come first, then the crops."""
+    of_data = count - evidence.probe_images
+    if evidence.data is None or of_data == 0:
+        return f"crop {index}"
+    if of_data < 0:
+        return f"image {index}"
+    return f"test image {index}" if index < of_data else f"crop {index - of_data}"
+
+
+def _print_legend(verifications: Sequence[Verification]) -> None:
+    """Explain the columns of the comparisons."""
+    rows = [row for verification in verifications for row in verification.comparisons]
+    if not rows:
+        return
+    last = rows[-1]
+    lines = {
+        "RMS error": "root-mean-square difference of the logits / their standard deviation",
+        "max error": "largest absolute difference of a logit",
+        "same top-1": "images with PyTorch's predicted class: agreement, not accuracy",
+        "top-5 overlap": "mean share of PyTorch's five most probable classes",
+        "KL": "mean Kullback-Leibler divergence from PyTorch's probabilities, in nats",
+    }
+    if last.close_margin is not None:
+        lines["required"] = (
+            "of same top-1; a change counts if PyTorch's logits of the two classes "
+            f"({last.precision}) differ by more than {last.close_margin:.2g}"
+        )
+    if last.precision != "fp32" and any(row.precision == "fp32" for row in rows):
+        lines["fp32 row"] = (
+            f"the same graph in fp32: checks graph and weights apart from {last.precision} rounding"
+        )
+    for name, meaning in lines.items():
+        err_console.print(f"[dim]{name:<13}  {escape(meaning)}[/]")
 
 
 def write_report(manifest: Manifest, path: Path | None) -> None:

@@ -79,14 +79,18 @@ comparisons = st.builds(
     kl_divergence=floats,
     flips=tuples(st.builds(Flip, naturals, naturals, naturals, text, text, floats)),
     histogram=tuples(naturals),
+    allowed_error=st.none() | floats,
+    required_agreement=st.none() | floats,
+    close_margin=st.none() | floats,
 )
 verifications = st.builds(
     Verification,
     status=st.sampled_from(["passed", "failed", "built, not run"]),
     images=text,
     machine=text,
-    checks=tuples(st.builds(Check, text, st.booleans(), text, text, text)),
+    checks=tuples(st.builds(Check, text, st.booleans(), text, text, text, st.booleans())),
     comparisons=tuples(comparisons),
+    date=text,
 )
 quantisations = st.builds(
     Quantisation,
@@ -133,6 +137,7 @@ manifests = st.builds(
     max_batch_size=naturals,
     quantisation=st.none() | quantisations,
     verification=verifications,
+    export_verification=st.none() | verifications,
     evidence=st.builds(EvidenceRecord, naturals, st.none() | text, naturals, st.booleans()),
     engine=st.none() | plan_details,
     speed=mappings(text, mappings(naturals, floats)),
@@ -173,7 +178,7 @@ def test_the_batch_that_a_plan_is_tuned_for(make_manifest, make_plan_details):
     assert make_manifest(engine=details).optimal_batch_size == 12
 
 
-@pytest.mark.parametrize("version", [2, 1, SCHEMA_VERSION + 1])
+@pytest.mark.parametrize("version", [3, 2, 1, SCHEMA_VERSION + 1])
 def test_another_schema_is_named(tmp_path, make_manifest, version):
     dataclasses.replace(make_manifest(), schema_version=version).write(tmp_path)
     with pytest.raises(RepositoryError, match=f"schema version is {version}") as caught:

@@ -56,7 +56,10 @@ def test_a_version_is_verified_and_says_so(run, version):
     assert "passed all" in out
     verified = manifest_of(version)
     assert verified["verification"]["status"] == "passed"
-    assert {**verified, "verification": {}} == {**manifest, "verification": {}}
+    assert verified["verification"]["date"] > manifest["created"][:10]
+    assert verified["export_verification"] == manifest["verification"]
+    left_out = {"verification": {}, "export_verification": {}}
+    assert {**verified, **left_out} == {**manifest, **left_out}
 
 
 def test_a_models_folder_means_the_version_it_serves(run, version):
@@ -302,11 +305,15 @@ def test_images_can_only_be_kept_of_data_that_is_named(monkeypatch, private):
 
 def test_without_data_a_version_is_verified_on_photographs(run, without_images, tmp_path):
     folder = shutil.copytree(without_images, tmp_path / "1")
-    status, out, _ = run("verify", folder)
+    status, out, err = run("verify", folder)
     assert status == 0
     assert "on 16 crops of photographs" in out
-    assert read_manifest(folder).verification.images == "16 crops of photographs"
-    assert "SHA-256 and logits of 100 test images of pets" in out
+    assert "100 test images of pets too, add --data" in err
+    manifest = read_manifest(folder)
+    assert manifest.verification.images == "16 crops of photographs"
+    assert manifest.export_verification == read_manifest(without_images).verification
+    assert run("verify", folder)[0] == 0
+    assert read_manifest(folder).export_verification == manifest.export_verification
 
 
 def test_with_its_data_a_version_is_verified_on_all(run, without_images, private, tmp_path):
