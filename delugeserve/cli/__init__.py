@@ -36,10 +36,19 @@ from delugeserve.cli.usage import Command, Group, run
 from delugeserve.errors import DelugeServeError, reason_of
 from delugeserve_client.errors import ClientError
 
+_EPILOG = (
+    "Example: delugeserve export --model delugenet38\n\n"
+    "Exit status: 0 success; 1 the work failed; 2 a mistake that you can fix; 130 Ctrl-C; "
+    "143 SIGTERM.\n\n"
+    "Environment: DELUGESERVE_DATA is the default for --data.\n\n"
+    "DelugeNets: Kuen et al., https://arxiv.org/abs/1611.05552"
+)
+
 app = typer.Typer(
     name="delugeserve",
     cls=Group,
-    help="DelugeNet image classifiers, from training to a production endpoint.",
+    help="Train, export and serve DelugeNet image classifiers with Triton Inference Server.",
+    epilog=_EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -60,7 +69,7 @@ def _options(
         bool, typer.Option("--debug", help="Show tracebacks and debug messages.")
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")
+        bool, typer.Option("--quiet", "-q", help="Show results, warnings and errors only.")
     ] = False,
     _version: Annotated[
         bool,
@@ -79,7 +88,7 @@ _PANELS = {
     "Train and evaluate": (train, runs, evaluate),
     "Export": (export, verify, inspect, benchmark_engines),
     "Serve": (serve, classify, benchmark),
-    "Studies of the paper": (ablation, connectivity, profile),
+    "Experiments of the paper": (ablation, connectivity, profile),
 }
 
 for _panel, _modules in _PANELS.items():

@@ -20,40 +20,53 @@ def complete_models(incomplete: str) -> list[str]:
     return [name for name in MODELS if name.startswith(incomplete)]
 
 
+def with_default(text: str, default: str) -> str:
+    """Return a help text with a default that is described in words, as typer shows a value."""
+    return f"{text} [dim]\\[default: {default}][/]"
+
+
+MODEL_HELP = "Model name; see: delugeserve models"
 ModelName = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Model name; see 'delugeserve models'.", autocompletion=complete_models
+        "--model",
+        help=MODEL_HELP,
+        autocompletion=complete_models,
     ),
 ]
 ServedModelName = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Model name on the server.",
-        show_default="the server's only model",
+        help=with_default("Model name on the server.", "the server's only model"),
+        show_default=False,
         autocompletion=complete_models,
     ),
 ]
+PRECISION_HELP = "Precision: 'auto' is bf16 where the hardware has it, otherwise fp32."
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 RecipeName = Literal["cifar-quick", "cifar", "imagenet"]
 
 
-def with_default(text: str, default: str) -> str:
-    """Return a help text with a default that is described in words, as typer shows a value."""
-    return f"{text} [dim]\\[default: {default}][/]"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Repository = Annotated[Path, typer.Option("--repository", help="Triton model repository.")]
 Url = Annotated[
-    str, typer.Option("--url", help="Server address: localhost:8001 or http://localhost:8000.")
+    str,
+    typer.Option(
+        "--url",
+        help="Server address: localhost:8001 for gRPC, http://localhost:8000 for HTTP.",
+    ),
 ]
 Timeout = Annotated[
-    float, typer.Option("--timeout", min=0.1, help="Seconds to wait for each answer of the server.")
+    float,
+    typer.Option("--timeout", min=0.1, metavar="SECONDS", help="Time limit for each request."),
 ]
-Plot = Annotated[Path | None, typer.Option("--plot", help="Draw a plot to this PNG or SVG file.")]
-Csv = Annotated[Path | None, typer.Option("--csv", help="Write the table to this CSV file.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE", help="Save a plot to this PNG or SVG file.")
+]
+Csv = Annotated[
+    Path | None, typer.Option("--csv", metavar="FILE", help="Write the table to this CSV file.")
+]
 BatchSizes = Annotated[
     str,
     typer.Option(

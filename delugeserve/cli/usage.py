@@ -22,16 +22,27 @@ _TYPES = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "path": "PATH"}
 class Command(TyperCommand):
     """A command whose ``--help`` shows types as ``PATH``, and none for switches."""
 
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        if self.help:  # the docstring's paragraphs, without its line breaks
+            self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", self.help)
+
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, each option with the metavar that ``--help`` shows."""
+        """Return the parameters, each with the metavar that ``--help`` shows."""
         return _with_metavars(super().get_params(ctx), ctx)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line; a required argument without braces."""
+        return [
+            piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)
+        ]
 
 
 class Group(TyperGroup):
     """The command line itself, with the same metavars."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, each option with the metavar that ``--help`` shows."""
+        """Return the parameters, each with the metavar that ``--help`` shows."""
         return _with_metavars(super().get_params(ctx), ctx)
 
 
@@ -39,10 +50,17 @@ def _with_metavars(params: list[Any], context: Any) -> list[Any]:
     for param in params:
         if getattr(param, "is_flag", False):
             param.metavar = ""
-        elif param.param_type_name == "option" and param.metavar is None:
+        elif param.param_type_name == "argument":
+            param.metavar = param.metavar or param.name.upper()
+            param.display_type_rich = _no_type  # the metavar and the help text tell
+        elif param.metavar is None:
             name = str(param.display_type(context)).strip("<>").removesuffix(" range")
             param.metavar = _TYPES.get(name, name)
     return params
+
+
+def _no_type(**_: Any) -> None:
+    return None
 
 
 def run(app: typer.Typer) -> int:

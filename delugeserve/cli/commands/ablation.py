@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from delugeserve.cli.options import Csv, Json, Plot, check_output_file, complete_models
+from delugeserve.cli.options import (
+    PRECISION_HELP,
+    Csv,
+    Json,
+    Plot,
+    check_output_file,
+    complete_models,
+    with_default,
+)
 from delugeserve.cli.render.console import err_console, print_json, print_table, print_warning
 from delugeserve.cli.render.csv_file import write_csv
 from delugeserve.cli.render.progress import show_progress
@@ -17,37 +25,51 @@ from delugeserve.cli.render.resume import say_how_to_resume
 from delugeserve.errors import UsageError
 from delugeserve.system.imports import require
 from delugeserve.training.config import RunConfig, resolve_precision
-from delugeserve.training.recipes import find_recipe, override
-from delugeserve.zoo import ModelSpec, find_model
+from delugeserve.training.recipes import RECIPES, find_recipe, override
+from delugeserve.zoo import MODELS, ModelSpec, find_baselines, find_model
 
 if TYPE_CHECKING:
     from delugeserve.studies.ablation import Ablation, Difference, NetworkResult
 
+_COMPARABLE = ", ".join(model.name for model in MODELS.values() if find_baselines(model))
+
 
 def command(
-    output: Annotated[Path, typer.Option(help="Folder of the runs, such as ablation/.")],
+    output: Annotated[Path, typer.Option(help="Folder for the runs, such as ablation.")],
     model: Annotated[
         str | None,
         typer.Option(
-            help="Name of a DelugeNet that has baselines; see 'models'.",
+            help=f"DelugeNet with baselines: {_COMPARABLE}. Required without --report-only.",
             autocompletion=complete_models,
         ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(envvar="DELUGESERVE_DATA", help="Data set to train on; see 'train'."),
+        typer.Option(
+            envvar="DELUGESERVE_DATA",
+            help="Data set, as for 'delugeserve train'. Required without --report-only.",
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds: 0, 1, ...")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of seeds per model, from 0 to N-1.")
+    ] = 3,
     recipe: Annotated[
         Literal["cifar-quick", "cifar"],
         typer.Option(help="Training recipe; 'cifar' is the paper's."),
     ] = "cifar-quick",
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training images.")
+        int | None,
+        typer.Option(
+            min=1,
+            help=with_default(
+                "Passes over the training images.",
+                "; ".join(f"{RECIPES[name].epochs} ({name})" for name in ("cifar-quick", "cifar")),
+            ),
+        ),
     ] = None,
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        typer.Option(help="Precision of training steps; 'auto' is bf16 where that is native."),
+        typer.Option(help=PRECISION_HELP),
     ] = "auto",
     limit: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Train on the first N images only.")
@@ -65,7 +87,7 @@ def command(
 ) -> None:
     """Train a DelugeNet and its baselines with several seeds, and compare their errors.
 
-    The same command continues after an interruption; with more --seeds it adds runs.
+    Run the same command again to resume after an interruption; raise --seeds to add runs.
     """
     from delugeserve.plotting import check_picture_path, save_figure
     from delugeserve.studies.ablation import describe, read_ablation, write_ablation

@@ -1,4 +1,4 @@
-"""``delugeserve profile``: memory and speed of a network's forms, with the paper's figures."""
+"""``delugeserve profile``: memory and speed of a network's implementations, and the paper's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from delugeserve.cli.options import Csv, Json, check_output_file, complete_models, with_default
+from delugeserve.cli.options import (
+    MODEL_HELP,
+    PRECISION_HELP,
+    Csv,
+    Json,
+    check_output_file,
+    complete_models,
+    with_default,
+)
 from delugeserve.cli.render.console import err_console, print_json, print_table
 from delugeserve.cli.render.csv_file import write_csv
 from delugeserve.cli.render.progress import show_progress
@@ -30,32 +38,33 @@ _PAPER = {
 
 
 def command(
-    model: Annotated[
-        str, typer.Option(help="Name of the model; see 'models'.", autocompletion=complete_models)
-    ],
+    model: Annotated[str, typer.Option(help=MODEL_HELP, autocompletion=complete_models)],
     batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 32,
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        typer.Option(help="Precision; 'auto' is bf16 where that is native."),
+        typer.Option(help=PRECISION_HELP),
     ] = "auto",
     variants: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
             help=with_default(
-                "Forms to measure, separated by commas: per-reader, once, fused, checkpointed, "
-                "fused-checkpointed, folded, baseline.",
+                "Variants to measure: per-reader (as the authors: every layer normalises its "
+                "inputs), once (each output is normalised once), fused (once, its sums "
+                "compiled), checkpointed (once, its sums recomputed in the backward pass), "
+                "fused-checkpointed, folded (for inference: BatchNorm folded into convolutions), "
+                "baseline (ResNet-like).",
                 "all",
             ),
             show_default=False,
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each form.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each variant.")] = 3,
     csv: Csv = None,
     json: Json = False,
     batch: Annotated[int | None, typer.Option(min=2, hidden=True)] = None,
 ) -> None:
-    """Measure memory and speed of a DelugeNet's forms, in training and inference."""
+    """Measure memory and speed of implementations of a DelugeNet, in training and inference."""
     spec = find_model(model)
     batch_size = batch or batch_size
     if csv is not None:

@@ -33,13 +33,15 @@ def command(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            help=with_default("Folders of runs, or of single runs.", "runs"), show_default=False
+            metavar="FOLDERS",
+            help=with_default("Run folders, or folders of runs.", "runs"),
+            show_default=False,
         ),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Show the settings in which the runs differ.")
     ] = False,
-    sort: Annotated[Order, typer.Option(help="Sort the runs.")] = "name",
+    sort: Annotated[Order, typer.Option(help="Sort by name, top-1 error or total time.")] = "name",
     plot: Plot = None,
     csv: Csv = None,
     json: Json = False,
@@ -104,7 +106,7 @@ def _print_runs(runs: Sequence[RunRecord]) -> None:
     from rich.text import Text
 
     print_table(
-        ("run", "model", "recipe", "status", "epochs", "error %", "s/epoch", "time"),
+        ("run", "model", "recipe", "status", "epochs", "error %", "s/epoch", "total time"),
         (
             (
                 Text(run.name),

@@ -9,20 +9,28 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from delugeserve.cli.options import RecipeName, TrainingPrecision, complete_models, with_default
+from delugeserve.cli.options import (
+    MODEL_HELP,
+    PRECISION_HELP,
+    Json,
+    RecipeName,
+    TrainingPrecision,
+    complete_models,
+    with_default,
+)
 from delugeserve.cli.render.console import err_console, out, print_json, print_next, start_logging
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.cli.render.recipe import print_recipe
+from delugeserve.cli.render.recipe import as_text, print_recipe
 from delugeserve.cli.render.resume import say_how_to_resume
 from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UsageError
 from delugeserve.system import hardware
 from delugeserve.system.imports import require
 from delugeserve.training.config import RunConfig, resolve_precision
-from delugeserve.training.recipes import Schedule, choose_recipe
+from delugeserve.training.recipes import RECIPES, Schedule, choose_recipe
 from delugeserve.zoo import find_model
 
-_DATA, _RECIPE, _MACHINE = "Data", "Recipe (overrides single values)", "Memory, speed and GPUs"
+_DATA, _RECIPE, _MACHINE = "Data", "Recipe values to override", "Memory, speed and GPUs"
 
 
 def _option(help_: str, panel: str, *names: str, default: str | None = None, **more: Any) -> Any:
@@ -31,24 +39,39 @@ def _option(help_: str, panel: str, *names: str, default: str | None = None, **m
     return typer.Option(*names, help=help_, rich_help_panel=panel, **more)
 
 
+def _recipe_option(help_: str, value: str, **more: Any) -> Any:
+    """Return an option that overrides a recipe's value; its help shows those of all recipes."""
+    recipes: dict[str, list[str]] = {}
+    for name, recipe in RECIPES.items():
+        recipes.setdefault(as_text(getattr(recipe, value)), []).append(name)
+    default = "; ".join(f"{text} ({', '.join(names)})" for text, names in recipes.items())
+    if len(recipes) == 1:
+        (default,) = recipes
+    return _option(help_, _RECIPE, default=default, **more)
+
+
 def command(
-    model: Annotated[
-        str, typer.Option(help="Name of the model; see 'models'.", autocompletion=complete_models)
-    ],
+    model: Annotated[str, typer.Option(help=MODEL_HELP, autocompletion=complete_models)],
     data: Annotated[
         str,
         typer.Option(
             envvar="DELUGESERVE_DATA",
-            help="Folder or archive of images (parquet files, CIFAR archives, class folders), "
-            "or 'cifar10' or 'cifar100' to download.",
+            help="Data set: a folder or archive of images (parquet files, CIFAR archives, class "
+            "folders), or 'cifar10' or 'cifar100' to download.",
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder of the run, such as runs/first.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Run folder to create, such as runs/first: checkpoint, settings, log and curves."
+        ),
+    ],
     recipe: Annotated[
         RecipeName | None,
         typer.Option(
             help=with_default(
-                "Training recipe; 'cifar' and 'imagenet' are the paper's.",
+                "Training recipe; 'cifar' and 'imagenet' are the paper's. Its values are the "
+                "defaults below.",
                 "imagenet for ImageNet models, cifar-quick for others",
             ),
             show_default=False,
@@ -58,100 +81,127 @@ def command(
         str | None,
         typer.Option(
             help=with_default(
-                "Start from these weights of the same model: a checkpoint, a run folder, or the "
-                "name of a model that ships with weights.",
+                "Start from these weights: a checkpoint or run folder of the same model, or its "
+                "name for its pretrained weights.",
                 "random weights",
             ),
             show_default=False,
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of weights, image order and augmentation.")
+        int,
+        typer.Option(
+            min=0, help="Random seed of the weights, the image order and the augmentation."
+        ),
     ] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --output after an interruption.")
+        bool, typer.Option("--resume", help="Continue the interrupted run in --output.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json: Json = False,
     limit: Annotated[
         int | None, _option("Train on the first N images only.", _DATA, min=2, metavar="N")
     ] = None,
     on_unreadable: Annotated[
         OnUnreadable,
-        _option("What to do with an image that cannot be decoded: stop, or skip it.", _DATA),
+        _option("Stop at an image that cannot be decoded, or skip it.", _DATA),
     ] = "fail",
     workers: Annotated[
         int | None,
         _option(
-            "Processes that decode ImageNet images, for each training process.",
+            "Data-loading workers for each training process (ImageNet only).",
             _DATA,
             default="an equal share of the cores",
             min=0,
         ),
     ] = None,
-    epochs: Annotated[int | None, _option("Passes over the training images.", _RECIPE)] = None,
-    batch_size: Annotated[
-        int | None, _option("Images per optimiser step, over all processes.", _RECIPE)
+    epochs: Annotated[
+        int | None, _recipe_option("Passes over the training images.", "epochs")
     ] = None,
-    learning_rate: Annotated[float | None, _option("Highest learning rate.", _RECIPE)] = None,
-    schedule: Annotated[Schedule | None, _option("Learning rate schedule.", _RECIPE)] = None,
+    batch_size: Annotated[
+        int | None,
+        _recipe_option("Global batch size: images per optimiser step.", "batch_size"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, _recipe_option("Peak learning rate.", "learning_rate")
+    ] = None,
+    schedule: Annotated[
+        Schedule | None, _recipe_option("Learning rate schedule.", "schedule")
+    ] = None,
     milestones: Annotated[
         str | None,
-        _option(
-            "For 'step': fractions of the epochs after which the rate is divided by ten, such as "
-            "0.5,0.75.",
-            _RECIPE,
+        _recipe_option(
+            "For 'step': fractions of the epochs after which the learning rate is divided by ten.",
+            "milestones",
             metavar="LIST",
         ),
     ] = None,
     warmup: Annotated[
         float | None,
-        _option("For 'one-cycle' and 'cosine': fraction of the steps with a rising rate.", _RECIPE),
+        _recipe_option(
+            "For 'one-cycle' and 'cosine': warm-up, as a fraction of all steps.", "warmup"
+        ),
     ] = None,
-    momentum: Annotated[float | None, _option("Nesterov momentum; 0 for none.", _RECIPE)] = None,
+    momentum: Annotated[
+        float | None, _recipe_option("Nesterov momentum; 0 for none.", "momentum")
+    ] = None,
     weight_decay: Annotated[
-        float | None, _option("L2 penalty on every parameter; 0 for none.", _RECIPE)
+        float | None,
+        _recipe_option("Weight decay of every parameter; 0 for none.", "weight_decay"),
     ] = None,
     label_smoothing: Annotated[
-        float | None, _option("Probability spread over all classes; 0 for none.", _RECIPE)
+        float | None,
+        _recipe_option("Label smoothing factor; 0 for none.", "label_smoothing"),
     ] = None,
     ema_decay: Annotated[
         float | None,
-        _option("Decay per step of the weights' moving average; 0 for no average.", _RECIPE),
+        _recipe_option(
+            "Decay per step of the weights' moving average (EMA); 0 for no average.", "ema_decay"
+        ),
     ] = None,
     crop_padding: Annotated[
-        int | None, _option("Pixels around an image before a random crop.", _RECIPE)
+        int | None,
+        _recipe_option("Padding in pixels for random crops (CIFAR only).", "crop_padding"),
     ] = None,
     cutout: Annotated[
-        int | None, _option("Side in pixels of a square that is covered; 0 for none.", _RECIPE)
+        int | None,
+        _recipe_option("Cutout size in pixels; 0 for none (CIFAR only).", "cutout"),
     ] = None,
     precision: Annotated[
         TrainingPrecision,
-        _option("Precision of training steps; 'auto' is bf16 where that is native.", _MACHINE),
+        _option(PRECISION_HELP, _MACHINE),
     ] = "auto",
     accumulate: Annotated[
-        int, _option("Divide a step's images into this many batches.", _MACHINE, min=1)
+        int, _option("Gradient accumulation: batches per optimiser step.", _MACHINE, min=1)
     ] = 1,
     compiled: Annotated[
         bool, _option("Compile the training step (needs a C++ compiler).", _MACHINE, "--compile")
     ] = False,
     fuse_sums: Annotated[
         bool,
-        _option("Compile only the cross-layer sums (needs the same).", _MACHINE, "--fuse-sums"),
+        _option(
+            "Compile only the cross-layer sums (needs a C++ compiler).", _MACHINE, "--fuse-sums"
+        ),
     ] = False,
     checkpoint_sums: Annotated[
         bool,
-        _option("Save memory: compute the cross-layer sums twice.", _MACHINE, "--checkpoint-sums"),
+        _option(
+            "Recompute the cross-layer sums in the backward pass: less memory, more time.",
+            _MACHINE,
+            "--checkpoint-sums",
+        ),
     ] = False,
     deterministic: Annotated[
         bool,
-        _option("Use only algorithms that repeat bit for bit.", _MACHINE, "--deterministic"),
+        _option("Use deterministic algorithms only.", _MACHINE, "--deterministic"),
     ] = False,
     sync_batchnorm: Annotated[
         bool,
-        _option("BatchNorm statistics over all processes.", _MACHINE, "--sync-batchnorm"),
+        _option("Use SyncBatchNorm: statistics over all processes.", _MACHINE, "--sync-batchnorm"),
     ] = False,
 ) -> None:
     """Train a model and write its checkpoint.
+
+    Trains on the GPU if there is one, otherwise on the CPU.
 
     On several GPUs: torchrun --nproc-per-node 8 -m delugeserve train ...
     """

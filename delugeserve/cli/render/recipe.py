@@ -16,13 +16,14 @@ def print_recipe(recipe: Recipe) -> None:
     default = find_recipe(recipe.name)
     table = Table.grid(padding=(0, 2))
     for field in dataclasses.fields(Recipe)[1:]:
-        value, usual = (_as_text(getattr(one, field.name)) for one in (recipe, default))
+        value, usual = (as_text(getattr(one, field.name)) for one in (recipe, default))
         note = "" if value == usual else f"[dim](default {usual})[/]"
         table.add_row(f"  {field.name.replace('_', ' ')}", value, note)
     err_console.print(table)
 
 
-def _as_text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Return a value of a recipe as text."""
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
-    return str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
