@@ -19,7 +19,8 @@
     │   └── PortError           a port is taken
     └── Failure                 exit 1: the request was valid, but the work failed
         ├── TrainingError       training cannot continue
-        │   └── StoppedError    training was stopped by a signal
+        │   ├── StoppedError    training was stopped by a signal
+        │   └── LostProcessError  another process of the run ended
         ├── EvaluationError     a classifier's outputs cannot be evaluated
         ├── BuildError          a runtime cannot build its artefact
         ├── ParityError         an exported artefact does not compute what the network computes

@@ -19,6 +19,7 @@ from delugeserve.cli.options import (
     Url,
     check_output_file,
     parse_counts,
+    with_default,
 )
 from delugeserve.cli.render.benchmark import ClientMachine, print_measurements
 from delugeserve.cli.render.console import print_json
@@ -39,29 +40,43 @@ def command(
     url: Url = DEFAULT_URL,
     protocol: Annotated[
         Literal["grpc", "http"] | None,
-        typer.Option(help="Protocol to use.", show_default="the URL's, else grpc"),
+        typer.Option(hidden=True),  # the URL's scheme tells
     ] = None,
     batch_size: Annotated[
         str | None,
         typer.Option(
             "--batch-size",
             metavar="LIST",
-            help="Images per request: a list (1,8,32) or a range START:STOP:STEP (1:16:4).",
-            show_default="1,16, up to the model's maximum",
+            help=with_default(
+                "Images per request: a list (1,8,32) or a range START:STOP:STEP (1:16:4).",
+                "1,16, or 1 and the model's maximum if that is less",
+            ),
+            show_default=False,
         ),
     ] = None,
     concurrency: Annotated[
         str,
-        typer.Option(metavar="LIST", help="Requests in flight: a list or a range."),
+        typer.Option(metavar="LIST", help="Numbers of requests in flight: a list or a range."),
     ] = "1,4,16",
     duration: Annotated[
-        float, typer.Option(min=0.1, help="How long to measure each pair, in seconds.")
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="Measurement time for each combination of batch size and concurrency.",
+        ),
     ] = 10,
     warmup: Annotated[
-        float, typer.Option(min=0, help="How long to send requests before measuring, in seconds.")
+        float,
+        typer.Option(
+            min=0, metavar="SECONDS", help="Time to send requests before each measurement."
+        ),
     ] = 2,
     image: Annotated[
-        Path | None, typer.Option(help="Image to send.", show_default="random pixels")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help=with_default("Image to send.", "random pixels"), show_default=False
+        ),
     ] = None,
     timeout: Timeout = 30,
     json: Json = False,
@@ -70,7 +85,7 @@ def command(
 ) -> None:
     """Measure a served model's latency and throughput.
 
-    Every batch size is measured at every concurrency, the number of requests in flight.
+    Every batch size is measured at every concurrency: --duration plus --warmup seconds for each.
     """
     from delugeserve_client.address import parse_address
     from delugeserve_client.benchmark import measure

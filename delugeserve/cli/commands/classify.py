@@ -29,7 +29,11 @@ _log = logging.getLogger(__name__)
 def command(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATHS", help="Images and folders.", show_default=False),
+        typer.Argument(
+            metavar="PATHS",
+            help="Images, and folders, which are searched recursively.",
+            show_default=False,
+        ),
     ],
     model: ServedModelName = None,
     url: Url = DEFAULT_URL,
@@ -39,8 +43,8 @@ def command(
 ) -> None:
     """Classify images with a running server.
 
-    A folder stands for the images in it and in its subfolders. Images that cannot be read do not
-    stop the others; the exit status is then 2.
+    Images that cannot be read are reported on standard error and skipped; the exit status is then
+    2.
     """
     # Pillow warns of damage that it can repair. What it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")

@@ -20,6 +20,7 @@ from delugeserve.cli.options import (
 )
 from delugeserve.cli.render.console import err_console, print_json, print_table
 from delugeserve.cli.render.csv_file import write_csv
+from delugeserve.errors import UsageError
 from delugeserve.system.imports import require
 from delugeserve.zoo import find_model
 
@@ -31,26 +32,27 @@ _BAR_WIDTH = 24
 
 
 def command(
-    checkpoint: Annotated[
+    subject: Annotated[
         str | None,
-        typer.Option(help="A checkpoint, a run folder, or the name of a model with weights."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
+        typer.Argument(
             help=with_default(
-                "Name of the model; without --checkpoint, its shipped weights.", "delugenet38"
+                "Model name (its pretrained weights), checkpoint or run folder.", "delugenet38"
             ),
             show_default=False,
             autocompletion=complete_models,
         ),
     ] = None,
+    checkpoint: Annotated[str | None, typer.Option(hidden=True)] = None,
+    model: Annotated[str | None, typer.Option(hidden=True)] = None,
     plot: Plot = None,
     csv: Csv = None,
     json: Json = False,
     output: Annotated[list[Path] | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Show the norms of the cross-layer weights at the end of each block."""
+    """Show how strongly the end of each block uses each layer before it.
+
+    Prints the L2 norms of the cross-layer weights, as in figure 3 of the paper.
+    """
     require("torch", "train")
     from delugeserve.plotting import check_picture_path, save_figure
     from delugeserve.studies.connectivity import draw_connectivity, measure_connectivity
@@ -60,7 +62,7 @@ def command(
         check_picture_path(path)
     if csv is not None:
         check_output_file(csv)
-    loaded = _load(checkpoint, model)
+    loaded = _load(subject, checkpoint, model)
     blocks = measure_connectivity(loaded)
     if pictures:
         figure = draw_connectivity(blocks, loaded.spec.name)
@@ -77,11 +79,17 @@ def command(
         err_console.print(f"written to {path}", markup=False)
 
 
-def _load(checkpoint: str | None, model: str | None) -> Checkpoint:
+def _load(subject: str | None, checkpoint: str | None, model: str | None) -> Checkpoint:
     from delugeserve.networks.checkpoint import load_checkpoint
 
+    if subject and checkpoint:
+        raise UsageError(
+            "Only one network can be shown at a time.",
+            "Give one model name, checkpoint or run folder.",
+        )
     spec = find_model(model) if model else None
-    return load_checkpoint(resolve_checkpoint(checkpoint or model or "delugenet38"), spec)
+    path = resolve_checkpoint(subject or checkpoint or model or "delugenet38")
+    return load_checkpoint(path, spec)
 
 
 def _rows(blocks: Sequence[BlockConnectivity]) -> list[tuple[int, str, int, float, float]]:

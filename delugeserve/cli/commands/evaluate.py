@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.text import Text
 
 from delugeserve.artifacts.references import Reference, recognise, resolve_version
 from delugeserve.cli.options import Json, complete_models
-from delugeserve.cli.render.console import err_console, out, print_json, print_table
+from delugeserve.cli.render.console import err_console, out, print_facts, print_json, print_table
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UsageError
@@ -31,14 +32,15 @@ def command(
         typer.Option(
             "--data",
             envvar="DELUGESERVE_DATA",
-            help="Data set with a test split: a folder, a file, or the name of a public one.",
+            help="Data set with a test split: a folder or file, or 'cifar10' or 'cifar100'.",
         ),
     ],
     subject: Annotated[
         str | None,
         typer.Argument(
-            help="Checkpoint, run folder, ONNX file, exported version or model folder, server "
-            "address, or model name for its shipped weights.",
+            help="What to evaluate: a model name (its pretrained weights), a checkpoint, a run "
+            "folder, an ONNX file, an exported version (its folder or its model's), or the address "
+            "of a server such as localhost:8001.",
             show_default=False,
             autocompletion=complete_models,
         ),
@@ -47,46 +49,46 @@ def command(
         str | None,
         typer.Option(
             "--model",
-            help="Model name: which of a server's models, or alone its shipped weights.",
+            help="Model to evaluate on a server that serves several, or in an ONNX file that does "
+            "not name its model.",
             autocompletion=complete_models,
         ),
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            "--checkpoint",
-            help="Evaluate a checkpoint, a run folder or a model's shipped weights.",
-            autocompletion=complete_models,
-        ),
+        typer.Option("--checkpoint", hidden=True, autocompletion=complete_models),
     ] = None,
-    version: Annotated[
-        str | None,
-        typer.Option(
-            "--version", help="Evaluate an exported version, or a model in ./model_repository."
-        ),
-    ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option("--url", help="Evaluate a model of the server at this address."),
-    ] = None,
+    version: Annotated[str | None, typer.Option("--version", hidden=True)] = None,
+    url: Annotated[str | None, typer.Option("--url", hidden=True)] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Use the first images only.")
+        int | None, typer.Option("--limit", min=1, metavar="N", help="Use the first N images only.")
     ] = None,
     on_unreadable: Annotated[
         OnUnreadable,
-        typer.Option("--on-unreadable", help="What to do with an image that cannot be decoded."),
+        typer.Option(
+            "--on-unreadable", help="Stop at an image that cannot be decoded, or skip it."
+        ),
     ] = "fail",
     confusion: Annotated[
         Path | None,
-        typer.Option("--confusion", help="Draw the confusion matrix to this PNG or SVG file."),
+        typer.Option(
+            "--confusion", metavar="FILE", help="Save the confusion matrix to this PNG or SVG file."
+        ),
     ] = None,
     reliability: Annotated[
         Path | None,
-        typer.Option("--reliability", help="Draw the reliability diagram to this PNG or SVG file."),
+        typer.Option(
+            "--reliability",
+            metavar="FILE",
+            help="Save the reliability diagram to this PNG or SVG file.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure errors and calibration on a test split."""
+    """Measure top-1 and top-5 error, calibration and the errors of each class on a test split.
+
+    Examples of SUBJECT: delugenet38, runs/first, model_repository/delugenet38/1, localhost:8001.
+    """
     reference = _choose(subject, model, checkpoint, version, url)
     spec = find_model(model) if model else None
     from delugeserve.data.datasets import load_images
@@ -134,12 +136,15 @@ def _choose(
     version: str | None,
     url: str | None,
 ) -> Reference:
-    """Return the one subject that is given; ``--model`` alone stands for its shipped weights."""
+    """Return the one subject that is given: the argument, or one of the hidden options.
+
+    ``--model`` alone stands for its pretrained weights.
+    """
     given = (subject, checkpoint, version, url)
     if sum(one is not None for one in given) > 1:
         raise UsageError(
             "Only one subject can be evaluated at a time.",
-            "Give one path, address or name, or one of --checkpoint, --version and --url.",
+            "Give one model name, path or server address.",
         )
     if subject is not None:
         return recognise(subject)
@@ -153,27 +158,29 @@ def _choose(
         return Reference("weights", model)
     raise UsageError(
         "There is nothing to evaluate.",
-        "Give a checkpoint, run folder, ONNX file, exported version, server address or model name.",
+        "Give a model name, path or server address, such as: delugeserve evaluate delugenet38",
     )
 
 
 def _print_report(report: Report, title: str, images_per_s: float) -> None:
     low, high = report.top1_interval
-    top5 = "" if report.top5_error is None else f" top-5 error {report.top5_error:.2f} %,"
-    out.print(
-        f"{title}: top-1 error {report.top1_error:.2f} % (95 % interval {low:.2f} to {high:.2f}),"
-        f"{top5}"
-        f" calibration error {report.calibration_error:.2f} %,"
-        f" negative log-likelihood {report.negative_log_likelihood:.3f}"
-        f" on {report.num_images:,} test images; {images_per_s:,.0f} images/s",
-        markup=False,
+    out.print(f"[bold]{escape(title)} on {report.num_images:,} test images[/]")
+    print_facts(
+        {
+            "top-1 error": f"{report.top1_error:.2f} % (95 % interval {low:.2f} to {high:.2f})",
+            "top-5 error": "" if report.top5_error is None else f"{report.top5_error:.2f} %",
+            "calibration error": f"{report.calibration_error:.2f} % (ECE)",
+            "negative log-likelihood": f"{report.negative_log_likelihood:.3f}",
+            "speed": f"{images_per_s:,.0f} images/s",
+        }
     )
+    out.print()
     tested = [one for one in report.classes if one.error is not None]
     worst = sorted(tested, key=lambda one: one.error or 0, reverse=True)[:_CLASSES_SHOWN]
     print_table(
-        ("class", "most often mistaken for", "images", "error %"),
+        ("class", "most confused with", "images", "error %"),
         (
-            (Text(one.name), Text(_mistake(one)), str(one.num_images), f"{one.error:.2f}")
+            (Text(one.name), Text(_mistake(one)), f"{one.num_images:,}", f"{one.error:.2f}")
             for one in worst
         ),
         texts=2,
@@ -198,4 +205,4 @@ def _draw(report: Report, title: str, confusion: Path | None, reliability: Path 
     ):
         if path is not None:
             save_figure(draw(report, title), path)
-            err_console.print(f"{what}: {path}", markup=False)
+            err_console.print(f"{what} written to {path}", markup=False)

@@ -6,20 +6,20 @@ from typing import Any
 
 from delugeserve.artifacts.checkpoints import read_header
 from delugeserve.cli.options import Json
-from delugeserve.cli.render.console import err_console, print_json, print_table
+from delugeserve.cli.render.console import err_console, print_json, print_next, print_table
 from delugeserve.networks.flops import count
 from delugeserve.zoo import MODELS, ModelSpec
 
 
 def command(json: Json = False) -> None:
-    """List the models: size, cost, test errors, shipped weights."""
+    """List the models: size, cost, test errors, and which have pretrained weights."""
     rows = [_describe(spec) for spec in MODELS.values()]
     if json:
         print_json(rows)
         return
     # Fits a terminal of 80 columns.
     print_table(
-        ("model", "data set", "depth", "#params", "GFLOPs", "paper's %", "ours %"),
+        ("model", "data set", "depth", "params", "GFLOPs", "paper %", "ours %"),
         (
             (
                 row["name"],
@@ -35,8 +35,11 @@ def command(json: Json = False) -> None:
         texts=2,
     )
     err_console.print(
-        "Test errors, top-1 or top-1/top-5: the paper's, and ours with the weights that ship."
+        "Test errors, top-1 or top-1/top-5: the paper's, and ours with the pretrained weights."
     )
+    err_console.print("Models without a figure of ours have no pretrained weights: train them.")
+    trained = next(spec.name for spec in MODELS.values() if spec.weights)
+    print_next(f"delugeserve export --model {trained}")
 
 
 def _error(published: dict[str, float] | None) -> str:

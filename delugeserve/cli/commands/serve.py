@@ -6,13 +6,20 @@ import contextlib
 import json as json_module
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from delugeserve.cli.options import DEFAULT_REPOSITORY, DEFAULT_URL, Repository, check_output_file
+from delugeserve.cli.options import (
+    DEFAULT_REPOSITORY,
+    DEFAULT_URL,
+    Repository,
+    check_output_file,
+    with_default,
+)
 from delugeserve.cli.render.console import err_console, out, print_next, print_warning
 from delugeserve.cli.render.progress import show_progress
 
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from delugeserve.serving.tritonserver import TritonServer
 
 _MAX_PORT = 65535
+_ORDER = {True: 0, None: 1, False: 2}  # of models to try: trained, unknown, untrained
 
 
 class _StopRequested(BaseException):
@@ -45,11 +53,12 @@ def command(
             "--model",
             metavar="NAME",
             autocompletion=_complete_model,
-            help="Serve only this model. May be repeated. Default: all models.",
+            help=with_default("Serve this model only; can be given several times.", "all models"),
+            show_default=False,
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="IPv4 address or name to listen on; 0.0.0.0 for all addresses.")
+        str, typer.Option(help="IPv4 address or host name to listen on; 0.0.0.0 for all.")
     ] = "127.0.0.1",
     grpc_port: Annotated[
         int, typer.Option(min=0, max=_MAX_PORT, help="Port for gRPC; 0 picks a free one.")
@@ -64,22 +73,25 @@ def command(
     ] = 8002,
     tritonserver: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="PATH", help="Server program to run instead of the installed one."),
+        typer.Option(metavar="PATH", help="tritonserver to run instead of the installed one."),
     ] = None,
     log: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Write the server's log to this file."),
+        typer.Option(
+            metavar="FILE",
+            help="Keep the server's log in this file. Otherwise its end is shown on an error only.",
+        ),
     ] = None,
     startup_timeout: Annotated[
         float,
-        typer.Option(min=1, metavar="SECONDS", help="How long the models may take to load."),
-    ] = 300.0,
+        typer.Option(min=1, metavar="SECONDS", help="Time limit for loading the models."),
+    ] = 300,
     json: Annotated[
         bool,
-        typer.Option("--json", help="Print the endpoints as one line of JSON, once all is ready."),
+        typer.Option("--json", help="Print the endpoints as one line of JSON, once ready."),
     ] = False,
 ) -> None:
-    """Serve the models of a repository until Ctrl-C or SIGTERM."""
+    """Serve the models of a repository with Triton until Ctrl-C or SIGTERM."""
     from delugeserve.serving import ports
     from delugeserve.serving.supervisor import serve
 
@@ -105,7 +117,7 @@ def command(
                         progress=progress,
                     )
                 )
-            _announce(server, json=json)
+            _announce(server, _trained(repository, server.models), json=json)
             _watch(server)
     except _StopRequested:
         err_console.print("Server stopped.")
@@ -119,7 +131,26 @@ def _watch(server: TritonServer) -> None:
         raise
 
 
-def _announce(server: TritonServer, *, json: bool) -> None:
+def _trained(repository: Path, models: Sequence[str]) -> dict[str, bool | None]:
+    """Return whether each served model is trained; None if its manifest does not tell."""
+    from delugeserve.artifacts.manifest import find_manifest
+    from delugeserve.artifacts.repository import find_models
+
+    manifests = {
+        stored.name: find_manifest(stored.folder, stored.version)
+        for stored in find_models(repository, models)
+    }
+    return {name: found.trained if found else None for name, found in manifests.items()}
+
+
+def _announce(server: TritonServer, trained: dict[str, bool | None], *, json: bool) -> None:
+    """Print the endpoints, the models and the next command, for a trained model if there is one.
+
+    Args:
+        server: the running server.
+        trained: whether each model is trained; None where that is not known.
+        json: print the endpoints as JSON.
+    """
     if json:
         # On one line, for a program that reads a line and goes on while the server runs.
         ready = {
@@ -133,16 +164,23 @@ def _announce(server: TritonServer, *, json: bool) -> None:
         print(json_module.dumps(ready), flush=True)  # noqa: T201
     else:
         listening = server.endpoints
-        _print_fact("grpc", f"{server.host}:{listening.grpc}")
-        _print_fact("http", f"{server.host}:{listening.http}" if listening.http else "off")
+        _print_fact("gRPC", f"{server.host}:{listening.grpc}")
+        _print_fact("HTTP", f"http://{server.host}:{listening.http}" if listening.http else "off")
         metrics = (
             f"http://{server.host}:{listening.metrics}/metrics" if listening.metrics else "off"
         )
         _print_fact("metrics", metrics)
-        _print_fact("models", ", ".join(server.models))
+        _print_fact(
+            "models",
+            ", ".join(
+                f"{name} (untrained)" if trained.get(name) is False else name
+                for name in server.models
+            ),
+        )
     default = DEFAULT_URL.replace("localhost", "127.0.0.1")
     url = "" if server.grpc_url == default else f" --url {server.grpc_url}"
-    print_next(f"delugeserve classify cat.jpg --model {server.models[0]}{url}")
+    suggested = min(server.models, key=lambda name: _ORDER[trained.get(name)])
+    print_next(f"delugeserve classify IMAGE.jpg --model {suggested}{url}")
     err_console.print("[dim]Press Ctrl-C to stop the server.[/]")
 
 

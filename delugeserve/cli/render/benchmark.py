@@ -59,8 +59,8 @@ class ClientMachine:
     def __str__(self) -> str:
         memory = f", {self.memory_gib} GiB" if self.memory_gib else ""
         return (
-            f"client: {self.cpu}, {self.cores} cores{memory}, {self.platform}, "
-            f"Python {self.python}, tritonclient {self.tritonclient}; "
+            f"client: {self.cpu}, {self.cores} cores{memory}, Python {self.python}, "
+            f"tritonclient {self.tritonclient}\n"
             f"server: Triton {self.triton}"
         )
 
@@ -71,7 +71,7 @@ def print_measurements(
     """Print what the client measured, and where the server spent the time."""
     out.print(str(machine), markup=False)
     print_table(
-        ("batch size", "in flight", "images/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "errors"),
+        ("batch size", "concurrency", "images/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "errors"),
         (
             (
                 *_pair(m),
@@ -85,7 +85,15 @@ def print_measurements(
         texts=0,
     )
     print_table(
-        ("batch size", "in flight", "queue", "input", "infer", "output", "executed batch"),
+        (
+            "batch size",
+            "concurrency",
+            "queue ms",
+            "input ms",
+            "infer ms",
+            "output ms",
+            "mean batch",
+        ),
         (
             (
                 *_pair(m),
@@ -94,7 +102,7 @@ def print_measurements(
             )
             for m in measurements
         ),
-        title="time in the server, mean ms per request",
+        title="\nin the server: mean time per request, and mean size of the batches it forms",
         texts=0,
     )
 

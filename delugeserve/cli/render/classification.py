@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from delugeserve_client import Classification, FolderContents, Prediction
 
 _BAR_WIDTH = 12
+_PATH_WIDTH = 30
 
 
 def print_classifications(results: Sequence[Classification]) -> None:
@@ -25,10 +26,10 @@ def print_classifications(results: Sequence[Classification]) -> None:
     if not results:
         return
     print_table(
-        ("image", "class", "probability", "next"),
+        ("image", "class", "probability", "other classes"),
         (
             (
-                Text(printable(result.source)),
+                Text(_shorten(printable(result.source))),
                 Text(printable(result.top.label), "bold"),
                 Text(_bar(result.top)),
                 Text(", ".join(_describe_class(p) for p in result.predictions[1:]), "dim"),
@@ -59,6 +60,13 @@ def describe_skipped(contents: FolderContents) -> str:
         for suffix, count in sorted(contents.others.items(), key=lambda item: (-item[1], item[0]))
     ]
     return ", ".join([*counts, *([f"{contents.hidden} hidden"] if contents.hidden else [])])
+
+
+def _shorten(source: str) -> str:
+    """Return the end of a long path, if it is shown on a terminal."""
+    if len(source) <= _PATH_WIDTH or not out.is_terminal:
+        return source
+    return f"…{source[1 - _PATH_WIDTH :]}"
 
 
 def _bar(prediction: Prediction) -> str:

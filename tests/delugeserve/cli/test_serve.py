@@ -1,6 +1,7 @@
 """``delugeserve serve``, as far as it goes without a server."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -21,20 +22,46 @@ def server(address="127.0.0.1", http=8000):
 
 
 def test_the_addresses_it_listens_on_are_printed(capsys):
-    serve._announce(server("0.0.0.0", http=None), json=False)
+    serve._announce(server("0.0.0.0", http=None), {"tiny": False}, json=False)
     out, err = capsys.readouterr()
     assert dict(line.split(maxsplit=1) for line in out.splitlines()) == {
-        "grpc": "0.0.0.0:8001",
-        "http": "off",
+        "gRPC": "0.0.0.0:8001",
+        "HTTP": "off",
         "metrics": "http://0.0.0.0:8002/metrics",
-        "models": "tiny, small",
+        "models": "tiny (untrained), small",
     }
     # The port is the default one, and the client is on this machine.
     assert "--url" not in err
 
 
+@pytest.mark.parametrize(
+    ("trained", "suggested"),
+    [
+        ({"tiny": False, "small": True}, "small"),
+        ({"tiny": None, "small": True}, "small"),
+        ({"tiny": False}, "small"),
+        ({"tiny": False, "small": False}, "tiny"),
+        ({"tiny": True, "small": True}, "tiny"),
+    ],
+)
+def test_a_trained_model_is_suggested(capsys, trained, suggested):
+    serve._announce(server(), trained, json=False)
+    assert capsys.readouterr().err.splitlines()[0].endswith(f" --model {suggested}")
+
+
+def test_manifests_tell_which_models_are_trained(exported, tmp_path):
+    stored = shutil.copytree(exported, tmp_path / "stored")
+    assert serve._trained(stored, ["tiny"]) == {"tiny": True}
+    path = stored / "tiny" / "1" / "manifest.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "trained": False}))
+    assert serve._trained(stored, ["tiny"]) == {"tiny": False}
+    path.unlink()
+    assert serve._trained(stored, ["tiny"]) == {"tiny": None}
+
+
 def test_json_has_addresses_for_clients_on_this_machine(capsys):
-    serve._announce(server("0.0.0.0"), json=True)
+    serve._announce(server("0.0.0.0"), {}, json=True)
     (line,) = capsys.readouterr().out.splitlines()
     ready = json.loads(line)
     assert ready["grpc"] == "127.0.0.1:8001"

@@ -92,7 +92,7 @@ def test_the_command(run, tmp_path):
     table = tmp_path / "c.csv"
     # --output was the picture's in earlier versions.
     options = ("--plot", pictures[0], "--output", pictures[1], "--csv", table)
-    status, out, _ = run("connectivity", "--checkpoint", path, *options)
+    status, out, _ = run("connectivity", path, *options)
     rows = [line.split() for line in out.splitlines()[2:]]
     assert status == 0
     assert [row[:3] for row in rows] == [
@@ -113,9 +113,11 @@ def test_the_command(run, tmp_path):
 
 
 def test_the_command_reads_the_shipped_weights(run):
-    status, out, _ = run("connectivity", "--json")
+    status, out, _ = run("connectivity", "delugenet38", "--json")
     described = json.loads(out)
     assert status == 0
+    for alias in ((), ("--model", "delugenet38"), ("--checkpoint", "delugenet38")):
+        assert run("connectivity", *alias, "--json")[1] == out
     assert described["model"] == "delugenet38"
     assert [len(block["norms"]) for block in described["blocks"]] == [2, 5, 7]
     assert all(max(block["relative"]) == 1 for block in described["blocks"])
@@ -124,9 +126,10 @@ def test_the_command_reads_the_shipped_weights(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "delugnet38"], "Did you mean 'delugenet38'?"),
-        (["--model", "delugenet146"], "No trained weights of 'delugenet146' ship"),
-        (["--checkpoint", "none.safetensors"], "none.safetensors"),
+        (["delugnet38"], "Did you mean 'delugenet38'?"),
+        (["delugenet146"], "No trained weights of 'delugenet146' ship"),
+        (["delugenet38", "--checkpoint", "x"], "one"),
+        (["none.safetensors"], "none.safetensors"),
         (["--plot", "picture.gif"], ".png or .svg"),
     ],
 )
