@@ -29,7 +29,7 @@ _T_95 = (
     *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
 )
 
-Verdict = Literal["errs less", "errs more", "within the noise", "too few seeds"]
+Verdict = Literal["better", "worse", "not significant", "too few seeds"]
 """How DelugeNet's error compares with a baseline's."""
 
 
@@ -84,7 +84,7 @@ class Difference:
         if self.interval is None:
             return "too few seeds"
         low, high = self.interval
-        return "errs less" if low > 0 else "errs more" if high < 0 else "within the noise"
+        return "better" if low > 0 else "worse" if high < 0 else "not significant"
 
 
 @dataclass(frozen=True)

@@ -139,9 +139,9 @@ def test_the_figures_by_hand(report):
     # 1, 2, 0: a mean of 1, a standard deviation of 1, and 4.3027 / sqrt(3) to either side.
     assert one.mean == pytest.approx(1)
     assert one.interval == pytest.approx((1 - 2.48414, 1 + 2.48414), abs=1e-4)
-    assert one.verdict == "within the noise"
+    assert one.verdict == "not significant"
     assert one.published == pytest.approx(1.5)
-    assert (three.mean, three.interval, three.verdict) == (5, (5, 5), "errs less")
+    assert (three.mean, three.interval, three.verdict) == (5, (5, 5), "better")
     assert three.published is None
     assert ablation.settings["recipe"]["epochs"] == 2
 
@@ -150,10 +150,10 @@ def test_the_figures_by_hand(report):
     ("interval", "verdict"),
     [
         (None, "too few seeds"),
-        ((-0.1, 0.1), "within the noise"),
-        ((0.0, 0.1), "within the noise"),
-        ((0.1, 0.2), "errs less"),
-        ((-0.2, -0.1), "errs more"),
+        ((-0.1, 0.1), "not significant"),
+        ((0.0, 0.1), "not significant"),
+        ((0.1, 0.2), "better"),
+        ((-0.2, -0.1), "worse"),
     ],
 )
 def test_verdicts(interval, verdict):
@@ -217,7 +217,7 @@ def test_the_table(report, run):
     assert status == 0
     assert ["tiny_1x1", "0.00", "0.40", "0.00", "12.00", "1.00", "21.50"] in rows
     assert ["tiny_3x3", "15.00", "16.00", "17.00"] in rows
-    assert "tiny_1x1 within the noise     3  +1.00 -1.48 to +3.48 +1.50" in out
+    assert "tiny_1x1 not significant     3  +1.00 -1.48 to +3.48 +1.50" in out
     assert "ablation.json" in err
 
 
