@@ -71,6 +71,9 @@ def check_backend(backend: Backend, runtime: Runtime | None) -> Finding:
         backend: its record.
         runtime: the result of importing its module; None if that is not installed.
     """
+    if runtime is None and (lacking := backend.missing_to_run()):
+        text = f"{backend.title} is not installed; it needs {lacking}"
+        return Finding("backends", backend.name, "absent", text)
     if runtime is None:
         return Finding(
             "backends",
@@ -94,7 +97,7 @@ def check_backend(backend: Backend, runtime: Runtime | None) -> Finding:
         text = f"{title} cannot build or run here: it needs {lacking}"
         return Finding("backends", backend.name, "absent", text)
     if lacking := backend.missing_to_run():
-        text = f"{title}, in {precisions}; it builds here, but running needs {lacking}"
+        text = f"{title}, in {precisions}; it builds plans here; running them needs {lacking}"
         return Finding("backends", backend.name, "ok", text)
     missing = backend.missing_bindings()
     if missing:

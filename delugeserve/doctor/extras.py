@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from delugeserve.doctor.findings import Finding
+from delugeserve.runtimes import BACKENDS
 
 _PACKAGE = "delugeserve"
 _DEVELOPMENT = "dev"
@@ -26,9 +27,13 @@ def check_extras() -> Iterator[Finding]:
             "Install it with: pip install -e .",
         )
         return
+    useless = {one.extra: lacking for one in BACKENDS.values() if (lacking := one.missing_to_run())}
     for extra, packages in required.items():
         missing = [package for package in packages if not _is_installed(package)]
-        if missing:
+        if missing and extra in useless:
+            text = f"not installed: {', '.join(missing)}; it needs {useless[extra]}"
+            yield Finding("extras", extra, "absent", text)
+        elif missing:
             yield Finding(
                 "extras",
                 extra,

@@ -38,7 +38,7 @@ def _features() -> Finding:
     present = [name for name in known if name in flags]
     missing = [name for name in known if name not in flags]
     if not flags:
-        return _finding("instructions", "unknown: this system does not list them", "absent")
+        return _finding("CPU features", "unknown: this system does not list them", "absent")
     text = (
         f"{' '.join(present) or 'no vector instructions'}"
         f"{'; without ' + ' '.join(missing) if missing else ''}"
@@ -46,12 +46,12 @@ def _features() -> Finding:
     )
     if known and _NEEDED_FOR_SPEED.isdisjoint(flags):
         return _finding(
-            "instructions",
+            "CPU features",
             f"{text}; inference is several times slower than with AVX2",
             "warning",
             "For fast inference, use a CPU with AVX2 or, on ARM, with Advanced SIMD.",
         )
-    return _finding("instructions", text)
+    return _finding("CPU features", text)
 
 
 def _gpus() -> Iterator[Finding]:

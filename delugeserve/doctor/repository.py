@@ -266,7 +266,8 @@ def _describe(served: _Served) -> str:
     return (
         f"version {served.version.number}, {config.backend} in {manifest.precision}, "
         f"batches up to {config.max_batch_size}, "
-        f"{config.instances} x {f'{threads} threads' if on_cpu else 'GPU'}, "
+        f"{config.instances} instance{'s' * (config.instances != 1)}"
+        f"{f' of {threads} threads' if on_cpu else ' on the GPU'}, "
         f"{len(served.version.labels)} labels, files intact"
     )
 

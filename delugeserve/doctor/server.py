@@ -1,4 +1,4 @@
-"""Check the Triton Inference Server: which one, its requirements, its faults, its leftovers."""
+"""Check the Triton Inference Server: which one, its requirements, faults and stale memory."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ def check_server() -> Iterator[Finding]:
     if installation.stub is not None:
         yield _finding(
             "requirements",
-            f"glibc {'.'.join(map(str, MIN_GLIBC))} or later: {platform.libc_ver()[1]}; "
-            f"shared libpython: {find_libpython()}",
+            f"glibc {platform.libc_ver()[1]} ({'.'.join(map(str, MIN_GLIBC))} or later required), "
+            f"shared libpython {find_libpython()}",
         )
     native = sorted(path.name for path in installation.backends.iterdir() if path.is_dir())
+    own = [name for name in BACKENDS if name in own_backends() and BACKENDS[name].runs_here()]
     yield _finding(
-        "backends", f"the server's own: {', '.join(native)}; ours: {', '.join(BACKENDS)}"
+        "backends", f"Triton's: {', '.join(native)}; ours: {', '.join(own) or 'none is installed'}"
     )
     yield _shared_memory()
     yield _leftovers()
@@ -79,9 +80,7 @@ def _faults(version: str | None) -> Iterator[Finding]:
             "absent",
         )
     for fault in faults:
-        status: Status = "warning" if fault.advice else "ok"
-        text = f"{fault.effect}; {fault.handled}"
-        yield Finding("known faults of this server", fault.subject, status, text, fault.advice)
+        yield Finding("known faults of this server", fault.subject, "ok", fault.text)
 
 
 def _shared_memory() -> Finding:
@@ -96,7 +95,8 @@ def _shared_memory() -> Finding:
             f"Mount it with: mount -t tmpfs -o size=1g tmpfs {SHARED_MEMORY}",
         )
     free = status.f_bavail * status.f_frsize / 2**20
-    text = f"{free:,.0f} MiB free in {SHARED_MEMORY}"
+    amount = f"{free:.0f} MiB" if free < 1024 else f"{free / 1024:.1f} GiB"
+    text = f"{amount} free in {SHARED_MEMORY}"
     if free < _SCARCE_SHM:
         return _finding(
             "shared memory",
@@ -118,10 +118,10 @@ def _leftovers() -> Finding:
     mapped = _mapped_files() if regions else ""
     left = sorted((path, size) for path, size in regions if path not in mapped)
     if not left:
-        return _finding("leftovers", "none: no dead server left shared memory behind")
+        return _finding("stale memory", f"no crashed server left files in {SHARED_MEMORY}")
     return _finding(
-        "leftovers",
-        f"dead servers left {sum(size for _, size in left) / 2**20:.1f} MiB of shared memory in "
+        "stale memory",
+        f"crashed servers left {sum(size for _, size in left) / 2**20:.1f} MiB of shared memory in "
         f"{len(left)} regions",
         "warning",
         f"Remove them with: rm {' '.join(shlex.quote(path) for path, _ in left)}",

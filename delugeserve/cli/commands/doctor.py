@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from delugeserve.cli.options import DEFAULT_REPOSITORY, Json
+from delugeserve.cli.options import DEFAULT_REPOSITORY, Json, with_default
 from delugeserve.cli.render.console import print_json
 from delugeserve.cli.render.findings import print_findings
 from delugeserve.cli.render.progress import show_progress
@@ -18,12 +18,17 @@ def command(
     repository: Annotated[
         Path | None,
         typer.Option(
-            "--repository", help="Triton model repository. Default: model_repository, if it exists."
+            "--repository",
+            help=with_default("Triton model repository.", "model_repository, if it exists"),
+            show_default=False,
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check machine, installation, server and repository; exit with status 1 on a problem."""
+    """Check the machine, the installation, the installed Triton and the model repository.
+
+    The exit status is 1 if there is a problem. Warnings do not change it.
+    """
     from delugeserve.artifacts.repository import list_names
     from delugeserve.doctor import diagnose
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
 from delugeserve.cli.render.console import err_console, out
@@ -23,23 +23,21 @@ _MARKS = {
 }
 _MARK_WIDTH = max(len(mark) for mark, _ in _MARKS.values())
 _MAX_SUBJECT_WIDTH = 20
+_MIN_TEXT_WIDTH = 20
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print findings on standard output, and how many need attention on standard error.
 
-    On a terminal the text is wrapped within its column. Elsewhere each finding is one line, and its
-    remedy another.
+    On a terminal texts are wrapped within their column. Remedies, and words longer than a line such
+    as paths, are not broken, so that they can be copied.
     """
     # One width for all sections, so that their columns line up.
     width = min(max(len(finding.subject) for finding in findings), _MAX_SUBJECT_WIDTH)
     for number, (section, members) in enumerate(groupby(findings, lambda one: one.section)):
         out.print(Text(f"{chr(10) * bool(number)}{section}", style="bold"))
-        if out.is_terminal:
-            out.print(_table(list(members), width), soft_wrap=False)
-        else:
-            for finding in members:
-                _print_lines(finding, width)
+        for finding in members:
+            _print_finding(finding, width)
     counts = Counter(finding.status for finding in findings)
     err_console.print(
         ", ".join(
@@ -49,21 +47,22 @@ def print_findings(findings: Sequence[Finding]) -> None:
     )
 
 
-def _table(findings: Sequence[Finding], width: int) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(width=_MARK_WIDTH, no_wrap=True)
-    table.add_column(width=width, overflow="fold")
-    table.add_column(overflow="fold")
-    for finding in findings:
-        text = Text(finding.text)
-        if finding.remedy:
-            text.append(f"\n{finding.remedy}", style="cyan")
-        table.add_row(Text(*_MARKS[finding.status]), Text(finding.subject), text)
-    return table
-
-
-def _print_lines(finding: Finding, width: int) -> None:
-    mark, _ = _MARKS[finding.status]
-    out.print(Text(f"{mark:<{_MARK_WIDTH}}  {finding.subject:<{width}}  {finding.text}"))
+def _print_finding(finding: Finding, width: int) -> None:
+    mark, style = _MARKS[finding.status]
+    indent = " " * (_MARK_WIDTH + 2 + width + 2)
+    first, *others = _lines(finding.text, out.width - len(indent))
+    subject = f"{finding.subject:<{width}}"
+    out.print(Text.assemble((f"{mark:<{_MARK_WIDTH}}", style), f"  {subject}  {first}"))
+    for line in others:
+        out.print(Text(f"{indent}{line}"))
     if finding.remedy:
-        out.print(Text(f"{'':<{_MARK_WIDTH}}  {'':<{width}}  {finding.remedy}"))
+        out.print(Text.assemble(indent, (finding.remedy, "cyan")))
+
+
+def _lines(text: str, width: int) -> list[str]:
+    if not out.is_terminal:
+        return [text]
+    wrapped = textwrap.wrap(
+        text, max(width, _MIN_TEXT_WIDTH), break_long_words=False, break_on_hyphens=False
+    )
+    return wrapped or [""]

@@ -17,6 +17,16 @@ def test_backends_that_are_installed():
     assert f"{best} is the fastest here" in found["openvino"].text
 
 
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
+def test_without_a_gpu_its_runtimes_need_not_be_installed(monkeypatch, name):
+    monkeypatch.setattr(hardware, "usable_gpus", tuple)
+    finding = check_backend(BACKENDS[name], None)
+    assert (finding.status, finding.remedy) == ("absent", None)
+    l4 = hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB")
+    monkeypatch.setattr(hardware, "usable_gpus", lambda: (l4,))
+    assert BACKENDS[name].extra in check_backend(BACKENDS[name], None).remedy
+
+
 def test_a_runtime_for_a_gpu(monkeypatch):
     def found(name):
         finding = check_backend(BACKENDS[name], backends.Runtime("10.13.3"))
@@ -28,7 +38,7 @@ def test_a_runtime_for_a_gpu(monkeypatch):
     assert "an NVIDIA GPU" in text
     status, text = found("tensorrt_rtx")
     assert status == "ok"
-    assert "running needs an NVIDIA GPU" in text
+    assert "running them needs an NVIDIA GPU" in text
     l4 = hardware.Gpu("NVIDIA L4", "550.54", "8.9", "23034 MiB")
     monkeypatch.setattr(hardware, "usable_gpus", lambda: (l4,))
     monkeypatch.setattr(Backend, "missing_bindings", lambda self: self.bindings)

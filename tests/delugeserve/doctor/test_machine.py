@@ -29,7 +29,7 @@ def test_this_machine():
     found = {finding.subject: finding for finding in machine.check_machine()}
     assert sys.prefix in found["Python"].text
     assert f"{hardware.usable_cores()} usable cores" in found["CPU"].text
-    assert ("bf16 is native" in found["instructions"].text) == hardware.has_native_bf16()
+    assert ("bf16 is native" in found["CPU features"].text) == hardware.has_native_bf16()
     assert found["memory"].text.endswith("GiB")
 
 
@@ -57,6 +57,6 @@ def test_a_driver_that_does_not_work(nvidia_smi, script):
 def test_a_cpu_without_avx2(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"sse4_2"}))
-    (found,) = [one for one in machine.check_machine() if one.subject == "instructions"]
+    (found,) = [one for one in machine.check_machine() if one.subject == "CPU features"]
     assert found.status == "warning"
     assert "AVX2" in found.remedy

@@ -59,7 +59,7 @@ def test_an_intact_repository(only):
     assert finding.status == "ok"
     cores = hardware.usable_cores()
     assert finding.text.startswith("version 1, onnxruntime in fp32, batches up to 8, ")
-    assert f"1 x {cores} threads, 10 labels" in finding.text
+    assert f"1 instance of {cores} threads, 10 labels" in finding.text
 
 
 def test_a_flipped_bit(stored, only):

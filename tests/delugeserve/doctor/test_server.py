@@ -18,7 +18,9 @@ def test_the_installed_server():
     assert "libpython" in found["requirements"].text
     assert "onnxruntime" in found["backends"].text
     assert [fault.subject for fault in FAULTS] == list(found)[-len(FAULTS) :]
-    assert found["malformed HTTP"].status == "warning"
+    assert found["malformed HTTP"].status == "ok"
+    assert "--no-http" in found["malformed HTTP"].text
+    assert "tensorrt" not in found["backends"].text, "there is no GPU"
 
 
 def test_no_server(monkeypatch):
