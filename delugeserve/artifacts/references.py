@@ -40,7 +40,7 @@ _NOUNS: dict[Kind, str] = {
     "weights": "a model name",
 }
 _FORMS: dict[Kind, str] = {
-    "checkpoint": "a checkpoint (.safetensors) or the folder of a run",
+    "checkpoint": "a checkpoint (.safetensors), a run folder",
     "onnx": "an ONNX file (.onnx)",
     "plan": "a TensorRT plan (.plan)",
     "version": "the folder of an exported version or model",
@@ -212,11 +212,15 @@ def _missing(text: str, kinds: Collection[Kind]) -> InvalidReferenceError:
     if "weights" in kinds:
         known += MODELS
     nearest = nearest_name(str(Path(text)), known, cutoff=0.75)
+    is_path = len(Path(text).parts) > 1 or Path(text).suffix in (*_SUFFIXES, _TRAINING_STATE)
+    if is_path:
+        problem, remedy = f"There is no file or folder '{text}'.", "Check the path."
+    else:
+        problem, remedy = f"There is no file, folder or model '{text}'.", _accepted(kinds)
+    if kinds == {"version"}:
+        remedy = "Export the model first: delugeserve export --model NAME"
     return InvalidReferenceError(
-        f"There is no file, folder or model '{text}'.",
-        f"Did you mean '{nearest}'?" if nearest else _accepted(kinds),
-        text,
-        nearest=nearest,
+        problem, f"Did you mean '{nearest}'?" if nearest else remedy, text, nearest=nearest
     )
 
 

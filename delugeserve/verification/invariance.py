@@ -38,7 +38,7 @@ class Invariance:
 def try_invariances(
     infer: Infer, images: NDArray[np.uint8], num_classes: int, *, seed: int = 0
 ) -> tuple[Invariance, ...]:
-    """Compare equal rows, shuffled rows, and single images with the batch.
+    """Compare equal images, shuffled images, and single images with the batch.
 
     Args:
         infer: runs the artefact.
@@ -64,15 +64,15 @@ def try_invariances(
 
     spread = spread_of(together)
     pairs = {
-        "equal rows": (equal, np.repeat(equal[:1], count, axis=0)),
-        "shuffled rows": (shuffled, together[order]),
-        "one by one": (alone, together),
+        "equal images": (equal, np.repeat(equal[:1], count, axis=0)),
+        "shuffled images": (shuffled, together[order]),
+        "single images": (alone, together),
     }
     return tuple(
         Invariance(
             name,
             count,
-            name != "one by one",
+            name != "single images",
             relative_error(found, expected, spread),
             int(np.abs(found - expected).max(axis=1).argmax()),
         )

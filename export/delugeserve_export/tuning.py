@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,8 @@ from delugeserve.runtimes.base import Backend
 from delugeserve.system.cache import cache_folder, write_cache
 from delugeserve.system.files import temporary_folder
 from delugeserve_export.speed import measure_speed
+
+_log = logging.getLogger(__name__)
 
 FORMS: tuple[SumForm, ...] = get_args(SumForm)
 
@@ -54,6 +57,9 @@ def choose_sum_form(
     if figures is None:
         figures = _measure(backend, precision, write, images)
         write_cache(file, json.dumps(figures).encode())
+        _log.debug("Sum forms timed now, ms per batch of %d: %s", _BATCH, figures)
+    else:
+        _log.debug("Sum forms timed earlier (%s), ms per batch of %d: %s", file, _BATCH, figures)
     fastest = min(figures, key=lambda form: figures[form])
     return SumFormChoice(fastest, figures)
 

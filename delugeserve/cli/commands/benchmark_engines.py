@@ -12,7 +12,15 @@ import typer
 from rich.markup import escape
 
 from delugeserve.artifacts.typed_json import to_json
-from delugeserve.cli.options import BatchSizes, Csv, Json, Plot, check_output_file, parse_counts
+from delugeserve.cli.options import (
+    Csv,
+    Json,
+    Plot,
+    check_output_file,
+    complete_models,
+    parse_counts,
+    with_default,
+)
 from delugeserve.cli.render.console import err_console, print_json, print_table
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.errors import UnknownNameError, UsageError
@@ -20,7 +28,7 @@ from delugeserve.plotting import check_picture_path, save_figure
 from delugeserve.system import hardware
 from delugeserve.system.files import atomic_write, temporary_folder
 from delugeserve.system.imports import require
-from delugeserve.zoo import MODELS, find_model
+from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
     from delugeserve_export.comparison import Row
@@ -33,42 +41,54 @@ def command(
     model: Annotated[
         str,
         typer.Option(
-            help="Name of the model; see 'delugeserve models'.",
-            autocompletion=lambda: sorted(MODELS),
+            help="Model name; see 'delugeserve models'.",
+            autocompletion=complete_models,
         ),
     ] = "delugenet38",
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="A .safetensors file, or a run folder that holds one.",
-            show_default="the weights that ship with the model",
+            help=with_default(
+                "Checkpoint (.safetensors) or run folder.", "the model's pretrained weights"
+            ),
         ),
     ] = None,
     engines: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Engines to compare, such as openvino:bf16,onnxruntime:fp32.",
-            show_default="all",
+            help=with_default("Engines to compare, such as openvino:bf16,onnxruntime:fp32.", "all"),
         ),
     ] = None,
-    batch_size: BatchSizes = "1,8,32",
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Batch sizes to measure: a list (1,8,32) or a range START:STOP:STEP (1:16:4).",
+        ),
+    ] = "1,8,32",
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set whose test split the error is measured on.",
-            show_default="DELUGESERVE_DATA for CIFAR-10",
+            help=with_default(
+                "Data set whose test split the top-1 error is measured on.",
+                "DELUGESERVE_DATA for a CIFAR-10 model, otherwise none",
+            ),
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of test images to use.", show_default="all"),
+        typer.Option(min=1, help=with_default("Use only the first N test images.", "all")),
     ] = None,
     csv_file: Csv = None,
     plot: Plot = None,
     json: Json = False,
 ) -> None:
-    """Export a model for every engine, and compare size, error and speed."""
+    """Compare size, top-1 error and speed of a model in every engine: a runtime in a precision.
+
+    Exports the model for each into a temporary folder, which is removed at the end. Engines that
+    cannot run here are listed with the reason.
+    """
     spec = find_model(model)
     sizes = sorted(parse_counts("--batch-size", batch_size))
     if csv_file is not None:
@@ -146,11 +166,11 @@ def _print_rows(rows: Sequence[Row], sizes: Sequence[int], title: str) -> None:
     print_table(
         (
             "engine",
-            "",
+            "checks",
             "MB",
             "top-1 error",
-            "same class",
-            *(f"ms, batch {size}" for size in sizes),
+            "same top-1",
+            *(f"batch {size} (ms)" for size in sizes),
             "images/s",
             "speedup",
         ),
@@ -161,7 +181,7 @@ def _print_rows(rows: Sequence[Row], sizes: Sequence[int], title: str) -> None:
                 _figure(row.megabytes, ".2f"),
                 _figure(row.top1_error, ".2f", " %"),
                 _figure(row.top1_agreement, ".1%"),
-                *(_figure(row.milliseconds.get(size), ".3g") for size in sizes),
+                *(_figure(row.milliseconds.get(size), ".2f") for size in sizes),
                 _figure(row.images_per_s, ",.0f"),
                 _figure(row.speedup, ".2f", "x"),
             )
@@ -172,8 +192,8 @@ def _print_rows(rows: Sequence[Row], sizes: Sequence[int], title: str) -> None:
     )
     if any(row.speedup for row in rows):
         err_console.print(
-            "[dim]speedup: images/s divided by that of onnxruntime fp32; same class: fraction of "
-            "the verified images with the network's top-1 class[/]"
+            "[dim]same top-1: fraction of the verified images with PyTorch's predicted class\n"
+            "images/s: at the fastest of the batch sizes; speedup: over onnxruntime fp32[/]"
         )
     by_reason: dict[str, list[str]] = {}
     for row in rows:

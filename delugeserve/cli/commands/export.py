@@ -9,14 +9,19 @@ import typer
 
 from delugeserve.artifacts.interface import Precision, SumForm
 from delugeserve.artifacts.records import CalibrationMethod
-from delugeserve.cli.options import DEFAULT_REPOSITORY, Repository
+from delugeserve.cli.options import DEFAULT_REPOSITORY, Repository, complete_models, with_default
 from delugeserve.cli.render.console import print_json, print_next
-from delugeserve.cli.render.export_report import describe_plan, print_plan, print_report, warn
+from delugeserve.cli.render.export_report import (
+    describe_plan,
+    print_plan,
+    print_report,
+    warn,
+    warn_untrained,
+)
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.verification import check_report_path, print_verification, write_report
 from delugeserve.errors import ParityError, UsageError
 from delugeserve.system.imports import require
-from delugeserve.zoo import MODELS
 
 BackendName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 PrecisionName = Literal["auto", Precision]
@@ -37,32 +42,38 @@ def command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Name of the model (see 'delugeserve models'), or a checkpoint.",
-            autocompletion=lambda: sorted(MODELS),
+            help="Model name; see 'delugeserve models'.",
+            autocompletion=complete_models,
             rich_help_panel=_SOURCE,
         ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="A .safetensors file, or a run folder that holds one.",
-            show_default="the weights that ship with the model",
+            help=with_default(
+                "Checkpoint (.safetensors) or run folder.", "the model's pretrained weights"
+            ),
             rich_help_panel=_SOURCE,
         ),
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(help="Seed of a model without trained weights.", rich_help_panel=_SOURCE),
+        typer.Option(
+            help="Random seed of the weights, for a model without pretrained weights.",
+            rich_help_panel=_SOURCE,
+        ),
     ] = 0,
     repository: Repository = DEFAULT_REPOSITORY,
     version: Annotated[
-        int | None, typer.Option(help="Number of the version.", show_default="the next")
+        int | None,
+        typer.Option(help=with_default("Version number to write.", "highest existing + 1")),
     ] = None,
     backend: Annotated[
         BackendName,
         typer.Option(
             metavar="NAME",
-            help=f"Runtime to export for: {_listed(BackendName)}.",
+            help=f"Triton backend to export for: {_listed(BackendName)}. auto takes the fastest "
+            "one installed for this machine.",
             rich_help_panel=_ARTEFACT,
         ),
     ] = "auto",
@@ -70,27 +81,31 @@ def command(
         PrecisionName,
         typer.Option(
             metavar="NAME",
-            help=f"What it computes in: {_listed(PrecisionName)}. auto is the fastest that is "
-            "native here, int8 left out.",
+            help=f"Inference precision: {_listed(PrecisionName)}. auto takes the fastest that this "
+            "hardware supports natively, except int8.",
             rich_help_panel=_ARTEFACT,
         ),
     ] = "auto",
     max_batch_size: Annotated[
-        int, typer.Option(help="Most images in one batch.", rich_help_panel=_ARTEFACT)
+        int, typer.Option(help="Maximum batch size.", rich_help_panel=_ARTEFACT)
     ] = 64,
     sum_form: Annotated[
         SumFormName,
         typer.Option(
             metavar="NAME",
-            help=f"How weighted sums are written: {_listed(SumFormName)}. auto times each.",
+            help="ONNX operators of the cross-layer sums: mul, batchnorm, conv (scale each term "
+            "with Mul, BatchNormalization or a depthwise 1x1 Conv, then Add), horner (nested: "
+            "reads each term once), or auto (time each here, take the fastest).",
             rich_help_panel=_ARTEFACT,
         ),
     ] = "auto",
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set to verify on.",
-            show_default="DELUGESERVE_DATA for CIFAR-10, else photographs",
+            help=with_default(
+                "Data set whose test split to verify on.",
+                "DELUGESERVE_DATA for a CIFAR-10 model, otherwise crops of photographs",
+            ),
             rich_help_panel=_PROOF,
         ),
     ] = None,
@@ -98,53 +113,66 @@ def command(
         bool,
         typer.Option(
             "--keep-evidence",
-            help="Publish the test images of --data with the version, not just their SHA-256.",
+            help="Store the test images of --data in the version, so that 'verify' needs no "
+            "data set.",
             rich_help_panel=_PROOF,
         ),
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(help="Write a report with plots to this HTML file.", rich_help_panel=_PROOF),
+        typer.Option(
+            help="Write a report with plots of the logit errors to this HTML file.",
+            rich_help_panel=_PROOF,
+        ),
     ] = None,
     calibration_data: Annotated[
         str | None,
         typer.Option(
-            help="Data set whose training split calibrates.",
-            show_default="--data",
+            help=with_default("Data set for calibration: its training split is used.", "--data"),
             rich_help_panel=_INT8,
         ),
     ] = None,
     calibration_images: Annotated[
-        int, typer.Option(help="Most images to calibrate on.", rich_help_panel=_INT8)
+        int, typer.Option(help="Maximum number of calibration images.", rich_help_panel=_INT8)
     ] = 512,
     calibration_method: Annotated[
         CalibrationMethod,
         typer.Option(
             metavar="NAME",
-            help=f"How thresholds are chosen: {_listed(CalibrationMethod)}.",
+            help=f"Calibration method: {_listed(CalibrationMethod)}.",
             rich_help_panel=_INT8,
         ),
     ] = "entropy",
     max_drop: Annotated[
         float,
-        typer.Option(help="Percentage points of top-1 that int8 may cost.", rich_help_panel=_INT8),
+        typer.Option(
+            help="Maximum drop of top-1 accuracy, in percentage points. Sensitive layers stay in "
+            "the higher precision to meet it; if that is not enough, nothing is published.",
+            rich_help_panel=_INT8,
+        ),
     ] = 0.5,
     optimal_batch_size: Annotated[
         int | None,
         typer.Option(
-            help="TensorRT: batch size to tune for.",
-            show_default="16, or --max-batch-size if that is less",
+            help=with_default(
+                "TensorRT: batch size to tune for.", "16, or --max-batch-size if that is less"
+            ),
             rich_help_panel=_ARTEFACT,
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the options, print the plan, and stop.")
+        bool, typer.Option("--dry-run", help="Check the options and print what would be done.")
     ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="Print the manifest, or with --dry-run the plan.")
+        bool,
+        typer.Option("--json", help="Print the manifest, or the dry run, as JSON."),
     ] = False,
 ) -> None:
-    """Export a model: build it for a runtime, verify it, publish it for Triton."""
+    """Export a model to ONNX, OpenVINO or TensorRT for Triton.
+
+    Builds the artefact, verifies it against PyTorch, and adds it to a model repository as a new
+    version. If a check fails, nothing is added and the exit status is 1.
+    """
     if model is None and checkpoint is None:
         raise UsageError("No model is given.", "Use --model or --checkpoint.")
     for module in ("torch", "onnx"):
@@ -174,6 +202,7 @@ def command(
         else:
             print_plan(plan)
         return
+    warn_untrained(plan)
     with show_progress() as progress:
         outcome = export(plan, progress)
     manifest = outcome.manifest

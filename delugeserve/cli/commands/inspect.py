@@ -21,15 +21,16 @@ def command(
     path: Annotated[
         str,
         typer.Argument(
+            metavar="PATH",
             help="Checkpoint, run folder, ONNX file, TensorRT plan, exported version, model "
-            "folder, model repository, or model name for its shipped weights.",
+            "folder, model repository, or a model name for its pretrained weights.",
             show_default=False,
             autocompletion=complete_models,
         ),
     ],
     json: Json = False,
 ) -> None:
-    """Describe a checkpoint, ONNX file, plan, exported version or repository."""
+    """Describe a checkpoint, ONNX file, TensorRT plan, exported version or repository."""
     reference = recognise(path, INSPECTABLE)
     try:
         print_, found = _read(reference)

@@ -44,13 +44,16 @@ _NEXT = (
 def command(
     seconds: Annotated[
         float,
-        typer.Option(min=0.5, help="How long to measure each batch size, in seconds."),
+        typer.Option(
+            min=0.5, metavar="SECONDS", help="Measurement time per batch size, in seconds."
+        ),
     ] = 3.0,
     json: Json = False,
 ) -> None:
     """Export a trained model, serve it, classify photographs and measure its latency.
 
-    It takes less than a minute. Nothing is left running or on disk.
+    Uses the pretrained weights of delugenet38; nothing is downloaded. Takes about a minute, stops
+    the server and removes its files at the end.
     """
     for module, extra in (("torch", "export"), ("onnx", "export"), ("skimage", "demo")):
         require(module, extra)

@@ -16,6 +16,8 @@ from delugeserve.cli.render.console import (
 from delugeserve.cli.render.verification import describe_evidence, print_verification
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from delugeserve.artifacts.manifest import Manifest
     from delugeserve.artifacts.records import Quantisation
     from delugeserve_export import ExportOutcome, ExportPlan
@@ -44,67 +46,84 @@ def describe_plan(plan: ExportPlan) -> dict[str, Any]:
 def print_plan(plan: ExportPlan) -> None:
     """Print what an export would do."""
     facts = describe_plan(plan)
-    *sizes, largest = map(str, plan.batch_sizes)
-    verified = f"at batch {', '.join(sizes)} and {largest}" if sizes else "at batch 1"
+    sizes = ", ".join(map(str, plan.batch_sizes))
     if not facts["runs_here"]:
-        verified = "built, not run: this machine has no GPU for it"
-    images = f"at most {plan.num_images} crops of photographs"
+        sizes = "none: it is built, not run, since this machine has no GPU for it"
+    images = f"up to {plan.num_images} crops of photographs"
     if plan.data:
-        images = f"at most {plan.num_images} test images of {plan.data}, and crops of photographs"
+        images = f"up to {plan.num_images} test images of {plan.data}, and crops of photographs"
     rows = {
         "model": plan.spec.name,
-        "weights": facts["checkpoint"] or f"none: an untrained network, seed {plan.seed}",
+        "weights": facts["checkpoint"] or f"UNTRAINED, random with seed {plan.seed}",
         "backend": f"{plan.backend.name} ({plan.reason})",
         "precision": plan.precision,
-        "weighted sums": plan.sum_form or "the fastest form; each is timed, unless timed before",
-        "verified": verified,
-        "images": images,
+        "sum form": plan.sum_form or "auto: the fastest on this machine (timed once, then cached)",
+        "verified batch sizes": sizes,
+        "verified images": images,
         "stages": ", ".join(facts["stages"]),
-        "publishes": str(plan.folder),
+        "output": str(plan.folder),
     }
     if plan.int8 is not None:
         source = plan.int8.calibration_data or "crops of photographs"
         rows["calibration"] = (
-            f"{plan.int8.calibration_method}, at most {plan.int8.calibration_images} images of "
-            f"{source}; a drop of {plan.int8.max_drop:g} points of top-1 is allowed"
+            f"{plan.int8.calibration_method}, up to {plan.int8.calibration_images} images of "
+            f"{source}; the drop of top-1 accuracy may be {plan.int8.max_drop:g} points"
         )
     print_facts(rows)
-    err_console.print("[dim]nothing was exported: --dry-run[/]")
+    warn_untrained(plan)
+    err_console.print("[dim]Dry run: nothing was exported.[/]")
+
+
+def warn_untrained(plan: ExportPlan) -> None:
+    """Warn before an export of random weights."""
+    if plan.source is None:
+        print_warning(
+            f"No pretrained weights for '{plan.spec.name}': exporting UNTRAINED, random weights. "
+            "Its latency is representative, its predictions are not. Train it with: "
+            f"delugeserve train --model {plan.spec.name} --data ... --output ..."
+        )
 
 
 def warn(manifest: Manifest) -> None:
     """Print what an export must not be used for."""
-    if not manifest.trained:
-        print_warning(
-            f"'{manifest.model}' has no trained weights here, so an UNTRAINED network was "
-            "exported. Its speed is right; its predictions mean nothing."
-        )
     quantisation = manifest.quantisation
     if quantisation is not None and not quantisation.representative:
         print_warning(
-            "int8 was calibrated on crops of photographs, which are not this network's classes. "
-            "Use --calibration-data."
+            "int8 was calibrated on crops of photographs, not on images of the network's classes. "
+            "Export again with --calibration-data."
         )
 
 
 def print_report(plan: ExportPlan, outcome: ExportOutcome) -> None:
-    """Print what was exported, how long each stage took, and what was verified."""
+    """Print what was exported, what was verified, and where it is."""
     manifest = outcome.manifest
     err_console.print(escape(f"{plan.reason}."))
-    total = sum(outcome.seconds.values())
-    print_table(
-        ("stage", "seconds"),
-        [(stage, f"{seconds:.2f}") for stage, seconds in outcome.seconds.items()]
-        + [("[bold]total[/]", f"[bold]{total:.2f}[/]")],
-    )
     if manifest.quantisation is not None:
         _print_quantisation(manifest.quantisation)
     _print_sum_forms(manifest)
     print_verification(manifest)
     _print_speed(manifest)
-    out.print(f"kept to verify again: {describe_evidence(manifest.evidence)}")
-    size = f"{manifest.artefact_bytes / 1e6:.1f} MB"
-    out.print(escape(f"{outcome.folder}: {manifest.artefact}, {size}, {manifest.precision}"))
+    out.print(escape(f"stored for 'delugeserve verify': {describe_evidence(manifest.evidence)}"))
+    size = f"{sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB"
+    out.print(
+        escape(
+            f"{outcome.folder}: {manifest.backend}, {manifest.precision}, {size}, exported in "
+            f"{sum(outcome.seconds.values()):.1f} s"
+        )
+    )
+    if outcome.folder is not None:
+        _print_other_versions(outcome.folder)
+
+
+def _print_other_versions(folder: Path) -> None:
+    others = sorted(
+        int(other.name)
+        for other in folder.parent.iterdir()
+        if other.name.isdecimal() and other.name != folder.name
+    )
+    if others:
+        kept = ", ".join(map(str, others))
+        err_console.print(f"Triton serves version {folder.name} from now on; {kept} stays on disk.")
 
 
 def _print_speed(manifest: Manifest) -> None:
@@ -113,37 +132,44 @@ def _print_speed(manifest: Manifest) -> None:
         return
     sizes = list(next(iter(manifest.speed.values())))
     print_table(
-        ("", *(f"ms, batch {size}" for size in sizes), "images/s"),
+        (
+            "precision",
+            *(f"latency, batch {size} (ms)" for size in sizes),
+            f"images/s, batch {sizes[-1]}",
+        ),
         (
             (
                 name,
-                *(f"{by_size[size]:.3g}" for size in sizes),
+                *(f"{by_size[size]:.2f}" for size in sizes),
                 f"{1000 * sizes[-1] / by_size[sizes[-1]]:,.0f}",
             )
             for name, by_size in manifest.speed.items()
         ),
-        title="speed on this machine",
+        title="Speed on this machine",
     )
 
 
 def _print_sum_forms(manifest: Manifest) -> None:
-    """Print the form of weighted sums, if the forms were timed."""
+    """Print the form of the cross-layer sums, if the forms were timed.
+
+    Not their times, which may be from an earlier export, when the machine was busier or idler.
+    """
     sums = manifest.sum_form
     if sums.milliseconds:
-        listed = ", ".join(f"{form} {ms:.3g}" for form, ms in sums.milliseconds.items())
-        err_console.print(f"weighted sums: {sums.form}; milliseconds of a batch of 8: {listed}")
+        count = len(sums.milliseconds)
+        err_console.print(f"Cross-layer sums: {sums.form}, the fastest of {count} forms.")
 
 
 def _print_quantisation(facts: Quantisation) -> None:
     layers, kept = facts.layers, facts.kept
-    allowed = "" if facts.max_drop is None else f", {facts.max_drop:g} allowed"
+    allowed = "" if facts.max_drop is None else f", at most {facts.max_drop:g} allowed"
     out.print(
         escape(
             f"int8: {len(layers)} of {len(layers) + len(kept)} convolutions, calibrated by "
             f"{facts.method} on {facts.calibrated_on}"
         )
     )
-    out.print(escape(f"int8: top-1 drop {facts.loss.drop:.2f} points{allowed} ({facts.judged_on})"))
+    out.print(escape(f"int8: {facts.judged_on}: drop {facts.loss.drop:.2f} points{allowed}"))
     if kept:
         print_table(
             ("kept in the higher precision", "logit error of it alone in int8"),

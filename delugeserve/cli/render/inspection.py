@@ -78,7 +78,9 @@ def print_graph(found: GraphFile) -> None:
             "metadata": _settings(found.metadata),
             "input": _listed(f"{name} {tensor}" for name, tensor in found.inputs.items()),
             "output": _listed(f"{name} {tensor}" for name, tensor in found.outputs.items()),
-            "parameters": f"{found.parameters:,} stored values",
+            "parameters": f"{found.parameters:,}, BatchNorm folded into them"
+            if found.ours
+            else f"{found.parameters:,}",
             "stored": _listed(
                 f"{_size(size)} of {dtype}" for dtype, size in found.stored_bytes.items()
             ),
@@ -129,14 +131,14 @@ def print_version(found: Version) -> None:
     facts["classes"] = _classes(found.labels)
     print_facts(facts)
     states = {
-        "whole": "[green]whole[/]",
+        "whole": "[green]unchanged[/]",
         "changed": "[bold red]changed[/]",
         "missing": "[bold red]missing[/]",
         None: "[dim]not in the manifest[/]",
     }
     out.print()
     print_table(
-        ("file", "SHA-256", "size"),
+        ("file", "since the export", "size"),
         ((Text(file.name), states[file.state], _size(file.bytes)) for file in found.files),
         texts=2,
     )
@@ -152,7 +154,7 @@ def _origin(manifest: Manifest) -> dict[str, str]:
     origin = manifest.checkpoint
     weights = f"untrained, seed {origin.seed}: its predictions are meaningless"
     if manifest.trained:
-        weights = f"{origin.file}, SHA-256 {_short(origin.sha256)}"
+        weights = f"{origin.file}, {_short(origin.sha256)}"
     return {
         "model": manifest.model,
         "runs on": f"{manifest.backend} in {manifest.precision}, at most "
@@ -160,7 +162,7 @@ def _origin(manifest: Manifest) -> dict[str, str]:
         **(_engine(manifest.engine) if manifest.engine else {}),
         "weights": weights,
         **_provenance(origin.data, origin.metrics),
-        "exported": manifest.created,
+        "exported": _date(manifest.created),
         **_environment("exported", manifest.environment),
     }
 
@@ -228,7 +230,16 @@ def _served_with(config: ModelConfig) -> str:
 def print_repository(models: list[RepositoryModel]) -> None:
     """Print a table of a repository's models, and what is wrong with them."""
     print_table(
-        ("model", "backend", "precision", "weights", "version", "others", "batch", "size"),
+        (
+            "model",
+            "backend",
+            "precision",
+            "weights",
+            "served version",
+            "other versions",
+            "max batch",
+            "size",
+        ),
         (
             (
                 Text(model.name),
@@ -236,7 +247,7 @@ def print_repository(models: list[RepositoryModel]) -> None:
                 model.manifest.precision if model.manifest else "?",
                 _trained(model.manifest),
                 "-" if model.version is None else str(model.version),
-                str(len(model.others)),
+                ", ".join(map(str, model.others)) or "-",
                 "?" if model.max_batch_size is None else str(model.max_batch_size),
                 _size(model.bytes),
             )
@@ -294,7 +305,13 @@ def _number(value: Any) -> str:
 
 def _short(value: Any) -> Any:
     """Shorten a SHA-256 to 12 digits; return anything else as it is."""
-    return value[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value
+    is_hash = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    return f"sha256:{value[:12]}..." if is_hash else value
+
+
+def _date(text: str) -> str:
+    """Return an ISO 8601 date in UTC as it is read."""
+    return text.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _classes(names: tuple[str, ...]) -> str:

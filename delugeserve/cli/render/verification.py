@@ -30,12 +30,13 @@ def print_verification(manifest: Manifest) -> None:
 def print_verifications(manifest: Manifest) -> None:
     """Print the verification by the export, and the newest one if ``verify`` was run."""
     first, newest = manifest.export_verification, manifest.verification
+    date = newest.date.replace("T", " ").replace("+00:00", " UTC")
     if first is None:
         print_verification(manifest)
         return
     out.print(f"[bold]At the export[/] ({escape(first.machine)}):")
     _print(first, manifest.evidence)
-    out.print(f"\n[bold]Verified again[/] {newest.date} ({escape(newest.machine)}):")
+    out.print(f"\n[bold]Verified again[/] {date} ({escape(newest.machine)}):")
     _print(newest, manifest.evidence)
     _print_legend([first, newest])
 
@@ -48,7 +49,7 @@ def describe_evidence(evidence: EvidenceRecord) -> str:
     data = f"{evidence.data_images} {evidence.data}"
     if evidence.images_kept:
         return f"{photos} and {data}, THE IMAGES INCLUDED"
-    return f"{photos}; of {data} only SHA-256 and logits, not the images"
+    return f"{photos}; SHA-256 and logits, not the images, of {data}"
 
 
 def _print(verification: Verification, evidence: EvidenceRecord) -> None:
@@ -99,11 +100,19 @@ def _row(found: Comparison) -> tuple[str, ...]:
         f"{found.relative_error:.2g}",
         "-" if found.allowed_error is None else f"<= {found.allowed_error:g}",
         f"{found.max_error:.2g}",
-        f"{found.num_images - len(found.flips)} of {found.num_images}",
+        _same_class(found),
         "-" if agreement is None else f">= {100 * agreement:g}%",
         f"{found.top5_agreement:.1%}",
         f"{found.kl_divergence:.1g}",
     )
+
+
+def _same_class(found: Comparison) -> str:
+    """Return how many images have the network's class, and how many of the others are close."""
+    same = f"{found.num_images - len(found.flips)} of {found.num_images}"
+    margin = found.close_margin
+    close = 0 if margin is None else sum(flip.margin <= margin for flip in found.flips)
+    return f"{same} ({close} close)" if close else same
 
 
 def _print_flips(found: Comparison, evidence: EvidenceRecord) -> None:
@@ -142,14 +151,14 @@ def _print_legend(verifications: Sequence[Verification]) -> None:
         "top-5 overlap": "mean share of PyTorch's five most probable classes",
         "KL": "mean Kullback-Leibler divergence from PyTorch's probabilities, in nats",
     }
-    if last.close_margin is not None:
-        lines["required"] = (
-            "of same top-1; a change counts if PyTorch's logits of the two classes "
-            f"({last.precision}) differ by more than {last.close_margin:.2g}"
+    if last.close_margin is not None and any(row.flips for row in rows):
+        lines["close"] = (
+            f"PyTorch's logits of the two classes differ by at most {last.close_margin:.2g}; "
+            "counts as the same"
         )
     if last.precision != "fp32" and any(row.precision == "fp32" for row in rows):
         lines["fp32 row"] = (
-            f"the same graph in fp32: checks graph and weights apart from {last.precision} rounding"
+            f"the same graph in fp32: checks graph and weights without {last.precision} rounding"
         )
     for name, meaning in lines.items():
         err_console.print(f"[dim]{name:<13}  {escape(meaning)}[/]")

@@ -87,7 +87,7 @@ def test_it_prints_what_is_kept_and_what_to_do_next(export, tmp_path):
     status, out, err = export("--model", "delugenet38", "--precision", "fp32")
     assert status == 0, err
     assert "passed all" in out
-    assert "kept to verify again: 16 crops of photographs" in out
+    assert "stored for 'delugeserve verify': 16 crops of photographs" in out
     assert f"delugeserve serve --repository {tmp_path / 'repository'}" in err
 
 

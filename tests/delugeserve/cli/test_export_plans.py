@@ -68,4 +68,4 @@ def test_a_dry_run_leaves_out_what_needs_a_gpu(run, tmp_path):
     status, out, _ = run(*command)
     assert status == 0
     assert "built, not run" in out
-    assert "at batch" not in out
+    assert "1, 7" not in out

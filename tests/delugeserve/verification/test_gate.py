@@ -123,7 +123,7 @@ def test_the_honest_artefact_passes(verify, graph):
     assert found.status == "passed"
     assert found.failures == ()
     assert [row.batch_size for row in found.comparisons] == [1, 7, 16]
-    assert {check.name for check in found.checks} >= {"equal rows, batch of 7"}
+    assert {check.name for check in found.checks} >= {"equal images, batch of 7"}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_honest_artefact_passes(verify, graph):
         (swap_channel_order, "logits, fp32 at batch size 1"),
         (shift_the_mean, "logits, fp32 at batch size 1"),
         (zero_one_cross_layer_weight, "logits, fp32 at batch size 1"),
-        (mix_rows, "shuffled rows, batch of 7"),
+        (mix_rows, "shuffled images, batch of 7"),
         (fix_the_batch, "fp32 at batch size 7"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_hundredth_of_another_row_is_caught_where_rounding_would_hide_it(
     verify, graph, precision
 ):
     found = verify(edited(graph, lambda graph: mix_rows(graph, 0.01)), precision)
-    assert [check.name for check in found.failures] == ["shuffled rows, batch of 7"]
+    assert [check.name for check in found.failures] == ["shuffled images, batch of 7"]
 
 
 def test_rows_of_one_batch_size_differ_by_no_bit(evidence, graph, tmp_path):
@@ -275,8 +275,8 @@ def test_invariances_name_the_row_that_moved(evidence):
 
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
     by_name = {one.name: one for one in try_invariances(leaky, images, 5)}
-    assert by_name["one by one"].worst_image == 4
-    assert by_name["equal rows"].worst_image == 4
+    assert by_name["single images"].worst_image == 4
+    assert by_name["equal images"].worst_image == 4
     assert all(one.relative_error > 0.1 for one in by_name.values())
 
 
