@@ -217,6 +217,8 @@ def _missing(text: str, kinds: Collection[Kind]) -> InvalidReferenceError:
         problem, remedy = f"There is no file or folder '{text}'.", "Check the path."
     else:
         problem, remedy = f"There is no file, folder or model '{text}'.", _accepted(kinds)
+        if "weights" in kinds:
+            remedy = "Check the path, or list the model names with: delugeserve models"
     if kinds == {"version"}:
         remedy = "Export the model first: delugeserve export --model NAME"
     return InvalidReferenceError(

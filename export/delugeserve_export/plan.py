@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -22,8 +21,6 @@ from delugeserve_export.int8 import Int8Options
 from delugeserve_export.samples import default_source
 from delugeserve_export.source import Source, load_source, require_delugenet
 from delugeserve_export.tuning import FORMS
-
-_log = logging.getLogger(__name__)
 
 _REFERENCE_FLOPS = 250e9
 """Work for the network's own logits: a few seconds of two cores, whatever the model."""
@@ -158,10 +155,7 @@ def plan_export(
         )
     spec, source = _find_source(model, checkpoint)
     free_version(repository / spec.name, version)
-    if data is None:
-        data = default_source(spec.dataset, source.class_names if source else None)
-        if data is not None:
-            _log.info("Verifying on the test split of %s (DELUGESERVE_DATA).", data)
+    data = data or default_source(spec.dataset, source.class_names if source else None)
     if data is not None:
         check_source(data, "test", spec.dataset)
     affordable = int(_REFERENCE_FLOPS / count(spec).flops)

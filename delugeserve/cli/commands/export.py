@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -22,6 +23,8 @@ from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.verification import check_report_path, print_verification, write_report
 from delugeserve.errors import ParityError, UsageError
 from delugeserve.system.imports import require
+
+_log = logging.getLogger(__name__)
 
 BackendName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 PrecisionName = Literal["auto", Precision]
@@ -203,6 +206,8 @@ def command(
             print_plan(plan)
         return
     warn_untrained(plan)
+    if data is None and plan.data is not None:
+        _log.info("Verifying on the test split of %s (DELUGESERVE_DATA).", plan.data)
     with show_progress() as progress:
         outcome = export(plan, progress)
     manifest = outcome.manifest

@@ -49,7 +49,7 @@ def print_checkpoint(found: CheckpointFile) -> None:
         {
             "file": f"{_size(found.bytes)}, {found.path}",
             "model": f"{model['name']} for {dataset.get('title', '?')}: blocks of "
-            f"{_listed(model.get('layers', ()))} layers with widths "
+            f"{_listed(model.get('layers', ()))} composite layers with widths "
             f"{_listed(model.get('widths', ()))}",
             "parameters": f"{found.parameters:,}, and {found.buffers:,} BatchNorm statistics",
             "tensors": tensors,

@@ -142,7 +142,7 @@ def test_the_nearest_name_is_suggested(tmp_path):
     for hopeless in ("localhost", tmp_path / "nowhere" / "at" / "all.onnx"):
         error = refused(hopeless)
         assert error.nearest is None
-        assert ("checkpoint" in error.remedy) is (hopeless == "localhost")
+        assert ("delugeserve models" in error.remedy) is (hopeless == "localhost")
 
 
 def test_a_name_that_is_also_a_path_is_not_guessed(repository, monkeypatch):

@@ -13,6 +13,8 @@ from delugeserve.errors import CheckpointError, InvalidReferenceError
 from delugeserve.runtimes import BACKENDS
 from delugeserve.runtimes.onnxruntime import OnnxRuntime
 from delugeserve.zoo import find_model
+from delugeserve_export import tuning
+from delugeserve_export.tuning import FORMS
 
 WEIGHTS = find_model("delugenet38").weights
 
@@ -89,6 +91,20 @@ def test_it_prints_what_is_kept_and_what_to_do_next(export, tmp_path):
     assert "passed all" in out
     assert "stored for 'delugeserve verify': 16 crops of photographs" in out
     assert f"delugeserve serve --repository {tmp_path / 'repository'}" in err
+
+
+def test_timings_of_sum_forms_from_another_day_are_not_printed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        tuning, "_read", lambda _: {form: 98765.4 + place for place, form in enumerate(FORMS)}
+    )
+    monkeypatch.delenv("DELUGESERVE_DATA", raising=False)
+    status, out, err = run(
+        "export", "--model", "delugenet38", "--backend", "onnxruntime", "--max-batch-size", 2,
+        "--repository", tmp_path,
+    )  # fmt: skip
+    assert status == 0, err
+    assert f"Cross-layer sums: {FORMS[0]}" in err
+    assert "9876" not in out + err
 
 
 def test_a_rejected_artefact_is_printed_and_ends_with_status_1(export, tmp_path, monkeypatch):
