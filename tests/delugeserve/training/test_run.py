@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -102,7 +103,7 @@ def test_what_a_run_leaves_behind(whole):
         "tiny.safetensors",
     }  # fmt: skip
     environment = json.loads((whole / "environment.json").read_text())
-    assert "pytest" in environment["command"]
+    assert environment["command"] == shlex.join(sys.orig_argv)
     metrics = json.loads((whole / "metrics.json").read_text())
     assert metrics == load_checkpoint(whole / "tiny.safetensors").metrics
     assert metrics["top1_error"] == float(log_of(whole)[-1]["val_error"])
