@@ -100,7 +100,7 @@ def choose_model(address: Address, index: RepositoryIndex) -> str:
     if served:
         raise ModelUnavailable(
             f"The server at {address} serves several models: {', '.join(served)}.",
-            "Give the name of one as the model (--model on the command line).",
+            f"Choose one as the model, such as --model {served[0]} on the command line.",
             url=str(address),
             served=served,
         )

@@ -138,7 +138,9 @@ def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) ->
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"There is no file {source}.", "Check the path.", source=source) from None
+        raise ImageError(
+            f"There is no file '{source}'.", "Check the path.", source=source
+        ) from None
     except PermissionError:
         raise ImageError(
             f"{source} is not readable: permission denied.",

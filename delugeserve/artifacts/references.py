@@ -218,7 +218,8 @@ def _missing(text: str, kinds: Collection[Kind]) -> InvalidReferenceError:
     else:
         problem, remedy = f"There is no file, folder or model '{text}'.", _accepted(kinds)
         if "weights" in kinds:
-            remedy = "Check the path, or list the model names with: delugeserve models"
+            address = ", or a server address such as localhost:8001" * ("endpoint" in kinds)
+            remedy = f"Give a path or a model name (see: delugeserve models){address}."
     if kinds == {"version"}:
         remedy = "Export the model first: delugeserve export --model NAME"
     return InvalidReferenceError(

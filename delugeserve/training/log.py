@@ -93,12 +93,12 @@ class EpochLog(pl.Callback):
         ):
             row = _write(epoch, file)
         _log.info(
-            "epoch %3s/%d  loss %s  test error %s %%  learning rate %s  %s s",
+            "epoch %s/%d  loss %s  test error %s %%  learning rate %.3g  %s s",
             row["epoch"],
             trainer.max_epochs,
             row["train_loss"],
             row["val_error"],
-            row["learning_rate"],
+            epoch.learning_rate,
             row["seconds"],
         )
 

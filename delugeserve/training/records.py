@@ -107,7 +107,8 @@ def read_runs(folder: Path) -> list[RunRecord]:
     """
     if not folder.is_dir():
         raise UsageError(
-            f"There is no folder {folder}.", "Give a folder of runs, or the folder of one run."
+            f"There is no folder '{folder}'.",
+            "Give a run folder or a folder of runs, or train a model with: delugeserve train",
         )
     if (folder / CONFIG_FILE).is_file():
         return [read_run(folder)]

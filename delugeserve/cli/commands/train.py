@@ -281,8 +281,9 @@ def _parse_milestones(text: str) -> tuple[float, ...]:
 
 def _print_config(config: RunConfig, image_size: int, processes: int) -> None:
     several = f", {processes} processes" if processes > 1 else ""
+    limit = f", {config.limit:,} training images at most" if config.limit else ""
     err_console.print(
         f"[bold]{config.model}[/] on {escape(config.data)}, {image_size}x{image_size} pixels, "
-        f"{config.precision}, seed {config.seed}{several}"
+        f"{config.precision}, seed {config.seed}{limit}{several}"
     )
     print_recipe(config.recipe)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from rich.table import Table
-
 from delugeserve.cli.render.console import err_console
 from delugeserve.training.recipes import Recipe, find_recipe
 
@@ -14,12 +12,13 @@ def print_recipe(recipe: Recipe) -> None:
     """Print a recipe's values, and the defaults of those that were overridden."""
     err_console.print(f"recipe [bold]{recipe.name}[/]")
     default = find_recipe(recipe.name)
-    table = Table.grid(padding=(0, 2))
+    unused = "warmup" if recipe.schedule == "step" else "milestones"
     for field in dataclasses.fields(Recipe)[1:]:
+        if field.name == unused:
+            continue
         value, usual = (as_text(getattr(one, field.name)) for one in (recipe, default))
         note = "" if value == usual else f"[dim](default {usual})[/]"
-        table.add_row(f"  {field.name.replace('_', ' ')}", value, note)
-    err_console.print(table)
+        err_console.print(f"  {field.name.replace('_', ' '):<15}  {value:<9}  {note}".rstrip())
 
 
 def as_text(value: object) -> str:

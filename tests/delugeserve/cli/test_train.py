@@ -34,13 +34,12 @@ def test_the_recipe_is_printed_first_and_the_result_is_data(run, data, tmp_path,
     lines = [" ".join(line.split()) for line in err.splitlines()]
     first = lines.index("recipe cifar-quick")
     assert "32x32 pixels" in lines[first - 1], "the size that it trains at"
-    assert lines[first + 1 : first + 13] == [
+    assert lines[first + 1 : first + 12] == [
         "epochs 1 (default 30)",
         "batch size 50 (default 128)",
         "learning rate 0.15",
         "schedule step (default one-cycle)",
         "milestones 0.5, 0.75 (default none)",
-        "warmup 0.15",
         "momentum 0.9",
         "weight decay 0.0005",
         "label smoothing 0.1",

@@ -118,7 +118,7 @@ def test_two_processes_train_as_one(start, apart, runs, data, run, monkeypatch):
     assert status == 0, said
     status, said = start("together", "--sync-batchnorm")
     assert status == 0, said
-    assert said.count("train: 60 images") == said.count("epoch   1/4") == 1
+    assert said.count("train: 60 images") == said.count("epoch 1/4  ") == 1
     for column, tolerance in (("learning_rate", 0), ("train_loss", 2e-3), ("val_loss", 2e-3)):
         one, two = ([row[column] for row in log_of(runs / name)] for name in ("alone", "together"))
         assert two == pytest.approx(one, abs=tolerance), column
