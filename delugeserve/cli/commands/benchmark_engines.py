@@ -163,14 +163,15 @@ def _choose(wanted: str | None, known: Sequence[tuple[str, str]]) -> list[tuple[
 
 
 def _print_rows(rows: Sequence[Row], sizes: Sequence[int], title: str) -> None:
+    with_error = any(row.top1_error is not None for row in rows)
     print_table(
         (
             "engine",
             "checks",
             "MB",
-            "top-1 error",
+            *["top-1 error"] * with_error,
             "same top-1",
-            *(f"batch {size} (ms)" for size in sizes),
+            *(f"batch {size}" for size in sizes),
             "images/s",
             "speedup",
         ),
@@ -179,7 +180,7 @@ def _print_rows(rows: Sequence[Row], sizes: Sequence[int], title: str) -> None:
                 _name(row),
                 _MARKS.get(row.status, f"[yellow]{row.status}[/]"),
                 _figure(row.megabytes, ".2f"),
-                _figure(row.top1_error, ".2f", " %"),
+                *[_figure(row.top1_error, ".2f", " %")] * with_error,
                 _figure(row.top1_agreement, ".1%"),
                 *(_figure(row.milliseconds.get(size), ".2f") for size in sizes),
                 _figure(row.images_per_s, ",.0f"),
@@ -187,7 +188,7 @@ def _print_rows(rows: Sequence[Row], sizes: Sequence[int], title: str) -> None:
             )
             for row in rows
         ),
-        title=escape(title),
+        title=escape(f"{title}; batch N: milliseconds per batch of N images"),
         texts=2,
     )
     if any(row.speedup for row in rows):
