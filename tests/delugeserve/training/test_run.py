@@ -121,7 +121,7 @@ def test_another_seed_gives_other_weights(config, changed, tmp_path):
 
 
 def test_a_killed_run_resumes_to_the_same_bits(config, whole, tmp_path, start):
-    process = start("epoch   2")  # the state after the first epoch is there
+    process = start("epoch 2/")  # the state after the first epoch is there
     process.kill()
     process.communicate()
     assert not (tmp_path / "run" / "tiny.safetensors").exists()

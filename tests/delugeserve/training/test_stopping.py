@@ -27,7 +27,7 @@ def command_of(said):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_command_says_how_to_resume(tmp_path, start, number):
-    process = start("epoch   2", "--epochs", "100000")
+    process = start("epoch 2/", "--epochs", "100000")
     process.send_signal(number)
     said = process.stderr.read()
     assert process.wait() == 128 + number
@@ -42,7 +42,7 @@ def test_the_command_says_how_to_resume(tmp_path, start, number):
 def test_the_printed_command_goes_on(tmp_path, start, config, whole):
     """What is printed is what is needed: the folder's name has a space and a quote."""
     folder = tmp_path / "it's a run"
-    process = start("epoch   1", "--output", folder)
+    process = start("epoch 1/", "--output", folder)
     process.send_signal(signal.SIGINT)
     arguments = command_of(process.stderr.read())
     assert process.wait() == 130
