@@ -161,7 +161,7 @@ def desk(tmp_path, photos):
 
 
 def test_every_command_of_the_page_runs(server, desk, console_commands):
-    commands = console_commands(PAGE)
+    commands = [words for words in console_commands(PAGE) if words[0] != "pip"]
     seen = {words[1] for words in commands}
     assert {"classify", "benchmark", "clients/examples/classify_folder.py"} <= seen
     for program, *arguments in commands:
