@@ -55,6 +55,8 @@ SLOW = (
     "benchmarks/test_benchmarks.py",
     "delugeserve/cli/test_benchmark_engines.py",
     "delugeserve/cli/test_evaluate.py",
+    "delugeserve/cli/test_export.py",
+    "delugeserve/cli/test_export_plans.py",
     "delugeserve/cli/test_verify.py",
     "delugeserve/studies/test_profiling.py",
     "delugeserve/training/test_distributed.py",

@@ -18,6 +18,7 @@ def test_every_module_in_the_list_of_slow_ones_exists(request):
     assert not missing, "renamed? tests/conftest.py lists them in SLOW"
 
 
+@pytest.mark.slow
 def test_a_run_has_its_own_temporary_folder_and_removes_it(tmp_path):
     assert Path(tempfile.gettempdir()).name.startswith("ds-")
     assert os.environ["TMPDIR"] == tempfile.gettempdir()

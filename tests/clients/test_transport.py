@@ -28,6 +28,7 @@ def test_a_web_server_that_is_not_triton():
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_a_server_that_hangs(scheme):
     with socket.socket() as silent:

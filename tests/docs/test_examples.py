@@ -16,6 +16,7 @@ PACKAGES = ("delugeserve", "delugeserve_client", "delugeserve_export")
 ASKS_A_SERVER = "from delugeserve_client import"
 STARTS_A_SERVER = "serve("
 TRAINS = "train("
+EXPORTS = "plan_export("
 
 
 def examples():
@@ -26,7 +27,7 @@ def examples():
             marks = ()
             if ASKS_A_SERVER in match[1] or STARTS_A_SERVER in match[1]:
                 marks = (pytest.mark.system,)
-            if TRAINS in match[1]:
+            if TRAINS in match[1] or EXPORTS in match[1]:
                 marks = (pytest.mark.slow,)
             name = f"{page.name}-{line}"
             yield pytest.param(match[1], marks=marks, id=name)

@@ -48,6 +48,7 @@ def test_benchmark_refuses_options_before_it_measures(run, options):
     assert NOWHERE not in err  # it did not get as far as the server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("classify", "cat.jpg"), ("benchmark",)])
 def test_a_server_that_hangs(error, command):
     with socket.socket() as silent:

@@ -85,6 +85,7 @@ def test_a_repository_that_was_given_must_exist(run, tmp_path):
     assert str(tmp_path / "nowhere") in err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_imports")
 def test_exit_status_and_output(run, stored):
     status, out, err = run("doctor", "--repository", stored)
