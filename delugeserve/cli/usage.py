@@ -16,7 +16,7 @@ from delugeserve.errors import nearest_name
 
 _CHOICES = re.compile(r"(?P<given>'[^']*') is not one of (?P<choices>('[^']*'(, )?)+)\.")
 
-_TYPES = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "path": "PATH"}
+_TYPES = {"str": "TEXT", "int": "N", "float": "NUMBER", "path": "PATH"}
 
 
 class Command(TyperCommand):
