@@ -198,6 +198,7 @@ def test_a_folder_that_lost_its_configuration_gets_one(tmp_path):
     assert served_version(tmp_path) == 2
 
 
+@pytest.mark.slow
 def test_exports_at_once_get_versions_of_their_own(tmp_path):
     repository = tmp_path / "repository"
     with multiprocessing.get_context("spawn").Pool(4) as pool:

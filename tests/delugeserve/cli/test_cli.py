@@ -170,6 +170,7 @@ def test_an_unknown_backend(run):
     assert refused(run("export", "--model", "delugenet38", "--backend", "openvio"), "'openvino'")
 
 
+@pytest.mark.slow
 def test_a_repository_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").touch()
     for repository in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -209,6 +209,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_nothing_needs_torch(exported):
     paths = [SPEC.weights, exported / "tiny" / "1" / "model.onnx", exported / "tiny", exported]
     done = subprocess.run(

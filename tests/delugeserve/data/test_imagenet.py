@@ -146,6 +146,7 @@ def test_half_of_the_images_are_mirrored():
     assert 40 <= sum(fall > 0 for fall in falls if fall) <= 80
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_part_at_half_the_size():
     # More than four times what is wanted: large parts are decoded at a half.
     image = photograph(1792, 1000)

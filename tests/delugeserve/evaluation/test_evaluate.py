@@ -133,6 +133,7 @@ def report_of(num_classes):
     return evaluate_noise(evaluate_fully, num_classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_classes", "names", "numbers"), [(10, 10, True), (100, 100, False)])
 def test_the_confusion_matrix_is_named_and_numbered(num_classes, names, numbers, tmp_path):
     report = report_of(num_classes)
