@@ -58,6 +58,8 @@ SLOW = (
     "delugeserve/cli/test_export.py",
     "delugeserve/cli/test_export_plans.py",
     "delugeserve/cli/test_verify.py",
+    "delugeserve/runtimes/test_tensorrt.py",
+    "delugeserve/studies/test_connectivity.py",
     "delugeserve/studies/test_profiling.py",
     "delugeserve/training/test_distributed.py",
     "delugeserve/training/test_imagenet.py",
