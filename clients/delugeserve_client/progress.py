@@ -21,7 +21,7 @@ class Progress(typing.Protocol):
 
 
 class NoProgress:
-    """Reports to nobody."""
+    """Discards all progress."""
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Do nothing."""

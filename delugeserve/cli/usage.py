@@ -52,7 +52,7 @@ def _with_metavars(params: list[Any], context: Any) -> list[Any]:
             param.metavar = ""
         elif param.param_type_name == "argument":
             param.metavar = param.metavar or param.name.upper()
-            param.display_type_rich = _no_type  # the metavar and the help text tell
+            param.display_type_rich = _no_type  # the metavar and the help text say enough
         elif param.metavar is None:
             name = str(param.display_type(context)).strip("<>").removesuffix(" range")
             param.metavar = _TYPES.get(name, name)

@@ -93,7 +93,7 @@ def _arguments(
         *_endpoint_arguments("metrics", endpoints.address, endpoints.metrics),
     ]
     if all(model.complete for model in models):
-        # Completing a configuration takes a process of its own and a second for every model.
+        # Completing a configuration takes a separate process and a second per model.
         arguments.append("--disable-auto-complete-config")
     return arguments
 

@@ -80,7 +80,7 @@ def explain_out_of_memory(remedy: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # PyTorch has an error of its own for a GPU's memory, and none for the machine's.
+        # PyTorch has an error class for a GPU's memory, but none for the machine's.
         text = str(error)
         named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
         if not named and "can't allocate memory" not in text:

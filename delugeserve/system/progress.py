@@ -31,7 +31,7 @@ class Progress(Protocol):
 
 
 class NoProgress:
-    """Reports to nobody."""
+    """Discards all progress."""
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Do nothing."""
