@@ -43,7 +43,7 @@ class ClosedLoop:
         self.seconds = seconds
         self.cores: list[float] = []
         self.executed: list[float] = []
-        self._inputs = _prepared(batch, find_model(model).dataset.image_size)
+        self._inputs = _prepared(batch, find_model(model).task.image_size)
         self._outputs = [triton.InferRequestedOutput("logits")]
 
     def __call__(self) -> float:

@@ -60,8 +60,8 @@ def copy_work(device: str, num_bytes: int) -> Work:
 
 def block_shapes(spec: ModelSpec, batch: int) -> Iterator[tuple[tuple[int, int, int, int], int]]:
     """Yield the shape ``[N, C, H, W]`` and number of outputs of each block of an ImageNet model."""
-    size = spec.dataset.image_size // 4  # after the stem
-    for width, layers in zip(spec.widths, spec.layers, strict=True):
+    size = spec.task.image_size // 4  # after the stem
+    for width, layers in zip(spec.architecture.widths, spec.architecture.layers, strict=True):
         yield (batch, 2 * width, size, size), layers + 1
         size //= 2
 

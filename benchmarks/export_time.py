@@ -37,7 +37,7 @@ def graph_builder(name: str) -> float:
 
     network, spec = _network(name)
     start = time.perf_counter()
-    build_graph(fold(network), spec.dataset)
+    build_graph(fold(network), spec.task)
     return time.perf_counter() - start
 
 

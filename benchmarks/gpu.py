@@ -100,8 +100,8 @@ def measure_memory(chosen: Any) -> dict[str, Any]:
 def torch_engine(folded: FoldedDelugeNet, spec: ModelSpec, *, compiled: bool) -> Infer:
     network: Any = copy.deepcopy(folded).to("cuda", torch.float16)
     network = network.to(memory_format=torch.channels_last)
-    mean = torch.tensor(spec.dataset.mean, device="cuda")
-    std = torch.tensor(spec.dataset.std, device="cuda")
+    mean = torch.tensor(spec.task.mean, device="cuda")
+    std = torch.tensor(spec.task.std, device="cuda")
 
     def forward(images: Tensor) -> tuple[Tensor, Tensor]:
         logits = network(normalise(images, mean, std).half()).float()
@@ -128,7 +128,7 @@ def onnxruntime_engine(folded: FoldedDelugeNet, spec: ModelSpec) -> Infer:
             f"The installed onnxruntime has no {provider}.",
             "Install onnxruntime-gpu instead.",
         )
-    graph = build_graph(folded, spec.dataset, float_type="fp16")
+    graph = build_graph(folded, spec.task, float_type="fp16")
     options = onnxruntime.SessionOptions()
     # Otherwise operators that CUDA cannot run, or all of them, run on the CPU.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -146,7 +146,7 @@ def onnxruntime_engine(folded: FoldedDelugeNet, spec: ModelSpec) -> Infer:
 def plan_engine(
     folded: FoldedDelugeNet, spec: ModelSpec, backend: Backend, precision: FloatType, folder: Path
 ) -> Infer:
-    graph = build_graph(folded, spec.dataset, sum_form=backend.sum_form, float_type=precision)
+    graph = build_graph(folded, spec.task, sum_form=backend.sum_form, float_type=precision)
     place = folder / f"{spec.name}-{backend.name}-{precision}"
     place.mkdir()
     plan = backend.build(graph, place, BuildOptions(max_batch_size=max(BATCHES)))
@@ -173,7 +173,7 @@ def load_engines(
 ) -> tuple[dict[str, Infer], dict[str, float]]:
     """Return the contestants that run here, and their logit errors."""
     source = load_source(spec, None) or untrained_source(spec, images)
-    reference = network_classifier(source.network, spec.dataset)(images)
+    reference = network_classifier(source.network, spec.task)(images)
 
     def prove(load: Callable[[], Infer], precision: FloatType) -> tuple[Infer, float]:
         infer, budget = load(), BUDGETS[precision]
@@ -209,11 +209,11 @@ def copies_alone(images: np.ndarray, num_classes: int) -> Callable[[np.ndarray],
 
 def measure_networks(chosen: Any) -> Iterator[dict[str, Any]]:
     for spec in map(find_model, chosen.models):
-        images, _ = sample_images(spec.dataset, max(BATCHES))
+        images, _ = sample_images(spec.task, max(BATCHES))
         left_out: dict[str, str] = {}
         with tempfile.TemporaryDirectory() as folder:
             engines, errors = load_engines(spec, images, Path(folder), left_out)
-            engines[COPIES] = copies_alone(images, spec.dataset.num_classes)
+            engines[COPIES] = copies_alone(images, spec.task.num_classes)
             for batch in BATCHES:
                 title = f"{spec.name}, batch {batch}"
                 contestants = {

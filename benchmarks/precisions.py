@@ -82,7 +82,7 @@ def load_engines(network: Any, spec: ModelSpec, images: np.ndarray, folder: Path
     folded, engines = fold(network), {}
     for name, precision in ENGINES:
         backend = BACKENDS[name]
-        graph = build_graph(folded, spec.dataset, sum_form=backend.sum_form)
+        graph = build_graph(folded, spec.task, sum_form=backend.sum_form)
         if precision == "int8":
             graph = quantise(graph, backend.integers, images)
         place = folder / f"{spec.name}-{name}-{precision}"
@@ -104,7 +104,7 @@ def main() -> None:
     matrix = torch.randn(SIDE, SIDE).bfloat16()
     results = []
     for spec in map(find_model, chosen.models):
-        images = sample_images(spec.dataset, BATCH)[0]
+        images = sample_images(spec.task, BATCH)[0]
         source = load_source(spec, None) or untrained_source(spec, images)
         planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / 255
         started = time.perf_counter()

@@ -116,7 +116,7 @@ def load_engines(images: np.ndarray, folder: Path, precision: Any) -> dict[str, 
     backend = BACKENDS["openvino"]
     spec = find_model(OURS)
     folded = fold(untrained_source(spec, images).network)
-    graphs = {OURS: build_graph(folded, spec.dataset, sum_form=backend.sum_form)}
+    graphs = {OURS: build_graph(folded, spec.task, sum_form=backend.sum_form)}
     graphs |= {name: export_resnet(name, folder) for name in RESNETS}
     engines = {}
     for name, graph in graphs.items():

@@ -36,7 +36,7 @@ def load_engines(spec: ModelSpec, images: np.ndarray, folder: Path) -> dict[str,
     source = load_source(spec, None) or untrained_source(spec, images)
     folded, engines = fold(source.network), {}
     for form in FORMS:
-        graph = build_graph(folded, spec.dataset, sum_form=form)
+        graph = build_graph(folded, spec.task, sum_form=form)
         for name, precision in ENGINES:
             backend = BACKENDS[name]
             place = folder / f"{spec.name}-{form}-{name}-{precision}"
@@ -55,10 +55,10 @@ def main() -> None:
         common.out.print("This processor emulates bf16: its figures are not representative.")
     results = []
     for spec in map(find_model, chosen.models):
-        images, _ = sample_images(spec.dataset, 32)
+        images, _ = sample_images(spec.task, 32)
         with tempfile.TemporaryDirectory() as folder:
             engines = load_engines(spec, images, Path(folder))
-            for batch in (1, 8) if spec.stem == "imagenet" else (1, 8, 32):
+            for batch in (1, 8) if spec.architecture.stem == "imagenet" else (1, 8, 32):
                 contestants = {
                     key: partial(common.milliseconds, infer, images[:batch], chosen.seconds)
                     for key, infer in engines.items()

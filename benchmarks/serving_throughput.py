@@ -46,7 +46,7 @@ def in_process(infer: Callable[..., Any], images: np.ndarray, seconds: float) ->
 
 def compare(name: str, artefact: Path, infer: Any, client: Any, chosen: Any) -> dict[str, Any]:
     """Time the contestants of a model and print their table; return the report."""
-    size, seconds = find_model(name).dataset.image_size, chosen.seconds
+    size, seconds = find_model(name).task.image_size, chosen.seconds
     local = {
         f"in process, batch {batch}": partial(
             in_process, infer, random_images(batch, size), seconds

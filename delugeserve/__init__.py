@@ -2,12 +2,12 @@
 
 >>> import delugeserve
 >>> spec = delugeserve.find_model("delugenet38")
->>> spec.depth, spec.dataset.title
+>>> spec.architecture.depth, spec.task.title
 (38, 'CIFAR-10')
 
 >>> checkpoint = delugeserve.load_checkpoint(spec.weights)  # doctest: +SKIP
->>> images = delugeserve.load_images("cifar10", "test", spec.dataset)  # doctest: +SKIP
->>> classify = delugeserve.network_classifier(checkpoint.build(), spec.dataset)  # doctest: +SKIP
+>>> images = delugeserve.load_images("cifar10", "test", spec.task)  # doctest: +SKIP
+>>> classify = delugeserve.network_classifier(checkpoint.build(), spec.task)  # doctest: +SKIP
 >>> delugeserve.evaluate(classify, images).top1_error  # doctest: +SKIP
 10.34
 
@@ -67,20 +67,30 @@ if TYPE_CHECKING:
     from delugeserve.training.recipes import Recipe, find_recipe
     from delugeserve.training.run import train
     from delugeserve.verification.verify import verify_version
-    from delugeserve.zoo import DATASETS, MODELS, DatasetSpec, ModelSpec, find_model
+    from delugeserve.zoo import (
+        ARCHITECTURES,
+        MODELS,
+        TASKS,
+        Architecture,
+        ModelSpec,
+        Task,
+        find_architecture,
+        find_model,
+    )
 
 __all__ = [
+    "ARCHITECTURES",
     "BACKENDS",
-    "DATASETS",
     "MODELS",
     "NO_PROGRESS",
+    "TASKS",
+    "Architecture",
     "Backend",
     "BuildError",
     "Checkpoint",
     "CheckpointError",
     "ClassNameError",
     "DatasetError",
-    "DatasetSpec",
     "DelugeNet",
     "DelugeServeError",
     "Evaluation",
@@ -108,6 +118,7 @@ __all__ = [
     "StoppedError",
     "Subject",
     "SubjectError",
+    "Task",
     "TrainingError",
     "UnknownNameError",
     "UnreadableImageError",
@@ -118,6 +129,7 @@ __all__ = [
     "diagnose",
     "evaluate",
     "evaluate_fully",
+    "find_architecture",
     "find_backend",
     "find_model",
     "find_recipe",
@@ -162,7 +174,7 @@ _HOMES = {
     "training.recipes": "Recipe find_recipe",
     "training.run": "train",
     "verification.verify": "verify_version",
-    "zoo": "DATASETS MODELS DatasetSpec ModelSpec find_model",
+    "zoo": ("ARCHITECTURES MODELS TASKS Architecture ModelSpec Task find_architecture find_model"),
 }
 
 if not TYPE_CHECKING:  # with a __getattr__, type checkers would accept every name

@@ -1,4 +1,4 @@
-"""The registry: every model and data set by name, in numbers, without torch.
+"""The registry: every architecture, task and model by name, in numbers, without torch.
 
 Sources: Kuen et al., "DelugeNets", arXiv 1611.05552, section 4 (architectures) and tables 1 to 3
 (published figures). Mean and standard deviation are the usual ones of each data set.
@@ -6,29 +6,30 @@ Sources: Kuen et al., "DelugeNets", arXiv 1611.05552, section 4 (architectures) 
 
 from __future__ import annotations
 
-import importlib.resources
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from delugeserve.errors import UnknownNameError
+from delugeserve.errors import UnknownNameError, UsageError
 
 Stem = Literal["cifar", "imagenet"]
 Shortcut = Literal["1x1", "3x3"]
 
+_PACKAGE = Path(__file__).parent
 _LARGEST_IN_MEMORY = 64  # pixels
+_STEM_STRIDES: Mapping[Stem, int] = {"cifar": 1, "imagenet": 4}
 
 
 @dataclass(frozen=True)
-class DatasetSpec:
-    """A data set in numbers.
+class Task:
+    """What a network classifies, and how an image becomes its input.
 
     Attributes:
-        name: ``cifar10``, ``cifar100`` or ``imagenet``.
+        name: an identifier, such as ``cifar10``.
         title: the name to print.
-        num_classes: the number of classes.
+        class_names: one name per logit.
         image_size: height and width of the network's input, in pixels.
         resize_size: length that an image's shorter side is resized to before the centre crop, in
             pixels.
@@ -38,22 +39,72 @@ class DatasetSpec:
 
     name: str
     title: str
-    num_classes: int
+    class_names: tuple[str, ...]
     image_size: int
     resize_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
     def fits_memory(self) -> bool:
         """Whether training reads all its images into memory; larger ones are read as needed."""
         return self.image_size <= _LARGEST_IN_MEMORY
 
+
+@dataclass(frozen=True)
+class Architecture:
+    """The layers of a network in numbers, without the classifier's size.
+
+    Attributes:
+        name: its name in the registry.
+        stem: the layers before the first block.
+        widths: base width of each block; a block's outputs have twice as many channels.
+        layers: number of composite layers of each block.
+        baseline: None for a DelugeNet; for a ResNet-like baseline of the paper's table 2, the
+            convolution between two blocks.
+    """
+
+    name: str
+    stem: Stem
+    widths: tuple[int, ...]
+    layers: tuple[int, ...]
+    baseline: Shortcut | None = None
+
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """The class names, in the order of the labels."""
-        text = importlib.resources.files("delugeserve.data").joinpath(f"classes/{self.name}.txt")
-        return tuple(text.read_text(encoding="utf-8").splitlines())
+    def depth(self) -> int:
+        """Number of layers: three per composite layer, the stem and the classifier."""
+        return 3 * sum(self.layers) + 2
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the input per pixel of the last block; image sizes are its multiples."""
+        transitions = len(self.layers) - 1
+        return _STEM_STRIDES[self.stem] << transitions
+
+    def check_image_size(self, size: int) -> None:
+        """Check that the network accepts images of a size.
+
+        Args:
+            size: height and width in pixels.
+
+        Raises:
+            UsageError: it does not; the remedy names the nearest sizes that fit.
+        """
+        stride = self.stride
+        if size >= stride and size % stride == 0:
+            return
+        below = size // stride * stride
+        nearest = f"{below} or {below + stride}" if below > 0 else f"{stride}"
+        raise UsageError(
+            f"Images of {size} x {size} pixels do not fit {self.name}: "
+            f"the size must be a multiple of {stride}.",
+            f"Use an image size of {nearest}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -75,63 +126,71 @@ class Published:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A network in numbers.
+    """A network: an architecture with a classifier for a task.
 
     Attributes:
-        name: its name in the registry.
-        stem: the layers before the first block.
-        widths: base width of each block; a block's outputs have twice as many channels.
-        layers: number of composite layers of each block.
-        dataset: the data set that it classifies.
+        name: of the network: a name in the registry, or the user's own, such as ``flowers``.
+        architecture: its layers.
+        task: what it classifies.
         published: the paper's figures; None if the model is not in the paper.
-        baseline: None for a DelugeNet; for a ResNet-like baseline of the paper's table 2, the
-            convolution between two blocks.
     """
 
     name: str
-    stem: Stem
-    widths: tuple[int, ...]
-    layers: tuple[int, ...]
-    dataset: DatasetSpec
+    architecture: Architecture
+    task: Task
     published: Published | None = None
-    baseline: Shortcut | None = None
-
-    @property
-    def depth(self) -> int:
-        """Number of layers: three per composite layer, the stem and the classifier."""
-        return 3 * sum(self.layers) + 2
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Shape of an input image, ``(3, H, W)``."""
-        return (3, self.dataset.image_size, self.dataset.image_size)
+        return (3, self.task.image_size, self.task.image_size)
 
-    @property
-    def architecture(self) -> tuple[object, ...]:
-        """The numbers that two models must share for one's weights to fit the other."""
-        dataset = self.dataset
-        shape = (self.stem, self.widths, self.layers, self.baseline)
-        return (*shape, dataset.num_classes, dataset.image_size)
+    def with_classes(self, class_names: Iterable[str]) -> ModelSpec:
+        """Return the same network for other classes; size and normalisation stay."""
+        return replace(self, task=replace(self.task, class_names=tuple(class_names)))
 
     @property
     def weights(self) -> Path | None:
         """The trained checkpoint that ships with the package, if there is one."""
-        path = Path(__file__).parent / "weights" / f"{self.name}.safetensors"
+        path = _PACKAGE / "weights" / f"{self.name}.safetensors"
         return path if path.is_file() else None
 
 
-CIFAR10 = DatasetSpec(
-    "cifar10", "CIFAR-10", 10, 32, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+def _class_names(task: str) -> tuple[str, ...]:
+    path = _PACKAGE / "data" / "classes" / f"{task}.txt"
+    return tuple(path.read_text(encoding="utf-8").splitlines())
+
+
+CIFAR10 = Task(
+    "cifar10",
+    "CIFAR-10",
+    _class_names("cifar10"),
+    32,
+    32,
+    (0.4914, 0.4822, 0.4465),
+    (0.2470, 0.2435, 0.2616),
 )
-CIFAR100 = DatasetSpec(
-    "cifar100", "CIFAR-100", 100, 32, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+CIFAR100 = Task(
+    "cifar100",
+    "CIFAR-100",
+    _class_names("cifar100"),
+    32,
+    32,
+    (0.5071, 0.4865, 0.4409),
+    (0.2673, 0.2564, 0.2762),
 )
-IMAGENET = DatasetSpec(
-    "imagenet", "ImageNet", 1000, 224, 256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = Task(
+    "imagenet",
+    "ImageNet",
+    _class_names("imagenet"),
+    224,
+    256,
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
 )
 
-DATASETS: Mapping[str, DatasetSpec] = MappingProxyType(
-    {dataset.name: dataset for dataset in (CIFAR10, CIFAR100, IMAGENET)}
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {task.name: task for task in (CIFAR10, CIFAR100, IMAGENET)}
 )
 
 _NARROW, _USUAL, _WIDE = (16, 32, 64), (32, 64, 128), (56, 112, 224)
@@ -146,28 +205,29 @@ def _cifar(
     cifar100: Published | None = None,
 ) -> Iterator[ModelSpec]:
     """Yield a network for CIFAR-10 and, if the paper has figures of it, for CIFAR-100."""
-    yield ModelSpec(name, "cifar", widths, layers, CIFAR10, cifar10)
+    architecture = Architecture(name, "cifar", widths, layers)
+    yield ModelSpec(name, architecture, CIFAR10, cifar10)
     if cifar100:
-        yield ModelSpec(f"{name}_cifar100", "cifar", widths, layers, CIFAR100, cifar100)
+        yield ModelSpec(f"{name}_cifar100", architecture, CIFAR100, cifar100)
 
 
 def _imagenet(name: str, layers: tuple[int, ...], published: Published) -> ModelSpec:
-    return ModelSpec(name, "imagenet", (64, 128, 256, 512), layers, IMAGENET, published)
+    architecture = Architecture(name, "imagenet", (64, 128, 256, 512), layers)
+    return ModelSpec(name, architecture, IMAGENET, published)
 
 
 def _baselines(
     name: str,
     widths: tuple[int, ...],
     layers: tuple[int, ...],
-    dataset: DatasetSpec,
+    task: Task,
     published: Mapping[Shortcut, Published | None],
 ) -> Iterator[ModelSpec]:
     """Yield the two ResNet-like baselines of one size (table 2)."""
-    suffix = "" if dataset is CIFAR10 else f"_{dataset.name}"
+    suffix = "" if task is CIFAR10 else f"_{task.name}"
     for shortcut, figures in published.items():
-        yield ModelSpec(
-            f"{name}_{shortcut}{suffix}", "cifar", widths, layers, dataset, figures, shortcut
-        )
+        architecture = Architecture(f"{name}_{shortcut}", "cifar", widths, layers, shortcut)
+        yield ModelSpec(f"{architecture.name}{suffix}", architecture, task, figures)
 
 
 _MODELS = (
@@ -228,6 +288,11 @@ _MODELS = (
 MODELS: Mapping[str, ModelSpec] = MappingProxyType({model.name: model for model in _MODELS})
 
 
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {model.architecture.name: model.architecture for model in _MODELS}
+)
+
+
 def find_model(name: str) -> ModelSpec:
     """Look up a model by name.
 
@@ -240,13 +305,26 @@ def find_model(name: str) -> ModelSpec:
         raise UnknownNameError("model", name, MODELS) from None
 
 
+def find_architecture(name: str) -> Architecture:
+    """Look up an architecture by its name or by that of a registered model.
+
+    Raises:
+        UnknownNameError: there is no such architecture.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if name in MODELS:
+        return MODELS[name].architecture
+    raise UnknownNameError("model", name, {**MODELS, **ARCHITECTURES})
+
+
 def find_baselines(spec: ModelSpec) -> tuple[ModelSpec, ...]:
-    """Return the ResNet-like baselines of a DelugeNet's size and data set."""
-    size = (spec.stem, spec.widths, spec.layers, spec.dataset)
+    """Return the ResNet-like baselines of a DelugeNet's size and task."""
+    ours = spec.architecture
+    size = (ours.stem, ours.widths, ours.layers)
     return tuple(
         other
         for other in MODELS.values()
-        if not spec.baseline
-        and other.baseline
-        and (other.stem, other.widths, other.layers, other.dataset) == size
+        if not ours.baseline and other.architecture.baseline and other.task == spec.task
+        if (other.architecture.stem, other.architecture.widths, other.architecture.layers) == size
     )

@@ -44,7 +44,7 @@ from delugeserve.artifacts.records import (
     SumFormChoice,
     Verification,
 )
-from delugeserve.zoo import CIFAR10, MODELS
+from delugeserve.zoo import CIFAR10, MODELS, Architecture
 
 WriteTinyCifar = Callable[..., Path]
 WriteTinyImagenet = Callable[..., Path]
@@ -171,7 +171,7 @@ def exported(tmp_path_factory) -> Path:
     from delugeserve.zoo import CIFAR10, ModelSpec
     from delugeserve_export import export, plan_export
 
-    spec = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+    spec = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
     network = build_network(spec, seed=0)
     with torch.no_grad():  # signals of a trained network's size
         for _ in range(5):
@@ -179,7 +179,7 @@ def exported(tmp_path_factory) -> Path:
         network.head.linear.weight.mul_(10)
     folder = tmp_path_factory.mktemp("exported")
     checkpoint = folder / "tiny.safetensors"
-    save_checkpoint(Checkpoint(spec, CIFAR10.class_names, network.state_dict()), checkpoint)
+    save_checkpoint(Checkpoint(spec, network.state_dict()), checkpoint)
     repository = folder / "model_repository"
     plan = plan_export(
         spec,

@@ -4,8 +4,10 @@ This is the only place that parses the header. It needs neither torch nor safete
 :mod:`delugeserve.networks.checkpoint` reads and writes the tensors.
 
 A checkpoint of 'delugeserve train' keeps these in the header, each as a JSON string: ``format``
-(version of this layout), ``model`` (a :class:`~delugeserve.zoo.ModelSpec`), ``class_names``,
-``recipe``, ``data`` (source and fingerprints), ``metrics`` and ``environment``.
+(version of this layout), ``model`` (a :class:`~delugeserve.zoo.ModelSpec`: architecture and task,
+with the class names), ``recipe``, ``data`` (source and fingerprints), ``metrics`` and
+``environment``. Format 1 is read too: its ``model`` holds the numbers of both without the class
+names, which are beside it.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from typing import Any
 
 from delugeserve.artifacts.typed_json import from_json
 from delugeserve.errors import CheckpointError
-from delugeserve.zoo import ModelSpec
+from delugeserve.zoo import MODELS, ModelSpec
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, FORMAT)
 
 # Names and sizes in bits of the format's types: https://github.com/huggingface/safetensors
 _DTYPES = {
@@ -48,8 +51,7 @@ class CheckpointHeader:
     """What a checkpoint says about itself.
 
     Attributes:
-        spec: the network's numbers, including the normalisation.
-        class_names: one name per logit.
+        spec: the network's architecture and task, without the paper's figures.
         recipe: how it was trained.
         data: what it was trained on.
         metrics: what was measured on the test split.
@@ -57,18 +59,21 @@ class CheckpointHeader:
     """
 
     spec: ModelSpec
-    class_names: tuple[str, ...]
     recipe: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     data: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     metrics: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     environment: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per logit."""
+        return self.spec.task.class_names
 
     def to_metadata(self) -> dict[str, str]:
         """Return the header's strings; the paper's figures are left out."""
         values = {
             "format": FORMAT,
             "model": dataclasses.asdict(dataclasses.replace(self.spec, published=None)),
-            "class_names": self.class_names,
             "recipe": self.recipe,
             "data": self.data,
             "metrics": self.metrics,
@@ -85,7 +90,7 @@ class CheckpointFile:
         path: the file.
         bytes: its size.
         ours: whether 'delugeserve train' wrote it; if not, ``model`` to ``environment`` are empty.
-        model: the network's numbers, the fields of :class:`~delugeserve.zoo.ModelSpec`.
+        model: the network, the fields of :class:`~delugeserve.zoo.ModelSpec`.
         class_names: one name per logit.
         recipe: how it was trained.
         data: what it was trained on, with fingerprints.
@@ -214,7 +219,7 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> CheckpointHeader:
     try:
         values = {key: _printable(json.loads(text)) for key, text in metadata.items()}
         found = values.get("format")
-        if found != FORMAT:
+        if found not in _READABLE:
             raise CheckpointError(
                 f"{path} is not a checkpoint of format {FORMAT}.",
                 _TRAIN,
@@ -222,25 +227,39 @@ def _parse(path: Path, metadata: Mapping[str, str]) -> CheckpointHeader:
                 expected=FORMAT,
                 found=found,
             )
-        header = CheckpointHeader(
+        if found == 1:
+            values["model"] = _from_format_1(path, values["model"], values["class_names"])
+        return CheckpointHeader(
             from_json(ModelSpec, values["model"]),
-            tuple(map(str, values["class_names"])),
             **{key: dict(values[key]) for key in _MAPPINGS},
         )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"The header of {path} does not describe a model: {error}.", _TRAIN, path
         ) from error
-    expected, found = header.spec.dataset.num_classes, len(header.class_names)
-    if expected != found:
+
+
+def _from_format_1(path: Path, model: dict[str, Any], class_names: Any) -> dict[str, Any]:
+    """Return the ``model`` of a header of format 1 as format 2 has it."""
+    model = dict(model)
+    name, task = str(model.pop("name")), dict(model.pop("dataset"))
+    model.pop("published", None)
+    names = [str(class_name) for class_name in class_names]
+    expected = task.pop("num_classes")
+    if expected != len(names):
         raise CheckpointError(
-            f"{path} names {found} classes, but its model has {expected}.",
+            f"{path} names {len(names)} classes, but its model has {expected}.",
             "Copy it again from where it came, or train the network again.",
             path,
             expected=expected,
-            found=found,
+            found=len(names),
         )
-    return header
+    registered = MODELS[name].architecture.name if name in MODELS else name
+    return {
+        "name": name,
+        "architecture": {"name": registered, **model},
+        "task": {**task, "class_names": names},
+    }
 
 
 def _printable(value: Any) -> Any:

@@ -26,7 +26,7 @@ from delugeserve.zoo import ModelSpec
 
 FILE_NAME = "manifest.json"
 EVIDENCE = "evidence.npz"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Manifest:
         model: name in the repository.
         trained: False for an untrained network.
         checkpoint: where the weights come from.
-        network: the model's numbers, without the paper's figures.
+        network: its architecture and task, with the class names, without the paper's figures.
         backend: Triton's name of the backend.
         precision: what the artefact computes in.
         sum_form: how weighted sums are written.

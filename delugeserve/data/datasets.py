@@ -25,7 +25,7 @@ from delugeserve.data.splits import ReadRequest, SizeRange, SplitName
 from delugeserve.data.unreadable import OnUnreadable, describe_left_out
 from delugeserve.errors import DatasetError
 from delugeserve.system.progress import NO_PROGRESS, Progress
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 __all__ = ["LabelledImages", "SplitName", "check_source", "index_images", "load_images"]
 
@@ -89,7 +89,7 @@ class LabelledImages:
 def load_images(
     source: str | Path,
     split: SplitName,
-    dataset: DatasetSpec,
+    task: Task,
     *,
     limit: int | None = None,
     on_unreadable: OnUnreadable = "fail",
@@ -100,7 +100,7 @@ def load_images(
     Args:
         source: a path, or the name of a public data set. A path that exists has priority.
         split: ``train`` or ``test``.
-        dataset: gives the size of the images and the number of classes.
+        task: gives the size of the images and the number of classes.
         limit: the most images to read, from the start; in an image folder the classes take turns.
             None for all.
         on_unreadable: whether an image that cannot be decoded is an error or is left out.
@@ -113,13 +113,13 @@ def load_images(
         DatasetError: there is no such source, or it cannot be read.
         MissingExtraError: the extra ``train`` is not installed.
     """
-    request = ReadRequest(split, dataset, limit, on_unreadable, progress)
+    request = ReadRequest(split, task, limit, on_unreadable, progress)
     with locate(source, split, limit) as path:
         found = next(filter(None, (reader.read(path, request) for reader in READERS)), None)
         if found is None:
-            raise _unknown_layout(path, dataset)
-    labels, class_names = align(found.source, found.labels, found.class_names, dataset)
-    _log.info("%s", _describe(split, len(labels), len(class_names), found.sizes, dataset))
+            raise _unknown_layout(path, task)
+    labels, class_names = align(found.source, found.labels, found.class_names, task)
+    _log.info("%s", _describe(split, len(labels), len(class_names), found.sizes, task))
     _report_skipped(found.source, found.skipped)
     if found.unreadable:
         _log.warning("%s", describe_left_out(found.unreadable))
@@ -136,7 +136,7 @@ def load_images(
 def index_images(
     source: str | Path,
     split: SplitName,
-    dataset: DatasetSpec,
+    task: Task,
     *,
     limit: int | None = None,
     progress: Progress = NO_PROGRESS,
@@ -147,7 +147,7 @@ def index_images(
         source: an image folder, parquet files, or the name of a public data set. A path that exists
             has priority.
         split: ``train`` or ``test``.
-        dataset: gives the number of classes.
+        task: gives the number of classes.
         limit: the most images to list, from the start; in an image folder the classes take turns.
             None for all.
         progress: receives the number of files read.
@@ -159,32 +159,32 @@ def index_images(
         DatasetError: there is no such source, or it cannot be read.
         MissingExtraError: the extra ``train`` is not installed.
     """
-    request = ReadRequest(split, dataset, limit, progress=progress)
+    request = ReadRequest(split, task, limit, progress=progress)
     with locate(source, split, limit) as path:
         found = next(filter(None, (reader.index(path, request) for reader in READERS)), None)
         if found is None:
-            raise _unknown_layout(path, dataset)
-    _log.info("%s", _describe(split, len(found), len(found.class_names), None, dataset))
+            raise _unknown_layout(path, task)
+    _log.info("%s", _describe(split, len(found), len(found.class_names), None, task))
     _report_skipped(found.source, found.skipped)
     return found
 
 
-def check_source(source: str | Path, split: SplitName, dataset: DatasetSpec) -> None:
+def check_source(source: str | Path, split: SplitName, task: Task) -> None:
     """Check early, by names of files alone, that a source looks like a data set with a split.
 
     Args:
         source: as for :func:`load_images`.
         split: ``train`` or ``test``.
-        dataset: the data set that the source should hold.
+        task: the data set that the source should hold.
 
     Raises:
         DatasetError: there is no such source, or it has no files of the split.
     """
     with explain_permissions(source):
         path = find_on_disk(source)
-        if path is None or any(reader.has_split(path, split, dataset) for reader in READERS):
+        if path is None or any(reader.has_split(path, split, task) for reader in READERS):
             return
-    raise _unknown_layout(path, dataset)
+    raise _unknown_layout(path, task)
 
 
 def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
@@ -210,10 +210,10 @@ def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
 
 
 def _describe(
-    split: SplitName, images: int, classes: int, sizes: SizeRange | None, dataset: DatasetSpec
+    split: SplitName, images: int, classes: int, sizes: SizeRange | None, task: Task
 ) -> str:
     """Return, say, ``train: 3,068 images of 4 classes, 180x240 to 640x480 pixels, ...``."""
-    side = dataset.image_size
+    side = task.image_size
     text = f"{split}: {images:,} images of {classes:,} classes"
     if sizes is None:
         return f"{text}, to be resized and cropped to {side}x{side} pixels"
@@ -221,7 +221,7 @@ def _describe(
     text += f", {' to '.join(ends)} pixels"
     if ends == [f"{side}x{side}"]:
         return text
-    cropped = "" if sizes.square and dataset.resize_size == side else " and cropped"
+    cropped = "" if sizes.square and task.resize_size == side else " and cropped"
     return f"{text}, resized{cropped} to {side}x{side}"
 
 
@@ -232,11 +232,11 @@ def _report_skipped(source: Path, skipped: SkippedFiles) -> None:
         _log.log(level, "%s: skipped %s.", source, skipped)
 
 
-def _unknown_layout(path: Path, dataset: DatasetSpec) -> DatasetError:
+def _unknown_layout(path: Path, task: Task) -> DatasetError:
     layouts = (
         "a folder with train.parquet and test.parquet, an original CIFAR archive, or a folder with"
         " train/<class>/*.png and test/<class>/*.png"
-        if dataset.fits_memory
+        if task.fits_memory
         else "a folder with train-00000-of-00001.parquet, validation-00000-of-00001.parquet and so"
         " on, or a folder with train/<class>/*.jpg and val/<class>/*.jpg"
     )

@@ -10,7 +10,7 @@ from delugeserve.data.splits import SplitName
 from delugeserve.errors import DatasetError
 from delugeserve.system.imports import require
 
-# The data sets of ``zoo.DATASETS`` that can be downloaded without an account.
+# The data sets of ``zoo.TASKS`` that can be downloaded without an account.
 REPOSITORIES: Mapping[str, str] = MappingProxyType(
     {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageStat
 from torch import Tensor
 
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 from delugeserve_client.preprocessing import Preprocessing, decode
 
 Box = tuple[int, int, int, int]
@@ -40,7 +40,7 @@ _EIGENVECTORS = np.array(
 )
 
 
-def centre_crop(image: bytes | Path, source: str, dataset: DatasetSpec) -> Tensor:
+def centre_crop(image: bytes | Path, source: str, task: Task) -> Tensor:
     """Decode an image, resize it and crop its centre, as the client does.
 
     The client resizes with Pillow, which would take half of the time here. The results differ by
@@ -49,7 +49,7 @@ def centre_crop(image: bytes | Path, source: str, dataset: DatasetSpec) -> Tenso
     Args:
         image: content or path of an image file.
         source: the image's name in errors.
-        dataset: gives the sizes.
+        task: gives the sizes.
 
     Returns:
         uint8 ``[H, W, 3]``, RGB.
@@ -57,7 +57,7 @@ def centre_crop(image: bytes | Path, source: str, dataset: DatasetSpec) -> Tenso
     Raises:
         delugeserve_client.errors.ImageError: the image cannot be decoded.
     """
-    size, resize_size = dataset.image_size, dataset.resize_size
+    size, resize_size = task.image_size, task.resize_size
     rgb = decode(image, source, Preprocessing(size, size, resize_size).scale)
     (width, across), (height, down) = (
         central_stretch(length, min(rgb.size), size, resize_size) for length in rgb.size
@@ -92,14 +92,14 @@ def central_stretch(length: int, short: int, size: int, resize_size: int) -> tup
 
 
 def augmented_crop(
-    image: bytes | Path, source: str, dataset: DatasetSpec, rng: np.random.Generator
+    image: bytes | Path, source: str, task: Task, rng: np.random.Generator
 ) -> Tensor:
     """Decode an image and augment it: random resized crop, colour jitter, lighting and flip.
 
     Args:
         image: content or path of an image file.
         source: the image's name in errors.
-        dataset: gives the size of the crop.
+        task: gives the size of the crop.
         rng: random number generator.
 
     Returns:
@@ -108,7 +108,7 @@ def augmented_crop(
     Raises:
         delugeserve_client.errors.ImageError: the image cannot be decoded.
     """
-    size = dataset.image_size
+    size = task.image_size
     numbers = rng.random((_TRIES, 4))
 
     def scale(width: int, height: int) -> float:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from delugeserve.artifacts.labels import check_class_names
 from delugeserve.errors import DatasetError
-from delugeserve.zoo import DATASETS, DatasetSpec
+from delugeserve.zoo import TASKS, Task
 
 # ImageNet's class folders are named after WordNet numbers, whose order is that of its classes.
 _WORDNET_NUMBER = re.compile(r"n\d{8}")
@@ -26,24 +26,24 @@ def simplify(name: str) -> str:
     return "crab" if simple == "cra" else simple
 
 
-def order_in(names: Sequence[str], dataset: DatasetSpec) -> NDArray[np.int64] | None:
+def order_in(names: Sequence[str], task: Task) -> NDArray[np.int64] | None:
     """Return the data set's index of each class name.
 
     Returns:
         int64 ``[len(names)]``, or None if a name is not the data set's or two are the same.
     """
-    known = {simplify(name): index for index, name in enumerate(dataset.class_names)}
+    known = {simplify(name): index for index, name in enumerate(task.class_names)}
     indices = [known.get(simplify(name), -1) for name in names]
     if -1 in indices or len(set(indices)) < len(indices):
         return None
     return np.array(indices, np.int64)
 
 
-def name_classes(folders: Sequence[str], dataset: DatasetSpec) -> tuple[str, ...]:
+def name_classes(folders: Sequence[str], task: Task) -> tuple[str, ...]:
     """Return the class names of class folders: ImageNet's for WordNet numbers, else their own."""
     numbered = all(_WORDNET_NUMBER.fullmatch(name) for name in folders)
-    if numbered and dataset.name == "imagenet" and len(folders) == dataset.num_classes:
-        return dataset.class_names
+    if numbered and task.name == "imagenet" and len(folders) == task.num_classes:
+        return task.class_names
     return tuple(folders)
 
 
@@ -51,7 +51,7 @@ def align(
     source: Path,
     labels: NDArray[np.int64],
     class_names: tuple[str, ...] | None,
-    dataset: DatasetSpec,
+    task: Task,
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Bring labels and class names into the order of the data set's classes.
 
@@ -61,7 +61,7 @@ def align(
         source: path of the files.
         labels: int64 ``[N]``, as the files hold them.
         class_names: in the order of the labels; None if the files do not name the classes.
-        dataset: the data set that the files should hold.
+        task: the data set that the files should hold.
 
     Returns:
         The labels, int64 ``[N]``, and the class names that they index.
@@ -76,18 +76,18 @@ def align(
         )
     order = None
     if class_names is None:
-        class_names = dataset.class_names
+        class_names = task.class_names
     else:
         check_class_names(class_names, source)
-        order = order_in(class_names, dataset)
-        if order is None and len(class_names) != dataset.num_classes:
-            raise _class_count_error(source, labels, class_names, dataset)
+        order = order_in(class_names, task)
+        if order is None and len(class_names) != task.num_classes:
+            raise _class_count_error(source, labels, class_names, task)
     outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
     if len(outside):
         row = int(outside[0])
         raise DatasetError(
             f"Image {row} of {source} (counted from 0) has label {labels[row]}, but labels of"
-            f" {dataset.title} go from 0 to {len(class_names) - 1}.",
+            f" {task.title} go from 0 to {len(class_names) - 1}.",
             "Correct the label, or choose a model for this data set.",
             path=source,
             name=str(row),
@@ -96,7 +96,7 @@ def align(
         )
     if order is None:
         return labels, class_names
-    return order[labels], dataset.class_names
+    return order[labels], task.class_names
 
 
 def list_names(names: Iterable[str]) -> str:
@@ -110,10 +110,10 @@ def _class_count_error(
     source: Path,
     labels: NDArray[np.int64],
     class_names: tuple[str, ...],
-    dataset: DatasetSpec,
+    task: Task,
 ) -> DatasetError:
-    extra, missing = _compare(labels, class_names, dataset)
-    count, wanted = len(class_names), dataset.num_classes
+    extra, missing = _compare(labels, class_names, task)
+    count, wanted = len(class_names), task.num_classes
     details = [
         f"{what}: {list_names(names)}"
         for what, names in (("extra", extra), ("missing", missing))
@@ -121,9 +121,9 @@ def _class_count_error(
     ]
     other = next(
         (
-            spec
-            for spec in DATASETS.values()
-            if spec.num_classes == count and order_in(class_names, spec) is not None
+            other
+            for other in TASKS.values()
+            if other.num_classes == count and order_in(class_names, other) is not None
         ),
         None,
     )
@@ -136,7 +136,7 @@ def _class_count_error(
     else:
         remedy = f"Give a data set of {wanted} classes."
     return DatasetError(
-        f"{source} has {count} classes, but {dataset.title} has {wanted}"
+        f"{source} has {count} classes, but {task.title} has {wanted}"
         f"{''.join(f'; {detail}' for detail in details)}.",
         remedy,
         path=source,
@@ -148,10 +148,10 @@ def _class_count_error(
 
 
 def _compare(
-    labels: NDArray[np.int64], class_names: tuple[str, ...], dataset: DatasetSpec
+    labels: NDArray[np.int64], class_names: tuple[str, ...], task: Task
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the extra and the missing classes, as far as they can be known."""
-    known = {simplify(name): name for name in dataset.class_names}
+    known = {simplify(name): name for name in task.class_names}
     given: set[str] = set()
     extra = []
     for name in class_names:
@@ -164,9 +164,9 @@ def _compare(
     # The classes have names of their own. WordNet numbers, and classes without images, may still
     # show which of them do not belong to the data set.
     numbered = [bool(_WORDNET_NUMBER.fullmatch(name)) for name in class_names]
-    if dataset.name == "imagenet" and any(numbered):
+    if task.name == "imagenet" and any(numbered):
         odd = [name for name, number in zip(class_names, numbered, strict=True) if not number]
     else:
         odd = [name for label, name in enumerate(class_names) if not (labels == label).any()]
-    surplus = len(class_names) - dataset.num_classes
+    surplus = len(class_names) - task.num_classes
     return (tuple(odd) if 0 < len(odd) <= surplus else ()), ()

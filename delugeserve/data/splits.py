@@ -16,7 +16,7 @@ from delugeserve.data.skipped import SkippedFiles
 from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import DatasetError
 from delugeserve.system.progress import NO_PROGRESS, Progress
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 SplitName = Literal["train", "test"]
 
@@ -37,14 +37,14 @@ class ReadRequest:
 
     Attributes:
         split: ``train`` or ``test``.
-        dataset: the data set that the files should hold.
+        task: the data set that the files should hold.
         limit: the most images to read; None for all.
         on_unreadable: whether an image that cannot be decoded is an error or is skipped.
         progress: receives the number of images read.
     """
 
     split: SplitName
-    dataset: DatasetSpec
+    task: Task
     limit: int | None = None
     on_unreadable: OnUnreadable = "fail"
     progress: Progress = NO_PROGRESS
@@ -103,12 +103,12 @@ class Split:
         return dataclasses.replace(self, images=self.images[kept], labels=self.labels[kept])
 
 
-def allocate(count: int, dataset: DatasetSpec, source: Path) -> NDArray[np.uint8]:
+def allocate(count: int, task: Task, source: Path) -> NDArray[np.uint8]:
     """Allocate memory for images of the data set's size.
 
     Args:
         count: number of images, N.
-        dataset: gives H and W.
+        task: gives H and W.
         source: path of the files, for the error.
 
     Returns:
@@ -117,8 +117,8 @@ def allocate(count: int, dataset: DatasetSpec, source: Path) -> NDArray[np.uint8
     Raises:
         DatasetError: the images do not fit into this machine's memory.
     """
-    shape = (count, dataset.image_size, dataset.image_size, 3)
-    wanted = count * dataset.image_size**2 * 3
+    shape = (count, task.image_size, task.image_size, 3)
+    wanted = count * task.image_size**2 * 3
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if wanted > available:
         raise DatasetError(
@@ -132,22 +132,22 @@ def allocate(count: int, dataset: DatasetSpec, source: Path) -> NDArray[np.uint8
     return np.empty(shape, np.uint8)
 
 
-def check_size(size: Size, dataset: DatasetSpec, path: Path, name: str) -> None:
+def check_size(size: Size, task: Task, path: Path, name: str) -> None:
     """Check that an image has the data set's size.
 
     Args:
         size: the image's width and height, in pixels.
-        dataset: gives the size that it must have.
+        task: gives the size that it must have.
         path: the file that holds the image.
         name: the image, as the subject of a sentence.
 
     Raises:
         DatasetError: the size is another one.
     """
-    expected = (dataset.image_size, dataset.image_size)
+    expected = (task.image_size, task.image_size)
     if size != expected:
         raise DatasetError(
-            f"{name} has {size[0]}x{size[1]} pixels, but images of {dataset.title} have"
+            f"{name} has {size[0]}x{size[1]} pixels, but images of {task.title} have"
             f" {expected[0]}x{expected[1]}.",
             "Resize the images, or convert the data set to an image folder; those are resized"
             " while they are read.",

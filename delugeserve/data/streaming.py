@@ -17,7 +17,7 @@ from delugeserve.data.imagenet import augmented_crop, centre_crop
 from delugeserve.data.order import Draw, EpochOrder
 from delugeserve.data.unreadable import OnUnreadable, describe_replaced
 from delugeserve.errors import DatasetError, TrainingError, UnreadableImageError
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 from delugeserve_client.errors import ImageError
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class StreamedImages(Dataset[Sample]):
 
     Args:
         images: the encoded images.
-        dataset: gives the sizes.
+        task: gives the sizes.
         training: augment the images; otherwise crop their centres.
         seed: seed of the augmentation.
         on_unreadable: whether an image that cannot be decoded is an error, or is replaced by the
@@ -58,14 +58,14 @@ class StreamedImages(Dataset[Sample]):
     def __init__(
         self,
         images: EncodedImages,
-        dataset: DatasetSpec,
+        task: Task,
         *,
         training: bool,
         seed: int,
         on_unreadable: OnUnreadable,
     ) -> None:
         self.images = images
-        self.dataset = dataset
+        self.task = task
         self.training = training
         self.seed = seed
         self.on_unreadable = on_unreadable
@@ -111,8 +111,8 @@ class StreamedImages(Dataset[Sample]):
     def _decode(self, draw: Draw) -> Tensor:
         image, name = self.images[draw.image], self.images.name(draw.image)
         if not self.training:
-            return centre_crop(image, name, self.dataset)
-        return augmented_crop(image, name, self.dataset, np.random.default_rng((self.seed, *draw)))
+            return centre_crop(image, name, self.task)
+        return augmented_crop(image, name, self.task, np.random.default_rng((self.seed, *draw)))
 
 
 def stream_batches(
@@ -122,7 +122,7 @@ def stream_batches(
     batch_size: int,
     num_workers: int,
     seed: int,
-    dataset: DatasetSpec,
+    task: Task,
     on_unreadable: OnUnreadable,
     num_replicas: int = 1,
     rank: int = 0,
@@ -138,7 +138,7 @@ def stream_batches(
         batch_size: images per batch.
         num_workers: number of decoding processes; with 0, the iterating process decodes.
         seed: seed of order and augmentation.
-        dataset: gives the sizes.
+        task: gives the sizes.
         on_unreadable: whether an image that cannot be decoded is an error, or is replaced by the
             next one that can be decoded.
         num_replicas: number of processes that train together.
@@ -157,7 +157,7 @@ def stream_batches(
         rank=rank,
     )
     streamed = StreamedImages(
-        images, dataset, training=training, seed=seed, on_unreadable=on_unreadable
+        images, task, training=training, seed=seed, on_unreadable=on_unreadable
     )
     return _Batches(
         streamed,

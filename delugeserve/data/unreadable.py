@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from delugeserve.errors import UnreadableImageError
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,12 +56,12 @@ class UnreadableImages:
             self._names[row] = name
 
 
-def decode_resized(image: bytes | Path, dataset: DatasetSpec, name: str) -> NDArray[np.uint8]:
+def decode_resized(image: bytes | Path, task: Task, name: str) -> NDArray[np.uint8]:
     """Decode an image of any size, resize it and crop its centre, as the client does.
 
     Args:
         image: content or path of an image file.
-        dataset: gives the sizes.
+        task: gives the sizes.
         name: the image's name in errors.
 
     Returns:
@@ -74,9 +74,9 @@ def decode_resized(image: bytes | Path, dataset: DatasetSpec, name: str) -> NDAr
     from delugeserve_client.errors import ImageError
     from delugeserve_client.preprocessing import Preprocessing
 
-    size = dataset.image_size
+    size = task.image_size
     try:
-        return Preprocessing(size, size, dataset.resize_size)(image, name)
+        return Preprocessing(size, size, task.resize_size)(image, name)
     except ImageError as error:
         raise UnreadableImageError(error.problem, error.remedy, name=name) from error
 

@@ -79,7 +79,7 @@ def _open_checkpoint(path: Path, spec: ModelSpec | None) -> Subject:
     return Subject(
         f"{path.name} (PyTorch, fp32)",
         loaded.spec,
-        network_classifier(loaded.build(), loaded.spec.dataset),
+        network_classifier(loaded.build(), loaded.spec.task),
         loaded.class_names,
     )
 
@@ -108,7 +108,7 @@ def _open_onnx(path: Path, spec: ModelSpec | None) -> Subject:
             str(path),
             found=found,
         )
-    size, logits = spec.dataset.image_size, f"float [N, {spec.dataset.num_classes}]"
+    size, logits = spec.task.image_size, f"float [N, {spec.task.num_classes}]"
     expected = (
         {INPUT: f"uint8 [N, {size}, {size}, 3]"},
         {LOGITS: logits, PROBABILITIES: logits},
@@ -174,7 +174,7 @@ def _open_endpoint(url: str, spec: ModelSpec | None) -> Iterator[Subject]:
     with Classifier(url, spec.name if spec else None) as classifier:
         served = classifier.model
         spec = spec or find_model(served.name)
-        size, classes = spec.dataset.image_size, spec.dataset.num_classes
+        size, classes = spec.task.image_size, spec.task.num_classes
         expected = (size, size, 3), classes
         found = served.image_shape, served.num_classes
         if found != expected:

@@ -56,7 +56,7 @@ class Baseline(nn.Module):
     """A ResNet-like baseline.
 
     Args:
-        spec: widths, layers, number of classes and kind of ``baseline``.
+        spec: the architecture, which is a baseline, and the number of classes.
 
     Raises:
         ValueError: the model is a DelugeNet.
@@ -64,24 +64,25 @@ class Baseline(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        if spec.baseline is None:
+        architecture = spec.architecture
+        if architecture.baseline is None:
             raise ValueError(f"{spec.name} is not a baseline")
         self.spec = spec
-        stem = STEMS[spec.stem](spec.widths[0])
+        stem = STEMS[architecture.stem](architecture.widths[0])
         self.stem = stem
         channels = stem.out_channels
         blocks: list[ResidualBlock] = []
         transitions: list[nn.Sequential] = []
-        for width, layers in zip(spec.widths, spec.layers, strict=True):
+        for width, layers in zip(architecture.widths, architecture.layers, strict=True):
             if blocks:
-                transitions.append(_transition(spec.baseline, channels, 2 * width))
+                transitions.append(_transition(architecture.baseline, channels, 2 * width))
                 channels = 2 * width
             blocks.append(ResidualBlock(channels, width, layers))
             channels = 2 * width
         self.blocks = module_list(blocks)
         self.transitions = module_list(transitions)
         self.norm = nn.BatchNorm2d(channels)
-        self.linear = nn.Linear(channels, spec.dataset.num_classes)
+        self.linear = nn.Linear(channels, spec.task.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised RGB images ``[N, 3, H, W]`` to logits ``[N, num_classes]``."""

@@ -26,7 +26,7 @@ def build_network(spec: ModelSpec, *, seed: int | None = None) -> Network:
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        network: Network = Baseline(spec) if spec.baseline else DelugeNet(spec)
+        network: Network = Baseline(spec) if spec.architecture.baseline else DelugeNet(spec)
         network.apply(_initialise)
     return network
 

@@ -110,16 +110,20 @@ def load_checkpoint(path: Path, expected: ModelSpec | None = None) -> Checkpoint
                 expected=dtype,
                 found=other,
             )
-    if expected is not None and spec.architecture != expected.architecture:
+    if expected is not None and _tensors_of(spec) != _tensors_of(expected):
         raise CheckpointError(
-            f"{path} holds '{spec.name}' with {spec.dataset.num_classes} classes, "
-            f"not '{expected.name}' with {expected.dataset.num_classes}.",
+            f"{path} holds '{spec.name}' with {spec.task.num_classes} classes, "
+            f"not '{expected.name}' with {expected.task.num_classes}.",
             f"Use --model {spec.name}, or give another checkpoint.",
             path,
             expected=expected.name,
             found=spec.name,
         )
     return Checkpoint(**vars(header), state=state)
+
+
+def _tensors_of(spec: ModelSpec) -> tuple[object, ...]:
+    return (spec.architecture, spec.task.num_classes, spec.task.image_size)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

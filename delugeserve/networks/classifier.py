@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def network_classifier(
-    network: nn.Module, dataset: DatasetSpec
+    network: nn.Module, task: Task
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Wrap a network as a function from uint8 images to logits.
 
@@ -36,7 +36,7 @@ def network_classifier(
 
     Args:
         network: maps normalised float32 images ``[N, 3, H, W]`` to logits ``[N, num_classes]``.
-        dataset: mean and standard deviation of the pixels.
+        task: mean and standard deviation of the pixels.
 
     Returns:
         A function that maps uint8 images ``[N, H, W, 3]`` to float32 logits
@@ -44,8 +44,8 @@ def network_classifier(
     """
     network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     device = next(network.parameters()).device
-    mean = torch.tensor(dataset.mean, device=device)
-    std = torch.tensor(dataset.std, device=device)
+    mean = torch.tensor(task.mean, device=device)
+    std = torch.tensor(task.std, device=device)
 
     def classify(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():

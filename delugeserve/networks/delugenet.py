@@ -14,18 +14,19 @@ class DelugeNet(nn.Module):
     """The training form of a DelugeNet.
 
     Args:
-        spec: widths, layers, stem and number of classes.
+        spec: the architecture and the number of classes.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        stem = STEMS[spec.stem](spec.widths[0])
+        architecture = spec.architecture
+        stem = STEMS[architecture.stem](architecture.widths[0])
         self.stem = stem
         channels = stem.out_channels
         blocks: list[Block] = []
         transitions: list[Transition] = []
-        for width, layers in zip(spec.widths, spec.layers, strict=True):
+        for width, layers in zip(architecture.widths, architecture.layers, strict=True):
             if blocks:
                 transitions.append(Transition(blocks[-1].num_outputs, channels, 2 * width))
                 channels = 2 * width
@@ -34,7 +35,7 @@ class DelugeNet(nn.Module):
             channels = 2 * width
         self.blocks = module_list(blocks)
         self.transitions = module_list(transitions)
-        self.head = Head(blocks[-1].num_outputs, channels, spec.dataset.num_classes)
+        self.head = Head(blocks[-1].num_outputs, channels, spec.task.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised RGB images ``[N, 3, H, W]`` to logits ``[N, num_classes]``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from delugeserve.zoo import ModelSpec
+from delugeserve.zoo import Architecture, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -29,45 +29,48 @@ class Complexity:
 
 def count(spec: ModelSpec) -> Complexity:
     """Count the trainable parameters of a model and its FLOPs per image."""
-    size = spec.dataset.image_size
-    if spec.stem == "cifar":
-        total, channels = _conv(3, spec.widths[0], 3, size), spec.widths[0]
+    size, architecture = spec.task.image_size, spec.architecture
+    widths = architecture.widths
+    if architecture.stem == "cifar":
+        total, channels = _conv(3, widths[0], 3, size), widths[0]
     else:
-        channels = 2 * spec.widths[0]
+        channels = 2 * widths[0]
         total = _conv(3, 64, 7, size // 2) + _norm(64)
         size //= 4
         total += _conv(64, channels, 1, size)
     num_outputs = 0
-    for index, (width, layers) in enumerate(zip(spec.widths, spec.layers, strict=True)):
+    for index, (width, layers) in enumerate(zip(widths, architecture.layers, strict=True)):
         if index > 0:
-            total += _transition(spec, num_outputs, channels, 2 * width, size)
+            total += _transition(architecture, num_outputs, channels, 2 * width, size)
             size //= 2
             channels = 2 * width
         num_outputs = int(channels == 2 * width)
         for _ in range(layers):
             if num_outputs > 1:
-                total += _cross_layer_sum(spec, num_outputs, channels, size)
+                total += _cross_layer_sum(architecture, num_outputs, channels, size)
             total += _norm(channels) + _conv(channels, width, 1, size)
             total += _norm(width) + _conv(width, width, 3, size)
             total += _norm(width) + _conv(width, 2 * width, 1, size)
             channels = 2 * width
             num_outputs += 1
-    total += _cross_layer_sum(spec, num_outputs, channels, size) + _norm(channels)
-    classes = spec.dataset.num_classes
+    total += _cross_layer_sum(architecture, num_outputs, channels, size) + _norm(channels)
+    classes = spec.task.num_classes
     return total + Complexity(channels * classes + classes, 2 * channels * classes)
 
 
 def _transition(
-    spec: ModelSpec, num_inputs: int, in_channels: int, out_channels: int, in_size: int
+    architecture: Architecture, num_inputs: int, in_channels: int, out_channels: int, in_size: int
 ) -> Complexity:
-    sum_ = _cross_layer_sum(spec, num_inputs, in_channels, in_size)
-    if spec.baseline == "1x1":
+    sum_ = _cross_layer_sum(architecture, num_inputs, in_channels, in_size)
+    if architecture.baseline == "1x1":
         return sum_ + _conv(in_channels, out_channels, 1, in_size // 2)
     return sum_ + _norm(in_channels) + _conv(in_channels, out_channels, 3, in_size // 2)
 
 
-def _cross_layer_sum(spec: ModelSpec, num_inputs: int, channels: int, size: int) -> Complexity:
-    if spec.baseline:
+def _cross_layer_sum(
+    architecture: Architecture, num_inputs: int, channels: int, size: int
+) -> Complexity:
+    if architecture.baseline:
         return Complexity(0, 0)  # a plain sum has no weights and no multiplications
     weights = num_inputs * channels
     return Complexity(2 * weights, 2 * weights * size**2)

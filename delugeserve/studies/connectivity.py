@@ -52,9 +52,9 @@ def measure_connectivity(checkpoint: Checkpoint) -> tuple[BlockConnectivity, ...
         CheckpointError: the network has no cross-layer weights: it is a ResNet-like baseline.
     """
     spec = checkpoint.spec
-    last = len(spec.layers)
+    last = len(spec.architecture.layers)
     measured: list[BlockConnectivity] = []
-    for block, num_layers in enumerate(spec.layers, 1):
+    for block, num_layers in enumerate(spec.architecture.layers, 1):
         name = "head.sum.weight" if block == last else f"transitions.{block - 1}.sum.weight"
         if name not in checkpoint.state:
             raise CheckpointError(

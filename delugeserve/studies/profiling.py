@@ -119,7 +119,7 @@ def profile(
         UsageError: the model is a baseline.
         Failure: a process was killed, or memory ran out.
     """
-    if spec.baseline:
+    if spec.architecture.baseline:
         raise UsageError(
             f"{spec.name} is a baseline, which has no cross-layer sums to profile.",
             "Use --model with a DelugeNet; its baseline is one of the variants.",
@@ -173,7 +173,8 @@ def measure(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # A few layers of the same sizes first, so that loading libraries and compiling kernels is not
     # measured.
-    shallow = replace(spec, layers=(2,) * len(spec.layers))
+    layers = (2,) * len(spec.architecture.layers)
+    shallow = replace(spec, architecture=replace(spec.architecture, layers=layers))
     _stepper(shallow, batch, precision, name, phase, device)()
     memory = _memory_meter(device)
     step = _stepper(spec, batch, precision, name, phase, device)
@@ -205,7 +206,7 @@ def _stepper(
     if autocast and name == "folded":
         # As served: weights in bf16 too. Autocast would compute its sums in float32.
         network, images, autocast = network.bfloat16(), images.bfloat16(), False
-    labels = torch.arange(batch, device=device) % spec.dataset.num_classes
+    labels = torch.arange(batch, device=device) % spec.task.num_classes
     optimiser = torch.optim.SGD(
         network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4
     )
@@ -230,7 +231,8 @@ def _stepper(
 
 def _build(spec: ModelSpec, name: str) -> nn.Module:
     if name == "baseline":
-        return build_network(replace(spec, baseline="3x3"), seed=0)
+        architecture = replace(spec.architecture, baseline="3x3")
+        return build_network(replace(spec, architecture=architecture), seed=0)
     network = build_network(spec, seed=0)
     assert isinstance(network, DelugeNet)
     if name == REFERENCE:

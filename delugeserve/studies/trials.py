@@ -44,9 +44,9 @@ def compared_networks(spec: ModelSpec) -> tuple[ModelSpec, ...]:
         UsageError: the model is a baseline itself, or there are none of its size.
     """
     networks = (spec, *find_baselines(spec))
-    if spec.baseline or len(networks) == 1:
+    if spec.architecture.baseline or len(networks) == 1:
         fitting = [model.name for model in MODELS.values() if find_baselines(model)]
-        problem = "is a baseline itself" if spec.baseline else "has no baselines"
+        problem = "is a baseline itself" if spec.architecture.baseline else "has no baselines"
         raise UsageError(f"'{spec.name}' {problem}.", f"Choose one of: {', '.join(fitting)}.")
     return networks
 

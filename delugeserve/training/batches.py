@@ -26,7 +26,7 @@ from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import RunConfig
 from delugeserve.training.distributed import World
 from delugeserve.training.recipes import Recipe
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 Batch = tuple[Tensor, Tensor]
 """uint8 images ``[N, H, W, 3]`` and int64 labels ``[N]``."""
@@ -58,7 +58,7 @@ _TEST_BATCH = 250
 def read_split(
     source: str,
     split: SplitName,
-    dataset: DatasetSpec,
+    task: Task,
     *,
     limit: int | None = None,
     reading: Reading | None = None,
@@ -69,7 +69,7 @@ def read_split(
     Args:
         source: the data set's path or name.
         split: which split.
-        dataset: the images' size and classes.
+        task: the images' size and classes.
         limit: maximum number of images; None for all.
         reading: how they are read; None for the defaults.
         progress: receives the number of images read.
@@ -77,11 +77,11 @@ def read_split(
     Raises:
         DatasetError: the source does not exist, or does not hold such images.
     """
-    if not dataset.fits_memory:
-        return index_images(source, split, dataset, limit=limit, progress=progress)
+    if not task.fits_memory:
+        return index_images(source, split, task, limit=limit, progress=progress)
     on_unreadable = (reading or Reading()).on_unreadable
     return load_images(
-        source, split, dataset, limit=limit, on_unreadable=on_unreadable, progress=progress
+        source, split, task, limit=limit, on_unreadable=on_unreadable, progress=progress
     )
 
 
@@ -113,7 +113,7 @@ def share_of(batch_size: int, world: World, accumulate: int) -> int:
 
 def training_batches(
     images: Images,
-    dataset: DatasetSpec,
+    task: Task,
     config: RunConfig,
     world: World,
     reading: Reading,
@@ -122,7 +122,7 @@ def training_batches(
 
     Args:
         images: the training images.
-        dataset: their size and classes.
+        task: their size and classes.
         config: gives the batch size, how a batch is divided, and the seed.
         world: the processes that share the batches.
         reading: how large images are read.
@@ -136,14 +136,14 @@ def training_batches(
         # A process without images would end without an error.
         _check_count(len(images), world.size * accumulate)
         # The last step of an epoch may add up fewer batches than the others.
-        return _stream(images, dataset, share, seed, world, reading, training=True)
+        return _stream(images, task, share, seed, world, reading, training=True)
     order = EpochBatches(len(images), batch_size, seed=seed, world=world, accumulate=accumulate)
     return DataLoader(_tensors(images), sampler=order, batch_size=None)
 
 
 def test_batches(
     images: Images,
-    dataset: DatasetSpec,
+    task: Task,
     world: World,
     reading: Reading,
 ) -> DataLoader[Batch]:
@@ -151,7 +151,7 @@ def test_batches(
 
     Args:
         images: the test images.
-        dataset: their size and classes.
+        task: their size and classes.
         world: the processes that share them.
         reading: how large images are read.
 
@@ -164,16 +164,16 @@ def test_batches(
             f"Start {len(images)} processes or fewer, or add test images.",
         )
     if isinstance(images, EncodedImages):
-        return _stream(images, dataset, _TEST_BATCH, 0, world, reading, training=False)
+        return _stream(images, task, _TEST_BATCH, 0, world, reading, training=False)
     first, end = (len(images) * rank // world.size for rank in (world.rank, world.rank + 1))
     starts = range(first, end, _TEST_BATCH)
     batches = [list(range(start, min(start + _TEST_BATCH, end))) for start in starts]
     return DataLoader(_tensors(images), sampler=batches, batch_size=None)
 
 
-def augmentation(dataset: DatasetSpec, recipe: Recipe, seed: int, world: World) -> Augment:
+def augmentation(task: Task, recipe: Recipe, seed: int, world: World) -> Augment:
     """Return what flips, crops and covers this process's share of a batch as if it had it all."""
-    fill = torch.tensor([round(255 * mean) for mean in dataset.mean], dtype=torch.uint8)
+    fill = torch.tensor([round(255 * mean) for mean in task.mean], dtype=torch.uint8)
 
     def augment(images: Tensor, epoch: int, number: int) -> Tensor:
         rng = np.random.default_rng((seed, epoch, number))
@@ -236,7 +236,7 @@ def _check_count(count: int, parts: int) -> None:
 
 def _stream(
     images: EncodedImages,
-    dataset: DatasetSpec,
+    task: Task,
     batch_size: int,
     seed: int,
     world: World,
@@ -250,7 +250,7 @@ def _stream(
         batch_size=batch_size,
         num_workers=reading.workers,
         seed=seed,
-        dataset=dataset,
+        task=task,
         on_unreadable=reading.on_unreadable,
         num_replicas=world.size,
         rank=world.rank,

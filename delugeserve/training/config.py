@@ -91,7 +91,7 @@ def check_sums(spec: ModelSpec, config: RunConfig) -> None:
     if not given:
         return
     leave_out = f"Leave out {' and '.join(given)}"
-    if spec.baseline:
+    if spec.architecture.baseline:
         raise UsageError(f"{spec.name} has no cross-layer sums.", f"{leave_out}.")
     if config.compile:
         raise UsageError(

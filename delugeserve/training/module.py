@@ -20,7 +20,7 @@ from delugeserve.training.distributed import share_buffers
 from delugeserve.training.recipes import Recipe
 from delugeserve.training.records import as_recorded, changed_settings, describe_changes
 from delugeserve.training.saving import STATE_FILE, describe_state
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 
 class TrainingModule(pl.LightningModule):
@@ -28,7 +28,7 @@ class TrainingModule(pl.LightningModule):
 
     Args:
         network: maps normalised images ``[N, 3, H, W]`` to logits.
-        dataset: gives mean and standard deviation.
+        task: gives mean and standard deviation.
         recipe: how to train.
         augment: augments the images of a training batch; None if they are augmented already.
     """
@@ -40,7 +40,7 @@ class TrainingModule(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        dataset: DatasetSpec,
+        task: Task,
         recipe: Recipe,
         augment: Augment | None = None,
     ) -> None:
@@ -48,8 +48,8 @@ class TrainingModule(pl.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recipe = recipe
         self.augment = augment
-        self.register_buffer("mean", torch.tensor(dataset.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(dataset.std), persistent=False)
+        self.register_buffer("mean", torch.tensor(task.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(task.std), persistent=False)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of one batch.

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from delugeserve.errors import UnknownNameError, UsageError
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 Schedule = Literal["step", "one-cycle", "cosine"]
 
@@ -103,16 +103,16 @@ def find_recipe(name: str) -> Recipe:
         raise UnknownNameError("recipe", name, RECIPES) from None
 
 
-def default_recipe(dataset: DatasetSpec) -> Recipe:
+def default_recipe(task: Task) -> Recipe:
     """Return a data set's default recipe."""
-    return find_recipe("imagenet" if dataset.name == "imagenet" else "cifar-quick")
+    return find_recipe("imagenet" if task.name == "imagenet" else "cifar-quick")
 
 
-def choose_recipe(dataset: DatasetSpec, name: str | None, **values: Any) -> Recipe:
+def choose_recipe(task: Task, name: str | None, **values: Any) -> Recipe:
     """Return a recipe with some of its values overridden.
 
     Args:
-        dataset: the data set to train on.
+        task: the data set to train on.
         name: the recipe's name; None for the data set's default.
         values: values by attribute; None keeps the recipe's.
 
@@ -120,9 +120,9 @@ def choose_recipe(dataset: DatasetSpec, name: str | None, **values: Any) -> Reci
         UnknownNameError: there is no such recipe or schedule.
         UsageError: a value is out of range, or has no effect.
     """
-    recipe = find_recipe(name) if name else default_recipe(dataset)
+    recipe = find_recipe(name) if name else default_recipe(task)
     chosen = override(recipe, **values)
-    check_effect(chosen, dataset, [name for name, value in values.items() if value is not None])
+    check_effect(chosen, task, [name for name, value in values.items() if value is not None])
     return chosen
 
 
@@ -148,12 +148,12 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
     return changed
 
 
-def check_effect(recipe: Recipe, dataset: DatasetSpec, chosen: Iterable[str]) -> None:
+def check_effect(recipe: Recipe, task: Task, chosen: Iterable[str]) -> None:
     """Check that each overridden value has an effect, and leaves something to learn.
 
     Args:
         recipe: the recipe to train with.
-        dataset: the data set to train on.
+        task: the data set to train on.
         chosen: names of the attributes that were overridden.
 
     Raises:
@@ -171,17 +171,17 @@ def check_effect(recipe: Recipe, dataset: DatasetSpec, chosen: Iterable[str]) ->
             f"Leave it out, or use --schedule {'one-cycle' if by_steps else 'step'}.",
         )
     }
-    if not dataset.fits_memory:
-        otherwise = f"on images of {dataset.title}, which are augmented differently"
+    if not task.fits_memory:
+        otherwise = f"on images of {task.title}, which are augmented differently"
         idle |= dict.fromkeys(("crop_padding", "cutout"), (otherwise, "Leave it out."))
     for name in chosen:
         if name in idle and getattr(recipe, name):  # 0 and () ask for nothing
             where, remedy = idle[name]
             raise UsageError(f"--{_as_option(name)} has no effect {where}.", remedy)
     # A square of this side reaches every border, wherever its centre lies.
-    whole = 2 * dataset.image_size - 1
+    whole = 2 * task.image_size - 1
     if recipe.cutout >= whole:
-        size = f"{dataset.image_size} x {dataset.image_size}"
+        size = f"{task.image_size} x {task.image_size}"
         raise UsageError(
             f"--cutout {recipe.cutout} covers all of every image ({size} pixels).",
             f"Use less than {whole}.",

@@ -120,8 +120,8 @@ def train(
         with connected(world):
             inputs = first_alone(world, prepare)
             loaders = (
-                batches.training_batches(inputs.images, spec.dataset, config, world, reading),
-                batches.test_batches(inputs.test_images, spec.dataset, world, reading),
+                batches.training_batches(inputs.images, spec.task, config, world, reading),
+                batches.test_batches(inputs.test_images, spec.task, world, reading),
             )
             if world.is_first:
                 environment = start_folder(
@@ -182,7 +182,7 @@ def _read(
             "Give a folder with both, such as train.parquet and test.parquet.",
         )
     read = partial(
-        batches.read_split, config.data, dataset=spec.dataset, reading=reading, progress=progress
+        batches.read_split, config.data, task=spec.task, reading=reading, progress=progress
     )
     images, test_images = read("train", limit=config.limit), read("test")
     if test_images.fingerprint == images.fingerprint:
@@ -196,11 +196,11 @@ def _read(
 def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -> TrainingModule:
     augment = None
     if not isinstance(inputs.images, EncodedImages):
-        augment = batches.augmentation(spec.dataset, config.recipe, config.seed, world)
+        augment = batches.augmentation(spec.task, config.recipe, config.seed, world)
     network = build_network(spec, seed=config.seed)
     if inputs.weights is not None:
         network.load_state_dict(dict(inputs.weights))
-    module = TrainingModule(network, spec.dataset, config.recipe, augment)
+    module = TrainingModule(network, spec.task, config.recipe, augment)
     if config.sync_batchnorm and world.size > 1:
         synchronise_norms(module)
     if config.compile:
@@ -217,11 +217,11 @@ def _evaluate(
     network: nn.Module, spec: ModelSpec, test_images: Images, reading: Reading
 ) -> Evaluation:
     """Test the network on all images, in this process alone."""
-    loader = batches.test_batches(test_images, spec.dataset, World(), reading)
+    loader = batches.test_batches(test_images, spec.task, World(), reading)
     return evaluate_batches(
-        network_classifier(network, spec.dataset),
+        network_classifier(network, spec.task),
         ((images.numpy(), labels.numpy()) for images, labels in loader),
-        spec.dataset.num_classes,
+        spec.task.num_classes,
     )
 
 
@@ -237,8 +237,7 @@ def _checkpoint(
     if inputs.initial is not None:
         recipe["initial"] = inputs.initial.history
     return Checkpoint(
-        spec,
-        inputs.images.class_names,
+        spec.with_classes(inputs.images.class_names),
         network.state_dict(),
         recipe=recipe,
         data={

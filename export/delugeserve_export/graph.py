@@ -19,14 +19,14 @@ from torch import nn
 from delugeserve._version import __version__
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, FloatType, SumForm
 from delugeserve.networks.inference import FoldedDelugeNet, WeightedSum
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 from delugeserve_export import horner
 from delugeserve_export.precision import FORMATS, encode
 
 
 def build_graph(
     network: FoldedDelugeNet,
-    dataset: DatasetSpec,
+    task: Task,
     *,
     sum_form: SumForm = "mul",
     float_type: FloatType = "fp32",
@@ -36,7 +36,7 @@ def build_graph(
 
     Args:
         network: the folded network, in float32; see :func:`delugeserve.networks.inference.fold`.
-        dataset: image size, classes, mean and standard deviation.
+        task: image size, classes, mean and standard deviation.
         sum_form: how weighted sums are written; ``horner`` overflows in fp16.
         float_type: type of weights and activations. Normalisation and softmax are in fp32.
         metadata: strings to store in the model.
@@ -48,9 +48,9 @@ def build_graph(
     Raises:
         UsageError: a weight is too large for ``float_type``.
     """
-    size, classes = dataset.image_size, dataset.num_classes
+    size, classes = task.image_size, task.num_classes
     writer = _Writer(sum_form, float_type)
-    writer.network(network, writer.normalise(INPUT, dataset))
+    writer.network(network, writer.normalise(INPUT, task))
     if float_type != "fp32":
         writer.cast("head/linear", "head/cast", "fp32")
     # Rename the output instead of adding an Identity, which OpenVINO would write as an operation
@@ -105,12 +105,12 @@ class _Writer:
     def cast(self, x: str, name: str, to: FloatType) -> str:
         return self.node("Cast", [x], name, to=FORMATS[to].onnx)
 
-    def normalise(self, image: str, dataset: DatasetSpec) -> str:
+    def normalise(self, image: str, task: Task) -> str:
         # TensorRT accepts a uint8 input only if it is cast first.
         pixels = self.cast(image, "input/float", "fp32")
         planes = self.node("Transpose", [pixels], "input/planes", perm=[0, 3, 1, 2])
-        mean = np.array(dataset.mean, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
-        std = np.array(dataset.std, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
+        mean = np.array(task.mean, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
+        std = np.array(task.std, np.float32).reshape(1, 3, 1, 1) * np.float32(255)
         centre = self.constant("input/mean", mean, "fp32")
         centred = self.node("Sub", [planes, centre], "input/centred")
         scale = self.constant("input/scale", 1 / std, "fp32")

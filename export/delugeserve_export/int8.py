@@ -103,14 +103,14 @@ def quantise(
     spec, method = source.spec, options.calibration_method
     calibration_data = options.calibration_data or data
     images, calibrated_on = sample_images(
-        spec.dataset, options.calibration_images, calibration_data, split="train"
+        spec.task, options.calibration_images, calibration_data, split="train"
     )
     layers = quantisable_layers(graph)
     ranges = _calibrate(graph, layers, images, method, backend, progress)
 
     judging, labels, judged_on = _judging_images(source, data)
     progress.stage("quantise: network's logits")
-    reference = _in_batches(network_classifier(source.network, spec.dataset), judging)
+    reference = _in_batches(network_classifier(source.network, spec.task), judging)
     # A plan is slow to build and may not run here; its graph gives the same result on the CPU.
     judge = BACKENDS["onnxruntime"] if backend.typed_graph else backend
 
@@ -176,10 +176,10 @@ def _judging_images(
     affordable = int(_JUDGING_FLOPS / count(spec).flops)
     number = min(max(affordable, _FEWEST_IMAGES), _MOST_IMAGES)
     if data is None:
-        images, what = sample_images(spec.dataset, number)
+        images, what = sample_images(spec.task, number)
         return images, None, f"disagreement with the network on {number} {what}"
-    found = load_images(data, "test", spec.dataset, limit=number)
-    found.require_classes(source.class_names, f"The network '{spec.name}'")
+    found = load_images(data, "test", spec.task, limit=number)
+    found.require_classes(source.spec.task.class_names, f"The network '{spec.name}'")
     what = f"top-1 accuracy on {len(found)} test images of {Path(data).name}"
     return found.images, found.labels, what
 

@@ -94,7 +94,7 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
     with clock.stage(Stage.FOLD):
         folded = fold(source.network)
         metadata = {"model": spec.name, "trained": str(source.trained).lower()}
-        write = partial(build_graph, folded, spec.dataset, metadata=metadata)
+        write = partial(build_graph, folded, spec.task, metadata=metadata)
         served_type = backend.float_type(precision)
 
     if plan.sum_form is not None:
@@ -129,7 +129,7 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
         with clock.stage(Stage.REFERENCE):
             evidence, stored = compute_reference(plan, source, images)
             stored.write(version)
-            write_labels(version, source.class_names)
+            write_labels(version, source.spec.task.class_names)
 
         with clock.stage(Stage.VERIFY):
             verification, runs = prove(
@@ -187,19 +187,19 @@ class _Clock:
 
 
 def _configure(plan: ExportPlan, artefact: Path) -> ModelConfig:
-    dataset = plan.spec.dataset
+    task = plan.spec.task
     return classifier_config(
         name=plan.spec.name,
         backend=plan.backend.name,
         artefact=artefact.name,
         max_batch_size=plan.build.max_batch_size,
-        image_size=dataset.image_size,
-        num_classes=dataset.num_classes,
+        image_size=task.image_size,
+        num_classes=task.num_classes,
         instance_group=InstanceGroup(plan.backend.instance_count, plan.backend.instance_kind),
         runtime=plan.backend.triton_runtime,
         parameters={
             **plan.backend.triton_parameters(plan.precision),
-            "resize_size": str(dataset.resize_size),
+            "resize_size": str(task.resize_size),
             "interpolation": "bicubic",
         },
     )

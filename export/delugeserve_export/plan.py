@@ -155,9 +155,9 @@ def plan_export(
         )
     spec, source = _find_source(model, checkpoint)
     free_version(repository / spec.name, version)
-    data = data or default_source(spec.dataset, source.class_names if source else None)
+    data = data or default_source(spec.task)
     if data is not None:
-        check_source(data, "test", spec.dataset)
+        check_source(data, "test", spec.task)
     affordable = int(_REFERENCE_FLOPS / count(spec).flops)
     return ExportPlan(
         spec=spec,
@@ -260,5 +260,5 @@ def _choose_int8(
     options.check()
     calibration_data = options.calibration_data or data
     if calibration_data is not None:
-        check_source(calibration_data, "train", spec.dataset)
+        check_source(calibration_data, "train", spec.task)
     return dataclasses.replace(options, calibration_data=calibration_data)

@@ -71,7 +71,7 @@ def prove(
         precision=precision,
         sizes=plan.batch_sizes,
         trained=source.trained,
-        class_names=source.class_names,
+        class_names=source.spec.task.class_names,
         computed_in=executed,
         quantised=quantised,
     )

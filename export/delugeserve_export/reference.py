@@ -53,13 +53,13 @@ def load_images(plan: ExportPlan) -> ReferenceImages:
         DatasetError: the data set cannot be read.
         MissingExtraError: scikit-image, which holds the photographs, is not installed.
     """
-    dataset = plan.spec.dataset
-    probe = _SMALL if dataset.fits_memory else _LARGE
+    task = plan.spec.task
+    probe = _SMALL if task.fits_memory else _LARGE
     if plan.data is None:
         number = max(plan.num_images, probe)
-        return ReferenceImages(photo_crops(dataset.image_size, number), probe, None)
-    loaded = datasets.load_images(plan.data, "test", dataset, limit=plan.num_images)
-    return ReferenceImages(photo_crops(dataset.image_size, probe), probe, loaded.images)
+        return ReferenceImages(photo_crops(task.image_size, number), probe, None)
+    loaded = datasets.load_images(plan.data, "test", task, limit=plan.num_images)
+    return ReferenceImages(photo_crops(task.image_size, probe), probe, loaded.images)
 
 
 def compute_reference(
@@ -70,7 +70,7 @@ def compute_reference(
     Returns:
         All images with their logits, to verify the artefact on; and what is kept of them.
     """
-    classify = network_classifier(source.network, plan.spec.dataset)
+    classify = network_classifier(source.network, plan.spec.task)
     photos = _evidence(images.photos, classify(images.photos))
     probe = _evidence(photos.images[: images.probe], photos.logits[: images.probe])
     if images.data is None or plan.data is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 from delugeserve.data.datasets import SplitName, load_images
 from delugeserve.system.imports import require
 from delugeserve.verification.evidence import PROBE
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import CIFAR10, Task
 
 # Photographs in scikit-image's wheel that are CC0 or in the public domain, as skimage.data says:
 # crops of them are published with every version.
@@ -21,7 +20,7 @@ _PHOTOS = ("chelsea.png", "astronaut.png", "coffee.png", "rocket.jpg")
 
 
 def sample_images(
-    dataset: DatasetSpec,
+    task: Task,
     count: int,
     source: str | None = None,
     *,
@@ -31,7 +30,7 @@ def sample_images(
     """Return real images of the network's input size.
 
     Args:
-        dataset: the network's data set.
+        task: the network's data set.
         count: most images.
         source: a data set to take images from; None for crops of photographs.
         split: of the data set.
@@ -45,21 +44,15 @@ def sample_images(
         MissingExtraError: scikit-image, which holds the photographs, is not installed.
     """
     if source is not None:
-        images = load_images(source, split, dataset, limit=count).images
+        images = load_images(source, split, task, limit=count).images
         return images, f"{split} images of {Path(source).name}"
-    return photo_crops(dataset.image_size, count, seed), PROBE
+    return photo_crops(task.image_size, count, seed), PROBE
 
 
-def default_source(dataset: DatasetSpec, class_names: Sequence[str] | None) -> str | None:
-    """Return the data set in ``DELUGESERVE_DATA``, for a network that classifies CIFAR-10.
-
-    Args:
-        dataset: the network's data set.
-        class_names: the network's classes; None for an untrained one.
-    """
-    source = os.environ.get("DELUGESERVE_DATA")
-    of_cifar10 = dataset.name == "cifar10" and class_names in (None, dataset.class_names)
-    return source if source and of_cifar10 else None
+def default_source(task: Task) -> str | None:
+    """Return the data set in ``DELUGESERVE_DATA``, for a network that classifies CIFAR-10."""
+    of_cifar10 = task.class_names == CIFAR10.class_names and task.image_size == CIFAR10.image_size
+    return os.environ.get("DELUGESERVE_DATA") or None if of_cifar10 else None
 
 
 def photo_crops(size: int, count: int, seed: int = 0) -> NDArray[np.uint8]:

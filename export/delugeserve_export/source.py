@@ -28,15 +28,13 @@ class Source:
 
     Attributes:
         network: in evaluation mode.
-        spec: its numbers.
-        class_names: one for each logit.
+        spec: its architecture and task.
         trained: False for an untrained, seeded network.
         origin: the checkpoint or the seed.
     """
 
     network: DelugeNet
     spec: ModelSpec
-    class_names: tuple[str, ...]
     trained: bool
     origin: Origin
 
@@ -64,7 +62,7 @@ def load_source(spec: ModelSpec | None, checkpoint: Path | None) -> Source | Non
         data=loaded.data,
         metrics=loaded.metrics,
     )
-    return Source(network, loaded.spec, loaded.class_names, True, origin)
+    return Source(network, loaded.spec, True, origin)
 
 
 def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 0) -> Source:
@@ -88,10 +86,10 @@ def untrained_source(spec: ModelSpec, images: NDArray[np.uint8], *, seed: int = 
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # the statistics of this one batch, and nothing else
-    mean, std = torch.tensor(spec.dataset.mean), torch.tensor(spec.dataset.std)
+    mean, std = torch.tensor(spec.task.mean), torch.tensor(spec.task.std)
     with torch.no_grad():
         network.train()(normalise(torch.from_numpy(images[:8]), mean, std))
-    return Source(network.eval(), spec, spec.dataset.class_names, False, Origin(seed=seed))
+    return Source(network.eval(), spec, False, Origin(seed=seed))
 
 
 def require_delugenet(spec: ModelSpec) -> None:
@@ -100,7 +98,7 @@ def require_delugenet(spec: ModelSpec) -> None:
     Raises:
         UsageError: the model is one.
     """
-    if spec.baseline:
+    if spec.architecture.baseline:
         raise UsageError(
             f"'{spec.name}' is a ResNet-like baseline, which exists for comparison in training.",
             "Use --model with a DelugeNet; see 'delugeserve models'.",
@@ -108,5 +106,5 @@ def require_delugenet(spec: ModelSpec) -> None:
 
 
 def without_published(spec: ModelSpec) -> ModelSpec:
-    """Return a model's numbers without the paper's figures, for the manifest."""
+    """Return a model without the paper's figures, for the manifest."""
     return dataclasses.replace(spec, published=None)

@@ -2,7 +2,7 @@ import pytest
 
 from delugeserve.errors import UnknownNameError
 from delugeserve.networks.flops import count
-from delugeserve.zoo import DATASETS, MODELS, find_model
+from delugeserve.zoo import MODELS, TASKS, find_model
 
 PUBLISHED = [spec for spec in MODELS.values() if spec.published]
 
@@ -16,19 +16,19 @@ def test_size_and_cost_are_the_papers(spec):
 
 
 def test_the_papers_baselines_are_all_there():
-    baselines = [spec for spec in PUBLISHED if spec.baseline]
+    baselines = [spec for spec in PUBLISHED if spec.architecture.baseline]
     assert len(baselines) == 6
-    assert {spec.baseline for spec in baselines} == {"1x1", "3x3"}
+    assert {spec.architecture.baseline for spec in baselines} == {"1x1", "3x3"}
 
 
 def test_names_carry_the_depth():
     for spec in MODELS.values():
-        assert str(spec.depth) in spec.name
+        assert str(spec.architecture.depth) in spec.name
 
 
 def test_every_data_set_names_its_classes():
-    for dataset in DATASETS.values():
-        assert len(set(dataset.class_names)) == dataset.num_classes
+    for task in TASKS.values():
+        assert len(set(task.class_names)) == task.num_classes
 
 
 def test_an_unknown_name_has_the_nearest():

@@ -16,8 +16,8 @@ def test_the_table():
     for name, rest in rows:
         spec, complexity = MODELS[name], count(MODELS[name])
         cells = [cell.strip() for cell in rest.split("|")]
-        assert cells[0] == spec.dataset.title
-        assert cells[1:3] == [str(spec.dataset.image_size), str(spec.depth)]
+        assert cells[0] == spec.task.title
+        assert cells[1:3] == [str(spec.task.image_size), str(spec.architecture.depth)]
         assert cells[3] == f"{complexity.params / 1e6:.3f}M"
         assert cells[6] == f"{complexity.flops / 1e9:.2f}"
         if spec.published:

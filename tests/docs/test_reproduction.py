@@ -33,7 +33,7 @@ def test_a_command_names_what_exists(line):
 def test_every_error_of_the_paper_stands_in_a_row_of_its_network(spec):
     rows = [row for row in PAGE.splitlines() if row.startswith("|")]
     # A baseline stands beside its DelugeNet.
-    name = spec.name.replace("baseline", "delugenet").replace(f"_{spec.baseline}", "")
+    name = spec.name.replace("baseline", "delugenet").replace(f"_{spec.architecture.baseline}", "")
     assert any(
         f"--model {name} " in row and f"{spec.published.top1_error:.2f}" in row for row in rows
     )

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes.openvino import OpenVino
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 from delugeserve_export.graph import build_graph
 from delugeserve_export.horner import EPSILON, factors
 
@@ -68,11 +68,11 @@ def test_a_small_weight_of_a_large_input_counts():
 
 
 def test_openvino_takes_fewer_passes(tmp_path):
-    spec = ModelSpec("tiny", "cifar", (4, 6, 8), (6, 6, 6), CIFAR10)
+    spec = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6, 8), (6, 6, 6)), CIFAR10)
     folded = fold(build_network(spec, seed=0).eval())
     backend, passes = OpenVino(), {}
     for form in ("mul", "horner"):
-        graph = build_graph(folded, spec.dataset, sum_form=form)
+        graph = build_graph(folded, spec.task, sum_form=form)
         folder = tmp_path / form
         folder.mkdir()
         compiled = backend._compile(backend.build(graph, folder), "fp32")

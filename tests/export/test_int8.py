@@ -16,10 +16,10 @@ from delugeserve.networks.classifier import normalise
 from delugeserve.runtimes.onnxruntime import OnnxRuntime
 from delugeserve.system import hardware
 from delugeserve.verification.verify import verify_version
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 from delugeserve_export import Int8Options, export, plan_export
 
-TINY = ModelSpec("tiny", "cifar", (8, 12), (2, 2), CIFAR10)
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (8, 12), (2, 2)), CIFAR10)
 CONVOLUTIONS = 14
 
 
@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory, data):
         cross_entropy(network(images[rows]), labels[rows]).backward()
         optimiser.step()
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(Checkpoint(TINY, CIFAR10.class_names, network.state_dict()), path)
+    save_checkpoint(Checkpoint(TINY, network.state_dict()), path)
     return path
 
 
@@ -142,7 +142,7 @@ def test_int8_that_cannot_be_is_refused(plan_for, tmp_path, options, error, mess
 def test_calibration_images_of_another_size_are_refused(tmp_path, data):
     larger = dataclasses.replace(CIFAR10, image_size=48)
     plan = plan_export(
-        dataclasses.replace(TINY, name="large", dataset=larger),
+        dataclasses.replace(TINY, name="large", task=larger),
         repository=tmp_path / "repository",
         backend="onnxruntime",
         precision="int8",
@@ -155,7 +155,7 @@ def test_calibration_images_of_another_size_are_refused(tmp_path, data):
 
 def test_labels_of_other_classes_do_not_judge(plan_for, checkpoint, tmp_path):
     loaded = load_checkpoint(checkpoint, TINY)
-    other = Checkpoint(TINY, loaded.class_names[::-1], loaded.state)
+    other = Checkpoint(TINY.with_classes(loaded.class_names[::-1]), loaded.state)
     save_checkpoint(other, tmp_path / "other.safetensors")
     with pytest.raises(DatasetError) as caught:
         export(plan_for(checkpoint=tmp_path / "other.safetensors"))

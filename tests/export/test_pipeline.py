@@ -22,11 +22,11 @@ from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes.onnxruntime import OnnxRuntime
-from delugeserve.zoo import CIFAR10, MODELS, ModelSpec, find_model
+from delugeserve.zoo import CIFAR10, MODELS, Architecture, ModelSpec, find_model
 from delugeserve_export import Int8Options, Stage, export, plan_export
 from delugeserve_export.graph import build_graph
 
-TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory):
             network(torch.randn(32, 3, 32, 32))
         network.head.linear.weight.mul_(10)
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(Checkpoint(TINY, CIFAR10.class_names, network.state_dict()), path)
+    save_checkpoint(Checkpoint(TINY, network.state_dict()), path)
     return path
 
 
@@ -265,7 +265,7 @@ def test_a_model_may_be_a_name_or_a_checkpoint(plan_for, checkpoint):
 
 
 def test_a_baseline_is_refused_before_the_work():
-    name = next(name for name, spec in MODELS.items() if spec.baseline)
+    name = next(name for name, spec in MODELS.items() if spec.architecture.baseline)
     with pytest.raises(UsageError, match="baseline"):
         plan_export(name)
 
@@ -274,7 +274,7 @@ def test_a_class_name_with_a_line_break_is_refused_where_it_enters(plan_for, tmp
     network = build_network(TINY, seed=0)
     names = ("air\u2028plane", *CIFAR10.class_names[1:])
     path = tmp_path / "breaks.safetensors"
-    save_checkpoint(Checkpoint(TINY, names, network.state_dict()), path)
+    save_checkpoint(Checkpoint(TINY.with_classes(names), network.state_dict()), path)
     with pytest.raises(ClassNameError) as caught:
         plan_for(checkpoint=path)
     assert caught.value.name == names[0]

@@ -11,13 +11,13 @@ from delugeserve.networks.build import build_network
 from delugeserve.networks.classifier import network_classifier
 from delugeserve.networks.inference import fold
 from delugeserve.verification.evidence import Evidence
-from delugeserve.zoo import CIFAR10, ModelSpec, find_model
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec, find_model
 from delugeserve_export.graph import build_graph
 from delugeserve_export.proof import check_graph
 from delugeserve_export.samples import sample_images
 from delugeserve_export.source import load_source
 
-TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
@@ -50,11 +50,9 @@ def test_everything_between_the_casts_is_reduced(float_type):
 def test_a_trained_network_stays_within_the_budget(float_type, sum_form, tmp_path):
     spec = find_model("delugenet38")
     source = load_source(spec, None)
-    images, _ = sample_images(spec.dataset, 32)
-    reference = network_classifier(source.network, spec.dataset)(images)
-    graph = build_graph(
-        fold(source.network), spec.dataset, float_type=float_type, sum_form=sum_form
-    )
+    images, _ = sample_images(spec.task, 32)
+    reference = network_classifier(source.network, spec.task)(images)
+    graph = build_graph(fold(source.network), spec.task, float_type=float_type, sum_form=sum_form)
     check = check_graph(
         graph,
         tmp_path,

@@ -14,17 +14,19 @@ from delugeserve.artifacts.interface import SumForm
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes import BACKENDS
-from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
+from delugeserve.zoo import CIFAR10, IMAGENET, Architecture, ModelSpec
 from delugeserve_export.calibration import collect_histograms
 from delugeserve_export.graph import build_graph
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
 
 ON_CPU = [BACKENDS[name] for name in ("onnxruntime", "openvino")]
-SMALL_IMAGENET = dataclasses.replace(IMAGENET, image_size=64, num_classes=13)
-CIFAR = ModelSpec("tiny", "cifar", (4, 6), (2, 3), CIFAR10)
+SMALL_IMAGENET = dataclasses.replace(IMAGENET, image_size=64, class_names=IMAGENET.class_names[:13])
+CIFAR = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 3)), CIFAR10)
 SPECS = {
     "cifar": CIFAR,
-    "imagenet": ModelSpec("tiny", "imagenet", (4, 6, 8, 10), (1, 1, 1, 2), SMALL_IMAGENET),
+    "imagenet": ModelSpec(
+        "tiny", Architecture("tiny", "imagenet", (4, 6, 8, 10), (1, 1, 1, 2)), SMALL_IMAGENET
+    ),
 }
 
 
@@ -35,7 +37,7 @@ def spec(request):
 
 @pytest.fixture(scope="module")
 def images(spec):
-    size = spec.dataset.image_size
+    size = spec.task.image_size
     return np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
 
 
@@ -44,13 +46,13 @@ def folded(spec):
     network = build_network(spec, seed=0)
     with torch.no_grad():  # signals of a trained network's size
         for _ in range(5):
-            network(torch.randn(8, 3, spec.dataset.image_size, spec.dataset.image_size))
+            network(torch.randn(8, 3, spec.task.image_size, spec.task.image_size))
     return fold(network.eval())
 
 
 @pytest.fixture(scope="module")
 def graph(folded, spec):
-    return build_graph(folded, spec.dataset)
+    return build_graph(folded, spec.task)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_a_layer_is_a_convolution_with_its_input_and_what_goes_into_sums(graph, 
 
 def test_layers_do_not_depend_on_how_sums_are_written(graph, folded, spec):
     for form in get_args(SumForm):
-        written = build_graph(folded, spec.dataset, sum_form=form)
+        written = build_graph(folded, spec.task, sum_form=form)
         assert quantisable_layers(written) == quantisable_layers(graph)
 
 
@@ -96,7 +98,7 @@ def test_int8_strays_by_rounding_only(graph, images, ranges, integers):
 
 
 def test_what_is_not_quantised_keeps_the_graph_s_type(folded, spec, graph, images, ranges):
-    half = build_graph(folded, spec.dataset, float_type="fp16")
+    half = build_graph(folded, spec.task, float_type="fp16")
     layers = quantisable_layers(half)
     assert layers == quantisable_layers(graph)
     quantised = insert_qdq(half, ranges, layers, "int8")
@@ -114,7 +116,7 @@ def test_weights_too_small_for_their_scale_are_zero(folded, spec, ranges):
     kept = weight.clone()
     try:
         weight[0], weight[1] = 0, 1e-7
-        half = build_graph(folded, spec.dataset, float_type="fp16")
+        half = build_graph(folded, spec.task, float_type="fp16")
     finally:
         weight.copy_(kept)
     layer = "block2/layer1/conv2"
@@ -168,7 +170,7 @@ def test_runtimes_compute_what_the_graph_says(
 ):
     """Also with only some layers in int8: fusing across the border is where runtimes go wrong."""
     backend = BACKENDS[backend]
-    graph = build_graph(folded, spec.dataset, sum_form=form)
+    graph = build_graph(folded, spec.task, sum_form=form)
     layers = list(quantisable_layers(graph))
     for index, chosen in enumerate([layers, layers[::2], layers[1::3], layers[-1:]]):
         quantised = insert_qdq(graph, ranges, chosen, backend.integers)

@@ -21,7 +21,7 @@ from delugeserve.serving import own_backends, supervisor
 from delugeserve.serving.installation import find_tritonserver
 from delugeserve.serving.own_backends import find_implementation
 from delugeserve.serving.supervisor import serve
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 from delugeserve_client import Classifier
 from delugeserve_export import export, plan_export
 
@@ -37,9 +37,9 @@ SOURCES = Path(serving.__file__).parent / "backends"
 def exported(tmp_path_factory) -> Path:
     """A repository with one model for OpenVINO."""
     folder = tmp_path_factory.mktemp("openvino")
-    spec = ModelSpec("tiny", "cifar", (4, 6), (1, 1), CIFAR10)
+    spec = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (1, 1)), CIFAR10)
     weights = build_network(spec).eval().state_dict()
-    save_checkpoint(Checkpoint(spec, CIFAR10.class_names, weights), folder / "tiny.safetensors")
+    save_checkpoint(Checkpoint(spec, weights), folder / "tiny.safetensors")
     plan = plan_export(
         spec,
         folder / "tiny.safetensors",

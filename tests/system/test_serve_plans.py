@@ -13,7 +13,7 @@ from delugeserve.serving import environment
 from delugeserve.serving.supervisor import serve
 from delugeserve.system import hardware
 from delugeserve.system.hardware import Gpu
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 from delugeserve_export import export, plan_export
 
 runtime = pytest.importorskip(
@@ -28,9 +28,9 @@ pytestmark = [
 
 
 def test_the_backend_loads_in_a_real_server_up_to_cuda(tmp_path, monkeypatch):
-    spec = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+    spec = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
     weights = build_network(spec).eval().state_dict()
-    save_checkpoint(Checkpoint(spec, CIFAR10.class_names, weights), tmp_path / "tiny.safetensors")
+    save_checkpoint(Checkpoint(spec, weights), tmp_path / "tiny.safetensors")
     repository = tmp_path / "repository"
     plan = plan_export(
         spec,

@@ -121,16 +121,15 @@ def command(
         plan = plan_for("onnxruntime", "fp32", folder)
         labelled = None
         if plan.data is not None:
-            labelled = load_images(plan.data, "test", plan.spec.dataset, limit=limit)
-            names = plan.source.class_names if plan.source else plan.spec.dataset.class_names
-            labelled.require_classes(names, "The network")
+            labelled = load_images(plan.data, "test", plan.spec.task, limit=limit)
+            labelled.require_classes(plan.spec.task.class_names, "The network")
         with show_progress() as progress:
             rows = compare_engines(
                 plan_for,
                 chosen,
                 folder,
                 sizes=sizes,
-                images=photo_crops(plan.spec.dataset.image_size, max(sizes)),
+                images=photo_crops(plan.spec.task.image_size, max(sizes)),
                 labelled=labelled,
                 progress=progress,
             )

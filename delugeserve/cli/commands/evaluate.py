@@ -102,7 +102,7 @@ def command(
         images = load_images(
             data,
             "test",
-            opened.spec.dataset,
+            opened.spec.task,
             limit=limit,
             on_unreadable=on_unreadable,
             progress=progress,

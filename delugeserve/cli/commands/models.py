@@ -23,7 +23,7 @@ def command(json: Json = False) -> None:
         (
             (
                 row["name"],
-                row["dataset"],
+                row["task"],
                 str(row["depth"]),
                 f"{row['params'] / 1e6:.2f}M",
                 f"{row['gflops']:.2f}",
@@ -54,9 +54,10 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
     paper = spec.published
     return {
         "name": spec.name,
-        "dataset": spec.dataset.title,
-        "image_size": spec.dataset.image_size,
-        "depth": spec.depth,
+        "task": spec.task.title,
+        "architecture": spec.architecture.name,
+        "image_size": spec.task.image_size,
+        "depth": spec.architecture.depth,
         "params": complexity.params,
         "gflops": complexity.flops / 1e9,
         "published": paper

@@ -207,7 +207,7 @@ def command(
     """
     spec = find_model(model)
     chosen = choose_recipe(
-        spec.dataset,
+        spec.task,
         recipe,
         epochs=epochs,
         batch_size=batch_size,
@@ -245,7 +245,7 @@ def command(
     )
     world = current_world()
     if world.is_first:
-        _print_config(config, spec.dataset.image_size, world.size)
+        _print_config(config, spec.task.image_size, world.size)
     else:
         start_logging("WARNING")
     if workers is None:

@@ -141,11 +141,11 @@ def _load_images(data: str, folder: Path, manifest: Manifest) -> NDArray[np.uint
 def _find_images(data: str, manifest: Manifest, evidence: DataEvidence) -> NDArray[np.uint8]:
     from delugeserve.data.datasets import load_images
 
-    dataset, count = manifest.network.dataset, len(evidence.digests)
-    images = load_images(data, "test", dataset, limit=count).images
+    task, count = manifest.network.task, len(evidence.digests)
+    images = load_images(data, "test", task, limit=count).images
     found = evidence.find(images)
-    if (found is None or len(found.images) < count) and dataset.fits_memory:
-        return load_images(data, "test", dataset).images  # the same images in another order
+    if (found is None or len(found.images) < count) and task.fits_memory:
+        return load_images(data, "test", task).images  # the same images in another order
     return images
 
 

@@ -43,14 +43,14 @@ def print_checkpoint(found: CheckpointFile) -> None:
             }
         )
         return
-    model, dataset = found.model, found.model.get("dataset", {})
+    model, architecture, task = found.model, found.model["architecture"], found.model["task"]
     _heading(found.path.name, "a checkpoint")
     print_facts(
         {
             "file": f"{_size(found.bytes)}, {found.path}",
-            "model": f"{model['name']} for {dataset.get('title', '?')}: blocks of "
-            f"{_listed(model.get('layers', ()))} composite layers with widths "
-            f"{_listed(model.get('widths', ()))}",
+            "model": f"{model['name']} for {task['title']}: blocks of "
+            f"{_listed(architecture['layers'])} composite layers with widths "
+            f"{_listed(architecture['widths'])}",
             "parameters": f"{found.parameters:,}, and {found.buffers:,} BatchNorm statistics",
             "tensors": tensors,
             "classes": _classes(found.class_names),

@@ -15,19 +15,19 @@ from typing import Protocol
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.readers import cifar_archives, folders, parquet
 from delugeserve.data.splits import ReadRequest, Split, SplitName
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 
 class Reader(Protocol):
     """What each module of this package provides."""
 
-    def has_split(self, path: Path, split: SplitName, dataset: DatasetSpec) -> bool:
+    def has_split(self, path: Path, split: SplitName, task: Task) -> bool:
         """Check, by the names of files alone, whether a path holds a split in this layout.
 
         Args:
             path: a file or folder.
             split: ``train`` or ``test``.
-            dataset: the data set that the files should hold.
+            task: the data set that the files should hold.
 
         Returns:
             False if the path holds another layout.

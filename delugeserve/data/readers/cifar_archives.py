@@ -20,7 +20,7 @@ from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.readers.pickles import unpickle_table
 from delugeserve.data.splits import ReadRequest, SizeRange, Split, SplitName, allocate, check_size
 from delugeserve.errors import DatasetError
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 _SIZE = 32
 _PIXELS = 3 * _SIZE * _SIZE
@@ -36,7 +36,7 @@ class _Edition:
     """The layout of one of the four archives.
 
     Attributes:
-        dataset: name of its data set in ``zoo.DATASETS``.
+        task: name of its data set in ``zoo.TASKS``.
         folder: name of the folder in the archive.
         archive: file name of the archive, without the suffix.
         train: names of the files with training images.
@@ -47,7 +47,7 @@ class _Edition:
             is the class; None for pickles.
     """
 
-    dataset: str
+    task: str
     folder: str
     archive: str
     train: tuple[str, ...]
@@ -102,12 +102,12 @@ _EDITIONS = (
 )
 
 
-def has_split(path: Path, split: SplitName, dataset: DatasetSpec) -> bool:
+def has_split(path: Path, split: SplitName, task: Task) -> bool:
     """Check whether there is an archive, packed or unpacked; see :class:`.Reader`.
 
     Which splits a packed archive holds is not known before it is read.
     """
-    editions = _editions_for(dataset)
+    editions = _editions_for(task)
     found = _find_unpacked(path, editions)
     if found is None:
         return _find_archive(path, editions) is not None
@@ -124,7 +124,7 @@ def read(path: Path, request: ReadRequest) -> Split | None:
     The archive may be packed or unpacked. In a folder with several archives, those of the data set
     asked for are used first. A pickle that would run code is refused.
     """
-    editions = _editions_for(request.dataset)
+    editions = _editions_for(request.task)
     found = _find_unpacked(path, editions)
     archive = _find_archive(path, editions)
     request.progress.stage(f"read {request.split} images")
@@ -134,7 +134,7 @@ def read(path: Path, request: ReadRequest) -> Split | None:
         content = _read_archive(archive, request.split, editions)
     else:
         return None
-    check_size((_SIZE, _SIZE), request.dataset, content.source, f"Each image of {content.source}")
+    check_size((_SIZE, _SIZE), request.task, content.source, f"Each image of {content.source}")
     return _parse(content, request)
 
 
@@ -152,9 +152,9 @@ class _Content:
     files: dict[str, bytes]
 
 
-def _editions_for(dataset: DatasetSpec) -> list[_Edition]:
+def _editions_for(task: Task) -> list[_Edition]:
     """Return all editions, those of the data set first."""
-    return sorted(_EDITIONS, key=lambda edition: edition.dataset != dataset.name)
+    return sorted(_EDITIONS, key=lambda edition: edition.task != task.name)
 
 
 def _find_unpacked(path: Path, editions: Iterable[_Edition]) -> tuple[Path, _Edition] | None:
@@ -250,7 +250,7 @@ def _parse(content: _Content, request: ReadRequest) -> Split:
             if not wanted:
                 break
     count = sum(len(labels) for _, labels in parts)
-    images = allocate(count, request.dataset, content.source)
+    images = allocate(count, request.task, content.source)
     start = 0
     for pixels, labels in parts:
         planes = pixels.reshape(-1, 3, _SIZE, _SIZE)

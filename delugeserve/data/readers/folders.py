@@ -31,7 +31,7 @@ from delugeserve.data.splits import (
 from delugeserve.data.unreadable import UnreadableImages, decode_resized
 from delugeserve.errors import DatasetError
 from delugeserve.system.hardware import usable_cores
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Listing:
         return np.array([label for label, _ in self.files], np.int64)
 
 
-def has_split(path: Path, split: SplitName, dataset: DatasetSpec) -> bool:  # noqa: ARG001
+def has_split(path: Path, split: SplitName, task: Task) -> bool:  # noqa: ARG001
     """Check whether a folder has class folders with images; see :class:`.Reader`."""
     folder = _find_split(path, split)
     if folder is None:
@@ -74,12 +74,12 @@ def read(path: Path, request: ReadRequest) -> Split | None:
     images look like the ones that are classified later. An image of the network's own size keeps
     its pixels. With a limit, the classes take turns.
     """
-    dataset = request.dataset
+    task = request.task
     found = list_images(path, request)
     if found is None:
         return None
     count = len(found.files)
-    images = allocate(count, dataset, found.folder)
+    images = allocate(count, task, found.folder)
     sizes: list[Size | None] = [None] * count
     unreadable = UnreadableImages(request.on_unreadable)
 
@@ -88,7 +88,7 @@ def read(path: Path, request: ReadRequest) -> Split | None:
         file = found.folder / found.folders[label] / name
         with unreadable.collect(row, str(file)):
             sizes[row] = _image_size(file)
-            images[row] = _decode(file, sizes[row], dataset)
+            images[row] = _decode(file, sizes[row], task)
 
     request.progress.stage(f"read {request.split} images", count)
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -109,7 +109,7 @@ def index(path: Path, request: ReadRequest) -> EncodedImages | None:
     """List the files of a split of an image folder; see :class:`.Reader`."""
     request.progress.stage(f"list {request.split} images")
     found = list_images(path, request)
-    return None if found is None else _ImageFiles(found, request.dataset)
+    return None if found is None else _ImageFiles(found, request.task)
 
 
 def list_images(path: Path, request: ReadRequest) -> Listing | None:
@@ -153,7 +153,7 @@ def list_images(path: Path, request: ReadRequest) -> Listing | None:
         folder,
         tuple(classes),
         [pair for pair in in_turn if pair is not None][: request.limit],
-        name_classes(classes, request.dataset),
+        name_classes(classes, request.task),
         SkippedFiles.count(skipped),
     )
 
@@ -165,8 +165,8 @@ class _ImageFiles(EncodedImages):
     page, as soon as the worker counts references to them.
     """
 
-    def __init__(self, found: Listing, dataset: DatasetSpec) -> None:
-        labels, class_names = align(found.folder, found.labels, found.class_names, dataset)
+    def __init__(self, found: Listing, task: Task) -> None:
+        labels, class_names = align(found.folder, found.labels, found.class_names, task)
         self._folder = found.folder
         self._folders = found.folders
         self._folder_of = found.labels
@@ -311,10 +311,10 @@ def _type_of(entry: os.DirEntry[str]) -> str:
     return "broken link" if entry.is_symlink() else "special file"
 
 
-def _decode(file: Path, size: Size | None, dataset: DatasetSpec) -> NDArray[np.uint8]:
-    if size == (dataset.image_size, dataset.image_size):
-        dataset = dataclasses.replace(dataset, resize_size=dataset.image_size)
-    return decode_resized(file, dataset, str(file))
+def _decode(file: Path, size: Size | None, task: Task) -> NDArray[np.uint8]:
+    if size == (task.image_size, task.image_size):
+        task = dataclasses.replace(task, resize_size=task.image_size)
+    return decode_resized(file, task, str(file))
 
 
 def _image_size(file: Path) -> Size | None:

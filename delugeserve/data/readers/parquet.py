@@ -30,7 +30,7 @@ from delugeserve.data.splits import (
 from delugeserve.data.unreadable import UnreadableImages, decode_resized
 from delugeserve.errors import DatasetError, UnreadableImageError
 from delugeserve.system.imports import require
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 # Known column names; the first that a file has is used. CIFAR-100 also has coarse labels.
 _IMAGE_COLUMNS = ("image", "img")
@@ -39,9 +39,9 @@ _LABEL_COLUMNS = ("label", "fine_label")
 _ROWS_PER_BATCH = 2048
 
 
-def has_split(path: Path, split: SplitName, dataset: DatasetSpec) -> bool:
+def has_split(path: Path, split: SplitName, task: Task) -> bool:
     """Check whether there are parquet files of a split; see :class:`.Reader`."""
-    return find_files(path, split, dataset) is not None
+    return find_files(path, split, task) is not None
 
 
 def read(path: Path, request: ReadRequest) -> Split | None:
@@ -50,14 +50,14 @@ def read(path: Path, request: ReadRequest) -> Split | None:
     Images must have the data set's size. Only those of a data set that does not fit into memory
     may have any size; they are resized and cropped as the client does.
     """
-    found = find_files(path, request.split, request.dataset)
+    found = find_files(path, request.split, request.task)
     if found is None:
         return None
     files = [_open(file) for file in found]
     source = common_path(found)
     available = sum(file.metadata.num_rows for file in files)
     count = available if request.limit is None else min(request.limit, available)
-    images = allocate(count, request.dataset, source)
+    images = allocate(count, request.task, source)
     rows = _Rows(request, images, np.empty(count, np.int64))
     request.progress.stage(f"read {request.split} images", count)
     start = 0
@@ -78,7 +78,7 @@ def read(path: Path, request: ReadRequest) -> Split | None:
 
 def index(path: Path, request: ReadRequest) -> EncodedImages | None:
     """Read the labels of a split's parquet files; see :class:`.Reader`."""
-    files = find_files(path, request.split, request.dataset)
+    files = find_files(path, request.split, request.task)
     if files is None:
         return None
     request.progress.stage(f"list {request.split} images", len(files))
@@ -95,7 +95,7 @@ def index(path: Path, request: ReadRequest) -> EncodedImages | None:
             break
     names = _class_names(_open(files[0]))
     wanted = np.concatenate(labels)[: request.limit]
-    aligned, class_names = align(common_path(files), wanted, names, request.dataset)
+    aligned, class_names = align(common_path(files), wanted, names, request.task)
     starting = [group for group in groups if group[2] < len(aligned)]
     return _ParquetRows(files, aligned, class_names, np.array(starting, np.int64))
 
@@ -145,7 +145,7 @@ class _Rows:
         raise _damaged(path)
 
     def _decode(self, encoded: bytes | None, path: Path, name: str) -> NDArray[np.uint8]:
-        dataset = self._request.dataset
+        task = self._request.task
         if encoded is None:
             raise UnreadableImageError(
                 f"{name} is empty.",
@@ -156,9 +156,9 @@ class _Rows:
         try:
             with Image.open(io.BytesIO(encoded), formats=_formats()) as image:
                 self.sizes.add(image.size)
-                if not dataset.fits_memory and image.size != (dataset.image_size,) * 2:
-                    return decode_resized(encoded, dataset, name)
-                check_size(image.size, dataset, path, name)
+                if not task.fits_memory and image.size != (task.image_size,) * 2:
+                    return decode_resized(encoded, task, name)
+                check_size(image.size, task, path, name)
                 return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         except DatasetError:
             raise

@@ -11,19 +11,19 @@ from pathlib import Path
 
 from delugeserve.data.splits import SPLIT_NAMES, SplitName
 from delugeserve.errors import DatasetError
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 _FILE_NAME = re.compile(r"(?P<split>[a-z]+)(-(?P<shard>\d+)-of-(?P<shards>\d+))?\.parquet")
 _NUMBERED = re.compile(r"\d+\.parquet")
 
 
-def find_files(path: Path, split: SplitName, dataset: DatasetSpec) -> list[Path] | None:
+def find_files(path: Path, split: SplitName, task: Task) -> list[Path] | None:
     """Find the files of a split in a folder or up to two levels below it.
 
     Args:
         path: a file or folder. A file whose name does not name a split serves as either split.
         split: ``train`` or ``test``.
-        dataset: the data set that the files should hold.
+        task: the data set that the files should hold.
 
     Returns:
         The files in the order of their shards; None if there are no parquet files.
@@ -48,7 +48,7 @@ def find_files(path: Path, split: SplitName, dataset: DatasetSpec) -> list[Path]
     if not files:
         return None
     names = SPLIT_NAMES[split]
-    if dataset.name == "imagenet" and split == "test":
+    if task.name == "imagenet" and split == "test":
         # The labels of the files called "test" were never published: all of them are -1.
         names = (*names[1:], "test")
     for name in names:

@@ -20,11 +20,11 @@ from delugeserve.artifacts.checkpoints import (
 )
 from delugeserve.errors import CheckpointError
 from delugeserve.networks.flops import count
-from delugeserve.zoo import CIFAR10, MODELS, ModelSpec, find_model
+from delugeserve.zoo import CIFAR10, MODELS, Architecture, ModelSpec, find_model
 
 SPEC = find_model("delugenet38")
-TINY = ModelSpec("tiny", "cifar", (2, 3), (1, 2), CIFAR10)
-HEADER = CheckpointHeader(TINY, CIFAR10.class_names, metrics={"top1_error": 12.5})
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (2, 3), (1, 2)), CIFAR10)
+HEADER = CheckpointHeader(TINY, metrics={"top1_error": 12.5})
 
 
 def write(path, metadata):
@@ -40,7 +40,7 @@ def test_a_header_read_back_is_the_one_written(tmp_path):
 
 @pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS)
 def test_every_model_of_the_registry_survives(tmp_path, spec):
-    header = CheckpointHeader(spec, spec.dataset.class_names)
+    header = CheckpointHeader(spec)
     path = write(tmp_path / "x.safetensors", header.to_metadata())
     assert read_header(path).spec == dataclasses.replace(spec, published=None)
 
@@ -78,7 +78,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path):
     for read in (read_header, read_checkpoint):
         with pytest.raises(CheckpointError) as caught:
             read(path)
-        assert (caught.value.path, caught.value.expected, caught.value.found) == (path, 1, 99)
+        assert (caught.value.path, caught.value.expected, caught.value.found) == (path, 2, 99)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path):
     [
         ("model", {"name": "x"}),
         ("model", 3),
-        ("model", {**dataclasses.asdict(TINY), "dataset": {"mean": [], "std": []}}),
-        ("class_names", 5),
+        ("model", {**dataclasses.asdict(TINY), "task": {"mean": [], "std": []}}),
         ("metrics", "good"),
     ],
 )
@@ -99,16 +98,49 @@ def test_a_header_that_describes_no_model_is_refused(tmp_path, key, value):
         assert caught.value.path == path
 
 
-def test_another_number_of_class_names_is_refused(tmp_path):
-    metadata = HEADER.to_metadata() | {"class_names": '["one"]'}
+def as_format_1(names=CIFAR10.class_names) -> dict[str, str]:
+    """The header of HEADER as the first releases wrote it."""
+    model = {
+        "name": "tiny",
+        "stem": "cifar",
+        "widths": [2, 3],
+        "layers": [1, 2],
+        "dataset": {
+            "name": "cifar10",
+            "title": "CIFAR-10",
+            "num_classes": 10,
+            "image_size": 32,
+            "resize_size": 32,
+            "mean": CIFAR10.mean,
+            "std": CIFAR10.std,
+        },
+        "published": None,
+        "baseline": None,
+    }
+    values = {"format": 1, "model": model, "class_names": names}
+    return HEADER.to_metadata() | {key: json.dumps(value) for key, value in values.items()}
+
+
+def test_format_1_is_read(tmp_path):
+    assert read_header(write(tmp_path / "x.safetensors", as_format_1())) == HEADER
+
+
+def test_shipped_weights_are_of_the_registered_models():
+    for spec in MODELS.values():
+        if spec.weights:
+            header = read_header(spec.weights)
+            assert header.spec == dataclasses.replace(spec, published=None)
+
+
+def test_another_number_of_class_names_is_refused_in_format_1(tmp_path):
     with pytest.raises(CheckpointError) as caught:
-        read_header(write(tmp_path / "x.safetensors", metadata))
+        read_header(write(tmp_path / "x.safetensors", as_format_1(["one"])))
     assert (caught.value.expected, caught.value.found) == (10, 1)
 
 
 def test_names_that_were_not_utf8_can_be_printed(tmp_path):
     names = ("caf\udce9", *CIFAR10.class_names[1:])
-    header = CheckpointHeader(TINY, names, data={"source": "\udcff"})
+    header = CheckpointHeader(TINY.with_classes(names), data={"source": "\udcff"})
     found = read_header(write(tmp_path / "x.safetensors", header.to_metadata()))
     assert found.class_names[0].encode() == b"caf?"
     assert found.data == {"source": "?"}

@@ -57,7 +57,7 @@ def test_the_environment_names_the_data_of_cifar10_only(run, monkeypatch, tiny_c
     trained = load_checkpoint(find_model("delugenet38").weights)
     names = [f"dog {number}" for number in range(10)]
     save_checkpoint(
-        Checkpoint(trained.spec, tuple(names), trained.state), tmp_path / "dogs.safetensors"
+        Checkpoint(trained.spec.with_classes(names), trained.state), tmp_path / "dogs.safetensors"
     )
     for more, measured in (((), True), (("--checkpoint", tmp_path / "dogs.safetensors"), False)):
         status, out, err = run("benchmark-engines", *options, *more)

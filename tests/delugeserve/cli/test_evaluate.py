@@ -259,7 +259,9 @@ def test_no_weights(refused):
 def test_other_classes_than_it_was_trained_on(refused, tmp_path):
     trained = load_checkpoint(SPEC.weights, SPEC)
     names = ("ant", *CIFAR10.class_names[1:])
-    save_checkpoint(Checkpoint(SPEC, names, trained.state), tmp_path / "ants.safetensors")
+    save_checkpoint(
+        Checkpoint(SPEC.with_classes(names), trained.state), tmp_path / "ants.safetensors"
+    )
     problem = refused(tmp_path / "ants.safetensors").problem
     assert "'ant'" in problem
     assert "'airplane'" in problem

@@ -54,7 +54,7 @@ def test_the_shipped_checkpoint(inspect):
     assert found["ours"] is True
     assert found["bytes"] == SPEC.weights.stat().st_size
     assert found["model"]["name"] == "delugenet38"
-    assert found["model"]["dataset"]["name"] == "cifar10"
+    assert found["model"]["task"]["name"] == "cifar10"
     assert found["class_names"] == list(CIFAR10.class_names)
     assert found["parameters"] == count(SPEC).params
     assert found["recipe"]["seed"] == 0
@@ -77,7 +77,6 @@ def test_metrics_are_printed_with_two_digits(facts, tmp_path):
     initial = {"recipe": {"name": "first", "epochs": 3}, "metrics": {"top1_error": 100 / 3}}
     header = CheckpointHeader(
         SPEC,
-        CIFAR10.class_names,
         recipe={"name": "second", "learning_rate": 0.1 + 0.2, "initial": initial},
         metrics={"num_images": 4, "top1_error": 11.129999999999999, "top5_error": None},
     )
@@ -96,7 +95,7 @@ def test_a_safetensors_file_of_another_program(facts, tmp_path):
 
 def test_class_names_that_were_not_utf8(facts, inspect, tmp_path):
     path = tmp_path / "x.safetensors"
-    header = CheckpointHeader(SPEC, ("caf\udce9", *CIFAR10.class_names[1:]))
+    header = CheckpointHeader(SPEC.with_classes(("caf\udce9", *CIFAR10.class_names[1:])))
     save_file({"weight": np.zeros(3, np.float32)}, path, header.to_metadata())
     assert "caf?" in facts(path)["classes"]
     assert inspect(path)["class_names"][0] == "caf?"

@@ -9,9 +9,9 @@ from delugeserve import zoo
 from delugeserve.cli.options import RecipeName
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.training.recipes import RECIPES
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 
-TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
 
 
 @pytest.fixture

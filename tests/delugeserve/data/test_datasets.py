@@ -85,13 +85,13 @@ def test_a_missing_source_suggests_the_nearest_public_data_set(
         assert (nearest or "'cifar10' or 'cifar100'") in caught.value.remedy
 
 
-@pytest.mark.parametrize("dataset", [CIFAR10, IMAGENET], ids=lambda dataset: dataset.name)
+@pytest.mark.parametrize("task", [CIFAR10, IMAGENET], ids=lambda task: task.name)
 @pytest.mark.parametrize("source", [".", "notes.txt"])
-def test_a_source_without_images(tmp_path, source, dataset):
+def test_a_source_without_images(tmp_path, source, task):
     (tmp_path / "notes.txt").write_text("nothing here")
     for read in (load_images, index_images, check_source):
         with pytest.raises(DatasetError) as caught:
-            read(tmp_path / source, "test", dataset)
+            read(tmp_path / source, "test", task)
         assert caught.value.path == str(tmp_path / source)
 
 

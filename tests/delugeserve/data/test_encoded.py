@@ -19,7 +19,7 @@ from delugeserve.zoo import IMAGENET
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-TWO_CLASSES = dataclasses.replace(IMAGENET, num_classes=2)
+TWO_CLASSES = dataclasses.replace(IMAGENET, class_names=IMAGENET.class_names[:2])
 LAYOUTS = pytest.mark.parametrize("layout", ["folder", "parquet"])
 
 

@@ -17,7 +17,7 @@ from delugeserve.zoo import IMAGENET
 
 pytest.importorskip("pyarrow")
 
-TWO_CLASSES = dataclasses.replace(IMAGENET, num_classes=2)
+TWO_CLASSES = dataclasses.replace(IMAGENET, class_names=IMAGENET.class_names[:2])
 
 
 @given(

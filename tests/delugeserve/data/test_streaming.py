@@ -21,7 +21,9 @@ from delugeserve.zoo import IMAGENET
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-TINY = dataclasses.replace(IMAGENET, num_classes=2, image_size=32, resize_size=36)
+TINY = dataclasses.replace(
+    IMAGENET, class_names=IMAGENET.class_names[:2], image_size=32, resize_size=36
+)
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
 
@@ -36,7 +38,7 @@ def stream(source: Path, split: str = "train", workers: int = 0, **options):
         "batch_size": 8,
         "num_workers": workers,
         "seed": 3,
-        "dataset": TINY,
+        "task": TINY,
         "on_unreadable": "fail",
     }
     return stream_batches(index_images(source, split, TINY), **settings | options)

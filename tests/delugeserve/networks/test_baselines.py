@@ -8,12 +8,14 @@ from torch import nn
 from delugeserve.networks.baselines import Baseline
 from delugeserve.networks.build import build_network
 from delugeserve.networks.layers import CrossLayerSum
-from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec, find_model
+from delugeserve.zoo import CIFAR10, IMAGENET, Architecture, ModelSpec, find_model
 
 TINY = {
-    f"{stem} {shortcut}": ModelSpec("tiny", stem, widths, layers, dataset, baseline=shortcut)
+    f"{stem} {shortcut}": ModelSpec(
+        "tiny", Architecture("tiny", stem, widths, layers, shortcut), task
+    )
     for shortcut in ("1x1", "3x3")
-    for stem, widths, layers, dataset in (
+    for stem, widths, layers, task in (
         ("cifar", (4, 6, 8), (3, 2, 4), CIFAR10),
         ("imagenet", (4, 6, 8, 10), (2, 1, 2, 3), IMAGENET),
     )
@@ -37,21 +39,21 @@ def literal_forward(network, x):
     """Each layer sums the whole list of earlier outputs, without weights."""
     stem = network.stem
     x = F.conv2d(x, stem.conv.weight, None, stem.conv.stride, stem.conv.padding)
-    if network.spec.stem == "imagenet":
+    if network.spec.architecture.stem == "imagenet":
         x = F.conv2d(F.max_pool2d(F.relu(norm(x, stem.norm)), 3, 2, 1), stem.widen.weight)
     outputs = []
     for index, block in enumerate(network.blocks):
         if index:
             transition = network.transitions[index - 1]
             x = sum(outputs)
-            if network.spec.baseline == "1x1":
+            if network.spec.architecture.baseline == "1x1":
                 (conv,) = transition
                 x = F.conv2d(x, conv.weight, None, stride=2)
             else:
                 bn, conv = transition
                 x = F.conv2d(norm(x, bn), conv.weight, None, stride=2, padding=1)
         # The stem of a CIFAR network has fewer channels than the outputs.
-        outputs = [] if index == 0 and network.spec.stem == "cifar" else [x]
+        outputs = [] if index == 0 and network.spec.architecture.stem == "cifar" else [x]
         for layer in block.layers:
             x = sum(outputs) if outputs else x
             x = F.conv2d(F.relu(norm(x, layer.norm1)), layer.conv1.weight)
@@ -65,10 +67,10 @@ def literal_forward(network, x):
 @pytest.mark.parametrize("spec", TINY.values(), ids=TINY)
 def test_outputs_and_gradients_equal_the_literal_form(scrambled, spec):
     network = scrambled(spec)
-    size = 64 if spec.stem == "imagenet" else 16
+    size = 64 if spec.architecture.stem == "imagenet" else 16
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(3, 3, size, size, generator=generator, dtype=torch.float64)
-    weights = torch.randn(3, spec.dataset.num_classes, generator=generator).double()
+    weights = torch.randn(3, spec.task.num_classes, generator=generator).double()
     parameters = list(network.parameters())
 
     ours, literal = network(x), literal_forward(network, x)

@@ -9,9 +9,9 @@ import torch
 from delugeserve.errors import CheckpointError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from delugeserve.zoo import CIFAR10, CIFAR100, ModelSpec, find_model
+from delugeserve.zoo import CIFAR10, CIFAR100, Architecture, ModelSpec, find_model
 
-TINY = ModelSpec("tiny", "cifar", (2, 3), (1, 2), CIFAR10)
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (2, 3), (1, 2)), CIFAR10)
 
 
 @pytest.fixture
@@ -19,7 +19,6 @@ def saved(tmp_path):
     network = build_network(TINY, seed=0)
     checkpoint = Checkpoint(
         TINY,
-        CIFAR10.class_names,
         network.state_dict(),
         recipe={"epochs": 3},
         data={"train_fingerprint": "abc"},
@@ -54,7 +53,7 @@ def test_another_model_is_refused(saved):
 
 
 def test_another_number_of_classes_is_refused(saved):
-    other = dataclasses.replace(TINY, dataset=CIFAR100)
+    other = dataclasses.replace(TINY, task=CIFAR100)
     with pytest.raises(CheckpointError, match=r"10 classes.* 100"):
         load_checkpoint(saved, other)
 

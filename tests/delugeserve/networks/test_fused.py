@@ -19,9 +19,9 @@ from delugeserve.networks.fused import (
 )
 from delugeserve.networks.layers import OutputNorm
 from delugeserve.networks.per_reader import per_reader
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 
-TINY = ModelSpec("tiny", "cifar", (4, 6, 8), (3, 2, 4), CIFAR10)
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6, 8), (3, 2, 4)), CIFAR10)
 # Compiling takes seconds, so all compiling tests use the same kind of tensors.
 KERNELS = ("plain", pytest.param("compiled", marks=pytest.mark.slow))
 

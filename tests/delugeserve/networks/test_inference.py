@@ -6,12 +6,12 @@ from torch import nn
 
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
-from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
+from delugeserve.zoo import CIFAR10, IMAGENET, Architecture, ModelSpec
 
 SPECS = [
-    ModelSpec("tiny", "cifar", (4, 6, 8), (1, 2, 4), CIFAR10),
-    ModelSpec("tiny", "cifar", (4, 6), (3, 1), CIFAR10),
-    ModelSpec("tiny", "imagenet", (4, 6, 8, 10), (2, 1, 2, 3), IMAGENET),
+    ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6, 8), (1, 2, 4)), CIFAR10),
+    ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (3, 1)), CIFAR10),
+    ModelSpec("tiny", Architecture("tiny", "imagenet", (4, 6, 8, 10), (2, 1, 2, 3)), IMAGENET),
 ]
 
 
@@ -36,7 +36,7 @@ def randomised(spec):
 @pytest.mark.parametrize("spec", SPECS, ids=["cifar", "two blocks", "imagenet"])
 def test_the_folded_network_is_the_same_function(spec):
     network = randomised(spec)
-    size = 64 if spec.stem == "imagenet" else 16
+    size = 64 if spec.architecture.stem == "imagenet" else 16
     images = torch.randn(4, 3, size, size, dtype=torch.float64)
     folded = fold(network)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())

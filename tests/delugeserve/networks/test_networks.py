@@ -8,15 +8,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from delugeserve.networks.build import build_network
 from delugeserve.networks.flops import count
 from delugeserve.networks.layers import CrossLayerSum
-from delugeserve.zoo import CIFAR10, IMAGENET, MODELS, ModelSpec, find_model
+from delugeserve.zoo import CIFAR10, IMAGENET, MODELS, Architecture, ModelSpec, find_model
 
-TINY_CIFAR = ModelSpec("tiny", "cifar", (4, 6, 8), (3, 2, 4), CIFAR10)
-TINY_IMAGENET = ModelSpec("tiny", "imagenet", (4, 6, 8, 10), (2, 1, 2, 3), IMAGENET)
+TINY_CIFAR = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6, 8), (3, 2, 4)), CIFAR10)
+TINY_IMAGENET = ModelSpec(
+    "tiny", Architecture("tiny", "imagenet", (4, 6, 8, 10), (2, 1, 2, 3)), IMAGENET
+)
 
 
 def images_for(spec, n=3):
     generator = torch.Generator().manual_seed(1)
-    size = 64 if spec.stem == "imagenet" else 16
+    size = 64 if spec.architecture.stem == "imagenet" else 16
     return torch.randn(n, 3, size, size, generator=generator, dtype=torch.float64)
 
 
@@ -33,7 +35,7 @@ def literal_forward(network, x):
     """The network as the paper describes it: raw outputs in a list, per-reader BatchNorm."""
     stem = network.stem
     x = F.conv2d(x, stem.conv.weight, None, stem.conv.stride, stem.conv.padding)
-    if network.spec.stem == "imagenet":
+    if network.spec.architecture.stem == "imagenet":
         x = F.relu(batch_norm(x, stem.norm.weight, stem.norm.bias))
         x = F.conv2d(F.max_pool2d(x, 3, 2, 1), stem.widen.weight)
     outputs = []
@@ -43,7 +45,7 @@ def literal_forward(network, x):
             x = read(transition.sum, outputs)
             x = batch_norm(x, transition.norm.weight, transition.norm.bias)
             x = F.conv2d(x, transition.conv.weight, None, 2, 1)
-        outputs = [] if index == 0 and network.spec.stem == "cifar" else [x]
+        outputs = [] if index == 0 and network.spec.architecture.stem == "cifar" else [x]
         sums = list(block.sums)
         for layer in block.layers:
             if len(outputs) > 1:
@@ -67,7 +69,7 @@ def test_outputs_and_gradients_equal_the_literal_form(scrambled, spec):
     network = scrambled(spec)
     x = images_for(spec).requires_grad_()
     inputs = [x, *network.parameters()]
-    weights = torch.randn(3, spec.dataset.num_classes, dtype=torch.float64)
+    weights = torch.randn(3, spec.task.num_classes, dtype=torch.float64)
 
     ours = network(x)
     literal = literal_forward(network, x)

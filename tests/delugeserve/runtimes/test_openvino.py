@@ -11,14 +11,16 @@ from delugeserve.artifacts.interface import SumForm
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes import BACKENDS
-from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
+from delugeserve.zoo import CIFAR10, IMAGENET, Architecture, ModelSpec
 from delugeserve_export.graph import build_graph
 from delugeserve_export.quantisation import Range, insert_qdq, quantisable_layers
 
 NEWEST_OPSET = 15  # of OpenVINO 2024.4, which the oldest supported Triton containers carry
 SPECS = {
-    "cifar": ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10),
-    "imagenet": ModelSpec("tiny", "imagenet", (4, 6, 8, 10), (1, 1, 1, 1), IMAGENET),
+    "cifar": ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10),
+    "imagenet": ModelSpec(
+        "tiny", Architecture("tiny", "imagenet", (4, 6, 8, 10), (1, 1, 1, 1)), IMAGENET
+    ),
 }
 
 
@@ -26,7 +28,7 @@ SPECS = {
 @pytest.mark.parametrize("form", get_args(SumForm))
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_older_releases_know_every_operation(tmp_path, spec, form, precision):
-    graph = build_graph(fold(build_network(spec).eval()), spec.dataset, sum_form=form)
+    graph = build_graph(fold(build_network(spec).eval()), spec.task, sum_form=form)
     if precision == "int8":
         layers = quantisable_layers(graph)
         ranges = {tensor: Range(4.0, True) for tensors in layers.values() for tensor in tensors}

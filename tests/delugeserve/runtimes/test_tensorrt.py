@@ -36,14 +36,14 @@ from delugeserve.runtimes.tensorrt_engine import RuntimeLog
 from delugeserve.system import hardware
 from delugeserve.system.hardware import Gpu
 from delugeserve.verification.verify import verify_version
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 from delugeserve_export import export, pipeline, plan_export
 from delugeserve_export.graph import build_graph
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: delugeserve[tensorrt-rtx]")
 needs_no_gpu = pytest.mark.skipif(bool(hardware.usable_gpus()), reason="this machine has a GPU")
 
-TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
 
 
 class TensorRtOnRtx(TensorRt):
@@ -95,7 +95,7 @@ def build(graphs, tmp_path):
 @pytest.fixture
 def plan_for(network, tmp_path):
     path = tmp_path / "tiny.safetensors"
-    save_checkpoint(Checkpoint(TINY, CIFAR10.class_names, network.state_dict()), path)
+    save_checkpoint(Checkpoint(TINY, network.state_dict()), path)
     options = {"backend": "tensorrt-rtx", "precision": "fp16", "max_batch_size": 16}
     repository = tmp_path / "repository"
     return lambda **changes: plan_export(TINY, path, repository=repository, **options | changes)
@@ -377,8 +377,8 @@ def test_fp32_in_place_of_fp16_is_rejected(plan_for, monkeypatch):
 def test_a_graph_with_wrong_logits_is_rejected(plan_for, monkeypatch):
     honest = pipeline.build_graph
 
-    def dimmed(network, dataset, **changes):
-        darker = dataclasses.replace(dataset, mean=tuple(mean + 0.1 for mean in dataset.mean))
+    def dimmed(network, task, **changes):
+        darker = dataclasses.replace(task, mean=tuple(mean + 0.1 for mean in task.mean))
         return honest(network, darker, **changes)
 
     monkeypatch.setattr(pipeline, "build_graph", dimmed)

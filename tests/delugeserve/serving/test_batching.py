@@ -12,7 +12,7 @@ import pytest
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes import BACKENDS
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 from delugeserve_export.graph import build_graph
 
 
@@ -140,7 +140,7 @@ def test_an_error_of_loading_names_the_cause(make, pb_utils, changes, named):
 @pytest.fixture(scope="module")
 def artefacts(tmp_path_factory):
     """A small network for each backend of a CPU."""
-    spec = ModelSpec("tiny", "cifar", (4, 6), (1, 1), CIFAR10)
+    spec = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (1, 1)), CIFAR10)
     graph = build_graph(fold(build_network(spec).eval()), CIFAR10)
     folder = tmp_path_factory.mktemp("artefacts")
     return {name: BACKENDS[name].build(graph, folder) for name in ("onnxruntime", "openvino")}

@@ -17,11 +17,18 @@ from delugeserve.studies.ablation_plots import draw_ablation
 from delugeserve.studies.trials import compared_networks, plan_trials, train_missing
 from delugeserve.training.config import RunConfig
 from delugeserve.training.recipes import find_recipe
-from delugeserve.zoo import CIFAR10, ModelSpec, Published, find_model
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec, Published, find_model
 
-TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10, Published(0.5, None, 20.0))
+TINY = ModelSpec(
+    "tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10, Published(0.5, None, 20.0)
+)
 BASELINES = [
-    dataclasses.replace(TINY, name=f"tiny_{kind}", baseline=kind, published=published)
+    ModelSpec(
+        f"tiny_{kind}",
+        dataclasses.replace(TINY.architecture, name=f"tiny_{kind}", baseline=kind),
+        CIFAR10,
+        published,
+    )
     for kind, published in (("1x1", Published(0.4, None, 21.5)), ("3x3", None))
 ]
 NAMES = ["tiny", "tiny_1x1", "tiny_3x3"]

@@ -11,9 +11,9 @@ from delugeserve.errors import CheckpointError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.studies.connectivity import draw_connectivity, measure_connectivity
-from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec
+from delugeserve.zoo import CIFAR10, IMAGENET, Architecture, ModelSpec
 
-TINY = ModelSpec("tiny", "cifar", (2, 3), (2, 2), CIFAR10)
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (2, 3), (2, 2)), CIFAR10)
 FIRST, LAST = "transitions.0.sum.weight", "head.sum.weight"
 
 
@@ -23,7 +23,7 @@ def checkpoint(spec=TINY, **weights):
     for name, weight in weights.items():
         assert weight.shape == state[name].shape
         state[name] = weight
-    return Checkpoint(spec, spec.dataset.class_names, state)
+    return Checkpoint(spec, state)
 
 
 BY_HAND = checkpoint(
@@ -47,7 +47,7 @@ def test_norms_by_hand():
 
 
 def test_the_first_block_of_an_imagenet_network_reads_its_entry():
-    spec = ModelSpec("tiny", "imagenet", (2, 3, 4), (1, 2, 1), IMAGENET)
+    spec = ModelSpec("tiny", Architecture("tiny", "imagenet", (2, 3, 4), (1, 2, 1)), IMAGENET)
     blocks = measure_connectivity(checkpoint(spec))
     assert [block.layers for block in blocks] == [(0, 1), (0, 1, 2), (0, 1)]
     assert [block.reader for block in blocks] == ["transition", "transition", "classifier"]
@@ -72,7 +72,7 @@ def test_weights_that_are_all_zero():
 
 
 def test_a_network_without_cross_layer_weights():
-    bare = Checkpoint(TINY, CIFAR10.class_names, {"linear.weight": torch.zeros(10, 6)})
+    bare = Checkpoint(TINY, {"linear.weight": torch.zeros(10, 6)})
     with pytest.raises(CheckpointError, match="'tiny' has no cross-layer weights"):
         measure_connectivity(bare)
 

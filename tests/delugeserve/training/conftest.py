@@ -11,12 +11,13 @@ import pytest
 from delugeserve.training.config import RunConfig
 from delugeserve.training.recipes import find_recipe
 from delugeserve.training.run import train
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 
 # The command line, with one more model.
 SCRIPT = """
 from delugeserve import cli, zoo
-zoo.MODELS = {"tiny": zoo.ModelSpec("tiny", "cifar", (4, 6), (2, 2), zoo.CIFAR10)}
+tiny = zoo.Architecture("tiny", "cifar", (4, 6), (2, 2))
+zoo.MODELS = {"tiny": zoo.ModelSpec("tiny", tiny, zoo.CIFAR10)}
 cli.main()
 """
 HANG_S = 800  # a guard against tests that hang, not a limit that a busy machine can meet
@@ -25,7 +26,7 @@ HANG_S = 800  # a guard against tests that hang, not a limit that a busy machine
 @pytest.fixture(scope="session")
 def tiny_spec():
     """A network that trains in seconds."""
-    return ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+    return ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
 
 
 @pytest.fixture(scope="module")

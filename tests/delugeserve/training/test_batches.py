@@ -95,7 +95,9 @@ def test_too_few_test_images():
 
 
 def test_too_few_training_images_of_those_that_are_streamed(tmp_path, write_tiny_imagenet):
-    mini = dataclasses.replace(IMAGENET, num_classes=2, image_size=72, resize_size=80)
+    mini = dataclasses.replace(
+        IMAGENET, class_names=IMAGENET.class_names[:2], image_size=72, resize_size=80
+    )
     config = RunConfig("mini", find_recipe("imagenet"), 0, "fp32", "images")
     source = write_tiny_imagenet(tmp_path, "folder", train=4, test=2)
     few = batches.read_split(str(source), "train", mini, limit=2)

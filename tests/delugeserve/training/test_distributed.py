@@ -13,9 +13,9 @@ from delugeserve import zoo
 from delugeserve.data.datasets import load_images
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.networks.classifier import network_classifier
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 
-TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
 
 # The command line with one more model. The process of the rank in DIES sends itself SIGNAL as soon
 # as the run has saved a state.
@@ -29,7 +29,8 @@ def die(state):
         time.sleep(0.001)
     os.kill(os.getpid(), signal.Signals[os.environ["SIGNAL"]])
 
-zoo.MODELS = {"tiny": zoo.ModelSpec("tiny", "cifar", (4, 6), (2, 2), zoo.CIFAR10)}
+tiny = zoo.Architecture("tiny", "cifar", (4, 6), (2, 2))
+zoo.MODELS = {"tiny": zoo.ModelSpec("tiny", tiny, zoo.CIFAR10)}
 if os.environ["DIES"] == os.environ["RANK"]:
     state = Path(sys.argv[sys.argv.index("--output") + 1]) / "last.ckpt"
     threading.Thread(target=die, args=[state], daemon=True).start()

@@ -15,10 +15,12 @@ from delugeserve.training.batches import Reading
 from delugeserve.training.config import RunConfig
 from delugeserve.training.recipes import find_recipe, override
 from delugeserve.training.run import train
-from delugeserve.zoo import IMAGENET, ModelSpec
+from delugeserve.zoo import IMAGENET, Architecture, ModelSpec
 
-MINI_IMAGENET = dataclasses.replace(IMAGENET, num_classes=2, image_size=72, resize_size=80)
-MINI = ModelSpec("mini", "imagenet", (4, 6), (2, 2), MINI_IMAGENET)
+MINI_IMAGENET = dataclasses.replace(
+    IMAGENET, class_names=IMAGENET.class_names[:2], image_size=72, resize_size=80
+)
+MINI = ModelSpec("mini", Architecture("mini", "imagenet", (4, 6), (2, 2)), MINI_IMAGENET)
 FLAGS = ("--epochs", "3", "--batch-size", "12", "--milestones", "0.5", "--precision", "fp32")
 
 

@@ -12,6 +12,7 @@ from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.system.files import sha256
 from delugeserve.training.initial import read_initial
 from delugeserve.training.run import train
+from delugeserve.zoo import Architecture
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +82,9 @@ def test_a_run_without_a_state_needs_the_same_file(short, tiny_spec, tmp_path, a
 
 
 def test_a_checkpoint_of_another_model_is_refused(config, tiny_spec, tmp_path):
-    other = dataclasses.replace(tiny_spec, name="other", widths=(4, 8))
+    other = dataclasses.replace(
+        tiny_spec, name="other", architecture=Architecture("other", "cifar", (4, 8), (2, 2))
+    )
     path, _ = train(other, dataclasses.replace(config, model="other"), tmp_path / "other")
     initial = dataclasses.replace(config, initial_checkpoint=str(path))
     with pytest.raises(CheckpointError, match="other"):

@@ -34,7 +34,7 @@ def test_the_paper_s_recipes_are_as_published():
 
 def test_recipes_are_found_by_name_and_suit_their_data():
     assert all(RECIPES[name].name == name for name in RECIPES)
-    names = [default_recipe(dataset).name for dataset in (CIFAR10, CIFAR100, IMAGENET)]
+    names = [default_recipe(task).name for task in (CIFAR10, CIFAR100, IMAGENET)]
     assert names == ["cifar-quick", "cifar-quick", "imagenet"]
     with pytest.raises(UnknownNameError) as caught:
         find_recipe("imagnet")
@@ -75,7 +75,7 @@ def test_an_unknown_schedule():
 
 
 @pytest.mark.parametrize(
-    ("name", "dataset", "values", "flag"),
+    ("name", "task", "values", "flag"),
     [
         ("cifar-quick", CIFAR10, {"schedule": "step"}, "--milestones"),
         ("cifar", CIFAR10, {"milestones": ()}, "--milestones"),
@@ -86,13 +86,13 @@ def test_an_unknown_schedule():
         ("cifar", CIFAR10, {"cutout": 63}, "Use less than 63"),
     ],
 )
-def test_values_without_effect_or_that_leave_nothing(name, dataset, values, flag):
+def test_values_without_effect_or_that_leave_nothing(name, task, values, flag):
     with pytest.raises(UsageError, match=flag):
-        choose_recipe(dataset, name, **values)
+        choose_recipe(task, name, **values)
 
 
 @pytest.mark.parametrize(
-    ("name", "dataset", "values"),
+    ("name", "task", "values"),
     [
         ("cifar-quick", CIFAR10, {"schedule": "step", "milestones": (0.5,)}),
         ("cifar", CIFAR10, {"schedule": "cosine", "warmup": 0.1}),
@@ -101,8 +101,8 @@ def test_values_without_effect_or_that_leave_nothing(name, dataset, values, flag
         ("cifar", IMAGENET, {}),  # whose crops are padded, and ImageNet's are not
     ],
 )
-def test_values_that_do_something_or_ask_for_nothing(name, dataset, values):
-    choose_recipe(dataset, name, **values)
+def test_values_that_do_something_or_ask_for_nothing(name, task, values):
+    choose_recipe(task, name, **values)
 
 
 def rates(recipe: Recipe, steps: int) -> list[float]:

@@ -23,7 +23,7 @@ from delugeserve.training.records import (
     read_runs,
 )
 from delugeserve.training.run import train
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 
 HEADING = "epoch,learning_rate,train_loss,val_loss,val_error,seconds\r\n"
 LOG = (
@@ -75,7 +75,7 @@ def test_a_run_of_before_there_were_metrics(make_run):
 
 
 def test_what_the_trainer_writes_is_read(tiny_cifar, tmp_path):
-    spec = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+    spec = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
     recipe = dataclasses.replace(find_recipe("cifar-quick"), epochs=2, batch_size=20)
     config = RunConfig("tiny", recipe, seed=0, precision="fp32", data=str(tiny_cifar), limit=40)
     _, evaluation = train(spec, config, tmp_path / "run")

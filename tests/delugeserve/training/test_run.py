@@ -26,9 +26,16 @@ from delugeserve.errors import (
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.networks.classifier import network_classifier
 from delugeserve.training.run import train
-from delugeserve.zoo import CIFAR10, ModelSpec
+from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 
-TINY = ModelSpec("tiny", "cifar", (4, 6), (2, 2), CIFAR10)
+TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
+
+
+def of_architecture(**changes) -> ModelSpec:
+    architecture = dataclasses.replace(TINY.architecture, **changes)
+    return dataclasses.replace(TINY, architecture=architecture)
+
+
 EPOCH_2 = "epoch 2/3"
 # A process that trains into a folder, and one forked from it as those are that decode images.
 TRAINING = """
@@ -317,7 +324,7 @@ def test_a_state_that_is_damaged_or_another_run_s(config, changed, whole, tmp_pa
             train(TINY, config, tmp_path / "run", resume=True)
 
     for spec, changes, what in (
-        (dataclasses.replace(TINY, widths=(5, 6)), {}, "network"),
+        (of_architecture(widths=(5, 6)), {}, "network"),
         (TINY, {"momentum": 0.8}, "recipe"),
     ):
         other = tmp_path / what[:7]
@@ -374,7 +381,7 @@ def test_fused_sums_learn(config, tmp_path):
 def test_options_of_sums_where_there_is_nothing_to_choose(config, option, tmp_path):
     chosen = dataclasses.replace(config, **{option: True})
     with pytest.raises(UsageError, match="has no cross-layer sums"):
-        train(dataclasses.replace(TINY, baseline="1x1"), chosen, tmp_path)
+        train(of_architecture(baseline="1x1"), chosen, tmp_path)
     with pytest.raises(UsageError, match="--compile"):
         train(TINY, dataclasses.replace(chosen, compile=True), tmp_path)
     assert not list(tmp_path.glob("*.json"))

@@ -34,13 +34,13 @@ def network():
 
 @pytest.fixture(scope="module")
 def graph(network):
-    return build_graph(fold(network), SPEC.dataset)
+    return build_graph(fold(network), SPEC.task)
 
 
 @pytest.fixture(scope="module")
 def evidence(network):
-    images, description = sample_images(SPEC.dataset, 24)
-    return Evidence(images, network_classifier(network, SPEC.dataset)(images), description)
+    images, description = sample_images(SPEC.task, 24)
+    return Evidence(images, network_classifier(network, SPEC.task)(images), description)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_what_is_found_names_image_and_distance(verify, graph):
 
 
 def test_a_fault_of_one_batch_size_alone_is_caught(evidence, network):
-    honest = network_classifier(network, SPEC.dataset)
+    honest = network_classifier(network, SPEC.task)
 
     def softmax(logits):
         exponentials = np.exp(logits - logits.max(1, keepdims=True))

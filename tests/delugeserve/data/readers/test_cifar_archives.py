@@ -22,7 +22,7 @@ from delugeserve.data.datasets import load_images
 from delugeserve.data.readers.cifar_archives import parse_records
 from delugeserve.data.readers.pickles import unpickle_table
 from delugeserve.errors import DatasetError
-from delugeserve.zoo import CIFAR10, CIFAR100, DatasetSpec
+from delugeserve.zoo import CIFAR10, CIFAR100, Task
 
 Dump = Callable[[dict[str, Any]], bytes]
 
@@ -36,7 +36,7 @@ FOLDERS = {
     ("cifar100", "python"): "cifar-100-python",
     ("cifar100", "binary"): "cifar-100-binary",
 }
-DATASETS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+TASKS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 EDITIONS = sorted(FOLDERS)
 
 
@@ -78,8 +78,8 @@ def planes(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
 
 
-def archive_files(dataset: str, edition: str, dump: Dump = dump_as_python2) -> dict[str, bytes]:
-    fine = dataset == "cifar100"
+def archive_files(task: str, edition: str, dump: Dump = dump_as_python2) -> dict[str, bytes]:
+    fine = task == "cifar100"
     parts = {"train": TRAIN, "test": TEST}
     if not fine:
         parts = {
@@ -87,7 +87,7 @@ def archive_files(dataset: str, edition: str, dump: Dump = dump_as_python2) -> d
             for part in range(5)
         }
         parts["test_batch"] = TEST
-    names = [name.replace(" ", "_") for name in DATASETS[dataset].class_names]
+    names = [name.replace(" ", "_") for name in TASKS[task].class_names]
     files = {}
     for name, (images, labels) in parts.items():
         if edition == "binary":
@@ -122,39 +122,39 @@ def write_tar(path: Path, folder: str, files: dict[str, bytes]) -> Path:
     return path
 
 
-def check(source: Path, dataset: DatasetSpec) -> None:
+def check(source: Path, task: Task) -> None:
     for split, (images, labels) in (("train", TRAIN), ("test", TEST)):
-        data = load_images(source, split, dataset)
+        data = load_images(source, split, task)
         np.testing.assert_array_equal(data.images, images)
         np.testing.assert_array_equal(data.labels, labels)
-        assert data.class_names == dataset.class_names
+        assert data.class_names == task.class_names
         assert data.images.flags.c_contiguous
-        some = load_images(source, split, dataset, limit=13)
+        some = load_images(source, split, task, limit=13)
         np.testing.assert_array_equal(some.images, images[:13])
 
 
-def refusal(source: Path, dataset: DatasetSpec = CIFAR10, split: str = "test") -> DatasetError:
+def refusal(source: Path, task: Task = CIFAR10, split: str = "test") -> DatasetError:
     with pytest.raises(DatasetError) as caught:
-        load_images(source, split, dataset)
+        load_images(source, split, task)
     return caught.value
 
 
-@pytest.mark.parametrize(("dataset", "edition"), EDITIONS)
-def test_unpacked(tmp_path: Path, dataset: str, edition: str) -> None:
-    folder = write_folder(tmp_path / FOLDERS[dataset, edition], archive_files(dataset, edition))
-    check(folder, DATASETS[dataset])
-    check(tmp_path, DATASETS[dataset])
-    check(folder.rename(tmp_path / "renamed"), DATASETS[dataset])
+@pytest.mark.parametrize(("task", "edition"), EDITIONS)
+def test_unpacked(tmp_path: Path, task: str, edition: str) -> None:
+    folder = write_folder(tmp_path / FOLDERS[task, edition], archive_files(task, edition))
+    check(folder, TASKS[task])
+    check(tmp_path, TASKS[task])
+    check(folder.rename(tmp_path / "renamed"), TASKS[task])
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tar"])
-@pytest.mark.parametrize(("dataset", "edition"), EDITIONS)
-def test_packed(tmp_path: Path, dataset: str, edition: str, suffix: str) -> None:
-    path = tmp_path / f"{dataset.replace('cifar', 'cifar-')}-{edition}{suffix}"
-    write_tar(path, FOLDERS[dataset, edition], archive_files(dataset, edition))
-    check(path, DATASETS[dataset])
-    check(tmp_path, DATASETS[dataset])
-    check(path.rename(tmp_path / f"renamed{suffix}"), DATASETS[dataset])
+@pytest.mark.parametrize(("task", "edition"), EDITIONS)
+def test_packed(tmp_path: Path, task: str, edition: str, suffix: str) -> None:
+    path = tmp_path / f"{task.replace('cifar', 'cifar-')}-{edition}{suffix}"
+    write_tar(path, FOLDERS[task, edition], archive_files(task, edition))
+    check(path, TASKS[task])
+    check(tmp_path, TASKS[task])
+    check(path.rename(tmp_path / f"renamed{suffix}"), TASKS[task])
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -173,8 +173,8 @@ def test_a_column_major_array(tmp_path: Path) -> None:
 
 
 def test_of_several_archives_the_data_sets_own_is_read(tmp_path: Path) -> None:
-    for dataset, edition in EDITIONS:
-        write_folder(tmp_path / FOLDERS[dataset, edition], archive_files(dataset, edition))
+    for task, edition in EDITIONS:
+        write_folder(tmp_path / FOLDERS[task, edition], archive_files(task, edition))
     check(tmp_path, CIFAR10)
     check(tmp_path, CIFAR100)
 
@@ -289,12 +289,12 @@ def test_an_archive_of_something_else(tmp_path: Path) -> None:
     assert set(error.expected) == set(FOLDERS.values())
 
 
-@pytest.mark.parametrize(("dataset", "edition"), EDITIONS)
-def test_a_truncated_file(tmp_path: Path, dataset: str, edition: str) -> None:
-    files = archive_files(dataset, edition)
+@pytest.mark.parametrize(("task", "edition"), EDITIONS)
+def test_a_truncated_file(tmp_path: Path, task: str, edition: str) -> None:
+    files = archive_files(task, edition)
     name = next(name for name in files if name.startswith("test"))
     files[name] = files[name][:-3]
-    error = refusal(write_folder(tmp_path / "x", files), DATASETS[dataset])
+    error = refusal(write_folder(tmp_path / "x", files), TASKS[task])
     assert (error.path, error.name) == (str(tmp_path / "x"), name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 from pathlib import Path
@@ -15,7 +14,7 @@ from delugeserve.data.datasets import check_source, index_images, load_images
 from delugeserve.data.formats import FORMATS, SUFFIXES, decodable_formats
 from delugeserve.data.streaming import stream_batches
 from delugeserve.errors import ClassNameError, DatasetError, UnreadableImageError
-from delugeserve.zoo import CIFAR10, IMAGENET
+from delugeserve.zoo import CIFAR10, CIFAR100, IMAGENET
 from delugeserve_client.preprocessing import Preprocessing
 
 READ = pytest.mark.parametrize("read", [load_images, index_images])
@@ -34,9 +33,9 @@ def write_split(write_image, pixels):
     return write
 
 
-def refusal(read, source: Path, split: str = "test", dataset=CIFAR10) -> DatasetError:
+def refusal(read, source: Path, split: str = "test", task=CIFAR10) -> DatasetError:
     with pytest.raises(DatasetError) as caught:
-        read(source, split, dataset)
+        read(source, split, task)
     return caught.value
 
 
@@ -64,10 +63,9 @@ def test_a_limit_takes_from_all_classes(write_split, tmp_path):
 
 
 def test_the_data_sets_classes_keep_its_order(write_image, pixels, tmp_path):
-    spec = dataclasses.replace(CIFAR10, name="cifar100", num_classes=100)
     for name in ("lawn_mower", "Lamp"):  # in the data set's order "lamp" comes first
         write_image(tmp_path / "test" / name / "0.png", pixels[0])
-    data = load_images(tmp_path, "test", spec)
+    data = load_images(tmp_path, "test", CIFAR100)
     assert {data.class_names[label] for label in data.labels} == {"lamp", "lawn mower"}
 
 
@@ -204,7 +202,7 @@ def decoded_colours(folder: Path, reader: str) -> np.ndarray:
         batch_size=len(images),
         num_workers=0,
         seed=0,
-        dataset=CIFAR10,
+        task=CIFAR10,
         on_unreadable="fail",
     )
     (batch,) = [images for images, _ in batches]
