@@ -37,6 +37,8 @@ class RunConfig:
         checkpoint_sums: whether they are computed again in the backward pass, to save memory.
         initial_checkpoint: path, run folder or model name of the weights to start from; None for
             random weights.
+        extended: for a run that was resumed with more epochs: the numbers of epochs that it had
+            before, in order.
     """
 
     model: str
@@ -52,6 +54,7 @@ class RunConfig:
     fuse_sums: bool = False
     checkpoint_sums: bool = False
     initial_checkpoint: str | None = None
+    extended: tuple[int, ...] = ()
 
 
 def resolve_precision(precision: Precision | Literal["auto"]) -> Precision:

@@ -22,6 +22,7 @@ from delugeserve.training.records import (
     METRICS_FILE,
     as_recorded,
     check_settings,
+    read_config,
     read_run,
 )
 from delugeserve.training.saving import STATE_FILE, write_json
@@ -92,10 +93,10 @@ def check_folder(output: Path, config: RunConfig, *, resume: bool) -> None:
     if exists and not resume:
         raise UsageError(
             f"{output} already holds a run.",
-            "Add --resume to continue it, or choose another --output.",
+            f"Continue it with --resume {output}, or choose another --output.",
         )
     if not exists and resume:
-        raise UsageError(f"{output} holds no run to resume.", "Leave out --resume to start one.")
+        raise UsageError(f"{output} holds no run to resume.", "Start one there with --output.")
     if resume:
         _check_settings(output, config)
         return
@@ -117,6 +118,8 @@ def start_folder(
 ) -> dict[str, str]:
     """Write the settings, the environment and the record of the initial checkpoint.
 
+    The errors of a run that ended, and goes on with more epochs, are removed.
+
     Returns:
         The environment; for a resumed run, the one of all its parts.
 
@@ -130,6 +133,8 @@ def start_folder(
         if initial is not None:
             write_record(output, initial)
         write_json(output / ENVIRONMENT_FILE, whole)
+        if resume and read_config(read_run(output)).recipe.epochs < config.recipe.epochs:
+            (output / METRICS_FILE).unlink(missing_ok=True)
         write_json(output / CONFIG_FILE, as_recorded(config))
     except OSError as error:
         raise _unwritable(output, error) from error
@@ -184,8 +189,5 @@ def _unwritable(output: Path, error: OSError) -> UsageError:
 
 def _check_settings(output: Path, config: RunConfig) -> None:
     found = read_run(output)
-    if found.reason is not None:
-        raise UsageError(
-            f"Cannot resume {output}: {found.reason}.", "Start again in another --output."
-        )
-    check_settings(found, config)
+    read_config(found)
+    check_settings(found, config, more_epochs=True)

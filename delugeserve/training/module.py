@@ -126,6 +126,9 @@ class TrainingModule(pl.LightningModule):
         """
         recipes = (checkpoint.get("recipe", {}), as_recorded(self.recipe))
         changed = changed_settings(*({"recipe": recipe} for recipe in recipes))
+        before, now = changed.get("epochs", (0, 0))
+        if before < now:  # the run goes on for longer
+            del changed["epochs"]
         if _shapes(checkpoint["state_dict"]) != _shapes(self.state_dict()):
             other = "network"
         elif changed:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from delugeserve.artifacts.typed_json import from_json
 from delugeserve.errors import ResumeError, UsageError
 from delugeserve.training.config import RunConfig
 from delugeserve.training.recipes import Recipe
@@ -131,7 +132,9 @@ def read_run(folder: Path) -> RunRecord:
         epochs = _read_log(folder / LOG_FILE)
     except _DamageError as damage:
         return RunRecord(name, folder, "damaged", str(damage))
-    finished = metrics or (folder / f"{config['model']}.safetensors").is_file()
+    # A run that was given more epochs still has the checkpoint of the first ones.
+    extended = config.get("extended")
+    finished = metrics or ((folder / f"{config['model']}.safetensors").is_file() and not extended)
     return RunRecord(
         name,
         folder,
@@ -141,6 +144,26 @@ def read_run(folder: Path) -> RunRecord:
         epochs=epochs,
         metrics=metrics,
     )
+
+
+def read_config(record: RunRecord) -> RunConfig:
+    """Return the settings of a run, to resume it.
+
+    Raises:
+        UsageError: the run is damaged, or was started by a later version with other settings.
+    """
+    if record.reason is not None:
+        raise UsageError(
+            f"Cannot resume {record.path}: {record.reason}.", "Start again in another --output."
+        )
+    try:
+        return from_json(RunConfig, dict(record.config))
+    except ValueError as error:
+        raise UsageError(
+            f"Cannot resume {record.path}: its {CONFIG_FILE} has settings that this version does"
+            f" not know ({error}).",
+            "Resume it with the version that environment.json names.",
+        ) from error
 
 
 def compare_settings(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
@@ -183,13 +206,36 @@ def describe_changes(changed: Mapping[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{name} {old}, now {new}" for name, (old, new) in changed.items())
 
 
-def check_settings(record: RunRecord, config: RunConfig) -> None:
+def extend(record: RunRecord, config: RunConfig) -> RunConfig:
+    """Return the settings of a run that is resumed, with what it was started with noted.
+
+    Args:
+        record: the run.
+        config: its settings, perhaps with more epochs.
+    """
+    before = read_config(record)
+    extended = before.extended
+    if config.recipe.epochs > before.recipe.epochs:
+        extended += (before.recipe.epochs,)
+    return dataclasses.replace(config, extended=extended)
+
+
+def check_settings(record: RunRecord, config: RunConfig, *, more_epochs: bool = False) -> None:
     """Check that a run to resume was started with these settings.
 
+    Args:
+        record: the run.
+        config: the settings to resume it with.
+        more_epochs: whether it may have more epochs than it was started with.
+
     Raises:
-        ResumeError: it was not.
+        ResumeError: it was started with others.
     """
     changed = changed_settings(record.config, as_recorded(config))
+    changed.pop("extended", None)
+    before, now = changed.get("epochs", (0, 0))
+    if more_epochs and now > before:
+        del changed["epochs"]
     if changed:
         raise ResumeError(record.path, changed)
 

@@ -43,6 +43,7 @@ from delugeserve.training.folder import (
 )
 from delugeserve.training.initial import InitialCheckpoint, read_initial
 from delugeserve.training.module import TrainingModule
+from delugeserve.training.records import extend, read_run
 from delugeserve.training.saving import STATE_FILE
 from delugeserve.training.stopping import stoppable
 from delugeserve.training.trainer import build_trainer, quiet_lightning
@@ -81,7 +82,8 @@ def train(
         output: the run's folder: settings, environment, log, the state to resume from, and in the
             end ``<model>.safetensors``, its errors and the learning curves.
         reading: how images are read; None for the defaults.
-        resume: continue the run in ``output`` from its last complete epoch.
+        resume: continue the run in ``output`` from its last complete epoch. With more epochs in
+            ``config`` than before, the schedule is that of the new number from there on.
         progress: receives epochs and batches.
 
     Returns:
@@ -124,6 +126,8 @@ def train(
                 batches.test_batches(inputs.test_images, spec.task, world, reading),
             )
             if world.is_first:
+                if resume:
+                    config = extend(read_run(output), config)
                 environment = start_folder(
                     output, config, environment, inputs.initial, resume=resume
                 )
@@ -234,6 +238,8 @@ def _checkpoint(
     environment: Mapping[str, str],
 ) -> Checkpoint:
     recipe: dict[str, Any] = dataclasses.asdict(config.recipe) | {"seed": config.seed}
+    if config.extended:
+        recipe["extended"] = config.extended
     if inputs.initial is not None:
         recipe["initial"] = inputs.initial.history
     return Checkpoint(

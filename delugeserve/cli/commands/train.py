@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ from delugeserve.system import hardware
 from delugeserve.system.imports import require
 from delugeserve.training.config import RunConfig, resolve_precision
 from delugeserve.training.recipes import RECIPES, Schedule, choose_recipe
+from delugeserve.training.request import Request, request_resume
 from delugeserve.zoo import find_model
 
 _DATA, _RECIPE, _MACHINE = "Data", "Recipe values to override", "Memory, speed and GPUs"
@@ -51,21 +53,34 @@ def _recipe_option(help_: str, value: str, **more: Any) -> Any:
 
 
 def command(
-    model: Annotated[str, typer.Option(help=MODEL_HELP, autocompletion=complete_models)],
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Option(help=f"{MODEL_HELP} [dim]\\[required]", autocompletion=complete_models),
+    ] = None,
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             envvar="DELUGESERVE_DATA",
             help="Data set: a folder or archive of images (parquet files, CIFAR archives, class "
-            "folders), or 'cifar10' or 'cifar100' to download.",
+            "folders), or 'cifar10' or 'cifar100' to download. [dim]\\[required]",
         ),
-    ],
+    ] = None,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            help="Run folder to create, such as runs/first: checkpoint, settings, log and curves."
+            help="Run folder to create, such as runs/first: checkpoint, settings, log and curves. "
+            "[dim]\\[required]"
         ),
-    ],
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Continue the run in this folder, with its own settings; no other option is "
+            "needed. With --epochs N, train it for N epochs in all.",
+        ),
+    ] = None,
     recipe: Annotated[
         RecipeName | None,
         typer.Option(
@@ -94,9 +109,6 @@ def command(
             min=0, help="Random seed of the weights, the image order and the augmentation."
         ),
     ] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the interrupted run in --output.")
-    ] = False,
     json: Json = False,
     limit: Annotated[
         int | None, _option("Train on the first N images only.", _DATA, min=2, metavar="N")
@@ -205,54 +217,74 @@ def command(
 
     On several GPUs: torchrun --nproc-per-node 8 -m delugeserve train ...
     """
-    spec = find_model(model)
-    chosen = choose_recipe(
-        spec.task,
-        recipe,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        milestones=None if milestones is None else _parse_milestones(milestones),
-        warmup=warmup,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        ema_decay=ema_decay,
-        crop_padding=crop_padding,
-        cutout=cutout,
-    )
+    recipe_values = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "milestones": None if milestones is None else _parse_milestones(milestones),
+        "warmup": warmup,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "label_smoothing": label_smoothing,
+        "ema_decay": ema_decay,
+        "crop_padding": crop_padding,
+        "cutout": cutout,
+    }
+    settings: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "seed": seed,
+        "limit": limit,
+        "accumulate": accumulate,
+        "sync_batchnorm": sync_batchnorm,
+        "deterministic": deterministic,
+        "compile": compiled,
+        "fuse_sums": fuse_sums,
+        "checkpoint_sums": checkpoint_sums,
+        "initial_checkpoint": initial_checkpoint,
+    }
     for module in ("torch", "lightning", "matplotlib.figure", "safetensors"):
         require(module, "train")
     from delugeserve.training.batches import Reading
     from delugeserve.training.distributed import current_world
     from delugeserve.training.run import train
 
-    config = RunConfig(
-        model=spec.name,
-        recipe=chosen,
-        seed=seed,
-        precision=resolve_precision(precision),
-        data=data,
-        limit=limit,
-        accumulate=accumulate,
-        sync_batchnorm=sync_batchnorm,
-        deterministic=deterministic,
-        compile=compiled,
-        fuse_sums=fuse_sums,
-        checkpoint_sums=checkpoint_sums,
-        initial_checkpoint=initial_checkpoint,
-    )
+    if resume is not None:
+        if output is not None and output.resolve() != resume.resolve():
+            raise UsageError(
+                f"--resume {resume} and --output {output} name two folders.", "Leave out --output."
+            )
+        again = _given(context, settings, compile="compiled")
+        if _is_given(context, "precision"):
+            again["precision"] = resolve_precision(precision)
+        request = request_resume(
+            resume, again, _given(context, recipe_values | {"name": recipe}, name="recipe")
+        )
+    else:
+        if model is None or data is None or output is None:
+            raise _missing(model=model, data=data, output=output)
+        spec = find_model(model)
+        chosen = choose_recipe(spec.task, recipe, **recipe_values)
+        config = RunConfig(recipe=chosen, precision=resolve_precision(precision), **settings)
+        request = Request(spec, config, output, resume=False)
     world = current_world()
     if world.is_first:
-        _print_config(config, spec.task.image_size, world.size)
+        _print_config(request, world.size)
     else:
         start_logging("WARNING")
     if workers is None:
         workers = max(1, hardware.usable_cores() // world.local_size)
     reading = Reading(workers, on_unreadable)
-    with say_how_to_resume("--resume"), show_progress() as progress:
-        trained = train(spec, config, output, reading=reading, resume=resume, progress=progress)
+    with say_how_to_resume(request.output), show_progress() as progress:
+        trained = train(
+            request.spec,
+            request.config,
+            request.output,
+            reading=reading,
+            resume=request.resume,
+            progress=progress,
+        )
     if trained is None:  # the first process prints the result
         return
     path, evaluation = trained
@@ -266,7 +298,7 @@ def command(
             + f" on {evaluation.num_images:,} test images",
             markup=False,
         )
-    print_next(f"delugeserve export --model {spec.name} --checkpoint {path}")
+    print_next(f"delugeserve export --model {request.spec.name} --checkpoint {path}")
 
 
 def _parse_milestones(text: str) -> tuple[float, ...]:
@@ -279,11 +311,39 @@ def _parse_milestones(text: str) -> tuple[float, ...]:
         ) from error
 
 
-def _print_config(config: RunConfig, image_size: int, processes: int) -> None:
+def _print_config(request: Request, processes: int) -> None:
+    config = request.config
+    size = request.spec.task.image_size
     several = f", {processes} processes" if processes > 1 else ""
     limit = f", {config.limit:,} training images at most" if config.limit else ""
+    resumed = f", resumed in {escape(str(request.output))}" if request.resume else ""
     err_console.print(
-        f"[bold]{config.model}[/] on {escape(config.data)}, {image_size}x{image_size} pixels, "
-        f"{config.precision}, seed {config.seed}{limit}{several}"
+        f"[bold]{config.model}[/] on {escape(config.data)}, {size}x{size} pixels, "
+        f"{config.precision}, seed {config.seed}{limit}{several}{resumed}"
     )
     print_recipe(config.recipe)
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    """Whether an option is on the command line, rather than in the environment or a default."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _given(context: typer.Context, values: Mapping[str, Any], **options: str) -> dict[str, Any]:
+    """Return the values whose options are on the command line.
+
+    Args:
+        context: the command line.
+        values: by the name of their parameter.
+        options: names of parameters that are not those of their values.
+    """
+    return {k: v for k, v in values.items() if _is_given(context, options.get(k, k))}
+
+
+def _missing(**options: object) -> UsageError:
+    missing = [f"--{name}" for name, value in options.items() if value is None]
+    return UsageError(
+        f"Training needs {' and '.join(missing)}.",
+        "Give all of --model, --data and --output, or --resume RUN to continue a run.",
+    )

@@ -6,27 +6,30 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from delugeserve.errors import TrainingError
 
 
 @contextmanager
-def say_how_to_resume(*flags: str) -> Iterator[None]:
-    """Complete the remedy of an error that ends a run: the command of this process, to paste.
+def say_how_to_resume(run: Path | None = None) -> Iterator[None]:
+    """Complete the remedy of an error that ends a run with the command to paste.
 
     Args:
-        flags: what the command needs in addition to resume a run.
+        run: the folder of the run to resume; None if the command of this process does that.
     """
     try:
         yield
     except TrainingError as error:
-        command = _this_command(flags if error.resumable else ())
+        arguments = sys.argv[1:]
+        if run is not None and error.resumable:
+            arguments = ["train", "--resume", str(run)]
         if error.remedy.endswith(("resume the run.", "start again.")):
-            error.remedy = f"{error.remedy.removesuffix('.')}: {command}"
+            error.remedy = f"{error.remedy.removesuffix('.')}: {_command(arguments)}"
         raise
 
 
-def _this_command(flags: tuple[str, ...]) -> str:
+def _command(arguments: list[str]) -> str:
     from delugeserve.training.distributed import current_world
 
     world = current_world()
@@ -35,5 +38,4 @@ def _this_command(flags: tuple[str, ...]) -> str:
         nodes = world.size // world.local_size
         program = ["torchrun", *(["--nnodes", str(nodes)] if nodes > 1 else [])]
         program += ["--nproc-per-node", str(world.local_size), "-m", "delugeserve"]
-    arguments = sys.argv[1:]
-    return shlex.join([*program, *arguments, *(f for f in flags if f not in arguments)])
+    return shlex.join([*program, *arguments])

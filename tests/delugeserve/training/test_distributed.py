@@ -82,9 +82,10 @@ def start(runs, data):
     script.write_text(SCRIPT)
 
     def start(name, *options, dies="nobody", of="SIGKILL"):
-        command = (script, "train", "--model", "tiny", "--data", data, "--output", runs / name)
+        new = ("--model", "tiny", "--data", data, "--output", runs / name, *OPTIONS)
+        command = (script, "train", *(() if "--resume" in options else new))
         done = subprocess.run(
-            [sys.executable, *TORCHRUN, *command, *OPTIONS, *options],
+            [sys.executable, *TORCHRUN, *command, *options],
             env=os.environ | {"OMP_NUM_THREADS": "1", "DIES": dies, "SIGNAL": of},
             capture_output=True,
             text=True,
@@ -146,10 +147,10 @@ def test_a_run_that_lost_a_process_resumes_to_the_same_bits(start, apart, runs):
     status, said = start("killed", dies="1")
     assert status != 0
     assert "error: Process 0 lost the connection to another of the 2 processes." in said
-    assert "resume the run: torchrun --nproc-per-node 2 -m delugeserve train " in said
+    assert "resume the run: torchrun --nproc-per-node 2 -m delugeserve train --resume " in said
     assert "Signal 9 (SIGKILL)" in said
     assert not (runs / "killed" / "tiny.safetensors").exists()
-    status, said = start("killed", "--resume")
+    status, said = start("killed", "--resume", runs / "killed")
     assert status == 0, said
     resumed = weights(runs / "killed")
     for name, tensor in weights(apart).items():
@@ -164,7 +165,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(start, runs, rank
     assert status != 0
     assert f"exitcode  : {code}" in said
     assert said.count("error: ") == said.count("error: Training was stopped by ") == 1
-    assert "resume the run: torchrun --nproc-per-node 2 -m delugeserve train " in said
+    assert "resume the run: torchrun --nproc-per-node 2 -m delugeserve train --resume " in said
     assert not (runs / name / "tiny.safetensors").exists()
 
 

@@ -15,16 +15,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from delugeserve import zoo
 from delugeserve.data.datasets import load_images
 from delugeserve.errors import (
     CheckpointError,
     DatasetError,
     ResumeError,
+    StoppedError,
     TrainingError,
     UsageError,
 )
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.networks.classifier import network_classifier
+from delugeserve.training.records import read_run
+from delugeserve.training.request import request_resume
 from delugeserve.training.run import train
 from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 
@@ -394,3 +398,41 @@ def test_without_a_compiler_nothing_is_begun(config, option, tmp_path, monkeypat
     with pytest.raises(UsageError, match="no no-such-compiler"):
         train(TINY, dataclasses.replace(config, **{option: True}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_for_more_epochs(config, changed, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "MODELS", {"tiny": TINY})
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    request = request_resume(folder, {}, {"epochs": 6})
+    train(TINY, request.config, folder, resume=True)
+    rows = log_of(folder)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert rows[:3] == log_of(whole), "what is trained stays"
+    # From there on the rates are those of a run of six epochs.
+    train(TINY, changed(config, epochs=6), tmp_path / "six")
+    rates = [[row["learning_rate"] for row in log] for log in (rows, log_of(tmp_path / "six"))]
+    assert rates[0][3:] == rates[1][3:]
+    assert float(rates[0][3]) > float(rates[0][2]), "the rate rises again"
+    recipe = load_checkpoint(folder / "tiny.safetensors").recipe
+    assert (recipe["epochs"], recipe["extended"]) == (6, [3])
+    assert json.loads((folder / "run.json").read_text())["extended"] == [3]
+
+
+def test_a_run_that_goes_on_is_unfinished(whole, tmp_path, at_stage, monkeypatch):
+    monkeypatch.setattr(zoo, "MODELS", {"tiny": TINY})
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    more = request_resume(folder, {}, {"epochs": 5}).config
+    with pytest.raises(StoppedError):
+        train(TINY, more, folder, resume=True, progress=at_stage("epoch 5/", interrupt))
+    assert read_run(folder).status == "unfinished"
+    request = request_resume(folder, {}, {})
+    assert (request.config.recipe.epochs, request.config.extended) == (5, (3,))
+    train(TINY, request.config, folder, resume=True)
+    assert load_checkpoint(folder / "tiny.safetensors").recipe["extended"] == [3]
+    assert read_run(folder).status == "finished"
+
+
+def interrupt():
+    raise KeyboardInterrupt
