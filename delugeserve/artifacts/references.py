@@ -161,7 +161,7 @@ def _recognise_folder(folder: Path, text: str) -> Reference | None:
     if any(folder.glob(f"*{_TRAINING_STATE}")):
         raise InvalidReferenceError(
             f"The run in {folder} has no checkpoint yet: its training has not ended.",
-            "Resume it: run the same 'delugeserve train' command with --resume.",
+            f"Resume it with: delugeserve train --resume {folder}",
             text,
         )
     return None
@@ -199,7 +199,7 @@ def _training_state(path: Path) -> InvalidReferenceError:
         f"{path} is a training state, not a checkpoint.",
         f"Give {checkpoints[0]}."
         if checkpoints
-        else "Resume the run with 'delugeserve train ... --resume': "
+        else f"Resume the run with 'delugeserve train --resume {path.parent}': "
         "it writes a .safetensors file at its end.",
         str(path),
     )

@@ -189,7 +189,7 @@ def explain_lost_workers() -> Iterator[None]:
             raise
         raise TrainingError(
             f"A process that decodes images died: {reason}.",
-            "Run the same command with --resume and fewer --workers, or give the container more"
+            "Resume the run with fewer --workers, or give the container more"
             " shared memory (docker run --shm-size=8g).",
         ) from error
 
