@@ -92,7 +92,12 @@ def central_stretch(length: int, short: int, size: int, resize_size: int) -> tup
 
 
 def augmented_crop(
-    image: bytes | Path, source: str, task: Task, rng: np.random.Generator
+    image: bytes | Path,
+    source: str,
+    task: Task,
+    rng: np.random.Generator,
+    *,
+    mirror: bool | None = None,
 ) -> Tensor:
     """Decode an image and augment it: random resized crop, colour jitter, lighting and flip.
 
@@ -101,6 +106,7 @@ def augmented_crop(
         source: the image's name in errors.
         task: gives the size of the crop.
         rng: random number generator.
+        mirror: whether the crop is flipped; None to flip it with probability 0.5.
 
     Returns:
         uint8 ``[H, W, 3]``, RGB.
@@ -121,7 +127,7 @@ def augmented_crop(
     crop = Image.fromarray(part.numpy())
     grey = ImageStat.Stat(crop.convert("L")).mean[0]
     crop = crop.convert("RGB", tuple(colour_change(grey, rng).ravel().tolist()))
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 if mirror is None else mirror:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return torch.from_numpy(np.array(crop))
 

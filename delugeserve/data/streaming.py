@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from delugeserve.data.augmentation import first_mirrored
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.imagenet import augmented_crop, centre_crop
+from delugeserve.data.options import Flip
 from delugeserve.data.order import Draw, EpochOrder
 from delugeserve.data.unreadable import OnUnreadable, describe_replaced
 from delugeserve.errors import DatasetError, TrainingError, UnreadableImageError
@@ -53,6 +55,7 @@ class StreamedImages(Dataset[Sample]):
         seed: seed of the augmentation.
         on_unreadable: whether an image that cannot be decoded is an error, or is replaced by the
             next one that can be decoded.
+        flip: which images are mirrored in training.
     """
 
     def __init__(
@@ -63,12 +66,15 @@ class StreamedImages(Dataset[Sample]):
         training: bool,
         seed: int,
         on_unreadable: OnUnreadable,
+        flip: Flip = "random",
     ) -> None:
         self.images = images
         self.task = task
         self.training = training
         self.seed = seed
         self.on_unreadable = on_unreadable
+        self.flip = flip
+        self._first_mirrored = first_mirrored(len(images), seed) if flip == "alternating" else None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -112,7 +118,14 @@ class StreamedImages(Dataset[Sample]):
         image, name = self.images[draw.image], self.images.name(draw.image)
         if not self.training:
             return centre_crop(image, name, self.task)
-        return augmented_crop(image, name, self.task, np.random.default_rng((self.seed, *draw)))
+        rng = np.random.default_rng((self.seed, *draw))
+        return augmented_crop(image, name, self.task, rng, mirror=self._is_mirrored(draw))
+
+    def _is_mirrored(self, draw: Draw) -> bool | None:
+        """Whether an image is mirrored in an epoch; None if that is to be drawn."""
+        if self._first_mirrored is not None:
+            return bool(self._first_mirrored[draw.image]) ^ bool(draw.epoch % 2)
+        return False if self.flip == "none" else None
 
 
 def stream_batches(
@@ -124,6 +137,7 @@ def stream_batches(
     seed: int,
     task: Task,
     on_unreadable: OnUnreadable,
+    flip: Flip = "random",
     num_replicas: int = 1,
     rank: int = 0,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -141,6 +155,7 @@ def stream_batches(
         task: gives the sizes.
         on_unreadable: whether an image that cannot be decoded is an error, or is replaced by the
             next one that can be decoded.
+        flip: which images are mirrored in training.
         num_replicas: number of processes that train together.
         rank: rank of this process among them.
 
@@ -157,7 +172,7 @@ def stream_batches(
         rank=rank,
     )
     streamed = StreamedImages(
-        images, task, training=training, seed=seed, on_unreadable=on_unreadable
+        images, task, training=training, seed=seed, on_unreadable=on_unreadable, flip=flip
     )
     return _Batches(
         streamed,

@@ -6,7 +6,7 @@ and augmented by worker processes as they are needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
-from delugeserve.data.augmentation import cutout, random_flip_crop
 from delugeserve.data.datasets import LabelledImages, index_images, load_images
 from delugeserve.data.encoded import EncodedImages
+from delugeserve.data.options import Flip
 from delugeserve.data.splits import SplitName
 from delugeserve.data.streaming import stream_batches
 from delugeserve.data.unreadable import OnUnreadable
@@ -25,17 +25,14 @@ from delugeserve.errors import UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import RunConfig
 from delugeserve.training.distributed import World
-from delugeserve.training.recipes import Recipe
 from delugeserve.zoo import Task
 
-Batch = tuple[Tensor, Tensor]
-"""uint8 images ``[N, H, W, 3]`` and int64 labels ``[N]``."""
+Batch = tuple[Tensor, ...]
+"""uint8 images ``[N, H, W, 3]``, int64 labels ``[N]``, and in training, of images in memory, their
+indices in the split, int64 ``[N]``."""
 
 Images = LabelledImages | EncodedImages
 """One split, in memory or on disk."""
-
-Augment = Callable[[Tensor, int, int], Tensor]
-"""Maps uint8 images ``[N, H, W, 3]``, the epoch and the batch's number to augmented images."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +133,11 @@ def training_batches(
         # A process without images would end without an error.
         _check_count(len(images), world.size * accumulate)
         # The last step of an epoch may add up fewer batches than the others.
-        return _stream(images, task, share, seed, world, reading, training=True)
+        flip = config.recipe.flip
+        return _stream(images, task, share, seed, world, reading, training=True, flip=flip)
     order = EpochBatches(len(images), batch_size, seed=seed, world=world, accumulate=accumulate)
-    return DataLoader(_tensors(images), sampler=order, batch_size=None)
+    numbers = torch.arange(len(images))
+    return DataLoader(_tensors(images, numbers), sampler=order, batch_size=None)
 
 
 def test_batches(
@@ -169,19 +168,6 @@ def test_batches(
     starts = range(first, end, _TEST_BATCH)
     batches = [list(range(start, min(start + _TEST_BATCH, end))) for start in starts]
     return DataLoader(_tensors(images), sampler=batches, batch_size=None)
-
-
-def augmentation(task: Task, recipe: Recipe, seed: int, world: World) -> Augment:
-    """Return what flips, crops and covers this process's share of a batch as if it had it all."""
-    fill = torch.tensor([round(255 * mean) for mean in task.mean], dtype=torch.uint8)
-
-    def augment(images: Tensor, epoch: int, number: int) -> Tensor:
-        rng = np.random.default_rng((seed, epoch, number))
-        share = {"rank": world.rank, "size": world.size}
-        images = random_flip_crop(images, recipe.crop_padding, fill, rng, **share)
-        return cutout(images, recipe.cutout, fill, rng, **share) if recipe.cutout else images
-
-    return augment
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -243,6 +229,7 @@ def _stream(
     reading: Reading,
     *,
     training: bool,
+    flip: Flip = "random",
 ) -> DataLoader[Batch]:
     return stream_batches(
         images,
@@ -252,12 +239,15 @@ def _stream(
         seed=seed,
         task=task,
         on_unreadable=reading.on_unreadable,
+        flip=flip,
         num_replicas=world.size,
         rank=world.rank,
     )
 
 
-def _tensors(images: LabelledImages) -> Dataset[Batch]:
+def _tensors(images: LabelledImages, *more: Tensor) -> Dataset[Batch]:
     # Indexed with whole batches of indices: one gather, no worker processes.
-    tensors: Any = TensorDataset(torch.from_numpy(images.images), torch.from_numpy(images.labels))
+    tensors: Any = TensorDataset(
+        torch.from_numpy(images.images), torch.from_numpy(images.labels), *more
+    )
     return cast("Dataset[Batch]", tensors)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from delugeserve.errors import CheckpointError, TrainingError
 from delugeserve.networks.classifier import normalise
-from delugeserve.training.batches import Augment, Batch
+from delugeserve.training.augment import Augment, Mix
+from delugeserve.training.batches import Batch
 from delugeserve.training.distributed import share_buffers
 from delugeserve.training.recipes import Recipe
 from delugeserve.training.records import as_recorded, changed_settings, describe_changes
@@ -31,6 +32,7 @@ class TrainingModule(pl.LightningModule):
         task: gives mean and standard deviation.
         recipe: how to train.
         augment: augments the images of a training batch; None if they are augmented already.
+        mix: mixes the images of a training batch; None for none.
     """
 
     mean: Tensor
@@ -43,11 +45,13 @@ class TrainingModule(pl.LightningModule):
         task: Task,
         recipe: Recipe,
         augment: Augment | None = None,
+        mix: Mix | None = None,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recipe = recipe
         self.augment = augment
+        self.mix = mix
         self.register_buffer("mean", torch.tensor(task.mean), persistent=False)
         self.register_buffer("std", torch.tensor(task.std), persistent=False)
 
@@ -57,10 +61,13 @@ class TrainingModule(pl.LightningModule):
         Raises:
             TrainingError: it is not finite.
         """
-        images, labels = batch
+        images, labels = batch[:2]
         if self.augment:
-            images = self.augment(images, self.current_epoch, batch_index)
-        logits = self.network(normalise(images, self.mean, self.std)).float()
+            images = self.augment(images, batch[2], self.current_epoch, batch_index)
+        pixels = normalise(images, self.mean, self.std)
+        if self.mix:
+            pixels, labels = self.mix(pixels, labels, self.current_epoch, batch_index)
+        logits = self.network(pixels).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if not loss.isfinite():
             raise self._diverged("loss", loss)
@@ -75,7 +82,7 @@ class TrainingModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Add up losses and errors of one batch, in fp32 as in the final evaluation."""
-        images, labels = batch
+        images, labels = batch[:2]
         with torch.autocast(self.device.type, enabled=False):
             # Not the compiled form, if there is one: it would be compiled anew for this mode.
             logits = self.network.forward(normalise(images, self.mean, self.std))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from delugeserve.data.options import Flip
 from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.zoo import Task
 
@@ -40,6 +41,13 @@ class Recipe:
         crop_padding: pixels around an image before a random crop, for images in memory. ImageNet's
             are cropped differently, see :mod:`delugeserve.data.imagenet`.
         cutout: side in pixels of the square that is covered in each image in memory; 0 for none.
+        flip: which images are mirrored: each with probability 0.5 (``random``), each in every
+            second epoch (``alternating``), or ``none``.
+        mixup: alpha of mixup: images and labels are weighted means of two, with a weight drawn from
+            Beta(alpha, alpha) for each batch; 0 for none.
+        cutmix: alpha of CutMix: a rectangle is another image's, and covers a share of the area
+            drawn from Beta(alpha, alpha) for each batch; 0 for none. With both, each batch gets
+            one or the other with equal probability.
     """
 
     name: str
@@ -55,6 +63,9 @@ class Recipe:
     ema_decay: float = 0.0
     crop_padding: int = 4
     cutout: int = 0
+    flip: Flip = "random"
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 _RECIPES = (
@@ -135,7 +146,7 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
 
     Raises:
         UsageError: a value is out of range.
-        UnknownNameError: there is no such schedule.
+        UnknownNameError: there is no such schedule or choice.
     """
     changed = dataclasses.replace(recipe, **{k: v for k, v in values.items() if v is not None})
     for name, (is_sound, range_) in _RANGES.items():
@@ -143,8 +154,10 @@ def override(recipe: Recipe, **values: Any) -> Recipe:
         if not is_sound(value):
             problem = f"--{_as_option(name)} {_as_text(value)} is out of range."
             raise UsageError(problem, f"Use {range_}.")
-    if changed.schedule not in get_args(Schedule):
-        raise UnknownNameError("schedule", changed.schedule, get_args(Schedule))
+    for name, choices in _CHOICES.items():
+        if getattr(changed, name) not in get_args(choices):
+            kind = name.replace("_", " ")
+            raise UnknownNameError(kind, getattr(changed, name), get_args(choices))
     return changed
 
 
@@ -200,11 +213,18 @@ def _is_part(value: float) -> bool:
     return 0 <= value < 1
 
 
+def _is_alpha(value: float) -> bool:
+    return 0 <= value < float("inf")
+
+
 def _are_milestones(values: tuple[float, ...]) -> bool:
     return all(a < b for a, b in zip((0.0, *values), (*values, 1.0), strict=True))
 
 
+_CHOICES: Mapping[str, Any] = {"schedule": Schedule, "flip": Flip}
+
 _PART = "a number from 0 to less than 1"
+_ALPHA = "0 for none, or a number above 0, such as 0.2 or 1"
 _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "epochs": (lambda value: value >= 1, "1 or more"),
     "batch_size": (lambda value: value >= 2, "2 or more"),
@@ -217,4 +237,6 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "ema_decay": (_is_part, _PART),
     "crop_padding": (lambda value: value >= 0, "0 or more"),
     "cutout": (lambda value: value >= 0, "0 or more"),
+    "mixup": (_is_alpha, _ALPHA),
+    "cutmix": (_is_alpha, _ALPHA),
 }

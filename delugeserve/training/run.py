@@ -24,6 +24,7 @@ from delugeserve.networks.fused import require_compiler
 from delugeserve.system.memory import explain_out_of_memory, keep_freed_memory
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training import batches
+from delugeserve.training.augment import Augment, Mix
 from delugeserve.training.batches import Images, Reading
 from delugeserve.training.config import RunConfig, check_sums
 from delugeserve.training.distributed import (
@@ -200,11 +201,12 @@ def _read(
 def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -> TrainingModule:
     augment = None
     if not isinstance(inputs.images, EncodedImages):
-        augment = batches.augmentation(spec.task, config.recipe, config.seed, world)
+        augment = Augment(spec.task, config.recipe, config.seed, world, len(inputs.images))
+    mix = Mix(config.recipe, spec.task.num_classes, config.seed)
     network = build_network(spec, seed=config.seed)
     if inputs.weights is not None:
         network.load_state_dict(dict(inputs.weights))
-    module = TrainingModule(network, spec.task, config.recipe, augment)
+    module = TrainingModule(network, spec.task, config.recipe, augment, mix)
     if config.sync_batchnorm and world.size > 1:
         synchronise_norms(module)
     if config.compile:

@@ -23,6 +23,7 @@ from delugeserve.cli.render.console import err_console, out, print_json, print_n
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.recipe import as_text, print_recipe
 from delugeserve.cli.render.resume import say_how_to_resume
+from delugeserve.data.options import Flip
 from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UsageError
 from delugeserve.system import hardware
@@ -178,6 +179,20 @@ def command(
         int | None,
         _recipe_option("Cutout size in pixels; 0 for none (CIFAR only).", "cutout"),
     ] = None,
+    flip: Annotated[
+        Flip | None,
+        _recipe_option(
+            "Horizontal flips: half of the images at random, each image in every second epoch, or "
+            "none.",
+            "flip",
+        ),
+    ] = None,
+    mixup: Annotated[
+        float | None, _recipe_option("Mixup alpha, such as 0.2; 0 for none.", "mixup")
+    ] = None,
+    cutmix: Annotated[
+        float | None, _recipe_option("CutMix alpha, such as 1; 0 for none.", "cutmix")
+    ] = None,
     precision: Annotated[
         TrainingPrecision,
         _option(PRECISION_HELP, _MACHINE),
@@ -230,6 +245,9 @@ def command(
         "ema_decay": ema_decay,
         "crop_padding": crop_padding,
         "cutout": cutout,
+        "flip": flip,
+        "mixup": mixup,
+        "cutmix": cutmix,
     }
     settings: dict[str, Any] = {
         "model": model,

@@ -10,10 +10,10 @@ import torch
 from delugeserve.data.datasets import LabelledImages
 from delugeserve.errors import UsageError
 from delugeserve.training import batches
-from delugeserve.training.batches import EpochBatches, Reading, augmentation, share_of
+from delugeserve.training.batches import EpochBatches, Reading, share_of
 from delugeserve.training.config import RunConfig
 from delugeserve.training.distributed import World
-from delugeserve.training.recipes import find_recipe, override
+from delugeserve.training.recipes import find_recipe
 from delugeserve.zoo import CIFAR10, IMAGENET
 
 ALONE = World()
@@ -105,27 +105,3 @@ def test_too_few_training_images_of_those_that_are_streamed(tmp_path, write_tiny
     with pytest.raises(UsageError, match=r"2 training images are too few: .* into 4 parts"):
         batches.training_batches(few, mini, config, world, Reading())
     assert len(batches.training_batches(few, mini, config, PAIR[0], Reading())) == 1
-
-
-@pytest.mark.parametrize("cutout", [0, 8])
-def test_augmentation_depends_on_seed_epoch_and_batch(cutout):
-    recipe = override(find_recipe("cifar"), cutout=cutout)
-    pixels = torch.from_numpy(images(8).images)
-    augment = augmentation(CIFAR10, recipe, 0, ALONE)
-    changed = augment(pixels, 1, 2)
-    assert torch.equal(changed, augment(pixels, 1, 2))
-    for other in (augment(pixels, 2, 1), augment(pixels, 1, 3)):
-        assert not torch.equal(changed, other)
-    assert not torch.equal(changed, augmentation(CIFAR10, recipe, 1, ALONE)(pixels, 1, 2))
-    shares = [
-        augmentation(CIFAR10, recipe, 0, world)(pixels[world.rank :: 2], 1, 2) for world in PAIR
-    ]
-    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), changed)
-
-
-@pytest.mark.parametrize("values", [{}, {"crop_padding": 0, "cutout": 8}])
-def test_what_is_filled_is_the_data_set_s_mean(values):
-    recipe = override(find_recipe("cifar"), **values)
-    white = dataclasses.replace(CIFAR10, mean=(1.0, 1.0, 1.0))
-    black = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
-    assert set(augmentation(white, recipe, 0, ALONE)(black, 0, 0).unique().tolist()) == {0, 255}

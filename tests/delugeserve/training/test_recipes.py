@@ -46,7 +46,7 @@ def test_every_value_can_be_overridden():
         "epochs": 7, "batch_size": 10, "learning_rate": 0.3, "schedule": "cosine",
         "milestones": (0.2, 0.4), "warmup": 0.3, "momentum": 0.0, "weight_decay": 0.0,
         "label_smoothing": 0.2, "ema_decay": 0.9, "crop_padding": 0,
-        "cutout": 8,
+        "cutout": 8, "flip": "none", "mixup": 0.2, "cutmix": 1.0,
     }  # fmt: skip
     changed = override(find_recipe("cifar"), **values)
     assert dataclasses.asdict(changed) == {"name": "cifar", **values}
@@ -60,7 +60,8 @@ def test_every_value_can_be_overridden():
         ("learning_rate", math.inf), ("milestones", (0.5, 0.5)), ("milestones", (0.0,)),
         ("milestones", (0.5, 1.0)), ("milestones", (math.nan,)), ("warmup", 1), ("momentum", -0.1),
         ("momentum", 1), ("weight_decay", -1e-9), ("label_smoothing", 1.5), ("ema_decay", 1),
-        ("crop_padding", -1), ("cutout", -1),
+        ("crop_padding", -1), ("cutout", -1), ("mixup", -1),
+        ("mixup", math.inf), ("cutmix", math.nan),
     ],
 )  # fmt: skip
 def test_values_out_of_range(name, value):
@@ -72,6 +73,9 @@ def test_an_unknown_schedule():
     with pytest.raises(UnknownNameError) as caught:
         override(find_recipe("cifar"), schedule="cosin")
     assert (caught.value.kind, caught.value.nearest) == ("schedule", "cosine")
+    with pytest.raises(UnknownNameError) as caught:
+        override(find_recipe("cifar"), flip="alternate")
+    assert (caught.value.kind, caught.value.nearest) == ("flip", "alternating")
 
 
 @pytest.mark.parametrize(

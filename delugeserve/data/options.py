@@ -1,0 +1,12 @@
+"""What a user chooses about training images, as values: without torch, for the command line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Flip = Literal["random", "alternating", "none"]
+"""Which images are mirrored; the type of ``--flip``.
+
+``random`` mirrors each image with probability 0.5; ``alternating`` mirrors each image in every
+second epoch, and draws once for each image which epoch is the first.
+"""
