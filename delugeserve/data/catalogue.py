@@ -24,7 +24,7 @@ from delugeserve.data.datasets import LabelledImages
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.system.progress import NO_PROGRESS, Progress
-from delugeserve.zoo import DatasetSpec
+from delugeserve.zoo import Task
 
 Form = Literal["class folders", "CSV", "parquet", "WebDataset", "CIFAR archive"]
 """A layout on disk."""
@@ -58,7 +58,7 @@ class Catalogue:
         """Return the number of images of each class in a split, int64 ``[classes]``."""
         raise NotImplementedError
 
-    def has_classes_of(self, task: DatasetSpec) -> bool:
+    def has_classes_of(self, task: Task) -> bool:
         """Return whether the classes are those of a task, in any order and usual spelling.
 
         True as well for WordNet numbers of a thousand classes and ImageNet, and for unnamed labels
@@ -67,7 +67,7 @@ class Catalogue:
         raise NotImplementedError
 
     def index(
-        self, split: Split, task: DatasetSpec | None = None, *, limit: int | None = None
+        self, split: Split, task: Task | None = None, *, limit: int | None = None
     ) -> EncodedImages:
         """List the images of a split with their labels, and decode none of them.
 
@@ -84,7 +84,7 @@ class Catalogue:
     def load(
         self,
         split: Split,
-        task: DatasetSpec,
+        task: Task,
         *,
         limit: int | None = None,
         on_unreadable: OnUnreadable = "fail",
@@ -109,7 +109,7 @@ class Catalogue:
     def read(
         self,
         split: Split,
-        task: DatasetSpec,
+        task: Task,
         *,
         limit: int | None = None,
         on_unreadable: OnUnreadable = "fail",

@@ -243,7 +243,7 @@ def test_models_without_baselines(name, suggested):
 def test_the_papers_three_sizes_have_both():
     for name in ("delugenet146_cifar100", "delugenet218_cifar100", "wide_delugenet146_cifar100"):
         _, one, three = compared_networks(find_model(name))
-        assert (one.baseline, three.baseline) == ("1x1", "3x3")
+        assert (one.architecture.baseline, three.architecture.baseline) == ("1x1", "3x3")
         assert one.name.replace("_1x1", "") == name.replace("delugenet", "baseline")
 
 
