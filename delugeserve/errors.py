@@ -13,6 +13,7 @@
     │   ├── SubjectError        an artefact or a server does not hold the model that it should
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
     │   ├── RepositoryError     the model repository cannot be read or written
+    │   ├── BusyFolderError     another process is training into a folder
     │   ├── ResumeError         a run to resume was started with other settings
     │   ├── PlanError           a compiled plan is for another runtime or another GPU
     │   ├── MissingDeviceError  there is no GPU
@@ -254,6 +255,24 @@ class RepositoryError(UsageError):
     def __init__(self, problem: str, remedy: str, path: Path | None = None) -> None:
         super().__init__(problem, remedy)
         self.path = path
+
+
+class BusyFolderError(UsageError):
+    """Another process is training into a folder.
+
+    Args:
+        path: the folder.
+
+    Attributes:
+        path: see above.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"Another process is training into {path}.",
+            "Wait until it has finished, or choose another --output.",
+        )
 
 
 class ResumeError(UsageError):

@@ -194,7 +194,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 )
 
 _NARROW, _USUAL, _WIDE = (16, 32, 64), (32, 64, 128), (56, 112, 224)
-_LAYERS_38, _LAYERS_146, _LAYERS_218 = (2, 4, 6), (8, 16, 24), (12, 24, 36)
+_LAYERS_38, _LAYERS_74 = (2, 4, 6), (4, 8, 12)
+_LAYERS_146, _LAYERS_218 = (8, 16, 24), (12, 24, 36)
 
 
 def _cifar(
@@ -234,6 +235,7 @@ _MODELS = (
     # Not in the paper: its rule, in a size that can be trained on a CPU.
     *_cifar("delugenet38", _NARROW, _LAYERS_38),
     *_cifar("wide_delugenet38", _USUAL, _LAYERS_38),
+    *_cifar("delugenet74", _NARROW, _LAYERS_74),
     # Tables 1 and 2.
     *_cifar(
         "delugenet146",
@@ -260,8 +262,9 @@ _MODELS = (
     _imagenet("delugenet92", (7, 7, 8, 8), Published(43.4, 11.8, 22.05, 6.03)),
     _imagenet("delugenet104", (7, 8, 9, 10), Published(51.4, 13.2, 21.86, 5.98)),
     _imagenet("delugenet122", (7, 9, 11, 13), Published(63.6, 15.2, 21.53, 5.86)),
-    # Table 2's baselines, and two of 38 layers.
+    # Table 2's baselines, and those of our own networks.
     *_baselines("baseline38", _NARROW, _LAYERS_38, CIFAR10, {"1x1": None, "3x3": None}),
+    *_baselines("baseline74", _NARROW, _LAYERS_74, CIFAR10, {"1x1": None, "3x3": None}),
     *_baselines(
         "baseline146",
         _USUAL,

@@ -62,6 +62,12 @@ class DelugeNet(nn.Module):
             block.readers = (*block.sums, following.sum)
             block.kernels = kernels
 
+    def fix_sums(self) -> None:
+        """Exclude the cross-layer weights and biases from training: they keep ``1 / L`` and 0."""
+        for block, following in zip(self.blocks, self.followers, strict=True):
+            for sum_ in (*block.sums, following.sum):
+                sum_.requires_grad_(False)
+
     def checkpoint_sums(self) -> None:
         """Recompute the composite layers' sums in the backward pass, which saves their memory."""
         for block in self.blocks:

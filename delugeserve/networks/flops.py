@@ -18,13 +18,19 @@ class Complexity:
     Attributes:
         params: number of trainable parameters.
         flops: floating-point operations per image.
+        sum_params: how many of the parameters are cross-layer weights and biases.
     """
 
     params: int
     flops: int
+    sum_params: int = 0
 
     def __add__(self, other: Complexity) -> Complexity:
-        return Complexity(self.params + other.params, self.flops + other.flops)
+        return Complexity(
+            self.params + other.params,
+            self.flops + other.flops,
+            self.sum_params + other.sum_params,
+        )
 
 
 def count(spec: ModelSpec) -> Complexity:
@@ -73,7 +79,7 @@ def _cross_layer_sum(
     if architecture.baseline:
         return Complexity(0, 0)  # a plain sum has no weights and no multiplications
     weights = num_inputs * channels
-    return Complexity(2 * weights, 2 * weights * size**2)
+    return Complexity(2 * weights, 2 * weights * size**2, 2 * weights)
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, out_size: int) -> Complexity:

@@ -1,6 +1,7 @@
 """A DelugeNet compared with its ResNet-like baselines at equal budget, over several seeds.
 
-As in the paper's table 2, which has one run of each. The figures come from the folders of the
+As in the paper's table 2, which has one run of each; and with itself when its cross-layer weights
+stay equal, which the paper does not have. The figures come from the folders of the
 :mod:`~delugeserve.studies.trials`.
 """
 
@@ -16,12 +17,22 @@ from typing import Any, Literal
 
 from delugeserve.errors import UsageError
 from delugeserve.networks.flops import count
-from delugeserve.studies.trials import compared_networks, run_name
+from delugeserve.studies.trials import (
+    CONTRASTS,
+    Contrast,
+    Variant,
+    compared_networks,
+    is_run_of,
+    run_name,
+)
 from delugeserve.system.files import atomic_write
 from delugeserve.training.records import RunRecord, changed_settings, read_runs
 from delugeserve.zoo import MODELS, ModelSpec, find_baselines
 
 RESULT_FILE = "ablation.json"
+
+_OWN = ("model", "seed", "fixed_sums")
+"""Settings in which the runs of one ablation differ."""
 
 # 97.5th percentiles of Student's t distribution with 1, 2, ... degrees of freedom.
 _T_95 = (
@@ -30,7 +41,7 @@ _T_95 = (
 )
 
 Verdict = Literal["better", "worse", "not significant", "too few seeds"]
-"""How DelugeNet's error compares with a baseline's."""
+"""How DelugeNet's error compares with another network's."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class NetworkResult:
     """The errors of one network's finished runs.
 
     Attributes:
-        name: the model's name.
+        name: the network's name; see :class:`~delugeserve.studies.trials.Variant`.
         params: number of trainable parameters.
         flops: floating-point operations for one image.
         errors: test error in percent by seed.
@@ -60,10 +71,10 @@ class NetworkResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """A baseline's error minus DelugeNet's, with the same seeds.
+    """Another network's error minus DelugeNet's, with the same seeds.
 
     Attributes:
-        name: the baseline's name.
+        name: the other network's name.
         seeds: seeds with which both networks are finished.
         mean: mean difference in percentage points, positive where DelugeNet has the lower error;
             None without seeds.
@@ -89,12 +100,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A DelugeNet and its baselines, compared.
+    """A DelugeNet and other networks, compared.
 
     Attributes:
         settings: the settings of all runs: recipe, precision, data, limit, ...
-        networks: the DelugeNet, then its baselines.
-        differences: one for each baseline, in the same order.
+        networks: the DelugeNet, then the others.
+        differences: one for each of the others, in the same order.
         finished: the finished runs.
         left_out: names of the runs that are unfinished or damaged.
     """
@@ -106,32 +117,31 @@ class Ablation:
     left_out: tuple[str, ...]
 
 
-def read_ablation(output: Path, spec: ModelSpec | None = None) -> Ablation:
+def read_ablation(
+    output: Path, spec: ModelSpec | None = None, against: Sequence[Contrast] | None = None
+) -> Ablation:
     """Read the runs in an ablation's folder and compare them.
 
     Args:
         output: the folder.
         spec: the DelugeNet; None if the folder holds the runs of a single one.
+        against: what it is compared with; None for everything that the folder holds runs of.
 
     Raises:
         UsageError: no run is finished, or runs have different settings.
     """
+    runs = read_runs(output)
+    spec = spec or _find_delugenet(output, runs)
+    networks = compared_networks(spec, CONTRASTS if against is None else against)
     # The folder may hold other runs, too.
-    runs = [
-        run
-        for run in read_runs(output)
-        if run.status == "damaged"
-        or run.name == run_name(run.config["model"], run.config.get("seed"))
-    ]
-    networks = compared_networks(spec or _find_delugenet(output, runs))
-    names = [network.name for network in networks]
+    own = {network.name: _runs_of(network, runs) for network in networks}
+    if against is None:
+        networks = tuple(network for network in networks if own[network.name])
     finished = tuple(
-        run for run in runs if run.status == "finished" and run.config["model"] in names
+        run for network in networks for run in own[network.name] if run.status == "finished"
     )
     left_out = tuple(
-        run.name
-        for run in runs
-        if run.status != "finished" and run.name.rpartition("-seed")[0] in names
+        run.name for network in networks for run in own[network.name] if run.status != "finished"
     )
     if not finished:
         raise UsageError(
@@ -139,11 +149,22 @@ def read_ablation(output: Path, spec: ModelSpec | None = None) -> Ablation:
         )
     _check_budget(output, finished)
     results = tuple(_summarise(network, finished) for network in networks)
-    common = {
-        key: value for key, value in finished[0].config.items() if key not in ("model", "seed")
-    }
+    common = {key: value for key, value in finished[0].config.items() if key not in _OWN}
     differences = tuple(_compare(results[0], baseline) for baseline in results[1:])
     return Ablation(common, results, differences, finished, left_out)
+
+
+def _runs_of(network: Variant, runs: Sequence[RunRecord]) -> list[RunRecord]:
+    return [
+        run
+        for run in runs
+        if (
+            is_run_of(run.name, network.name)
+            if run.status == "damaged"
+            else network.is_variant_of(run.config)
+            and run.name == run_name(network.name, run.config.get("seed"))
+        )
+    ]
 
 
 def _find_delugenet(output: Path, runs: Sequence[RunRecord]) -> ModelSpec:
@@ -165,7 +186,7 @@ def _check_budget(output: Path, runs: Sequence[RunRecord]) -> None:
         changed = [
             f"{name} is {one} in {first.name}, {other} in {run.name}"
             for name, (one, other) in changed_settings(first.config, run.config).items()
-            if name not in ("model", "seed")
+            if name not in _OWN
         ]
         if changed:
             raise UsageError(
@@ -174,23 +195,25 @@ def _check_budget(output: Path, runs: Sequence[RunRecord]) -> None:
             )
 
 
-def _summarise(spec: ModelSpec, runs: Sequence[RunRecord]) -> NetworkResult:
+def _summarise(network: Variant, runs: Sequence[RunRecord]) -> NetworkResult:
     errors = {
         int(run.config["seed"]): run.top1_error
-        for run in runs
-        if run.config["model"] == spec.name and run.top1_error is not None
+        for run in _runs_of(network, runs)
+        if run.top1_error is not None
     }
     values = list(errors.values())
+    spec = network.spec
+    published = None if network.fixed_sums else spec.published
     complexity = count(spec)
     return NetworkResult(
-        spec.name,
-        complexity.params,
+        network.name,
+        complexity.params - (complexity.sum_params if network.fixed_sums else 0),
         complexity.flops,
         dict(sorted(errors.items())),
         statistics.fmean(values) if values else None,
         statistics.stdev(values) if len(values) > 1 else None,
-        spec.published.top1_error if spec.published else None,
-        spec.published.params_m if spec.published else None,
+        published.top1_error if published else None,
+        published.params_m if published else None,
     )
 
 

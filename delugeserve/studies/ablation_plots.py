@@ -9,6 +9,7 @@ import numpy as np
 
 from delugeserve.plotting import new_figure
 from delugeserve.studies.ablation import Ablation
+from delugeserve.studies.trials import is_run_of
 from delugeserve.training.curves import epoch_marker, set_scales
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def draw_ablation(ablation: Ablation) -> Figure:
         panel.set_axisbelow(True)
     recipe = ablation.settings["recipe"]
     figure.suptitle(
-        f"{ablation.networks[0].name} and its baselines on {Path(ablation.settings['data']).name}, "
+        f"{ablation.networks[0].name} on {Path(ablation.settings['data']).name}, "
         f"{recipe['name']}, {recipe['epochs']} epochs",
         x=0.01,
         ha="left",
@@ -70,7 +71,7 @@ def _draw_errors(axes: Any, ablation: Ablation) -> None:
 
 def _draw_curves(axes: Any, ablation: Ablation) -> None:
     for place, network in enumerate(ablation.networks):
-        logs = [run.epochs for run in ablation.finished if run.config["model"] == network.name]
+        logs = [run.epochs for run in ablation.finished if is_run_of(run.name, network.name)]
         if not logs:
             continue
         # All have the same number of epochs.

@@ -39,6 +39,8 @@ class RunConfig:
             random weights.
         extended: for a run that was resumed with more epochs: the numbers of epochs that it had
             before, in order.
+        fixed_sums: whether the cross-layer weights keep their initial value, ``1 / L`` for L
+            inputs; a variant of the ablation.
     """
 
     model: str
@@ -55,6 +57,7 @@ class RunConfig:
     checkpoint_sums: bool = False
     initial_checkpoint: str | None = None
     extended: tuple[int, ...] = ()
+    fixed_sums: bool = False
 
 
 def resolve_precision(precision: Precision | Literal["auto"]) -> Precision:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from delugeserve.errors import TrainingError, UsageError
+from delugeserve.errors import BusyFolderError, TrainingError, UsageError
 from delugeserve.evaluation.evaluate import Evaluation
 from delugeserve.plotting import save_figure
 from delugeserve.training.config import RunConfig
@@ -42,7 +42,8 @@ def run_lock(output: Path) -> Iterator[None]:
     lock when this process ends, however it ends.
 
     Raises:
-        UsageError: another process is training into it, or it cannot be written.
+        BusyFolderError: another process is training into it.
+        UsageError: it cannot be written.
     """
     made = [folder for folder in (output, *output.parents) if not folder.exists()]
     lock = output / LOCK_FILE
@@ -53,10 +54,7 @@ def run_lock(output: Path) -> Iterator[None]:
         raise _unwritable(output, error) from error
     with file:
         if not _is_locked(file, lock):
-            raise UsageError(
-                f"Another process is training into {output}.",
-                "Wait until it has finished, or choose another --output.",
-            )
+            raise BusyFolderError(output)
         try:
             yield
         finally:

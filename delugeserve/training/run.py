@@ -216,6 +216,8 @@ def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -
             network.fuse_sums()
         if config.checkpoint_sums:
             network.checkpoint_sums()
+        if config.fixed_sums:
+            network.fix_sums()
     return module
 
 

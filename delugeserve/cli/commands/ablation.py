@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,10 +27,11 @@ from delugeserve.errors import UsageError
 from delugeserve.system.imports import require
 from delugeserve.training.config import RunConfig, resolve_precision
 from delugeserve.training.recipes import RECIPES, find_recipe, override
-from delugeserve.zoo import MODELS, ModelSpec, find_baselines, find_model
+from delugeserve.zoo import MODELS, find_baselines, find_model
 
 if TYPE_CHECKING:
     from delugeserve.studies.ablation import Ablation, Difference, NetworkResult
+    from delugeserve.studies.trials import Trial
 
 _COMPARABLE = ", ".join(model.name for model in MODELS.values() if find_baselines(model))
 
@@ -48,6 +50,18 @@ def command(
         typer.Option(
             envvar="DELUGESERVE_DATA",
             help="Data set, as for 'delugeserve train'. Required without --report-only.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help=with_default(
+                "What to compare with: the baselines 1x1 and 3x3, and 'fixed', the DelugeNet "
+                "whose cross-layer weights stay equal.",
+                "1x1,3x3; with --report-only, every network with runs",
+            ),
+            show_default=False,
         ),
     ] = None,
     seeds: Annotated[
@@ -85,13 +99,20 @@ def command(
     csv: Csv = None,
     json: Json = False,
 ) -> None:
-    """Train a DelugeNet and its baselines with several seeds, and compare their errors.
+    """Train a DelugeNet and its baselines with several seeds, and compare their test errors.
+
+    Trains on the GPU if there is one, otherwise on the CPU.
 
     Run the same command again to resume after an interruption; raise --seeds to add runs.
     """
     from delugeserve.plotting import check_picture_path, save_figure
     from delugeserve.studies.ablation import describe, read_ablation, write_ablation
-    from delugeserve.studies.trials import compared_networks
+    from delugeserve.studies.trials import (
+        PAPERS_CONTRASTS,
+        compared_networks,
+        parse_contrasts,
+        plan_trials,
+    )
 
     if plot is not None:
         check_picture_path(plot)
@@ -99,6 +120,7 @@ def command(
     if csv is not None:
         check_output_file(csv)
     spec = find_model(model) if model else None
+    contrasts = parse_contrasts(against) if against is not None else None
     if spec is not None:
         compared_networks(spec)
     if not report_only:
@@ -116,8 +138,9 @@ def command(
             limit=limit,
             compile=compiled,
         )
-        _train(spec, config, seeds, output)
-    ablation = read_ablation(output, spec)
+        contrasts = contrasts or PAPERS_CONTRASTS
+        _train(plan_trials(compared_networks(spec, contrasts), seeds, output), config, output)
+    ablation = read_ablation(output, spec, contrasts)
     path = write_ablation(ablation, output)
     if plot is not None:
         from delugeserve.studies.ablation_plots import draw_ablation
@@ -137,12 +160,11 @@ def command(
             err_console.print(f"written to {written}", markup=False)
 
 
-def _train(spec: ModelSpec, config: RunConfig, seeds: int, output: Path) -> None:
+def _train(trials: Sequence[Trial], config: RunConfig, output: Path) -> None:
     for module in ("torch", "lightning", "safetensors"):
         require(module, "train")
-    from delugeserve.studies.trials import compared_networks, plan_trials, train_missing
+    from delugeserve.studies.trials import train_missing
 
-    trials = plan_trials(compared_networks(spec), seeds, output)
     err_console.print(f"{len(trials)} runs in {escape(str(output))} on {escape(config.data)}")
     print_recipe(config.recipe)
     with say_how_to_resume(), show_progress() as progress:
@@ -178,9 +200,9 @@ def _print_networks(ablation: Ablation) -> None:
 
 def _print_differences(ablation: Ablation) -> None:
     print_table(
-        ("baseline", "DelugeNet", "pairs", "points", "95 % interval", "paper"),
+        ("network", "DelugeNet", "pairs", "points", "95 % interval", "paper"),
         (_difference_row(difference) for difference in ablation.differences),
-        title=f"\nbaseline error minus that of {ablation.networks[0].name}, paired by seed",
+        title=f"\nerror minus that of {ablation.networks[0].name}, paired by seed",
         texts=2,
     )
 

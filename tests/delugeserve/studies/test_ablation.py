@@ -10,11 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from delugeserve import zoo
-from delugeserve.errors import StoppedError, UsageError
+from delugeserve.errors import BusyFolderError, StoppedError, UnknownNameError, UsageError
+from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.studies.ablation import Difference, read_ablation, t_interval
 from delugeserve.studies.ablation_plots import draw_ablation
-from delugeserve.studies.trials import compared_networks, plan_trials, train_missing
+from delugeserve.studies.trials import (
+    compared_networks,
+    parse_contrasts,
+    plan_trials,
+    train_missing,
+)
 from delugeserve.training.config import RunConfig
 from delugeserve.training.recipes import find_recipe
 from delugeserve.zoo import CIFAR10, Architecture, ModelSpec, Published, find_model
@@ -46,7 +52,8 @@ def write_run(tmp_path):
     """Write a finished run of two epochs that ends with an error, or an unfinished one."""
 
     def write_run(model, seed, error, *, finished=True, **changes):
-        folder = tmp_path / "ablation" / f"{model}-seed{seed}"
+        suffix = "_fixed" if changes.get("fixed_sums") else ""
+        folder = tmp_path / "ablation" / f"{model}{suffix}-seed{seed}"
         folder.mkdir(parents=True)
         recipe = dataclasses.replace(find_recipe("cifar-quick"), epochs=2)
         config = RunConfig(model, recipe, seed, "fp32", "cifar10", **changes)
@@ -130,7 +137,7 @@ def test_an_interrupted_one_goes_on_to_the_same_bits(tiny_cifar, tmp_path, at_st
 
     train_missing(stopped, config)
     for one, other in zip(whole, stopped, strict=True):
-        file = f"{one.spec.name}.safetensors"
+        file = f"{one.variant.spec.name}.safetensors"
         resumed = load_checkpoint(other.folder / file).state
         for name, tensor in load_checkpoint(one.folder / file).state.items():
             assert torch.equal(tensor, resumed[name]), name
@@ -179,6 +186,76 @@ def test_the_interval_is_students(values):
 def test_the_interval_of_few_and_of_many():
     assert t_interval([]) is t_interval([3.0]) is None
     assert t_interval([0.0, 1.0] * 50)[1] - 0.5 == pytest.approx(2.0860 * 0.502519 / 10, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_fixed_variant_keeps_equal_weights(run, tiny_cifar, tmp_path):
+    output = tmp_path / "ablation"
+    options = ["--model", "tiny", "--data", tiny_cifar, "--output", output, "--seeds", 1]
+    options += ["--precision", "fp32", "--limit", 128, "--epochs", 1, "--against", "fixed,3x3"]
+    status, out, err = run("ablation", *options, "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert [network["name"] for network in result["networks"]] == ["tiny", "tiny_3x3", "tiny_fixed"]
+    params = [network["params"] for network in result["networks"]]
+    assert params[1] == params[2] < params[0], "all but the cross-layer weights"
+    states = [
+        load_checkpoint(output / f"{name}-seed0" / "tiny.safetensors").state
+        for name in ("tiny", "tiny_fixed")
+    ]
+    weights = [name for name in states[0] if name.endswith("sum.weight") or ".sums." in name]
+    for name in weights:
+        trained, fixed = (state[name] for state in states)
+        initial = torch.full_like(fixed, 1 / len(fixed) if name.endswith("weight") else 0)
+        torch.testing.assert_close(fixed, initial)
+        if name.endswith("weight"):
+            assert not torch.allclose(trained, initial), name
+    stem = "stem.conv.weight"
+    assert not torch.equal(states[1][stem], build_network(TINY, seed=0).state_dict()[stem])
+
+
+def test_the_fixed_variant_is_told_from_the_model_itself(report, write_run):
+    for seed, error in enumerate((12, 12, 13)):
+        write_run("tiny", seed, error, fixed_sums=True)
+    ablation = read_ablation(report)
+    assert [network.name for network in ablation.networks] == [*NAMES, "tiny_fixed"]
+    assert ablation.networks[0].mean == 11
+    assert ablation.networks[3].errors == {0: 12, 1: 12, 2: 13}
+    assert ablation.networks[3].published_error is None
+    assert ablation.differences[2].mean == pytest.approx(4 / 3)
+    assert "fixed_sums" not in ablation.settings
+    only = read_ablation(report, TINY, ("fixed",))
+    assert [network.name for network in only.networks] == ["tiny", "tiny_fixed"]
+
+
+def test_networks_without_runs_are_not_reported(write_run):
+    write_run("tiny", 0, 10)
+    folder = write_run("tiny_3x3", 0, 11)
+    assert [network.name for network in read_ablation(folder).networks] == ["tiny", "tiny_3x3"]
+
+
+def test_contrasts():
+    assert parse_contrasts("fixed, 1x1,fixed") == ("1x1", "fixed")
+    with pytest.raises(UnknownNameError) as caught:
+        parse_contrasts("3x4")
+    assert caught.value.nearest == "3x3"
+    with pytest.raises(UsageError):
+        parse_contrasts(",")
+
+
+def test_processes_share_the_trials(tmp_path, monkeypatch):
+    """What another process trains is passed over, not waited for."""
+    config = RunConfig("tiny", find_recipe("cifar-quick"), 0, "fp32", "cifar10")
+    trained = []
+
+    def train(spec, config, output, **_):
+        if spec.name == "tiny_1x1":
+            raise BusyFolderError(output)
+        trained.append(output.name)
+
+    monkeypatch.setattr("delugeserve.training.run.train", train)
+    train_missing(plan_trials(compared_networks(TINY), 1, tmp_path), config)
+    assert trained == ["tiny-seed0", "tiny_3x3-seed0"]
 
 
 def test_seeds_that_only_one_has_finished_are_not_compared(report, write_run):
@@ -243,7 +320,7 @@ def test_models_without_baselines(name, suggested):
 def test_the_papers_three_sizes_have_both():
     for name in ("delugenet146_cifar100", "delugenet218_cifar100", "wide_delugenet146_cifar100"):
         _, one, three = compared_networks(find_model(name))
-        assert (one.architecture.baseline, three.architecture.baseline) == ("1x1", "3x3")
+        assert [v.spec.architecture.baseline for v in (one, three)] == ["1x1", "3x3"]
         assert one.name.replace("_1x1", "") == name.replace("delugenet", "baseline")
 
 
