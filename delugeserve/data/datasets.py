@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from delugeserve.data import hub
+from delugeserve.data.decoding import decode_all
 from delugeserve.data.encoded import EncodedImages
-from delugeserve.data.labels import align, list_names
-from delugeserve.data.readers import READERS
+from delugeserve.data.holdout import VAL_FRACTION, hold_out
+from delugeserve.data.labels import align, list_names, no_images
+from delugeserve.data.readers import Layout, find_layout
 from delugeserve.data.skipped import SkippedFiles
-from delugeserve.data.sources import explain_permissions, find_on_disk, locate
-from delugeserve.data.splits import ReadRequest, SizeRange, SplitName
+from delugeserve.data.sources import explain_permissions, find_on_disk
+from delugeserve.data.splits import SizeRange, SplitName
 from delugeserve.data.unreadable import OnUnreadable, describe_left_out
 from delugeserve.errors import DatasetError
 from delugeserve.system.progress import NO_PROGRESS, Progress
@@ -44,6 +48,8 @@ class LabelledImages:
             format nor on the order of the images.
         skipped: files that were not read because they are not images.
         unreadable: names of the images that could not be decoded and were left out.
+        encoded: the same images as their files hold them, with their names; None if they come from
+            elsewhere.
     """
 
     images: NDArray[np.uint8]
@@ -52,6 +58,7 @@ class LabelledImages:
     fingerprint: str
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
     unreadable: tuple[str, ...] = ()
+    encoded: EncodedImages | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,8 +106,9 @@ def load_images(
 
     Args:
         source: a path, or the name of a public data set. A path that exists has priority.
-        split: ``train`` or ``test``.
-        task: gives the size of the images and the number of classes.
+        split: ``train``, ``validation`` or ``test``. A validation split replaces a missing test
+            split, and a held-out part replaces both if the source is not divided into splits.
+        task: the size of the images, and the class names, in the order of the labels.
         limit: the most images to read, from the start; in an image folder the classes take turns.
             None for all.
         on_unreadable: whether an image that cannot be decoded is an error or is left out.
@@ -113,24 +121,9 @@ def load_images(
         DatasetError: there is no such source, or it cannot be read.
         MissingExtraError: the extra ``train`` is not installed.
     """
-    request = ReadRequest(split, task, limit, on_unreadable, progress)
-    with locate(source, split, limit) as path:
-        found = next(filter(None, (reader.read(path, request) for reader in READERS)), None)
-        if found is None:
-            raise _unknown_layout(path, task)
-    labels, class_names = align(found.source, found.labels, found.class_names, task)
-    _log.info("%s", _describe(split, len(labels), len(class_names), found.sizes, task))
-    _report_skipped(found.source, found.skipped)
-    if found.unreadable:
-        _log.warning("%s", describe_left_out(found.unreadable))
-    return LabelledImages(
-        found.images,
-        labels,
-        class_names,
-        fingerprint(found.images, labels),
-        found.skipped,
-        found.unreadable,
-    )
+    with explain_permissions(source):
+        encoded = _list(source, split, task, limit, progress)
+        return decode_split(encoded, split, task, on_unreadable, progress)
 
 
 def index_images(
@@ -144,10 +137,9 @@ def index_images(
     """List the images of one split of a data set with their labels, and decode none of them.
 
     Args:
-        source: an image folder, parquet files, or the name of a public data set. A path that exists
-            has priority.
-        split: ``train`` or ``test``.
-        task: gives the number of classes.
+        source: as for :func:`load_images`.
+        split: as for :func:`load_images`.
+        task: the class names, in the order of the labels.
         limit: the most images to list, from the start; in an image folder the classes take turns.
             None for all.
         progress: receives the number of files read.
@@ -159,14 +151,10 @@ def index_images(
         DatasetError: there is no such source, or it cannot be read.
         MissingExtraError: the extra ``train`` is not installed.
     """
-    request = ReadRequest(split, task, limit, progress=progress)
-    with locate(source, split, limit) as path:
-        found = next(filter(None, (reader.index(path, request) for reader in READERS)), None)
-        if found is None:
-            raise _unknown_layout(path, task)
-    _log.info("%s", _describe(split, len(found), len(found.class_names), None, task))
-    _report_skipped(found.source, found.skipped)
-    return found
+    with explain_permissions(source):
+        encoded = _list(source, split, task, limit, progress)
+    log_listed(encoded, split, task)
+    return encoded
 
 
 def check_source(source: str | Path, split: SplitName, task: Task) -> None:
@@ -174,7 +162,7 @@ def check_source(source: str | Path, split: SplitName, task: Task) -> None:
 
     Args:
         source: as for :func:`load_images`.
-        split: ``train`` or ``test``.
+        split: as for :func:`load_images`.
         task: the data set that the source should hold.
 
     Raises:
@@ -182,9 +170,120 @@ def check_source(source: str | Path, split: SplitName, task: Task) -> None:
     """
     with explain_permissions(source):
         path = find_on_disk(source)
-        if path is None or any(reader.has_split(path, split, task) for reader in READERS):
-            return
-    raise _unknown_layout(path, task)
+        if path is not None:
+            layout = require_layout(path, task.name)
+            layout.check(choose_split(layout, split, task))
+
+
+def require_layout(path: Path, prefer: str | None = None) -> Layout:
+    """Recognise the layout of a source by the names of its files.
+
+    Args:
+        path: a file or folder.
+        prefer: name of a registered data set: of several CIFAR archives, its own is used.
+
+    Raises:
+        DatasetError: the source has no known layout, or its files are incomplete.
+    """
+    layout = find_layout(path, prefer)
+    if layout is None:
+        raise DatasetError(
+            f"{path} has no images in a known layout.",
+            "Give a folder with train/<class>/*.jpg and test/<class>/*.jpg or with <class>/*.jpg, a"
+            " CSV file with the columns path and label, or parquet files, WebDataset archives or an"
+            " original CIFAR archive.",
+            path=path,
+        )
+    return layout
+
+
+def choose_split(layout: Layout, split: SplitName, task: Task | None = None) -> SplitName:
+    """Return the split on disk to read for one that is asked for.
+
+    Args:
+        layout: the files.
+        split: the split that is asked for.
+        task: the data set that the files should hold, if that is known.
+
+    Raises:
+        DatasetError: there is no such split.
+    """
+    if not layout.divided:
+        return "train"
+    choices = [split]
+    if split == "test":
+        choices.append("validation")
+        if dataset is not None and task.name == "imagenet":
+            # The labels of ImageNet's test images were never published: all of them are -1.
+            choices.reverse()
+    found = next((choice for choice in choices if choice in layout.splits), None)
+    if found is None:
+        raise layout.missing(split)
+    return found
+
+
+def decode_split(
+    encoded: EncodedImages,
+    split: SplitName,
+    task: Task,
+    on_unreadable: OnUnreadable,
+    progress: Progress,
+) -> LabelledImages:
+    """Decode a split that was listed, and log what was read.
+
+    Arguments and errors are those of :func:`load_images`.
+    """
+    size = task.image_size
+    decoded = decode_all(encoded, size, task.resize_size, on_unreadable, progress)
+    labels = encoded.labels[decoded.rows]
+    if not len(labels):
+        raise no_images(encoded.source)
+    _log.info(
+        "%s", _describe(split, len(labels), len(encoded.class_names), decoded.sizes, task)
+    )
+    report_skipped(encoded)
+    if decoded.unreadable:
+        _log.warning("%s", describe_left_out(decoded.unreadable))
+    return LabelledImages(
+        decoded.images,
+        labels,
+        encoded.class_names,
+        fingerprint(decoded.images, labels),
+        encoded.skipped,
+        decoded.unreadable,
+        encoded.select(decoded.rows),
+    )
+
+
+def log_listed(encoded: EncodedImages, split: SplitName, task: Task) -> None:
+    """Log what was listed."""
+    _log.info("%s", _describe(split, len(encoded), len(encoded.class_names), None, task))
+    report_skipped(encoded)
+
+
+def _list(
+    source: str | Path,
+    split: SplitName,
+    task: Task,
+    limit: int | None,
+    progress: Progress,
+) -> EncodedImages:
+    if limit is not None and limit < 1:
+        raise DatasetError(
+            f"The limit of images is {limit}.", "Give a limit of 1 or more.", found=limit
+        )
+    path = find_on_disk(source) or hub.download(os.fspath(source), split)
+    layout = require_layout(path, task.name)
+    on_disk = choose_split(layout, split, task)
+    listing = layout.list_split(
+        on_disk, limit=limit if layout.divided else None, progress=progress
+    )
+    labels, class_names = align(listing.source, listing.labels, listing.class_names, task)
+    encoded = listing.labelled(labels, class_names)
+    if layout.divided:
+        return encoded
+    kept, held = hold_out(encoded, VAL_FRACTION, 0)
+    return (kept if split == "train" else held).first(limit)
 
 
 def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
@@ -209,6 +308,14 @@ def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
     return whole.hexdigest()
 
 
+def report_skipped(encoded: EncodedImages) -> None:
+    """Log the files that were skipped."""
+    if encoded.skipped.total:
+        # Hidden files are the system's own, such as .DS_Store; others may be images to the user.
+        level = logging.INFO if set(encoded.skipped.kinds) == {"hidden"} else logging.WARNING
+        _log.log(level, "%s: skipped %s.", encoded.source, encoded.skipped)
+
+
 def _describe(
     split: SplitName, images: int, classes: int, sizes: SizeRange | None, task: Task
 ) -> str:
@@ -217,27 +324,8 @@ def _describe(
     text = f"{split}: {images:,} images of {classes:,} classes"
     if sizes is None:
         return f"{text}, to be resized and cropped to {side}x{side} pixels"
-    ends = list(dict.fromkeys(f"{w}x{h}" for w, h in (sizes.smallest, sizes.largest)))
-    text += f", {' to '.join(ends)} pixels"
-    if ends == [f"{side}x{side}"]:
+    text += f", {sizes} pixels"
+    if str(sizes) == f"{side}x{side}":
         return text
     cropped = "" if sizes.square and task.resize_size == side else " and cropped"
     return f"{text}, resized{cropped} to {side}x{side}"
-
-
-def _report_skipped(source: Path, skipped: SkippedFiles) -> None:
-    if skipped.total:
-        # Hidden files are the system's own, such as .DS_Store; others may be images to the user.
-        level = logging.INFO if set(skipped.kinds) == {"hidden"} else logging.WARNING
-        _log.log(level, "%s: skipped %s.", source, skipped)
-
-
-def _unknown_layout(path: Path, task: Task) -> DatasetError:
-    layouts = (
-        "a folder with train.parquet and test.parquet, an original CIFAR archive, or a folder with"
-        " train/<class>/*.png and test/<class>/*.png"
-        if task.fits_memory
-        else "a folder with train-00000-of-00001.parquet, validation-00000-of-00001.parquet and so"
-        " on, or a folder with train/<class>/*.jpg and val/<class>/*.jpg"
-    )
-    return DatasetError(f"{path} has no images in a known layout.", f"Give {layouts}.", path=path)

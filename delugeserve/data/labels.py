@@ -32,19 +32,71 @@ def order_in(names: Sequence[str], task: Task) -> NDArray[np.int64] | None:
     Returns:
         int64 ``[len(names)]``, or None if a name is not the data set's or two are the same.
     """
-    known = {simplify(name): index for index, name in enumerate(task.class_names)}
-    indices = [known.get(simplify(name), -1) for name in names]
-    if -1 in indices or len(set(indices)) < len(indices):
+    exact = {name: index for index, name in enumerate(task.class_names)}
+    similar = {simplify(name): index for index, name in enumerate(task.class_names)}
+    for known, spelling in ((exact, str), (similar, simplify)):
+        indices = [known.get(spelling(name), -1) for name in names]
+        if -1 not in indices and len(set(indices)) == len(indices):
+            return np.array(indices, np.int64)
+    return None
+
+
+def as_numbers(labels: Sequence[str]) -> NDArray[np.int64] | None:
+    """Return labels that are indices of classes as int64 ``[N]``; None if they are names."""
+    if not all(label.isascii() and label.isdecimal() and len(label) < 10 for label in labels):
         return None
-    return np.array(indices, np.int64)
+    return np.array([int(label) for label in labels], np.int64)
 
 
-def name_classes(folders: Sequence[str], task: Task) -> tuple[str, ...]:
-    """Return the class names of class folders: ImageNet's for WordNet numbers, else their own."""
-    numbered = all(_WORDNET_NUMBER.fullmatch(name) for name in folders)
-    if numbered and task.name == "imagenet" and len(folders) == task.num_classes:
-        return task.class_names
-    return tuple(folders)
+def number_names(labels: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number the classes of some images by name.
+
+    Args:
+        labels: the name of each image's class.
+
+    Returns:
+        The labels, int64 ``[N]``, and the class names that they index, sorted.
+    """
+    class_names = tuple(sorted(set(labels)))
+    number = {name: index for index, name in enumerate(class_names)}
+    return np.array([number[label] for label in labels], np.int64), class_names
+
+
+def other_classes(
+    path: Path, train: Path, unknown: Sequence[str], known: Sequence[str]
+) -> DatasetError:
+    """Return the error about classes that the training split does not have.
+
+    Args:
+        path: files of the other split.
+        train: files of the training split.
+        unknown: the classes.
+        known: the classes of the training split.
+    """
+    folded = {name.casefold(): name for name in known}
+    alike = [(name, folded[name.casefold()]) for name in unknown if name.casefold() in folded]
+    if alike:
+        pairs = " and ".join(f"'{other}' into '{name}'" for other, name in alike[:_NAMED])
+        remedy = f"Rename {pairs}: the names differ only in case."
+    else:
+        remedy = "Give both splits the same classes."
+    return DatasetError(
+        f"{path} has classes that {train} does not have: {list_names(unknown)}.",
+        remedy,
+        path=path,
+        name=unknown[0],
+        extra=unknown,
+    )
+
+
+def is_wordnet_order(names: Sequence[str], task: Task) -> bool:
+    """Return whether class names are the WordNet numbers of all of ImageNet's classes, in order."""
+    return (
+        task.name == "imagenet"
+        and len(names) == task.num_classes
+        and all(_WORDNET_NUMBER.fullmatch(name) for name in names)
+        and list(names) == sorted(names)
+    )
 
 
 def align(
@@ -71,11 +123,9 @@ def align(
         ClassNameError: a class name is not UTF-8, is empty or contains a line break.
     """
     if not len(labels):
-        raise DatasetError(
-            f"{source} has no images.", "Give a data set that has images.", path=source
-        )
+        raise no_images(source)
     order = None
-    if class_names is None:
+    if class_names is None or is_wordnet_order(class_names, task):
         class_names = task.class_names
     else:
         check_class_names(class_names, source)
@@ -97,6 +147,13 @@ def align(
     if order is None:
         return labels, class_names
     return order[labels], task.class_names
+
+
+def no_images(source: Path) -> DatasetError:
+    """Return the error about a source without images."""
+    return DatasetError(
+        f"{source} has no images.", "Give a data set that has images.", path=source
+    )
 
 
 def list_names(names: Iterable[str]) -> str:
@@ -121,9 +178,9 @@ def _class_count_error(
     ]
     other = next(
         (
-            other
-            for other in TASKS.values()
-            if other.num_classes == count and order_in(class_names, other) is not None
+            spec
+            for spec in TASKS.values()
+            if spec.num_classes == count and order_in(class_names, spec) is not None
         ),
         None,
     )

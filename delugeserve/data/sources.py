@@ -8,31 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from delugeserve.data import hub
-from delugeserve.data.splits import SplitName
 from delugeserve.errors import DatasetError, nearest_name
-
-
-@contextmanager
-def locate(source: str | Path, split: SplitName, limit: int | None) -> Iterator[Path]:
-    """Find a data set, and explain permission errors while it is read in the body.
-
-    Args:
-        source: a path, or the name of a public data set, which is downloaded.
-        split: ``train`` or ``test``.
-        limit: the most images to read; None for all.
-
-    Yields:
-        A file or folder that exists.
-
-    Raises:
-        DatasetError: there is no such source, a file may not be read, or the limit is below 1.
-    """
-    if limit is not None and limit < 1:
-        raise DatasetError(
-            f"The limit of images is {limit}.", "Give a limit of 1 or more.", found=limit
-        )
-    with explain_permissions(source):
-        yield find_on_disk(source) or hub.download(os.fspath(source), split)
 
 
 def find_on_disk(source: str | Path) -> Path | None:

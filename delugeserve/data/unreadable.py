@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from delugeserve.errors import UnreadableImageError
-from delugeserve.zoo import Task
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 OnUnreadable = Literal["fail", "skip"]
 """What to do with an image that cannot be decoded; the type of ``--on-unreadable``."""
@@ -54,31 +48,6 @@ class UnreadableImages:
             if not self._skip:
                 raise
             self._names[row] = name
-
-
-def decode_resized(image: bytes | Path, task: Task, name: str) -> NDArray[np.uint8]:
-    """Decode an image of any size, resize it and crop its centre, as the client does.
-
-    Args:
-        image: content or path of an image file.
-        task: gives the sizes.
-        name: the image's name in errors.
-
-    Returns:
-        uint8 ``[H, W, 3]``, RGB.
-
-    Raises:
-        UnreadableImageError: the image cannot be decoded.
-    """
-    # Imported here so that the command line can import OnUnreadable without NumPy and Pillow.
-    from delugeserve_client.errors import ImageError
-    from delugeserve_client.preprocessing import Preprocessing
-
-    size = task.image_size
-    try:
-        return Preprocessing(size, size, task.resize_size)(image, name)
-    except ImageError as error:
-        raise UnreadableImageError(error.problem, error.remedy, name=name) from error
 
 
 def describe_left_out(names: Sequence[str]) -> str:

@@ -16,11 +16,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from delugeserve.data.encoded import EncodedImages
+from delugeserve.data.encoded import PixelStore
+from delugeserve.data.readers.layout import Layout
 from delugeserve.data.readers.pickles import unpickle_table
-from delugeserve.data.splits import ReadRequest, SizeRange, Split, SplitName, allocate, check_size
+from delugeserve.data.splits import Listing, SplitName
 from delugeserve.errors import DatasetError
-from delugeserve.zoo import Task
+from delugeserve.system.progress import NO_PROGRESS, Progress
 
 _SIZE = 32
 _PIXELS = 3 * _SIZE * _SIZE
@@ -36,7 +37,7 @@ class _Edition:
     """The layout of one of the four archives.
 
     Attributes:
-        task: name of its data set in ``zoo.TASKS``.
+        dataset: name of its data set in ``zoo.TASKS``.
         folder: name of the folder in the archive.
         archive: file name of the archive, without the suffix.
         train: names of the files with training images.
@@ -47,7 +48,7 @@ class _Edition:
             is the class; None for pickles.
     """
 
-    task: str
+    dataset: str
     folder: str
     archive: str
     train: tuple[str, ...]
@@ -102,45 +103,54 @@ _EDITIONS = (
 )
 
 
-def has_split(path: Path, split: SplitName, task: Task) -> bool:
-    """Check whether there is an archive, packed or unpacked; see :class:`.Reader`.
+class CifarArchive(Layout):
+    """A CIFAR archive, packed or unpacked. A pickle that would run code is refused.
 
-    Which splits a packed archive holds is not known before it is read.
+    Args:
+        path: the file or folder that was given.
+        unpacked: the folder with the files, and the edition.
+        archive: the packed archive; used if there is no unpacked one.
     """
-    editions = _editions_for(task)
-    found = _find_unpacked(path, editions)
-    if found is None:
-        return _find_archive(path, editions) is not None
-    folder, edition = found
-    for name in edition.files(split):
-        if not (folder / name).is_file():
-            raise _missing_file(folder, name, split)
-    return True
+
+    form = "CIFAR archive"
+    splits = ("train", "test")
+    divided = True
+
+    def __init__(
+        self, path: Path, unpacked: tuple[Path, _Edition] | None, archive: Path | None
+    ) -> None:
+        self.path, self._unpacked, self._archive = path, unpacked, archive
+
+    def list_split(
+        self, split: SplitName, *, limit: int | None = None, progress: Progress = NO_PROGRESS
+    ) -> Listing:
+        progress.stage(f"read {split} images")
+        if self._unpacked is not None:
+            return _parse(_read_folder(*self._unpacked, split), split, limit)
+        assert self._archive is not None
+        return _parse(_read_archive(self._archive, split), split, limit)
+
+    def missing(self, split: SplitName) -> DatasetError:
+        return DatasetError(
+            f"{self.path} has no images of the {split} split.",
+            "Choose the training or the test split of CIFAR.",
+            path=self.path,
+            name=split,
+        )
+
+    def check(self, split: SplitName) -> None:
+        if self._unpacked is not None:
+            folder, edition = self._unpacked
+            for name in edition.files(split):
+                if not (folder / name).is_file():
+                    raise _missing_file(folder, name, split)
 
 
-def read(path: Path, request: ReadRequest) -> Split | None:
-    """Read a split from a CIFAR archive; see :class:`.Reader`.
-
-    The archive may be packed or unpacked. In a folder with several archives, those of the data set
-    asked for are used first. A pickle that would run code is refused.
-    """
-    editions = _editions_for(request.task)
-    found = _find_unpacked(path, editions)
-    archive = _find_archive(path, editions)
-    request.progress.stage(f"read {request.split} images")
-    if found is not None:
-        content = _read_folder(*found, request.split)
-    elif archive is not None:
-        content = _read_archive(archive, request.split, editions)
-    else:
-        return None
-    check_size((_SIZE, _SIZE), request.task, content.source, f"Each image of {content.source}")
-    return _parse(content, request)
-
-
-def index(path: Path, request: ReadRequest) -> EncodedImages | None:  # noqa: ARG001
-    """Return None: these images are small and only read as a whole; see :class:`.Reader`."""
-    return None
+def find(path: Path, prefer: str | None = None) -> CifarArchive | None:
+    """Find an archive; see :func:`.find_layout`."""
+    editions = sorted(_EDITIONS, key=lambda edition: edition.dataset != prefer)
+    unpacked, archive = _find_unpacked(path, editions), _find_archive(path, editions)
+    return CifarArchive(path, unpacked, archive) if unpacked or archive else None
 
 
 @dataclass(frozen=True)
@@ -150,11 +160,6 @@ class _Content:
     source: Path
     edition: _Edition
     files: dict[str, bytes]
-
-
-def _editions_for(task: Task) -> list[_Edition]:
-    """Return all editions, those of the data set first."""
-    return sorted(_EDITIONS, key=lambda edition: edition.task != task.name)
 
 
 def _find_unpacked(path: Path, editions: Iterable[_Edition]) -> tuple[Path, _Edition] | None:
@@ -169,13 +174,26 @@ def _find_unpacked(path: Path, editions: Iterable[_Edition]) -> tuple[Path, _Edi
 
 def _find_archive(path: Path, editions: Iterable[_Edition]) -> Path | None:
     if path.is_file():
-        return path if path.name.endswith(_ARCHIVE_SUFFIXES) else None
+        return path if path.name.endswith(_ARCHIVE_SUFFIXES) and _is_cifar(path) else None
     for edition in editions:
         for suffix in _ARCHIVE_SUFFIXES:
             archive = path / (edition.archive + suffix)
             if archive.is_file():
                 return archive
     return None
+
+
+def _is_cifar(path: Path) -> bool:
+    """Return whether a tar file has the name or, as its first entry, the folder of an archive."""
+    if path.name.startswith(tuple(edition.archive for edition in _EDITIONS)):
+        return True
+    try:
+        with tarfile.open(path) as archive:
+            first = archive.next()
+    except (tarfile.TarError, OSError, EOFError, zlib.error):
+        return False
+    folders = [edition.folder for edition in _EDITIONS]
+    return first is not None and PurePosixPath(first.name).parts[:1] in [(f,) for f in folders]
 
 
 def _read_folder(folder: Path, edition: _Edition, split: SplitName) -> _Content:
@@ -189,9 +207,9 @@ def _read_folder(folder: Path, edition: _Edition, split: SplitName) -> _Content:
     return _Content(folder, edition, files)
 
 
-def _read_archive(path: Path, split: SplitName, editions: Iterable[_Edition]) -> _Content:
+def _read_archive(path: Path, split: SplitName) -> _Content:
     """Read the files of a split in one pass over the archive."""
-    by_folder = {edition.folder: edition for edition in editions}
+    by_folder = {edition.folder: edition for edition in _EDITIONS}
     edition = None
     files = {}
     try:
@@ -232,37 +250,24 @@ def _check_length(length: int, source: Path, name: str) -> None:
         raise _unexpected(source, name, f"it has {length / 2**20:,.0f} MiB")
 
 
-def _parse(content: _Content, request: ReadRequest) -> Split:
+def _parse(content: _Content, split: SplitName, limit: int | None) -> Listing:
     edition = content.edition
     parts = []
-    wanted = request.limit
-    for name in edition.files(request.split):
+    for name in edition.files(split):
         if name not in content.files:
-            raise _missing_file(content.source, name, request.split)
+            raise _missing_file(content.source, name, split)
         data = content.files[name]
         if edition.label_bytes is None:
-            pixels, labels = _parse_pickle(data, edition.labels, content.source, name)
+            parts.append(_parse_pickle(data, edition.labels, content.source, name))
         else:
-            pixels, labels = parse_records(data, edition.label_bytes, content.source, name)
-        parts.append((pixels[:wanted], labels[:wanted]))
-        if wanted is not None:
-            wanted -= len(parts[-1][1])
-            if not wanted:
-                break
-    count = sum(len(labels) for _, labels in parts)
-    images = allocate(count, request.task, content.source)
-    start = 0
-    for pixels, labels in parts:
-        planes = pixels.reshape(-1, 3, _SIZE, _SIZE)
-        images[start : start + len(labels)] = planes.transpose(0, 2, 3, 1)
-        start += len(labels)
-    return Split(
-        content.source,
-        images,
-        np.concatenate([labels for _, labels in parts]),
-        _class_names(content),
-        SizeRange.of([(_SIZE, _SIZE)] if count else []),
-    )
+            parts.append(parse_records(data, edition.label_bytes, content.source, name))
+        if limit is not None and sum(len(labels) for _, labels in parts) >= limit:
+            break
+    planes = np.concatenate([pixels for pixels, _ in parts])[:limit]
+    labels = np.concatenate([labels for _, labels in parts])[:limit]
+    images = np.ascontiguousarray(planes.reshape(-1, 3, _SIZE, _SIZE).transpose(0, 2, 3, 1))
+    store = PixelStore(content.source, images)
+    return Listing(content.source, store, labels, _class_names(content))
 
 
 def parse_records(

@@ -1,242 +1,169 @@
-"""Image folders: ``<path>/train/<class>/*.png``."""
+"""Class folders: ``<path>/train/<class>/*.png``, or ``<path>/<class>/*.png`` without splits."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from delugeserve.artifacts.labels import check_class_names
-from delugeserve.data.encoded import EncodedImages
-from delugeserve.data.formats import decodable_formats, is_image_file
-from delugeserve.data.labels import align, list_names, name_classes
+from delugeserve.data.encoded import FileStore
+from delugeserve.data.formats import is_image_file
+from delugeserve.data.labels import other_classes
+from delugeserve.data.readers.layout import Layout
 from delugeserve.data.skipped import SkippedFiles
-from delugeserve.data.splits import (
-    SPLIT_NAMES,
-    ReadRequest,
-    Size,
-    SizeRange,
-    Split,
-    SplitName,
-    allocate,
-)
-from delugeserve.data.unreadable import UnreadableImages, decode_resized
+from delugeserve.data.splits import SPLIT_NAMES, Listing, SplitName, split_named
 from delugeserve.errors import DatasetError
-from delugeserve.system.hardware import usable_cores
-from delugeserve.zoo import Task
+from delugeserve.system.progress import NO_PROGRESS, Progress
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The image files of a split; none of them is opened.
-
-    Attributes:
-        folder: the folder of the split.
-        folders: names of the class folders, in the order of their labels.
-        files: label and file name of each image, the classes taking turns.
-        class_names: in the order of the labels.
-        skipped: files that are not images.
-    """
-
-    folder: Path
-    folders: tuple[str, ...]
-    files: list[tuple[int, str]]
-    class_names: tuple[str, ...]
-    skipped: SkippedFiles
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Label of each image, int64 ``[N]``."""
-        return np.array([label for label, _ in self.files], np.int64)
-
-
-def has_split(path: Path, split: SplitName, task: Task) -> bool:  # noqa: ARG001
-    """Check whether a folder has class folders with images; see :class:`.Reader`."""
-    folder = _find_split(path, split)
-    if folder is None:
-        return False
-    _check_names(folder)
-    return True
-
-
-def read(path: Path, request: ReadRequest) -> Split | None:
-    """Read a split of an image folder; see :class:`.Reader`.
-
-    Images are resized and cropped as the client does before it asks a server, so that training
-    images look like the ones that are classified later. An image of the network's own size keeps
-    its pixels. With a limit, the classes take turns.
-    """
-    task = request.task
-    found = list_images(path, request)
-    if found is None:
-        return None
-    count = len(found.files)
-    images = allocate(count, task, found.folder)
-    sizes: list[Size | None] = [None] * count
-    unreadable = UnreadableImages(request.on_unreadable)
-
-    def read_row(row: int) -> None:
-        label, name = found.files[row]
-        file = found.folder / found.folders[label] / name
-        with unreadable.collect(row, str(file)):
-            sizes[row] = _image_size(file)
-            images[row] = _decode(file, sizes[row], task)
-
-    request.progress.stage(f"read {request.split} images", count)
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for _ in pool.map(read_row, range(count)):
-            request.progress.advance()
-    return Split(
-        found.folder,
-        images,
-        found.labels,
-        found.class_names,
-        SizeRange.of(size for size in sizes if size is not None),
-        found.skipped,
-        unreadable.names,
-    ).without(unreadable.rows)
-
-
-def index(path: Path, request: ReadRequest) -> EncodedImages | None:
-    """List the files of a split of an image folder; see :class:`.Reader`."""
-    request.progress.stage(f"list {request.split} images")
-    found = list_images(path, request)
-    return None if found is None else _ImageFiles(found, request.task)
-
-
-def list_images(path: Path, request: ReadRequest) -> Listing | None:
-    """List the image files of a split.
+class ClassFolders(Layout):
+    """Folders of images, one for each class.
 
     Args:
-        path: the folder that holds the folders of the splits.
-        request: which images.
-
-    Returns:
-        The files; None if there is no folder of either split.
-
-    Raises:
-        DatasetError: the split is missing or empty, or has a class that the training split does not
-            have.
-        ClassNameError: the name of a class folder is not UTF-8 or contains a line break.
-    """
-    folder = _find_split(path, request.split)
-    if folder is None:
-        return None
-    # The training split decides, so that a class without test images does not shift the labels.
-    train = _find_folder(path, "train") or folder
-    classes = _check_names(train)
-    unknown = [name for name in _check_names(folder) if name not in classes]
-    if unknown:
-        raise DatasetError(
-            f"{folder} has classes that {train} does not have: {list_names(unknown)}.",
-            "Give both splits the same class folders.",
-            path=folder,
-            name=unknown[0],
-            extra=unknown,
-        )
-    by_class: list[list[tuple[int, str]]] = []
-    skipped = _list_misplaced(folder)
-    for label, name in enumerate(classes):
-        files, others = _list_class(folder, name)
-        by_class.append([(label, file) for file in files])
-        skipped += others
-    in_turn = chain.from_iterable(zip_longest(*by_class))
-    return Listing(
-        folder,
-        tuple(classes),
-        [pair for pair in in_turn if pair is not None][: request.limit],
-        name_classes(classes, request.task),
-        SkippedFiles.count(skipped),
-    )
-
-
-class _ImageFiles(EncodedImages):
-    """The files of an image folder.
-
-    Names are kept in one array: a million Python strings would be copied to every worker, page by
-    page, as soon as the worker counts references to them.
+        path: the folder that was given.
+        folders: the folder of each split.
+        divided: whether the splits have folders of their own.
     """
 
-    def __init__(self, found: Listing, task: Task) -> None:
-        labels, class_names = align(found.folder, found.labels, found.class_names, task)
-        self._folder = found.folder
-        self._folders = found.folders
-        self._folder_of = found.labels
-        self._names = np.array([os.fsencode(name) for _, name in found.files])
-        paths = [f"{found.folders[label]}/{name}" for label, name in found.files]
-        listing = sorted(f"{path}\0{_file_size(found.folder / path)}" for path in paths)
-        fingerprint = hashlib.sha256("\n".join(listing).encode(errors="surrogateescape"))
-        super().__init__(
-            found.folder,
-            labels,
-            class_names,
-            fingerprint.hexdigest(),
-            np.arange(len(labels)),
-            found.skipped,
+    form = "class folders"
+
+    def __init__(self, path: Path, folders: Mapping[SplitName, Path], *, divided: bool) -> None:
+        self.path, self.divided = path, divided
+        self._folders = {split: folders[split] for split in SPLIT_NAMES if split in folders}
+        self.splits = tuple(self._folders)
+
+    def list_split(
+        self, split: SplitName, *, limit: int | None = None, progress: Progress = NO_PROGRESS
+    ) -> Listing:
+        progress.stage(f"list {split} images")
+        folder, classes = self._folders[split], self._classes(split)
+        by_class: list[list[tuple[int, str]]] = []
+        skipped = _list_misplaced(folder)
+        for label, name in enumerate(classes):
+            files, others = _list_class(folder, name)
+            by_class.append([(label, f"{name}/{file}") for file in files])
+            skipped += others
+        in_turn = chain.from_iterable(zip_longest(*by_class))
+        found = [pair for pair in in_turn if pair is not None][:limit]
+        return Listing(
+            folder,
+            FileStore(folder, [path for _, path in found], labelled=True),
+            np.array([label for label, _ in found], np.int64),
+            tuple(classes),
+            SkippedFiles.count(skipped),
         )
 
-    def __getitem__(self, index: int) -> Path:
-        name = os.fsdecode(bytes(self._names[index]))
-        return Path(self._folder, self._folders[self._folder_of[index]], name)
-
-    def name(self, index: int) -> str:
-        return str(self[index])
-
-
-def _find_split(path: Path, split: SplitName) -> Path | None:
-    """Return the folder of a split; None if there is no folder of either split.
-
-    Raises:
-        DatasetError: only the other split has images, or the class folders hold other files.
-    """
-    found = {name: _find_folder(path, name) for name in SPLIT_NAMES}
-    folder = found[split]
-    if folder is not None:
-        return folder
-    skipped = _list_skipped(path, split)
-    if skipped.total:
-        raise DatasetError(
-            f"{path} has no images of the {split} split; skipped {skipped}.",
-            "Convert the images to PNG or JPEG files in the class folders.",
-            path=path,
+    def missing(self, split: SplitName) -> DatasetError:
+        skipped = _list_skipped(self.path, split)
+        if skipped.total:
+            return _unknown_formats(self.path, split, skipped)
+        names = " or ".join(f"{name}/<class>/" for name in SPLIT_NAMES[split][:2])
+        return DatasetError(
+            f"{self.path} has no images of the {split} split.",
+            f"Put them into {names}.",
+            path=self.path,
             name=split,
-            found=skipped,
         )
-    if not any(found.values()):
+
+    def check(self, split: SplitName) -> None:
+        self._classes(split)
+
+    def _classes(self, split: SplitName) -> list[str]:
+        """Return the names of the class folders; those of the training split, if there is one.
+
+        A class without test images then does not shift the labels.
+        """
+        folder = self._folders[split]
+        train = self._folders.get("train", folder)
+        classes = _check_names(train)
+        unknown = [name for name in _check_names(folder) if name not in classes]
+        if unknown:
+            raise other_classes(folder, train, unknown, classes)
+        return classes
+
+
+def find_splits(path: Path) -> ClassFolders | None:
+    """Find folders of splits with class folders in them; see :func:`.find_layout`.
+
+    Raises:
+        DatasetError: the class folders hold files of unknown formats only.
+    """
+    if not path.is_dir():
         return None
-    names = " or ".join(f"{name}/<class>/" for name in SPLIT_NAMES[split][:2])
-    raise DatasetError(
-        f"{path} has no images of the {split} split.",
-        f"Put them into {names}.",
-        path=path,
-        name=split,
-    )
-
-
-def _find_folder(path: Path, split: SplitName) -> Path | None:
-    """Return the first folder of one of the split's names that has images in class folders."""
-    for name in SPLIT_NAMES[split]:
-        folder = path / name
-        if folder.is_dir() and any(_list_class(folder, one)[0] for one in _class_folders(folder)):
-            return folder
+    folders: dict[SplitName, Path] = {}
+    for split, names in SPLIT_NAMES.items():
+        for folder in _subfolders(path, names):
+            if _has_classes(folder):
+                if split in folders:
+                    raise DatasetError(
+                        f"{path} has the {split} split more than once: in {folders[split]} and in"
+                        f" {folder}.",
+                        "Remove or rename one of these folders.",
+                        path=path,
+                        name=split,
+                        found=[str(folders[split]), str(folder)],
+                    )
+                folders[split] = folder
+    if folders:
+        return ClassFolders(path, folders, divided=True)
+    for split in SPLIT_NAMES:
+        skipped = _list_skipped(path, split)
+        if skipped.total and set(skipped.kinds) - {"hidden", "folder"}:
+            raise _unknown_formats(path, split, skipped)
     return None
+
+
+def find_undivided(path: Path) -> ClassFolders | None:
+    """Find class folders without splits, or of the one split that the path names.
+
+    See :func:`.find_layout`.
+    """
+    if not path.is_dir() or not _has_classes(path):
+        return None
+    split = split_named(path.name)
+    # flowers/test beside flowers/train is one split; a folder that is just called "test" is not.
+    if split and any(
+        _subfolders(path.resolve().parent, names)
+        for other, names in SPLIT_NAMES.items()
+        if other != split
+    ):
+        return ClassFolders(path, {split: path}, divided=True)
+    return ClassFolders(path, {"train": path}, divided=False)
+
+
+def _subfolders(path: Path, names: tuple[str, ...]) -> list[Path]:
+    """Return the subfolders of these names, in any case, in the order of the names."""
+    with os.scandir(path) as entries:
+        folders = sorted(entry.name for entry in entries if _type_of(entry) == "folder")
+    return [path / name for known in names for name in folders if name.lower() == known]
+
+
+def _has_classes(folder: Path) -> bool:
+    return any(_list_class(folder, name)[0] for name in _class_folders(folder))
 
 
 def _list_skipped(path: Path, split: SplitName) -> SkippedFiles:
     """Count what is in the class folders of a split without images."""
-    folders = [path / name for name in SPLIT_NAMES[split] if (path / name).is_dir()]
     return SkippedFiles.count(
         chain.from_iterable(
-            _list_class(folder, name)[1] for folder in folders for name in _class_folders(folder)
+            _list_class(folder, name)[1]
+            for folder in _subfolders(path, SPLIT_NAMES[split])
+            for name in _class_folders(folder)
         )
+    )
+
+
+def _unknown_formats(path: Path, split: SplitName, skipped: SkippedFiles) -> DatasetError:
+    return DatasetError(
+        f"{path} has no images of the {split} split; skipped {skipped}.",
+        "Convert the images to PNG or JPEG files in the class folders.",
+        path=path,
+        name=split,
+        found=skipped,
     )
 
 
@@ -309,24 +236,3 @@ def _type_of(entry: os.DirEntry[str]) -> str:
     except OSError:  # a link to itself, or to what may not be read
         pass
     return "broken link" if entry.is_symlink() else "special file"
-
-
-def _decode(file: Path, size: Size | None, task: Task) -> NDArray[np.uint8]:
-    if size == (task.image_size, task.image_size):
-        task = dataclasses.replace(task, resize_size=task.image_size)
-    return decode_resized(file, task, str(file))
-
-
-def _image_size(file: Path) -> Size | None:
-    try:
-        with Image.open(file, formats=decodable_formats()) as image:
-            return image.size
-    except Exception:  # decoding the image reports what is wrong with it
-        return None
-
-
-def _file_size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:  # removed since it was listed; decoding the image reports that
-        return -1
