@@ -213,7 +213,7 @@ def choose_split(layout: Layout, split: SplitName, task: Task | None = None) -> 
     choices = [split]
     if split == "test":
         choices.append("validation")
-        if dataset is not None and task.name == "imagenet":
+        if task is not None and task.name == "imagenet":
             # The labels of ImageNet's test images were never published: all of them are -1.
             choices.reverse()
     found = next((choice for choice in choices if choice in layout.splits), None)
@@ -238,9 +238,7 @@ def decode_split(
     labels = encoded.labels[decoded.rows]
     if not len(labels):
         raise no_images(encoded.source)
-    _log.info(
-        "%s", _describe(split, len(labels), len(encoded.class_names), decoded.sizes, task)
-    )
+    _log.info("%s", _describe(split, len(labels), len(encoded.class_names), decoded.sizes, task))
     report_skipped(encoded)
     if decoded.unreadable:
         _log.warning("%s", describe_left_out(decoded.unreadable))
@@ -275,9 +273,7 @@ def _list(
     path = find_on_disk(source) or hub.download(os.fspath(source), split)
     layout = require_layout(path, task.name)
     on_disk = choose_split(layout, split, task)
-    listing = layout.list_split(
-        on_disk, limit=limit if layout.divided else None, progress=progress
-    )
+    listing = layout.list_split(on_disk, limit=limit if layout.divided else None, progress=progress)
     labels, class_names = align(listing.source, listing.labels, listing.class_names, task)
     encoded = listing.labelled(labels, class_names)
     if layout.divided:

@@ -164,18 +164,22 @@ class FileStore(ImageStore):
         return self._folder / self.key(row)
 
     def name(self, row: int) -> str:
+        """See :meth:`ImageStore.name`."""
         return str(self[row])
 
     def key(self, row: int) -> str:
+        """See :meth:`ImageStore.key`."""
         return os.fsdecode(self._paths[self._ends[row] : self._ends[row + 1]])
 
     def length(self, row: int) -> int:
+        """See :meth:`ImageStore.length`."""
         try:
             return self[row].stat().st_size
         except OSError:  # removed since it was listed; decoding the image reports that
             return -1
 
     def fingerprint(self, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> str:
+        """See :meth:`ImageStore.fingerprint`."""
         lines = [f"{self.key(row)}\0{self.length(row)}" for row in rows.tolist()]
         if not self._labelled:
             lines = [f"{line}\0{label}" for line, label in zip(lines, labels.tolist(), strict=True)]
@@ -201,15 +205,19 @@ class PixelStore(ImageStore):
         return image
 
     def name(self, row: int) -> str:
+        """See :meth:`ImageStore.name`."""
         return f"Image {row} of {self._source} (counted from 0)"
 
     def key(self, row: int) -> str:
+        """See :meth:`ImageStore.key`."""
         return str(row)
 
     def length(self, row: int) -> int:
-        return self.pixels[row].size
+        """See :meth:`ImageStore.length`."""
+        return int(self.pixels[row].size)
 
     def fingerprint(self, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> str:
-        digest = hashlib.sha256(np.ascontiguousarray(self.pixels[rows]))
+        """See :meth:`ImageStore.fingerprint`."""
+        digest = hashlib.sha256(self.pixels[rows].tobytes())
         digest.update(labels.astype("<i8").tobytes())
         return digest.hexdigest()

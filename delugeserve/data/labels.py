@@ -41,6 +41,22 @@ def order_in(names: Sequence[str], task: Task) -> NDArray[np.int64] | None:
     return None
 
 
+def _order_of_used(
+    labels: NDArray[np.int64], names: Sequence[str], task: Task
+) -> NDArray[np.int64] | None:
+    """Return the task's index of each class name that has images, and -1 for the others.
+
+    A folder without images beside the class folders then does no harm.
+    """
+    used = np.unique(labels[(labels >= 0) & (labels < len(names))])
+    known = order_in([names[label] for label in used], task)
+    if known is None:
+        return None
+    order = np.full(len(names), -1)
+    order[used] = known
+    return order
+
+
 def as_numbers(labels: Sequence[str]) -> NDArray[np.int64] | None:
     """Return labels that are indices of classes as int64 ``[N]``; None if they are names."""
     if not all(label.isascii() and label.isdecimal() and len(label) < 10 for label in labels):
@@ -125,11 +141,27 @@ def align(
     if not len(labels):
         raise no_images(source)
     order = None
-    if class_names is None or is_wordnet_order(class_names, task):
+    if class_names is None and as_numbers(task.class_names) is not None:
+        # The classes are called by their numbers, which may have gaps.
+        class_names = tuple(map(str, range(int(labels.max()) + 1)))
+        number = {name: index for index, name in enumerate(task.class_names)}
+        order = np.array([number.get(name, -1) for name in class_names])
+        unknown = sorted({int(label) for label in labels if label < 0 or order[label] < 0})
+        if unknown:
+            raise DatasetError(
+                f"{source} has labels that the network does not have: {unknown[0]} and so on.",
+                "Give a data set with the classes of the training data.",
+                path=source,
+                name=str(unknown[0]),
+                extra=[str(label) for label in unknown],
+            )
+    elif class_names is None or is_wordnet_order(class_names, task):
         class_names = task.class_names
     else:
         check_class_names(class_names, source)
         order = order_in(class_names, task)
+        if order is None:
+            order = _order_of_used(labels, class_names, task)
         if order is None and len(class_names) != task.num_classes:
             raise _class_count_error(source, labels, class_names, task)
     outside = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
@@ -151,9 +183,7 @@ def align(
 
 def no_images(source: Path) -> DatasetError:
     """Return the error about a source without images."""
-    return DatasetError(
-        f"{source} has no images.", "Give a data set that has images.", path=source
-    )
+    return DatasetError(f"{source} has no images.", "Give a data set that has images.", path=source)
 
 
 def list_names(names: Iterable[str]) -> str:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from delugeserve.data.decoding import decode_all
 from delugeserve.data.encoded import EncodedImages
+from delugeserve.errors import DatasetError
 from delugeserve.system.progress import NO_PROGRESS, Progress
+
+_SMALLEST = 1e-3  # images of one colour would be divided by zero
 
 
 @dataclass(frozen=True)
@@ -48,4 +55,26 @@ def measure_pixels(
     Raises:
         DatasetError: none of the images can be decoded.
     """
-    raise NotImplementedError
+    rng = np.random.default_rng(seed)
+    count = min(sample, len(images))
+    chosen = images.select(np.sort(rng.permutation(len(images))[:count]))
+    decoded = decode_all(chosen, image_size, resize_size, "skip", progress)
+    if not len(decoded.rows):
+        raise DatasetError(
+            f"None of {count:,} images of {images.source} can be decoded.",
+            "Give images in a known format, such as JPEG or PNG.",
+            path=images.source,
+            found=count,
+        )
+    levels = decoded.images.reshape(-1, 3)
+    # Counts of the 256 levels are exact, whatever the number of pixels.
+    counts = np.stack([np.bincount(levels[:, channel], minlength=256) for channel in range(3)])
+    scale = np.arange(256) / 255
+    mean = counts @ scale / len(levels)
+    std = np.sqrt(counts @ scale**2 / len(levels) - mean**2)
+    return PixelStatistics(_rounded(mean), _rounded(np.maximum(std, _SMALLEST)), len(decoded.rows))
+
+
+def _rounded(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (round(float(value), 4) for value in values)
+    return red, green, blue

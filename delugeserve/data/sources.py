@@ -20,7 +20,8 @@ def find_on_disk(source: str | Path) -> Path | None:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    if os.fspath(source) not in hub.REPOSITORIES:
+    # "data/flowers" is more likely a misspelt path than a data set, if there is a folder "data".
+    if not hub.is_name(os.fspath(source)) or ("/" in str(source) and path.parent.is_dir()):
         raise _no_such_source(os.fspath(source))
     return None
 

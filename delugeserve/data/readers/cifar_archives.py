@@ -103,7 +103,7 @@ _EDITIONS = (
 )
 
 
-class CifarArchive(Layout):
+class _CifarArchive(Layout):
     """A CIFAR archive, packed or unpacked. A pickle that would run code is refused.
 
     Args:
@@ -146,11 +146,11 @@ class CifarArchive(Layout):
                     raise _missing_file(folder, name, split)
 
 
-def find(path: Path, prefer: str | None = None) -> CifarArchive | None:
+def find(path: Path, prefer: str | None = None) -> _CifarArchive | None:
     """Find an archive; see :func:`.find_layout`."""
     editions = sorted(_EDITIONS, key=lambda edition: edition.dataset != prefer)
     unpacked, archive = _find_unpacked(path, editions), _find_archive(path, editions)
-    return CifarArchive(path, unpacked, archive) if unpacked or archive else None
+    return _CifarArchive(path, unpacked, archive) if unpacked or archive else None
 
 
 @dataclass(frozen=True)

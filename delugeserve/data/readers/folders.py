@@ -20,7 +20,7 @@ from delugeserve.errors import DatasetError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
 
-class ClassFolders(Layout):
+class _ClassFolders(Layout):
     """Folders of images, one for each class.
 
     Args:
@@ -86,7 +86,7 @@ class ClassFolders(Layout):
         return classes
 
 
-def find_splits(path: Path) -> ClassFolders | None:
+def find_splits(path: Path) -> _ClassFolders | None:
     """Find folders of splits with class folders in them; see :func:`.find_layout`.
 
     Raises:
@@ -109,7 +109,7 @@ def find_splits(path: Path) -> ClassFolders | None:
                     )
                 folders[split] = folder
     if folders:
-        return ClassFolders(path, folders, divided=True)
+        return _ClassFolders(path, folders, divided=True)
     for split in SPLIT_NAMES:
         skipped = _list_skipped(path, split)
         if skipped.total and set(skipped.kinds) - {"hidden", "folder"}:
@@ -117,7 +117,7 @@ def find_splits(path: Path) -> ClassFolders | None:
     return None
 
 
-def find_undivided(path: Path) -> ClassFolders | None:
+def find_undivided(path: Path) -> _ClassFolders | None:
     """Find class folders without splits, or of the one split that the path names.
 
     See :func:`.find_layout`.
@@ -131,8 +131,8 @@ def find_undivided(path: Path) -> ClassFolders | None:
         for other, names in SPLIT_NAMES.items()
         if other != split
     ):
-        return ClassFolders(path, {split: path}, divided=True)
-    return ClassFolders(path, {"train": path}, divided=False)
+        return _ClassFolders(path, {split: path}, divided=True)
+    return _ClassFolders(path, {"train": path}, divided=False)
 
 
 def _subfolders(path: Path, names: tuple[str, ...]) -> list[Path]:

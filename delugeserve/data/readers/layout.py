@@ -50,7 +50,7 @@ class Layout(ABC):
     def missing(self, split: SplitName) -> DatasetError:
         """Return the error about a split that the source does not have."""
 
-    def check(self, split: SplitName) -> None:
+    def check(self, split: SplitName) -> None:  # noqa: B027 - most layouts have nothing to check
         """Check, by the names of files alone, that a split can be listed.
 
         Raises:

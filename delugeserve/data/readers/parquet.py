@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +16,31 @@ from numpy.typing import NDArray
 from delugeserve.data.encoded import NEARBY, ImageStore
 from delugeserve.data.labels import number_names
 from delugeserve.data.readers.layout import Layout
-from delugeserve.data.readers.split_files import common_path, find_files, missing_split
+from delugeserve.data.readers.split_files import SplitFiles, common_path, find_files
 from delugeserve.data.readers.tables import IMAGE_COLUMNS, LABEL_COLUMNS, list_rows
-from delugeserve.data.splits import SPLIT_NAMES, Listing, SplitName
+from delugeserve.data.splits import Listing, SplitName
 from delugeserve.errors import DatasetError
 from delugeserve.system.imports import require
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
 
-class ParquetFiles(Layout):
+class _ParquetFiles(Layout):
     """Parquet files, one or more for each split.
 
     Args:
-        path: the file or folder that was given.
-        files: the files of each split; under None those that name no split.
+        files: the files of each split.
     """
 
     form = "parquet"
 
-    def __init__(self, path: Path, files: Mapping[SplitName | None, list[Path]]) -> None:
-        self.path, self.divided = path, None not in files
+    def __init__(self, files: SplitFiles) -> None:
+        self.path, self.splits, self.divided = files.path, files.splits, files.divided
         self._files = files
-        self.splits = tuple(s for s in SPLIT_NAMES if s in files) if self.divided else ("train",)
 
     def list_split(
         self, split: SplitName, *, limit: int | None = None, progress: Progress = NO_PROGRESS
     ) -> Listing:
-        files = self._files[split if self.divided else None]
+        files = self._files.of(split)
         progress.stage(f"list {split} images", len(files))
         image_columns = [find_image_column(name, _open(name).schema_arrow) for name in files]
         if any(column.paths for column in image_columns):
@@ -60,21 +58,24 @@ class ParquetFiles(Layout):
                 break
         numbers, names = _number_labels(np.concatenate(labels)[:limit])
         starting = [group for group in groups if group[2] < len(numbers)]
-        store = ParquetStore(files, np.array(starting, np.int64).reshape(-1, 3), len(numbers))
+        store = _ParquetStore(files, np.array(starting, np.int64).reshape(-1, 3), len(numbers))
         source = common_path(files)
         return Listing(source, store, numbers, names or _class_names(_open(files[0])))
 
     def missing(self, split: SplitName) -> DatasetError:
-        return missing_split(self.path, split, self._files, ".parquet")
+        return self._files.missing(split)
+
+    def check(self, split: SplitName) -> None:
+        self._files.of(split)
 
 
-def find(path: Path) -> ParquetFiles | None:
+def find(path: Path) -> _ParquetFiles | None:
     """Find parquet files; see :func:`.find_layout`."""
-    files = find_files(path, [".parquet"])
-    return ParquetFiles(path, files) if files else None
+    files = find_files(path, ".parquet")
+    return _ParquetFiles(files) if files else None
 
 
-class ParquetStore(ImageStore):
+class _ParquetStore(ImageStore):
     """The rows of parquet files with a column of encoded images.
 
     Args:
@@ -114,7 +115,7 @@ class ParquetStore(ImageStore):
         group = self._group_of(row)
         with self._lock:
             column = self._row_group(group)
-        encoded: bytes | None = column[row - self.starts[group]].as_py()
+        encoded: bytes | None = column[int(row - self.starts[group])].as_py()
         return encoded or b""
 
     def name(self, row: int) -> str:
@@ -177,8 +178,7 @@ def _list_paths(files: list[Path], limit: int | None) -> Listing:
     if names is not None and together.dtype.kind == "i":
         # The numbers stand for the names in the metadata.
         listing = list_rows(common_path(files), paths, list(map(str, together)), limit)
-        numbers = np.array([int(listing.class_names[label]) for label in listing.labels], np.int64)
-        return Listing(listing.source, listing.store, numbers, names, listing.skipped)
+        return dataclasses.replace(listing, class_names=names)
     return list_rows(common_path(files), paths, [str(label) for label in together], limit)
 
 
@@ -238,7 +238,7 @@ def _label_column(path: Path, schema: Any) -> str:
 
 def _find_column(path: Path, schema: Any, known: tuple[str, ...], feature: str) -> str:
     """Find a column by its usual names, or by the type that the Hub's metadata give it."""
-    by_name = {name.lower(): name for name in reversed(schema.names)}
+    by_name: dict[str, str] = {name.lower(): name for name in reversed(schema.names)}
     for name in known:
         if name in by_name:
             return by_name[name]

@@ -8,7 +8,7 @@ split are the shards of one undivided data set.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from delugeserve.data.splits import SPLIT_NAMES, SplitName, split_named
@@ -21,7 +21,62 @@ _STEM = re.compile(
 )
 
 
-def find_files(path: Path, suffixes: Iterable[str]) -> dict[SplitName | None, list[Path]]:
+class SplitFiles:
+    """The files of each split in one format.
+
+    Attributes:
+        path: the file or folder that was given.
+        divided: whether the files name splits; otherwise all of them are of one data set.
+        splits: the splits that there are; ``train`` if the files name none.
+    """
+
+    def __init__(
+        self, path: Path, suffix: str, files: Mapping[SplitName | None, list[Path]]
+    ) -> None:
+        self.path = path
+        self._suffix, self._files = suffix, files
+        self.divided = None not in files
+        self.splits: tuple[SplitName, ...] = ("train",)
+        if self.divided:
+            self.splits = tuple(split for split in SPLIT_NAMES if split in files)
+
+    def of(self, split: SplitName) -> list[Path]:
+        """Return the files of a split, in the order of their shards.
+
+        Raises:
+            DatasetError: a shard is missing, or there are files of two downloads.
+        """
+        files = self._files[split if self.divided else None]
+        folders = sorted({str(file.parent) for file in files})
+        if len(folders) > 1 and self.divided:
+            raise DatasetError(
+                f"{self.path} has the {split} split more than once: in {' and in '.join(folders)}.",
+                "Give one of these folders.",
+                path=self.path,
+                name=split,
+                found=folders,
+            )
+        _check_shards(files)
+        return files
+
+    def missing(self, split: SplitName) -> DatasetError:
+        """Return the error about a split without files."""
+        if self.path.is_file():
+            return DatasetError(
+                f"{self.path} holds the {self.splits[0]} split, not the {split} split.",
+                "Give the folder that holds both splits.",
+                path=self.path,
+                name=split,
+            )
+        return DatasetError(
+            f"{self.path} has {self._suffix[1:]} files, but none of the {split} split.",
+            f"Add {split}{self._suffix}, or {split}-00000-of-00001{self._suffix} and so on.",
+            path=self.path,
+            name=split,
+        )
+
+
+def find_files(path: Path, *suffixes: str) -> SplitFiles | None:
     """Find the files of each split in a folder or up to two levels below it.
 
     Args:
@@ -29,15 +84,11 @@ def find_files(path: Path, suffixes: Iterable[str]) -> dict[SplitName | None, li
         suffixes: such as ``.parquet``.
 
     Returns:
-        The files of each split, in the order of their shards; under None those that name no split,
-        if none of the files names one. Empty if there are no such files.
-
-    Raises:
-        DatasetError: a shard is missing, or there are files of two downloads.
+        The files; None if there are none.
     """
-    suffixes = tuple(suffixes)
     if path.is_file():
-        return {_split_of(path): [path]} if path.name.lower().endswith(suffixes) else {}
+        fits = path.name.lower().endswith(suffixes)
+        return SplitFiles(path, suffixes[0], {_split_of(path): [path]}) if fits else None
     files: list[Path] = []
     for pattern in ("*", "*/*", "*/*/*"):
         files = sorted(
@@ -50,56 +101,19 @@ def find_files(path: Path, suffixes: Iterable[str]) -> dict[SplitName | None, li
         if files:
             break
     found: dict[SplitName | None, list[Path]] = {}
-    for split in SPLIT_NAMES:
-        names = {_split_name(file): None for file in files if _split_of(file) == split}
-        if not names:
-            continue
-        # "val" and "validation", say, would be the same images under two names.
-        matching = [file for file in files if _split_name(file) == next(iter(names))]
-        folders = sorted({str(file.parent) for file in matching})
-        if len(folders) > 1:
-            raise DatasetError(
-                f"{path} has the {split} split more than once: in {' and in '.join(folders)}.",
-                "Give one of these folders.",
-                path=path,
-                name=split,
-                found=folders,
-            )
-        _check_shards(matching)
-        found[split] = matching
-    return found or ({None: files} if files else {})
+    for split, names in SPLIT_NAMES.items():
+        # Files of "val" and of "validation", say, would be the same images under two names.
+        used = next((name for name in names if name in map(_split_name, files)), None)
+        if used:
+            found[split] = [file for file in files if _split_name(file) == used]
+    if not files:
+        return None
+    return SplitFiles(path, suffixes[0], found or {None: files})
 
 
 def common_path(files: list[Path]) -> Path:
     """Return the path that stands for a split's files in messages: the file or its folder."""
     return files[0] if len(files) == 1 else files[0].parent
-
-
-def missing_split(
-    path: Path, split: SplitName, found: Mapping[SplitName | None, list[Path]], suffix: str
-) -> DatasetError:
-    """Return the error about files of other splits only.
-
-    Args:
-        path: the file or folder that was given.
-        split: the split that is missing.
-        found: the files of the other splits.
-        suffix: of the files, such as ``.parquet``.
-    """
-    if path.is_file():
-        (other,) = found
-        return DatasetError(
-            f"{path} holds the {other} split, not the {split} split.",
-            "Give the folder that holds both splits.",
-            path=path,
-            name=split,
-        )
-    return DatasetError(
-        f"{path} has {suffix[1:]} files, but none of the {split} split.",
-        f"Add {split}{suffix}, or {split}-00000-of-00001{suffix} and so on.",
-        path=path,
-        name=split,
-    )
 
 
 def _split_name(file: Path) -> str | None:

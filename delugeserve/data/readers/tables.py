@@ -5,18 +5,16 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from delugeserve.artifacts.labels import check_class_names
 from delugeserve.data.encoded import FileStore
 from delugeserve.data.formats import is_image_file
 from delugeserve.data.labels import as_numbers, list_names, number_names
 from delugeserve.data.readers.layout import Layout
-from delugeserve.data.readers.split_files import common_path, find_files, missing_split
+from delugeserve.data.readers.split_files import SplitFiles, common_path, find_files
 from delugeserve.data.skipped import SkippedFiles
 from delugeserve.data.splits import SPLIT_NAMES, Listing, SplitName, split_named
 from delugeserve.errors import DatasetError
@@ -55,34 +53,32 @@ class _Rows:
     splits: list[str] | None
 
 
-class Tables(Layout):
+class _Tables(Layout):
     """CSV files of paths and labels.
 
     Args:
-        path: the file or folder that was given.
-        files: the files of each split; under None those that name no split.
+        files: the files of each split.
     """
 
     form = "CSV"
 
-    def __init__(self, path: Path, files: Mapping[SplitName | None, list[Path]]) -> None:
-        self.path = path
+    def __init__(self, files: SplitFiles) -> None:
+        self.path, self.splits, self.divided = files.path, files.splits, files.divided
         self._files = files
         self._rows: dict[SplitName, _Rows] = {}
-        if None in files:
-            self._rows = _divide(files[None][0], _read(files[None][0]))
+        if not files.divided:
+            (file,) = files.of("train")
+            rows = _read(file)
+            self._rows = _divide(file, rows)
             self.divided = bool(self._rows)
-            self._rows = self._rows or {"train": _read(files[None][0])}
+            self._rows = self._rows or {"train": rows}
             self.splits = tuple(split for split in SPLIT_NAMES if split in self._rows)
-        else:
-            self.divided = True
-            self.splits = tuple(split for split in SPLIT_NAMES if split in files)
 
     def list_split(
         self, split: SplitName, *, limit: int | None = None, progress: Progress = NO_PROGRESS
     ) -> Listing:
         progress.stage(f"list {split} images")
-        files = self._files[split if split in self._files else None]
+        files = self._files.of(split if self._files.divided else "train")
         if split not in self._rows:
             parts = [_read(file) for file in files]
             self._rows[split] = _Rows(
@@ -94,32 +90,40 @@ class Tables(Layout):
         return list_rows(common_path(files), rows.paths, rows.labels, limit)
 
     def missing(self, split: SplitName) -> DatasetError:
-        if None in self._files:
-            return DatasetError(
-                f"{self.path} has no rows of the {split} split.",
-                f"Add rows with '{split}' in the column '{_SPLIT_COLUMNS[0]}'.",
-                path=self.path,
-                name=split,
-            )
-        return missing_split(self.path, split, self._files, ".csv")
+        if self._files.divided:
+            return self._files.missing(split)
+        return DatasetError(
+            f"{self.path} has no rows of the {split} split.",
+            f"Add rows with '{split}' in the column '{_SPLIT_COLUMNS[0]}'.",
+            path=self.path,
+            name=split,
+        )
 
 
-def find(path: Path) -> Tables | None:
+def find(path: Path) -> _Tables | None:
     """Find CSV files; see :func:`.find_layout`.
 
     In a folder, a file that names no split counts if it has a column of paths and one of labels.
     """
-    files = find_files(path, _SUFFIXES)
-    if not files:
+    files = find_files(path, *_SUFFIXES)
+    if files is None:
         return None
-    if path.is_dir() and None in files:
-        fitting = [file for file in files[None] if _has_columns(file, IMAGE_COLUMNS, LABEL_COLUMNS)]
-        return Tables(path, {None: fitting}) if len(fitting) == 1 else None
-    test = files.get("test", [])
-    if len(files) > 1 and test and not all(_has_columns(file, LABEL_COLUMNS) for file in test):
-        _log.warning("%s has no column of labels and is not used.", test[0])
-        files = {split: found for split, found in files.items() if split != "test"}
-    return Tables(path, files)
+    if path.is_dir() and not files.divided:
+        fitting = [
+            file
+            for file in files.of("train")
+            if _has_columns(file, IMAGE_COLUMNS) and _has_columns(file, LABEL_COLUMNS)
+        ]
+        return _Tables(SplitFiles(path, ".csv", {None: fitting})) if len(fitting) == 1 else None
+    if len(files.splits) > 1 and "test" in files.splits:
+        test = files.of("test")
+        if not all(_has_columns(file, LABEL_COLUMNS) for file in test):
+            _log.warning("%s has no column of labels and is not used.", test[0])
+            others: dict[SplitName | None, list[Path]] = {
+                split: files.of(split) for split in files.splits if split != "test"
+            }
+            files = SplitFiles(path, ".csv", others)
+    return _Tables(files)
 
 
 def list_rows(
@@ -141,7 +145,7 @@ def list_rows(
         ClassNameError: a class name has a line break.
     """
     seen: dict[str, str] = {}
-    repeated = []
+    repeated: list[tuple[str, str]] = []
     for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
         if not path or not label:
             raise DatasetError(
@@ -255,14 +259,14 @@ def _delimiter(header: str) -> str:
     return max(_DELIMITERS, key=header.count)
 
 
-def _has_columns(path: Path, *columns: tuple[str, ...]) -> bool:
+def _has_columns(path: Path, known: tuple[str, ...]) -> bool:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
     except (UnicodeDecodeError, OSError):
         return False
     header = next(csv.reader([first], delimiter=_delimiter(first)), [])
-    return all(_find(header, known) is not None for known in columns)
+    return _find(header, known) is not None
 
 
 def _column(path: Path, header: Sequence[str], known: tuple[str, ...], name: str) -> int:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,9 +23,9 @@ from delugeserve.data.encoded import ImageStore
 from delugeserve.data.formats import is_image_file
 from delugeserve.data.labels import as_numbers, number_names
 from delugeserve.data.readers.layout import Layout
-from delugeserve.data.readers.split_files import common_path, find_files, missing_split
+from delugeserve.data.readers.split_files import SplitFiles, common_path, find_files
 from delugeserve.data.skipped import SkippedFiles
-from delugeserve.data.splits import SPLIT_NAMES, Listing, SplitName, split_named
+from delugeserve.data.splits import Listing, SplitName, split_named
 from delugeserve.errors import DatasetError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
@@ -35,25 +35,23 @@ _NAMES = ("classnames.txt", "classes.txt", "labels.txt")
 _LONGEST_LABEL = 2**16  # bytes
 
 
-class Tars(Layout):
+class _Tars(Layout):
     """WebDataset archives, one or more for each split.
 
     Args:
-        path: the file or folder that was given.
-        files: the archives of each split; under None those that name no split.
+        files: the archives of each split.
     """
 
     form = "WebDataset"
 
-    def __init__(self, path: Path, files: Mapping[SplitName | None, list[Path]]) -> None:
-        self.path, self.divided = path, None not in files
+    def __init__(self, files: SplitFiles) -> None:
+        self.path, self.splits, self.divided = files.path, files.splits, files.divided
         self._files = files
-        self.splits = tuple(s for s in SPLIT_NAMES if s in files) if self.divided else ("train",)
 
     def list_split(
         self, split: SplitName, *, limit: int | None = None, progress: Progress = NO_PROGRESS
     ) -> Listing:
-        files = self._files[split if self.divided else None]
+        files = self._files.of(split)
         progress.stage(f"list {split} images", len(files))
         places: list[tuple[int, int, int]] = []
         names, labels, skipped = [], [], []
@@ -85,7 +83,7 @@ class Tars(Layout):
             numbers, class_names = number_names(labels)
         if class_names:
             check_class_names(class_names, source)
-        store = TarStore(files, np.array(places[:limit], np.int64).reshape(-1, 3), names[:limit])
+        store = _TarStore(files, np.array(places[:limit], np.int64).reshape(-1, 3), names[:limit])
         return Listing(source, store, numbers[:limit], class_names, SkippedFiles.count(skipped))
 
     def _names(self) -> tuple[str, ...] | None:
@@ -97,10 +95,13 @@ class Tars(Layout):
         return None
 
     def missing(self, split: SplitName) -> DatasetError:
-        return missing_split(self.path, split, self._files, ".tar")
+        return self._files.missing(split)
+
+    def check(self, split: SplitName) -> None:
+        self._files.of(split)
 
 
-def find(path: Path) -> Tars | None:
+def find(path: Path) -> _Tars | None:
     """Find tar files; see :func:`.find_layout`.
 
     Raises:
@@ -112,11 +113,11 @@ def find(path: Path) -> Tars | None:
             "Unpack it, and give the folder or the uncompressed .tar file.",
             path=path,
         )
-    files = find_files(path, [".tar"])
-    return Tars(path, files) if files else None
+    files = find_files(path, ".tar")
+    return _Tars(files) if files else None
 
 
-class TarStore(ImageStore):
+class _TarStore(ImageStore):
     """Images in uncompressed tar archives.
 
     Args:
@@ -139,7 +140,7 @@ class TarStore(ImageStore):
         try:
             with self._files[number].open("rb") as stream:
                 stream.seek(offset)
-                content = stream.read(length)
+                content: bytes = stream.read(length)
         except OSError as error:
             raise _damaged(self._files[number]) from error
         if len(content) < length:

@@ -71,7 +71,7 @@ def test_checking_a_public_data_set_does_not_download_it(monkeypatch):
 
 @pytest.mark.parametrize(
     ("source", "nearest"),
-    [("cifar-10", "cifar10"), ("CIFAR100", "cifar100"), ("data/nowhere", None)],
+    [("cifar-10", "cifar10"), ("CIFAR100", "cifar100"), ("data/some/nowhere", None)],
 )
 def test_a_missing_source_suggests_the_nearest_public_data_set(
     tmp_path, monkeypatch, source, nearest

@@ -286,7 +286,7 @@ def test_an_archive_of_something_else(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "photos.tar.gz", "photos", {"a.png": b"123"})
     error = refusal(path)
     assert error.path == str(path)
-    assert set(error.expected) == set(FOLDERS.values())
+    assert "Unpack" in error.remedy
 
 
 @pytest.mark.parametrize(("task", "edition"), EDITIONS)
