@@ -100,7 +100,7 @@ def start(
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": hardware.describe(),
         "load_average_at_start": round(os.getloadavg()[0], 2),
-        "versions": _versions(packages),
+        "versions": versions(packages),
         "method": " ".join(method.split()),
         "rounds": chosen.rounds,
     }
@@ -115,12 +115,17 @@ def start(
 
 
 def interleave(
-    title: str, contestants: Mapping[str, Callable[[], float]], rounds: int
+    title: str,
+    contestants: Mapping[str, Callable[[], float]],
+    rounds: int,
+    *,
+    quiet: bool = False,
 ) -> dict[str, list[float]]:
     """Take one figure per contestant and round, every second round in reverse order."""
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     for index in range(rounds):
-        err_console.print(f"[dim]{title}: round {index + 1} of {rounds}", highlight=False)
+        if not quiet:
+            err_console.print(f"[dim]{title}: round {index + 1} of {rounds}", highlight=False)
         for name in list(contestants)[:: -1 if index % 2 else 1]:
             samples[name].append(contestants[name]())
     return samples
@@ -172,11 +177,12 @@ def finish(chosen: argparse.Namespace, results: Sequence[Mapping[str, Any]]) -> 
         err_console.print(f"wrote {chosen.json}")
 
 
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions of Python, of the usual distributions and of these."""
+    found = {"python": platform.python_version()}
     for package in ("delugeserve", *_PACKAGES, *packages):
         try:
-            versions[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+            found[package] = "not installed"
+    return found

@@ -29,7 +29,7 @@ from delugeserve.networks.fused import (
 
 SPAN = 1 << 28  # bytes; together the tensors exceed the cache of any GPU up to Blackwell
 
-_AGREE = 0.02  # relative; bf16 has eight bits of fraction
+AGREE = 0.02  # relative; bf16 has eight bits of fraction
 _SLEEP = 1 << 24  # cycles, about 10 ms: the GPU waits while the host queues work
 _PATIENCE = 3
 
@@ -193,7 +193,7 @@ def _require_agreement(works: dict[str, Work], *expected: Tensor) -> None:
         found = work.calls[0]()
         for ours, reference in zip([found] if len(expected) == 1 else found, expected, strict=True):
             error = ((ours.float() - reference).norm() / reference.norm()).item()
-            if not error < _AGREE:
+            if not error < AGREE:
                 raise Failure(
                     f"The relative error of the sums of '{name}' is {error:.2g}.",
                     "Do not use the timings; report this with the versions printed above.",

@@ -199,7 +199,7 @@ def _stepper(
     device: torch.device,
 ) -> Callable[[], None]:
     """Build a variant, and return a function that makes one step with it."""
-    network = _build(spec, name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_variant(spec, name).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(batch, *spec.input_shape, device=device)
     images = images.to(memory_format=torch.channels_last)
     autocast = precision == "bf16"
@@ -229,7 +229,8 @@ def _stepper(
     return train if phase == "training" else infer
 
 
-def _build(spec: ModelSpec, name: str) -> nn.Module:
+def build_variant(spec: ModelSpec, name: str) -> nn.Module:
+    """Build a network in the form of a variant, from a seed."""
     if name == "baseline":
         architecture = replace(spec.architecture, baseline="3x3")
         return build_network(replace(spec, architecture=architecture), seed=0)
