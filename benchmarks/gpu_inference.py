@@ -63,8 +63,8 @@ class Served(nn.Module):
         network: Any = copy.deepcopy(folded).to(device, dtype)
         self.network = network.to(memory_format=torch.channels_last)
         self.dtype = dtype
-        self.register_buffer("mean", torch.tensor(spec.dataset.mean, device=device))
-        self.register_buffer("std", torch.tensor(spec.dataset.std, device=device))
+        self.register_buffer("mean", torch.tensor(spec.task.mean, device=device))
+        self.register_buffer("std", torch.tensor(spec.task.std, device=device))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map uint8 images ``[N, H, W, 3]`` to float32 logits ``[N, classes]``."""
@@ -165,9 +165,10 @@ def load_subject(job: Job, name: str) -> Subject:
     """Load the network that this run has trained, or the shipped one, or make an untrained one."""
     spec = find_model(name)
     if job.smoke:
-        spec = replace(spec, name="smoke", widths=(8, 16), layers=(2, 2))
+        architecture = replace(spec.architecture, widths=(8, 16), layers=(2, 2))
+        spec = replace(spec, name="smoke", architecture=architecture)
     batch = max(SMOKE_BATCHES if job.smoke else BATCHES)
-    images, _ = sample_images(spec.dataset, batch, default_source(spec.dataset, None))
+    images, _ = sample_images(spec.task, batch, default_source(spec.task))
     trained = job.folder / f"{spec.name}.safetensors"
     source = load_source(spec, trained if trained.is_file() else None)
     source = source or untrained_source(spec, images)
