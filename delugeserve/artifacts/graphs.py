@@ -1,7 +1,13 @@
-"""Read an ONNX file: inputs, outputs, nodes and the types of its weights."""
+"""Read an ONNX file: inputs, outputs, nodes, the types of its weights, and the network in it.
+
+An exported file names its network in its metadata: ``model`` (the name), ``trained``, and as JSON
+``architecture`` and ``task`` (:class:`~delugeserve.zoo.Architecture`,
+:class:`~delugeserve.zoo.Task`).
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from delugeserve.artifacts.typed_json import from_json, to_json
 from delugeserve.errors import SubjectError
 from delugeserve.system.imports import require
+from delugeserve.zoo import Architecture, ModelSpec, Task
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Operators that pass a weight on to the node that uses it.
@@ -54,6 +62,34 @@ class GraphFile:
     parameters: int
     weights: Mapping[str, int]
     external: bool
+
+
+def describe_network(spec: ModelSpec, *, trained: bool) -> dict[str, str]:
+    """Return the metadata of a network's ONNX file; :func:`read_network` reads it."""
+    return {
+        "model": spec.name,
+        "trained": str(trained).lower(),
+        **{
+            key: json.dumps(to_json(value), ensure_ascii=False)
+            for key, value in (("architecture", spec.architecture), ("task", spec.task))
+        },
+    }
+
+
+def read_network(metadata: Mapping[str, str]) -> ModelSpec | None:
+    """Return the network that an ONNX file's metadata describes; None if it describes none.
+
+    Args:
+        metadata: the file's strings by name.
+    """
+    try:
+        return ModelSpec(
+            metadata["model"],
+            from_json(Architecture, json.loads(metadata["architecture"])),
+            from_json(Task, json.loads(metadata["task"])),
+        )
+    except (KeyError, ValueError, RecursionError):
+        return None
 
 
 def read_graph(path: Path) -> GraphFile:

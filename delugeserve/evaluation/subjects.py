@@ -9,16 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from delugeserve.artifacts.checkpoints import shipped_weights
-from delugeserve.artifacts.graphs import read_graph
+import numpy as np
+
+from delugeserve.artifacts.checkpoints import read_header, shipped_weights
+from delugeserve.artifacts.graphs import read_graph, read_network
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
 from delugeserve.artifacts.references import Reference
 from delugeserve.errors import SubjectError, reason_of
 from delugeserve.system.imports import require
-from delugeserve.zoo import ModelSpec, find_model
+from delugeserve.zoo import Task, find_model
 
 if TYPE_CHECKING:
     from delugeserve.evaluation.evaluate import Classify
+    from delugeserve_client import Classifier
 
 _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _EXPORTED = "Give an ONNX file that 'delugeserve export --backend onnxruntime' wrote"
@@ -30,81 +33,87 @@ class Subject:
 
     Attributes:
         title: its name in output.
-        spec: the model.
+        model: the model's name.
+        task: its classes, and how an image becomes its input.
         classify: the classifier.
-        class_names: one name per logit; None if they are not recorded.
         batch_size: images per call.
     """
 
     title: str
-    spec: ModelSpec
+    model: str
+    task: Task
     classify: Classify
-    class_names: tuple[str, ...] | None = None
     batch_size: int = 250
 
 
 @contextmanager
-def open_subject(reference: Reference, spec: ModelSpec | None = None) -> Iterator[Subject]:
+def open_subject(reference: Reference, model: str | None = None) -> Iterator[Subject]:
     """Open what a reference refers to.
 
     Args:
         reference: one of the kinds in :data:`~delugeserve.artifacts.references.EVALUABLE`.
-        spec: the model that it must be; None accepts any. A server that serves several models
-            needs it, and so does an ONNX file that does not name its model.
+        model: name of the model that it must be; None accepts any. A server that serves several
+            models needs it. For an ONNX file that does not describe its network, it is a
+            registered model, whose task is then taken.
 
     Raises:
         UsageError: it cannot be opened, or is another model.
         ClientError: the server does not answer, or does not serve the model.
     """
     if reference.kind == "endpoint":
-        with _open_endpoint(reference.value, spec) as subject:
+        with _open_endpoint(reference.value, model) as subject:
             yield subject
     elif reference.kind == "weights":
-        yield _open_checkpoint(shipped_weights(find_model(reference.value)), spec)
+        yield _open_checkpoint(shipped_weights(find_model(reference.value)), model)
     else:
         opener = {
             "checkpoint": _open_checkpoint,
             "onnx": _open_onnx,
             "version": _open_version,
         }[reference.kind]
-        yield opener(Path(reference.value), spec)
+        yield opener(Path(reference.value), model)
 
 
-def _open_checkpoint(path: Path, spec: ModelSpec | None) -> Subject:
+def _open_checkpoint(path: Path, model: str | None) -> Subject:
     require("torch", "train")
     from delugeserve.networks.checkpoint import load_checkpoint
     from delugeserve.networks.classifier import network_classifier
 
-    loaded = load_checkpoint(path, spec)
+    name = read_header(path).spec.name
+    if model is not None and model != name:
+        loaded = load_checkpoint(path, find_model(model))
+    else:
+        loaded = load_checkpoint(path)
     return Subject(
         f"{path.name} (PyTorch, fp32)",
-        loaded.spec,
+        name,
+        loaded.spec.task,
         network_classifier(loaded.build(), loaded.spec.task),
-        loaded.class_names,
     )
 
 
-def _open_onnx(path: Path, spec: ModelSpec | None) -> Subject:
+def _open_onnx(path: Path, model: str | None) -> Subject:
     from delugeserve.runtimes.onnxruntime import open_session
 
     require("onnxruntime", "export")
     try:
         session = open_session(path)
         found = _tensors(session.get_inputs()), _tensors(session.get_outputs())
-        name = session.get_modelmeta().custom_metadata_map.get("model")
+        spec = read_network(session.get_modelmeta().custom_metadata_map)
     except Exception as error:  # the runtime's errors have no common base class
         reason = reason_of(error).rpartition("failed:")[2].strip(" .")
         raise SubjectError(
             f"ONNX Runtime cannot load {path}: {reason}.", f"{_EXPORTED}.", str(path)
         ) from error
-    if name is not None:
-        _check_agreement(name, spec, path)
-        spec = find_model(name)
-    if spec is None:
+    if spec is not None:
+        _check_agreement(spec.name, model, path)
+    elif model is not None:
+        spec = find_model(model)
+    else:
         raise SubjectError(
-            f"{path} does not name its model. Its input is {_listed(found[0])}, "
+            f"{path} does not describe its network. Its input is {_listed(found[0])}, "
             f"its output {_listed(found[1])}.",
-            f"{_EXPORTED}, or name the model with --model.",
+            f"{_EXPORTED}, or name a registered model with the same classes with --model.",
             str(path),
             found=found,
         )
@@ -124,7 +133,8 @@ def _open_onnx(path: Path, spec: ModelSpec | None) -> Subject:
         )
     return Subject(
         f"{path.name} (ONNX Runtime, {_stored_precision(path)})",
-        spec,
+        spec.name,
+        spec.task,
         lambda images: session.run([LOGITS], {INPUT: images})[0],
     )
 
@@ -148,57 +158,84 @@ def _listed(tensors: Mapping[str, str]) -> str:
     return " and ".join(f"'{name}' {tensor}" for name, tensor in tensors.items())
 
 
-def _open_version(folder: Path, spec: ModelSpec | None) -> Subject:
-    from delugeserve.artifacts import labels
+def _open_version(folder: Path, model: str | None) -> Subject:
     from delugeserve.runtimes import BACKENDS
     from delugeserve.verification.verify import load_version
 
     manifest, infer = load_version(folder)
-    _check_agreement(manifest.model, spec, folder)
+    _check_agreement(manifest.model, model, folder)
     runtime = BACKENDS[manifest.backend].title
     title = f"{manifest.model}/{folder.resolve().name} ({runtime}, {manifest.precision})"
     return Subject(
         title,
-        manifest.network,
+        manifest.model,
+        manifest.network.task,
         lambda images: infer(images)[0],
-        labels.read_labels(folder / labels.FILE_NAME),
         batch_size=min(Subject.batch_size, manifest.max_batch_size),
     )
 
 
 @contextmanager
-def _open_endpoint(url: str, spec: ModelSpec | None) -> Iterator[Subject]:
+def _open_endpoint(url: str, model: str | None) -> Iterator[Subject]:
     from delugeserve.evaluation.evaluate import as_logits
     from delugeserve_client import Classifier
 
-    with Classifier(url, spec.name if spec else None) as classifier:
-        served = classifier.model
-        spec = spec or find_model(served.name)
-        size, classes = spec.task.image_size, spec.task.num_classes
-        expected = (size, size, 3), classes
-        found = served.image_shape, served.num_classes
-        if found != expected:
-            raise SubjectError(
-                f"'{spec.name}' at {url} has {found[1]} classes and images of {list(found[0])}, "
-                f"not {classes} classes and images of {list(expected[0])}.",
-                "Use --model with another model, or give another address.",
-                url,
-                expected=expected,
-                found=found,
-            )
+    with Classifier(url, model) as classifier:
         classify = as_logits(classifier.infer)
-        if LOGITS in served.outputs:
+        if LOGITS in classifier.model.outputs:
             classify = partial(classifier.infer, output=LOGITS)
-        yield Subject(f"{spec.name} at {url}", spec, classify)
+        name = classifier.model.name
+        yield Subject(f"{name} at {url}", name, _served_task(classifier, url), classify)
 
 
-def _check_agreement(name: str, wanted: ModelSpec | None, path: Path) -> None:
-    """Check that an artefact names the model that is wanted, if any is."""
-    if wanted is not None and wanted.name != name:
+def _served_task(classifier: Classifier, url: str) -> Task:
+    """Return the task of a served model, from its configuration and its labels."""
+    served = classifier.model
+    preprocessing = served.preprocessing
+    class_names = _served_labels(classifier)
+    if class_names is None:
         raise SubjectError(
-            f"{path} holds '{name}', not '{wanted.name}'.",
+            f"'{served.name}' at {url} has no class names, so its predictions cannot be judged.",
+            "Export the model again: its config.pbtxt then names a labels.txt.",
+            url,
+        )
+    if preprocessing.height != preprocessing.width:
+        raise SubjectError(
+            f"'{served.name}' at {url} takes images of {preprocessing.height} x "
+            f"{preprocessing.width} pixels, which are not square.",
+            "Evaluate a model that delugeserve exported.",
+            url,
+        )
+    # The server normalises, so mean and standard deviation are never used.
+    return Task(
+        served.name,
+        served.name,
+        class_names,
+        preprocessing.height,
+        preprocessing.resize_size,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+
+
+def _served_labels(classifier: Classifier) -> tuple[str, ...] | None:
+    """Return the class names that a server attaches to its predictions; None if it has none."""
+    served = classifier.model
+    black = np.zeros(served.image_shape, np.uint8)
+    (found,) = classifier.classify([black], top_k=served.num_classes)
+    predictions = sorted(found.predictions, key=lambda one: one.index)
+    if any(one.label == f"class {one.index}" for one in predictions):
+        return None
+    return tuple(one.label for one in predictions)
+
+
+def _check_agreement(name: str, wanted: str | None, path: Path) -> None:
+    """Check that an artefact names the model that is wanted, if any is."""
+    if wanted is not None and wanted != name:
+        raise SubjectError(
+            f"{path} holds '{name}', not '{wanted}'.",
             f"Use --model {name}, or give another path.",
             str(path),
-            expected=wanted.name,
+            expected=wanted,
             found=name,
         )

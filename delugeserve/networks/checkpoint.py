@@ -18,7 +18,7 @@ from delugeserve.errors import CheckpointError
 from delugeserve.networks.build import Network, build_network
 from delugeserve.system.files import atomic_write
 from delugeserve.system.imports import require
-from delugeserve.zoo import ModelSpec
+from delugeserve.zoo import MODELS, ModelSpec
 
 _CONV_DIMENSIONS = 4
 """Dimensions of a convolution's weight; no other tensor has as many."""
@@ -76,7 +76,8 @@ def load_checkpoint(path: Path, expected: ModelSpec | None = None) -> Checkpoint
 
     Args:
         path: a ``.safetensors`` file that :func:`save_checkpoint` wrote.
-        expected: the model that it should hold; None accepts any.
+        expected: the registered model that it should hold, or whose architecture the user's own
+            network in it should have; None accepts any.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, or it holds another model or tensors
@@ -110,11 +111,12 @@ def load_checkpoint(path: Path, expected: ModelSpec | None = None) -> Checkpoint
                 expected=dtype,
                 found=other,
             )
-    if expected is not None and _tensors_of(spec) != _tensors_of(expected):
+    if expected is not None and not _is_of(spec, expected):
+        right = f"Use --model {spec.name}" if spec.name in MODELS else "Leave --model out"
         raise CheckpointError(
             f"{path} holds '{spec.name}' with {spec.task.num_classes} classes, "
             f"not '{expected.name}' with {expected.task.num_classes}.",
-            f"Use --model {spec.name}, or give another checkpoint.",
+            f"{right}, or give another checkpoint.",
             path,
             expected=expected.name,
             found=spec.name,
@@ -122,8 +124,12 @@ def load_checkpoint(path: Path, expected: ModelSpec | None = None) -> Checkpoint
     return Checkpoint(**vars(header), state=state)
 
 
-def _tensors_of(spec: ModelSpec) -> tuple[object, ...]:
-    return (spec.architecture, spec.task.num_classes, spec.task.image_size)
+def _is_of(spec: ModelSpec, expected: ModelSpec) -> bool:
+    """Whether a network is the expected one, or a user's own with the same architecture."""
+    own = spec.name not in MODELS
+    return spec.architecture == expected.architecture and (
+        own or spec.task.num_classes == expected.task.num_classes
+    )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

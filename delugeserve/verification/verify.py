@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from delugeserve.artifacts import labels
 from delugeserve.artifacts.interface import Infer
 from delugeserve.artifacts.manifest import Manifest, check_files, read_manifest
 from delugeserve.errors import DelugeServeError, RepositoryError, reason_of
@@ -104,14 +103,13 @@ def verify_version(
         with _explain_loading(backend, artefact):
             runs = load_runs(backend, artefact, precision)
             computed_in = backend.executed_precisions(artefact, precision).get("Convolution")
-    label_file = folder / labels.FILE_NAME
     verification = verify(
         runs,
         evidence,
         precision=precision,
         sizes=batch_sizes(manifest.max_batch_size, manifest.optimal_batch_size),
         trained=manifest.trained,
-        class_names=labels.read_labels(label_file) if label_file.is_file() else (),
+        class_names=manifest.network.task.class_names,
         computed_in=computed_in,
         quantised=len(manifest.quantisation.layers) if manifest.quantisation else None,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from delugeserve._version import __version__
+from delugeserve.artifacts.graphs import describe_network
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.manifest import Manifest, describe_files
 from delugeserve.artifacts.model_config import InstanceGroup, ModelConfig, classifier_config
@@ -93,7 +94,7 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
 
     with clock.stage(Stage.FOLD):
         folded = fold(source.network)
-        metadata = {"model": spec.name, "trained": str(source.trained).lower()}
+        metadata = describe_network(spec, trained=source.trained)
         write = partial(build_graph, folded, spec.task, metadata=metadata)
         served_type = backend.float_type(precision)
 

@@ -101,7 +101,7 @@ def test_the_error_is_the_same_through_every_stage(cifar10_dir, repository, tmp_
     assert len(data.labels) == 10_000
 
     def measure(subject):
-        with open_subject(recognise(str(subject)), SPEC) as opened:
+        with open_subject(recognise(str(subject)), SPEC.name) as opened:
             return evaluate_fully(opened.classify, data)
 
     pytorch = measure(SPEC.weights)

@@ -18,7 +18,6 @@ from delugeserve.cli.render.progress import show_progress
 from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UsageError
 from delugeserve.evaluation.subjects import open_subject
-from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
     from delugeserve.evaluation.evaluate import ClassReport, Report
@@ -90,7 +89,6 @@ def command(
     Examples of SUBJECT: delugenet38, runs/first, model_repository/delugenet38/1, localhost:8001.
     """
     reference = _choose(subject, model, checkpoint, version, url)
-    spec = find_model(model) if model else None
     from delugeserve.data.datasets import load_images
     from delugeserve.evaluation.evaluate import evaluate_fully
     from delugeserve.plotting import check_picture_path
@@ -98,17 +96,16 @@ def command(
     for path in (confusion, reliability):
         if path is not None:
             check_picture_path(path)
-    with open_subject(reference, spec) as opened, show_progress() as progress:
+    with open_subject(reference, model) as opened, show_progress() as progress:
         images = load_images(
             data,
             "test",
-            opened.spec.task,
+            opened.task,
             limit=limit,
             on_unreadable=on_unreadable,
             progress=progress,
         )
-        if opened.class_names is not None:
-            images.require_classes(opened.class_names, opened.title)
+        images.require_classes(opened.task.class_names, opened.title)
         start = time.perf_counter()
         report = evaluate_fully(
             opened.classify, images, batch_size=opened.batch_size, progress=progress
@@ -118,7 +115,7 @@ def command(
         print_json(
             {
                 "subject": opened.title,
-                "model": opened.spec.name,
+                "model": opened.model,
                 "test_fingerprint": images.fingerprint,
                 **dataclasses.asdict(report),
                 "images_per_s": round(images_per_s, 1),

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from delugeserve.artifacts.graphs import describe_network
 from delugeserve.artifacts.references import Reference
 from delugeserve.errors import InvalidReferenceError, RepositoryError, UsageError
 from delugeserve.evaluation.subjects import open_subject
@@ -232,7 +233,7 @@ def test_an_onnx_file_of_others(refused, tmp_path):
     problem = refused(path, "--model", "delugenet92").problem
     assert "'prob' float [N, 3, 224, 224]" in problem
     assert "'image' uint8 [N, 224, 224, 3]" in problem
-    write_onnx(path, ["batch", 3], {"model": "delugenet38"})
+    write_onnx(path, ["batch", 3], describe_network(SPEC, trained=True))
     assert "'image' uint8 [N, 32, 32, 3]" in refused(path).problem
 
 

@@ -49,13 +49,19 @@ def test_another_model_is_refused(saved):
         load_checkpoint(saved, find_model("delugenet38"))
     error = caught.value
     assert (error.path, error.expected, error.found) == (saved, "delugenet38", "tiny")
-    assert "--model tiny" in error.remedy
+    assert "Leave --model out" in error.remedy
 
 
-def test_another_number_of_classes_is_refused(saved):
-    other = dataclasses.replace(TINY, task=CIFAR100)
-    with pytest.raises(CheckpointError, match=r"10 classes.* 100"):
-        load_checkpoint(saved, other)
+def test_a_network_of_ones_own_is_of_its_architecture(saved):
+    other = dataclasses.replace(TINY, name="other", task=CIFAR100)
+    assert load_checkpoint(saved, other).spec == TINY
+
+
+def test_a_registered_model_is_of_its_classes_too(saved, monkeypatch):
+    monkeypatch.setattr("delugeserve.networks.checkpoint.MODELS", {"tiny": TINY})
+    with pytest.raises(CheckpointError, match=r"10 classes.* 100") as caught:
+        load_checkpoint(saved, dataclasses.replace(TINY, name="other", task=CIFAR100))
+    assert "--model tiny" in caught.value.remedy
 
 
 def test_a_missing_file_is_named(tmp_path):
