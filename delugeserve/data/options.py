@@ -10,3 +10,15 @@ Flip = Literal["random", "alternating", "none"]
 ``random`` mirrors each image with probability 0.5; ``alternating`` mirrors each image in every
 second epoch, and draws once for each image which epoch is the first.
 """
+
+Sampling = Literal["natural", "balanced"]
+"""Which images an epoch has; the type of ``--sampling``.
+
+``natural`` has each image once; ``balanced`` has as many in all, but equally many of each class.
+"""
+
+ClassWeights = Literal["none", "balanced"]
+"""The classes' weights in the loss; the type of ``--class-weights``.
+
+``balanced`` weights are inversely proportional to a class's number of images.
+"""

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from delugeserve.data.balance import balanced_draw
 from delugeserve.data.encoded import NEARBY, EncodedImages
+from delugeserve.data.options import Sampling
 
 # Each of W workers takes every W-th batch. If W divides this number or is a multiple of it, each
 # worker reads few lanes, or a single one.
@@ -22,23 +24,27 @@ class Draw(NamedTuple):
     Attributes:
         epoch: index of the epoch, from 0.
         image: index of the image.
+        repetition: how often the epoch had the image before.
     """
 
     epoch: int
     image: int
+    repetition: int = 0
 
 
 class EpochOrder(Sampler[Draw]):
     """A sampler of one process's images in the order of an epoch, which ``set_epoch`` selects.
 
     In training all processes get the same number of images, different ones in each epoch, and up to
-    ``num_replicas - 1`` images are left out. In testing each image is read once, by one process.
+    ``num_replicas - 1`` of the epoch's images are left out. In testing each image is read once, by
+    one process.
 
     Args:
         images: the images.
         training: shuffle the images.
         batch_size: images per batch.
         seed: seed of the order.
+        sampling: which images an epoch of training has.
         num_replicas: number of processes that train together.
         rank: rank of this process among them.
     """
@@ -50,11 +56,13 @@ class EpochOrder(Sampler[Draw]):
         training: bool,
         batch_size: int,
         seed: int,
+        sampling: Sampling = "natural",
         num_replicas: int = 1,
         rank: int = 0,
     ) -> None:
         self.epoch = 0
         self._starts, self._count = images.starts, len(images)
+        self._labels = images.labels if sampling == "balanced" else None
         self._training, self._batch_size, self._seed = training, batch_size, seed
         self._num_replicas, self._rank = num_replicas, rank
 
@@ -66,14 +74,20 @@ class EpochOrder(Sampler[Draw]):
         return self._bounds(self._rank + 1) - self._bounds(self._rank)
 
     def __iter__(self) -> Iterator[Draw]:
-        order = np.arange(self._count)
+        order = images = np.arange(self._count)
         mine = slice(self._bounds(self._rank), self._bounds(self._rank + 1))
         if self._training:
             rng = np.random.default_rng((self._seed, self.epoch))
-            order = shuffle_groups(self._starts, self._count, rng)
+            starts = self._starts
+            if self._labels is not None:
+                images = balanced_draw(self._labels, rng)
+                starts = np.searchsorted(images, starts)
+            order = shuffle_groups(starts, self._count, rng)
             order[mine] = shuffle_nearby(order[mine], self._batch_size, rng)
-        for image in order[mine].tolist():
-            yield Draw(self.epoch, image)
+        order = order[mine]
+        repetitions = order - np.searchsorted(images, images[order])
+        for image, repetition in zip(images[order].tolist(), repetitions.tolist(), strict=True):
+            yield Draw(self.epoch, image, repetition)
 
     def _bounds(self, rank: int) -> int:
         if self._training:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from delugeserve.data.augmentation import first_mirrored
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.imagenet import augmented_crop, centre_crop
-from delugeserve.data.options import Flip
+from delugeserve.data.options import Flip, Sampling
 from delugeserve.data.order import Draw, EpochOrder
 from delugeserve.data.unreadable import OnUnreadable, describe_replaced
 from delugeserve.errors import DatasetError, TrainingError, UnreadableImageError
@@ -90,7 +90,7 @@ class StreamedImages(Dataset[Sample]):
         for step in range(min(_TRIES, len(self))):
             index = (draw.image + step) % len(self)
             try:
-                image = self._decode(Draw(draw.epoch, index))
+                image = self._decode(draw._replace(image=index))
                 return Sample(image, int(self.images.labels[index]), tuple(unreadable))
             except ImageError as error:
                 name = self.images.name(index)
@@ -124,7 +124,7 @@ class StreamedImages(Dataset[Sample]):
     def _is_mirrored(self, draw: Draw) -> bool | None:
         """Whether an image is mirrored in an epoch; None if that is to be drawn."""
         if self._first_mirrored is not None:
-            return bool(self._first_mirrored[draw.image]) ^ bool(draw.epoch % 2)
+            return bool(self._first_mirrored[draw.image]) ^ bool((draw.epoch + draw.repetition) % 2)
         return False if self.flip == "none" else None
 
 
@@ -138,6 +138,7 @@ def stream_batches(
     task: Task,
     on_unreadable: OnUnreadable,
     flip: Flip = "random",
+    sampling: Sampling = "natural",
     num_replicas: int = 1,
     rank: int = 0,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
@@ -156,6 +157,7 @@ def stream_batches(
         on_unreadable: whether an image that cannot be decoded is an error, or is replaced by the
             next one that can be decoded.
         flip: which images are mirrored in training.
+        sampling: which images an epoch of training has.
         num_replicas: number of processes that train together.
         rank: rank of this process among them.
 
@@ -168,6 +170,7 @@ def stream_batches(
         training=training,
         batch_size=batch_size,
         seed=seed,
+        sampling=sampling,
         num_replicas=num_replicas,
         rank=rank,
     )

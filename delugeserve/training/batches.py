@@ -12,12 +12,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
+from delugeserve.data.balance import balanced_draw
 from delugeserve.data.datasets import LabelledImages, index_images, load_images
 from delugeserve.data.encoded import EncodedImages
-from delugeserve.data.options import Flip
 from delugeserve.data.splits import SplitName
 from delugeserve.data.streaming import stream_batches
 from delugeserve.data.unreadable import OnUnreadable
@@ -25,6 +26,7 @@ from delugeserve.errors import UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import RunConfig
 from delugeserve.training.distributed import World
+from delugeserve.training.recipes import Recipe
 from delugeserve.zoo import Task
 
 Batch = tuple[Tensor, ...]
@@ -133,9 +135,15 @@ def training_batches(
         # A process without images would end without an error.
         _check_count(len(images), world.size * accumulate)
         # The last step of an epoch may add up fewer batches than the others.
-        flip = config.recipe.flip
-        return _stream(images, task, share, seed, world, reading, training=True, flip=flip)
-    order = EpochBatches(len(images), batch_size, seed=seed, world=world, accumulate=accumulate)
+        return _stream(images, task, share, seed, world, reading, config.recipe)
+    order = EpochBatches(
+        len(images),
+        batch_size,
+        seed=seed,
+        world=world,
+        accumulate=accumulate,
+        labels=images.labels if config.recipe.sampling == "balanced" else None,
+    )
     numbers = torch.arange(len(images))
     return DataLoader(_tensors(images, numbers), sampler=order, batch_size=None)
 
@@ -163,7 +171,7 @@ def test_batches(
             f"Start {len(images)} processes or fewer, or add test images.",
         )
     if isinstance(images, EncodedImages):
-        return _stream(images, task, _TEST_BATCH, 0, world, reading, training=False)
+        return _stream(images, task, _TEST_BATCH, 0, world, reading)
     first, end = (len(images) * rank // world.size for rank in (world.rank, world.rank + 1))
     starts = range(first, end, _TEST_BATCH)
     batches = [list(range(start, min(start + _TEST_BATCH, end))) for start in starts]
@@ -183,19 +191,29 @@ class EpochBatches(Sampler[list[int]]):
         seed: seed of the order.
         world: the processes that share the batches.
         accumulate: number of batches whose gradients are added up to a step.
+        labels: int64 ``[count]``: an epoch has equally many images of each class; None to have each
+            image once.
 
     Raises:
         UsageError: there are too few images to share.
     """
 
     def __init__(
-        self, count: int, batch_size: int, *, seed: int, world: World, accumulate: int = 1
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        world: World,
+        accumulate: int = 1,
+        labels: NDArray[np.int64] | None = None,
     ) -> None:
         parts = world.size * accumulate
         _check_count(count, parts)
         step = min(batch_size, count - count % parts)
         self.epoch = 0
         self._count, self._seed, self._world = count, seed, world
+        self._labels = labels
         self._batch = step // accumulate
         self._batches = count // step * accumulate
 
@@ -207,7 +225,9 @@ class EpochBatches(Sampler[list[int]]):
         return self._batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._count)
+        rng = np.random.default_rng((self._seed, self.epoch))
+        drawn = self._count if self._labels is None else balanced_draw(self._labels, rng)
+        order = rng.permutation(drawn)
         for batch in order[: self._batches * self._batch].reshape(self._batches, self._batch):
             yield batch[self._world.rank :: self._world.size].tolist()
 
@@ -227,19 +247,19 @@ def _stream(
     seed: int,
     world: World,
     reading: Reading,
-    *,
-    training: bool,
-    flip: Flip = "random",
+    recipe: Recipe | None = None,
 ) -> DataLoader[Batch]:
+    """Return batches of images that are read as needed; the recipe is None for testing."""
     return stream_batches(
         images,
-        training=training,
+        training=recipe is not None,
         batch_size=batch_size,
         num_workers=reading.workers,
         seed=seed,
         task=task,
         on_unreadable=reading.on_unreadable,
-        flip=flip,
+        flip=recipe.flip if recipe else "none",
+        sampling=recipe.sampling if recipe else "natural",
         num_replicas=world.size,
         rank=world.rank,
     )

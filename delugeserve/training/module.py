@@ -33,10 +33,12 @@ class TrainingModule(pl.LightningModule):
         recipe: how to train.
         augment: augments the images of a training batch; None if they are augmented already.
         mix: mixes the images of a training batch; None for none.
+        class_weights: weights of the classes in the loss, float32 ``[K]``; None for none.
     """
 
     mean: Tensor
     std: Tensor
+    class_weights: Tensor | None
     _tested: Tensor  # summed loss, errors and images of this process
 
     def __init__(
@@ -46,6 +48,7 @@ class TrainingModule(pl.LightningModule):
         recipe: Recipe,
         augment: Augment | None = None,
         mix: Mix | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -54,6 +57,7 @@ class TrainingModule(pl.LightningModule):
         self.mix = mix
         self.register_buffer("mean", torch.tensor(task.mean), persistent=False)
         self.register_buffer("std", torch.tensor(task.std), persistent=False)
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of one batch.
@@ -68,7 +72,14 @@ class TrainingModule(pl.LightningModule):
         if self.mix:
             pixels, labels = self.mix(pixels, labels, self.current_epoch, batch_index)
         logits = self.network(pixels).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        # PyTorch's mean divides by the weights of labels, but not by those of probabilities.
+        loss = F.cross_entropy(
+            logits,
+            labels,
+            self.class_weights,
+            label_smoothing=self.recipe.label_smoothing,
+            reduction="sum",
+        ) / len(logits)
         if not loss.isfinite():
             raise self._diverged("loss", loss)
         self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from delugeserve.data.options import Flip
+from delugeserve.data.options import ClassWeights, Flip, Sampling
 from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.zoo import Task
 
@@ -48,6 +48,10 @@ class Recipe:
         cutmix: alpha of CutMix: a rectangle is another image's, and covers a share of the area
             drawn from Beta(alpha, alpha) for each batch; 0 for none. With both, each batch gets
             one or the other with equal probability.
+        class_weights: weights of the classes in the loss: ``none``, or ``balanced``, inversely
+            proportional to a class's number of training images.
+        sampling: ``natural`` has each image once an epoch; ``balanced`` has equally many images of
+            each class, and as many in all.
     """
 
     name: str
@@ -66,6 +70,8 @@ class Recipe:
     flip: Flip = "random"
     mixup: float = 0.0
     cutmix: float = 0.0
+    class_weights: ClassWeights = "none"
+    sampling: Sampling = "natural"
 
 
 _RECIPES = (
@@ -178,6 +184,11 @@ def check_effect(recipe: Recipe, task: Task, chosen: Iterable[str]) -> None:
             "Without milestones, the schedule step never lowers the learning rate.",
             "Add --milestones, such as --milestones 0.5,0.75.",
         )
+    if recipe.class_weights == recipe.sampling == "balanced":
+        raise UsageError(
+            "--sampling balanced and --class-weights balanced both correct the classes' sizes.",
+            "Leave out one of them.",
+        )
     idle = {
         "warmup" if by_steps else "milestones": (
             f"with the schedule {recipe.schedule}",
@@ -221,7 +232,12 @@ def _are_milestones(values: tuple[float, ...]) -> bool:
     return all(a < b for a, b in zip((0.0, *values), (*values, 1.0), strict=True))
 
 
-_CHOICES: Mapping[str, Any] = {"schedule": Schedule, "flip": Flip}
+_CHOICES: Mapping[str, Any] = {
+    "schedule": Schedule,
+    "flip": Flip,
+    "class_weights": ClassWeights,
+    "sampling": Sampling,
+}
 
 _PART = "a number from 0 to less than 1"
 _ALPHA = "0 for none, or a number above 0, such as 0.2 or 1"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from delugeserve.data.balance import class_weights
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.streaming import explain_lost_workers
 from delugeserve.errors import DatasetError, UsageError
@@ -206,7 +207,10 @@ def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -
     network = build_network(spec, seed=config.seed)
     if inputs.weights is not None:
         network.load_state_dict(dict(inputs.weights))
-    module = TrainingModule(network, spec.task, config.recipe, augment, mix)
+    weights = None
+    if config.recipe.class_weights == "balanced":
+        weights = torch.from_numpy(class_weights(inputs.images.labels, spec.task.num_classes))
+    module = TrainingModule(network, spec.task, config.recipe, augment, mix, weights)
     if config.sync_batchnorm and world.size > 1:
         synchronise_norms(module)
     if config.compile:

@@ -19,38 +19,29 @@ from delugeserve.cli.options import (
     complete_models,
     with_default,
 )
+from delugeserve.cli.recipe_options import (
+    ClassWeightsOption,
+    CutmixOption,
+    FlipOption,
+    MixupOption,
+    SamplingOption,
+    panel_option,
+    recipe_option,
+)
 from delugeserve.cli.render.console import err_console, out, print_json, print_next, start_logging
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.cli.render.recipe import as_text, print_recipe
+from delugeserve.cli.render.recipe import print_recipe
 from delugeserve.cli.render.resume import say_how_to_resume
-from delugeserve.data.options import Flip
 from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UsageError
 from delugeserve.system import hardware
 from delugeserve.system.imports import require
 from delugeserve.training.config import RunConfig, resolve_precision
-from delugeserve.training.recipes import RECIPES, Schedule, choose_recipe
+from delugeserve.training.recipes import Schedule, choose_recipe
 from delugeserve.training.request import Request, request_resume
 from delugeserve.zoo import find_model
 
-_DATA, _RECIPE, _MACHINE = "Data", "Recipe values to override", "Memory, speed and GPUs"
-
-
-def _option(help_: str, panel: str, *names: str, default: str | None = None, **more: Any) -> Any:
-    if default is not None:
-        help_, more["show_default"] = with_default(help_, default), False
-    return typer.Option(*names, help=help_, rich_help_panel=panel, **more)
-
-
-def _recipe_option(help_: str, value: str, **more: Any) -> Any:
-    """Return an option that overrides a recipe's value; its help shows those of all recipes."""
-    recipes: dict[str, list[str]] = {}
-    for name, recipe in RECIPES.items():
-        recipes.setdefault(as_text(getattr(recipe, value)), []).append(name)
-    default = "; ".join(f"{text} ({', '.join(names)})" for text, names in recipes.items())
-    if len(recipes) == 1:
-        (default,) = recipes
-    return _option(help_, _RECIPE, default=default, **more)
+_DATA, _MACHINE = "Data", "Memory, speed and GPUs"
 
 
 def command(
@@ -112,15 +103,15 @@ def command(
     ] = 0,
     json: Json = False,
     limit: Annotated[
-        int | None, _option("Train on the first N images only.", _DATA, min=2, metavar="N")
+        int | None, panel_option("Train on the first N images only.", _DATA, min=2, metavar="N")
     ] = None,
     on_unreadable: Annotated[
         OnUnreadable,
-        _option("Stop at an image that cannot be decoded, or skip it.", _DATA),
+        panel_option("Stop at an image that cannot be decoded, or skip it.", _DATA),
     ] = "fail",
     workers: Annotated[
         int | None,
-        _option(
+        panel_option(
             "Data-loading workers for each training process (ImageNet only).",
             _DATA,
             default="an equal share of the cores",
@@ -128,21 +119,21 @@ def command(
         ),
     ] = None,
     epochs: Annotated[
-        int | None, _recipe_option("Passes over the training images.", "epochs")
+        int | None, recipe_option("Passes over the training images.", "epochs")
     ] = None,
     batch_size: Annotated[
         int | None,
-        _recipe_option("Global batch size: images per optimiser step.", "batch_size"),
+        recipe_option("Global batch size: images per optimiser step.", "batch_size"),
     ] = None,
     learning_rate: Annotated[
-        float | None, _recipe_option("Peak learning rate.", "learning_rate")
+        float | None, recipe_option("Peak learning rate.", "learning_rate")
     ] = None,
     schedule: Annotated[
-        Schedule | None, _recipe_option("Learning rate schedule.", "schedule")
+        Schedule | None, recipe_option("Learning rate schedule.", "schedule")
     ] = None,
     milestones: Annotated[
         str | None,
-        _recipe_option(
+        recipe_option(
             "For 'step': fractions of the epochs after which the learning rate is divided by ten.",
             "milestones",
             metavar="LIST",
@@ -150,68 +141,60 @@ def command(
     ] = None,
     warmup: Annotated[
         float | None,
-        _recipe_option(
+        recipe_option(
             "For 'one-cycle' and 'cosine': warm-up, as a fraction of all steps.", "warmup"
         ),
     ] = None,
     momentum: Annotated[
-        float | None, _recipe_option("Nesterov momentum; 0 for none.", "momentum")
+        float | None, recipe_option("Nesterov momentum; 0 for none.", "momentum")
     ] = None,
     weight_decay: Annotated[
         float | None,
-        _recipe_option("Weight decay of every parameter; 0 for none.", "weight_decay"),
+        recipe_option("Weight decay of every parameter; 0 for none.", "weight_decay"),
     ] = None,
     label_smoothing: Annotated[
         float | None,
-        _recipe_option("Label smoothing factor; 0 for none.", "label_smoothing"),
+        recipe_option("Label smoothing factor; 0 for none.", "label_smoothing"),
     ] = None,
     ema_decay: Annotated[
         float | None,
-        _recipe_option(
+        recipe_option(
             "Decay per step of the weights' moving average (EMA); 0 for no average.", "ema_decay"
         ),
     ] = None,
     crop_padding: Annotated[
         int | None,
-        _recipe_option("Padding in pixels for random crops (CIFAR only).", "crop_padding"),
+        recipe_option("Padding in pixels for random crops (CIFAR only).", "crop_padding"),
     ] = None,
     cutout: Annotated[
         int | None,
-        _recipe_option("Cutout size in pixels; 0 for none (CIFAR only).", "cutout"),
+        recipe_option("Cutout size in pixels; 0 for none (CIFAR only).", "cutout"),
     ] = None,
-    flip: Annotated[
-        Flip | None,
-        _recipe_option(
-            "Horizontal flips: half of the images at random, each image in every second epoch, or "
-            "none.",
-            "flip",
-        ),
-    ] = None,
-    mixup: Annotated[
-        float | None, _recipe_option("Mixup alpha, such as 0.2; 0 for none.", "mixup")
-    ] = None,
-    cutmix: Annotated[
-        float | None, _recipe_option("CutMix alpha, such as 1; 0 for none.", "cutmix")
-    ] = None,
+    flip: FlipOption = None,
+    mixup: MixupOption = None,
+    cutmix: CutmixOption = None,
+    class_weights: ClassWeightsOption = None,
+    sampling: SamplingOption = None,
     precision: Annotated[
         TrainingPrecision,
-        _option(PRECISION_HELP, _MACHINE),
+        panel_option(PRECISION_HELP, _MACHINE),
     ] = "auto",
     accumulate: Annotated[
-        int, _option("Gradient accumulation: batches per optimiser step.", _MACHINE, min=1)
+        int, panel_option("Gradient accumulation: batches per optimiser step.", _MACHINE, min=1)
     ] = 1,
     compiled: Annotated[
-        bool, _option("Compile the training step (needs a C++ compiler).", _MACHINE, "--compile")
+        bool,
+        panel_option("Compile the training step (needs a C++ compiler).", _MACHINE, "--compile"),
     ] = False,
     fuse_sums: Annotated[
         bool,
-        _option(
+        panel_option(
             "Compile only the cross-layer sums (needs a C++ compiler).", _MACHINE, "--fuse-sums"
         ),
     ] = False,
     checkpoint_sums: Annotated[
         bool,
-        _option(
+        panel_option(
             "Recompute the cross-layer sums in the backward pass: less memory, more time.",
             _MACHINE,
             "--checkpoint-sums",
@@ -219,11 +202,13 @@ def command(
     ] = False,
     deterministic: Annotated[
         bool,
-        _option("Use deterministic algorithms only.", _MACHINE, "--deterministic"),
+        panel_option("Use deterministic algorithms only.", _MACHINE, "--deterministic"),
     ] = False,
     sync_batchnorm: Annotated[
         bool,
-        _option("Use SyncBatchNorm: statistics over all processes.", _MACHINE, "--sync-batchnorm"),
+        panel_option(
+            "Use SyncBatchNorm: statistics over all processes.", _MACHINE, "--sync-batchnorm"
+        ),
     ] = False,
 ) -> None:
     """Train a model and write its checkpoint.
@@ -248,6 +233,8 @@ def command(
         "flip": flip,
         "mixup": mixup,
         "cutmix": cutmix,
+        "class_weights": class_weights,
+        "sampling": sampling,
     }
     settings: dict[str, Any] = {
         "model": model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,3 +85,36 @@ def test_batches_mix_many_row_groups():
     order = shuffle_nearby(shuffle_groups(starts, 50_000, rng), 256, rng)
     batches = order[: 50_000 // 256 * 256].reshape(-1, 256) // 100
     assert min(len(set(batch)) for batch in batches.tolist()) >= 8
+
+
+class Unequal(EncodedImages):
+    """Forty images of one class and ten of another, in groups of seven."""
+
+    def __init__(self):
+        labels, starts = np.repeat([0, 1], [40, 10]), np.arange(0, 50, 7)
+        super().__init__(Path(), labels, ("many", "few"), "", starts, None)
+
+    def __getitem__(self, index):
+        return b""
+
+    def name(self, index):
+        return ""
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_balanced_epochs_repeat_the_images_of_the_small_class(replicas):
+    images = Unequal()
+    draws = []
+    for rank in range(replicas):
+        order = EpochOrder(
+            images, training=True, batch_size=5, seed=0, sampling="balanced",
+            num_replicas=replicas, rank=rank,
+        )  # fmt: skip
+        mine = list(order)
+        assert len(mine) == len(order) == 50 // replicas
+        assert mine == list(order)
+        draws += mine
+    assert np.bincount(images.labels[[draw.image for draw in draws]]).tolist() == [25, 25]
+    assert len(set(draws)) == 50, "a repeated image is augmented anew"
+    assert {draw.repetition for draw in draws} == {0, 1, 2}
+    assert [draw.image for draw in draws] != sorted(draw.image for draw in draws)

@@ -54,6 +54,18 @@ def test_accumulated_batches_are_the_parts_of_a_step():
     assert steps == order(count=107)
 
 
+def test_balanced_epochs_have_equally_many_images_of_each_class():
+    labels = np.repeat([0, 1, 2], [70, 20, 10])
+    found = order(labels=labels)
+    assert np.bincount(labels[list(itertools.chain(*found))]).max() <= 34
+    assert found == order(labels=labels)
+    assert found != order(labels=labels, epoch=1)
+    shares = [order(labels=labels, world=world) for world in PAIR]
+    assert [
+        list(itertools.chain(*zip(*pair, strict=True))) for pair in zip(*shares, strict=True)
+    ] == found
+
+
 def test_few_images_are_one_step_of_them_all():
     assert sorted(*order(count=7)) == list(range(7))
     assert [len(batch) for batch in order(count=7, accumulate=2)] == [3, 3]

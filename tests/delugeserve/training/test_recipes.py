@@ -46,7 +46,8 @@ def test_every_value_can_be_overridden():
         "epochs": 7, "batch_size": 10, "learning_rate": 0.3, "schedule": "cosine",
         "milestones": (0.2, 0.4), "warmup": 0.3, "momentum": 0.0, "weight_decay": 0.0,
         "label_smoothing": 0.2, "ema_decay": 0.9, "crop_padding": 0,
-        "cutout": 8, "flip": "none", "mixup": 0.2, "cutmix": 1.0,
+        "cutout": 8, "flip": "none", "mixup": 0.2, "cutmix": 1.0, "class_weights": "balanced",
+        "sampling": "balanced",
     }  # fmt: skip
     changed = override(find_recipe("cifar"), **values)
     assert dataclasses.asdict(changed) == {"name": "cifar", **values}
@@ -88,6 +89,7 @@ def test_an_unknown_schedule():
         ("imagenet", IMAGENET, {"cutout": 16}, "--cutout"),
         ("imagenet", IMAGENET, {"crop_padding": 4}, "--crop-padding"),
         ("cifar", CIFAR10, {"cutout": 63}, "Use less than 63"),
+        ("cifar", CIFAR10, {"sampling": "balanced", "class_weights": "balanced"}, "one of them"),
     ],
 )
 def test_values_without_effect_or_that_leave_nothing(name, task, values, flag):
