@@ -79,6 +79,35 @@ def test_augmentation_differs_between_epochs_and_seeds(source):
     assert not torch.equal(views[0], views[2])
 
 
+def test_flips_are_random_alternate_or_are_left_out(source):
+    images = index_images(source, "train", TINY)
+    unflipped = StreamedImages(
+        images, TINY, training=True, seed=3, on_unreadable="fail", flip="none"
+    )
+    found = {
+        flip: np.array([
+            [_is_mirror(unflipped, Draw(epoch, image), flip) for image in range(20)]
+            for epoch in range(4)
+        ])
+        for flip in ("none", "random", "alternating")
+    }  # fmt: skip
+    assert not found["none"].any()
+    assert 20 < found["random"].sum() < 60
+    alternating = found["alternating"]
+    assert 0 < alternating[0].sum() < 20
+    assert np.array_equal(alternating[0], alternating[2])
+    assert np.array_equal(alternating, ~np.roll(alternating, 1, axis=0))
+
+
+def _is_mirror(unflipped: StreamedImages, draw: Draw, flip: str) -> bool:
+    flipped = StreamedImages(
+        unflipped.images, TINY, training=True, seed=3, on_unreadable="fail", flip=flip
+    )
+    image, other = unflipped[draw].image, flipped[draw].image
+    assert torch.equal(image, other) or torch.equal(image.flip(1), other)
+    return not torch.equal(image, other)
+
+
 @pytest.mark.slow
 def test_spawned_workers_read_the_same(source):
     spawned = stream(source, workers=1)
