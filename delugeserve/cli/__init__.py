@@ -19,6 +19,7 @@ from delugeserve.cli.commands import (
     benchmark_engines,
     classify,
     connectivity,
+    data,
     doctor,
     evaluate,
     export,
@@ -85,7 +86,7 @@ def _options(
 
 _PANELS = {
     "Start here": (quickstart, doctor, models),
-    "Train and evaluate": (train, runs, evaluate),
+    "Train and evaluate": (data, train, runs, evaluate),
     "Export": (export, verify, inspect, benchmark_engines),
     "Serve": (serve, classify, benchmark),
     "Experiments of the paper": (ablation, connectivity, profile),

@@ -27,8 +27,9 @@ from delugeserve.data import hub
 from delugeserve.data.datasets import LabelledImages, decode_split, log_listed, require_layout
 from delugeserve.data.decoding import fits_memory
 from delugeserve.data.encoded import EncodedImages
-from delugeserve.data.holdout import VAL_FRACTION, hold_out
+from delugeserve.data.holdout import hold_out
 from delugeserve.data.labels import align, is_wordnet_order, no_images, order_in, other_classes
+from delugeserve.data.options import VAL_FRACTION
 from delugeserve.data.readers import Form
 from delugeserve.data.sources import explain_permissions, find_on_disk
 from delugeserve.data.splits import SPLIT_NAMES, Listing, SplitName

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from delugeserve.data import hub
 from delugeserve.data.decoding import decode_all
 from delugeserve.data.encoded import EncodedImages
-from delugeserve.data.holdout import VAL_FRACTION, hold_out
+from delugeserve.data.holdout import hold_out
 from delugeserve.data.labels import align, list_names, no_images
+from delugeserve.data.options import VAL_FRACTION
 from delugeserve.data.readers import Layout, find_layout
 from delugeserve.data.skipped import SkippedFiles
 from delugeserve.data.sources import explain_permissions, find_on_disk

@@ -8,9 +8,6 @@ import numpy as np
 
 from delugeserve.data.encoded import EncodedImages
 
-VAL_FRACTION = 0.1
-"""The part of the images of a source without splits that is held out, if nobody says otherwise."""
-
 
 def hold_out(
     images: EncodedImages, fraction: float, seed: int

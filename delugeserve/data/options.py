@@ -22,3 +22,5 @@ ClassWeights = Literal["none", "balanced"]
 
 ``balanced`` weights are inversely proportional to a class's number of images.
 """
+VAL_FRACTION = 0.1
+"""The part of the training images that serves as validation split, if nobody says otherwise."""

@@ -56,17 +56,19 @@ def print_table(
     *,
     title: str | None = None,
     texts: int = 1,
+    console: Console = out,
 ) -> None:
-    """Print a table on standard output: fitted to a terminal, one line per row elsewhere.
+    """Print a table: fitted to a terminal, one line per row elsewhere.
 
     Args:
         headings: column headings.
         rows: cells, with markup.
         title: a line above the table.
         texts: number of columns, from the left, that hold text; the others hold figures.
+        console: ``out`` or ``err_console``.
     """
     if title:
-        out.print(f"[bold]{title}[/]")
+        console.print(f"[bold]{title}[/]")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, show_edge=False)
     for index, heading in enumerate(headings):
         if index < texts:
@@ -75,13 +77,13 @@ def print_table(
             table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    if out.is_terminal:
-        out.print(table, soft_wrap=False)
+    if console.is_terminal:
+        console.print(table, soft_wrap=False)
     else:
         # Console.print would limit the width to the console's own.
-        segments = out.render(table, out.options.update(width=_UNLIMITED))
+        segments = console.render(table, console.options.update(width=_UNLIMITED))
         lines = "".join(segment.text for segment in segments).splitlines()
-        out.print(Text("\n".join(line.rstrip() for line in lines)))
+        console.print(Text("\n".join(line.rstrip() for line in lines)))
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
