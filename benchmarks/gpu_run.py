@@ -33,7 +33,7 @@ from delugeserve.system import hardware
 from delugeserve.system.files import atomic_write
 
 PACKAGES = ("lightning", "triton", "onnxruntime-gpu")
-START = 20.0  # seconds to import PyTorch and to initialise CUDA, at most
+START = 15.0  # seconds to import PyTorch and to initialise CUDA, at most
 SMOKE_SECONDS = 300.0  # of each section, since a processor compiles more slowly than a GPU
 LARGEST_FILE = 15 << 20  # bytes; larger files are split
 
@@ -53,6 +53,7 @@ class Section:
     seconds: float | None
 
 
+# A function takes the section's Job: it adds results, and puts other files into the job's folder.
 # In this order: training comes after the short ones and before inference, which uses its network.
 SECTIONS = {
     "sums": Section("gpu_sums", "measure_sums", 40),
@@ -74,33 +75,41 @@ def describe(device: str) -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(0)
         found |= {
             "GPU": properties.name,
-            "driver": hardware.usable_gpus()[0].driver,
             "compute capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": properties.multi_processor_count,
             "memory": f"{properties.total_memory >> 20} MiB",
-            "L2 cache": f"{properties.L2_cache_size >> 20} MiB",
+            "L2 cache": f"{getattr(properties, 'L2_cache_size', 0) >> 20} MiB",
             "cuDNN": torch.backends.cudnn.version(),
+            "nvidia-smi": _nvidia_smi(),
         }
-        query = "--query-gpu=name,driver_version,memory.used,clocks.sm,clocks.mem,power.draw"
-        smi = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        found["nvidia-smi"] = smi.stdout.strip()
     for key, value in found.items():
         text = ", ".join(f"{n} {v}" for n, v in value.items()) if key == "versions" else value
         print(f"{key}: {text}", flush=True)
     return found
 
 
-def plan(names: Sequence[str], total: float) -> dict[str, float]:
+def _nvidia_smi() -> str:
+    query = "--query-gpu=name,driver_version,memory.used,clocks.sm,clocks.mem,power.draw"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return first_line(error)
+    return (done.stdout or done.stderr).strip()
+
+
+def plan(names: Sequence[str], total: float, *, strict: bool = True) -> dict[str, float]:
     """Return the seconds of each section.
 
     Args:
         names: the sections to run.
         total: seconds for all of them, their starts included.
+        strict: whether a total that is too short is an error.
 
     Raises:
         ValueError: the total is too short.
@@ -108,9 +117,12 @@ def plan(names: Sequence[str], total: float) -> dict[str, float]:
     fixed = {name: SECTIONS[name].seconds for name in names}
     rest = total - START * len(names) - sum(seconds or 0 for seconds in fixed.values())
     open_ones = [name for name, seconds in fixed.items() if seconds is None]
-    if rest < 0 or (open_ones and rest < 30):
+    if strict and (rest < 0 or (open_ones and rest < 30)):
         raise ValueError(f"{total / 60:g} minutes are too few for the sections {', '.join(names)}")
-    return {name: rest if seconds is None else seconds for name, seconds in fixed.items()}
+    return {
+        name: max(0.0, rest) if seconds is None else min(seconds, max(0.0, total - START))
+        for name, seconds in fixed.items()
+    }
 
 
 def run_section(name: str, chosen: argparse.Namespace, seconds: float) -> dict[str, Any]:
@@ -193,9 +205,10 @@ def run_all(chosen: argparse.Namespace) -> int:
     if chosen.smoke:
         print("SMOKE: the figures below are meaningless.", flush=True)
     end = time.monotonic() + 60 * chosen.minutes
-    for name, seconds in plan(chosen.sections, 60 * chosen.minutes).items():
-        left = end - time.monotonic() - 5
-        allowed = SMOKE_SECONDS if chosen.smoke else min(seconds, left - START)
+    for index, name in enumerate(chosen.sections):
+        # Training also gets the time that the sections before it did not need.
+        later = plan(chosen.sections[index:], end - time.monotonic(), strict=False)
+        allowed = SMOKE_SECONDS if chosen.smoke else later[name]
         report["sections"][name] = run_section(name, chosen, allowed)
         with atomic_write(chosen.output / "report.json") as path:
             path.write_text(json.dumps(report) + "\n", encoding="utf-8")
