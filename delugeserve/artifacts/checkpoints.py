@@ -89,9 +89,9 @@ class CheckpointFile:
     Attributes:
         path: the file.
         bytes: its size.
-        ours: whether 'delugeserve train' wrote it; if not, ``model`` to ``environment`` are empty.
-        model: the network, the fields of :class:`~delugeserve.zoo.ModelSpec`.
-        class_names: one name per logit.
+        ours: whether 'delugeserve train' wrote it; if not, ``model`` is None, and ``recipe`` to
+            ``environment`` are empty.
+        model: the network's architecture and task.
         recipe: how it was trained.
         data: what it was trained on, with fingerprints.
         metrics: what was measured on the test split.
@@ -106,8 +106,7 @@ class CheckpointFile:
     path: Path
     bytes: int
     ours: bool
-    model: Mapping[str, Any]
-    class_names: tuple[str, ...]
+    model: ModelSpec | None
     recipe: Mapping[str, Any]
     data: Mapping[str, Any]
     metrics: Mapping[str, Any]
@@ -143,8 +142,7 @@ def read_checkpoint(path: Path) -> CheckpointFile:
         path=path,
         bytes=path.stat().st_size,
         ours=header is not None,
-        model=dataclasses.asdict(header.spec) if header else {},
-        class_names=header.class_names if header else (),
+        model=header.spec if header else None,
         recipe=header.recipe if header else {},
         data=header.data if header else {},
         metrics=header.metrics if header else {},

@@ -39,12 +39,14 @@ _MARKS = {"passed": "[green]passed[/]", "failed": "[bold red]failed[/]"}
 
 def command(
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Model name; see 'delugeserve models'.",
+            help=with_default(
+                "Model name; see 'delugeserve models'.", "the checkpoint's, otherwise delugenet38"
+            ),
             autocompletion=complete_models,
         ),
-    ] = "delugenet38",
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -89,7 +91,9 @@ def command(
     Exports the model for each into a temporary folder, which is removed at the end. Engines that
     cannot run here are listed with the reason.
     """
-    spec = find_model(model)
+    if model is None and checkpoint is None:
+        model = "delugenet38"
+    spec = find_model(model) if model else None
     sizes = sorted(parse_counts("--batch-size", batch_size))
     if csv_file is not None:
         check_output_file(csv_file)
@@ -136,16 +140,16 @@ def command(
     machine = hardware.describe()
     if json:
         values = [to_json(row) | {"images_per_s": row.images_per_s} for row in rows]
-        print_json({"model": spec.name, "machine": machine, "engines": values})
+        print_json({"model": plan.spec.name, "machine": machine, "engines": values})
     else:
-        _print_rows(rows, sizes, f"{spec.name} on {machine}")
+        _print_rows(rows, sizes, f"{plan.spec.name} on {machine}")
     if csv_file is not None:
         _write_csv(rows, sizes, csv_file)
         err_console.print(f"CSV: {escape(str(csv_file))}")
     if plot is not None:
         from delugeserve.cli.render.engine_plot import draw_engines
 
-        save_figure(draw_engines(rows, sizes, spec.name, machine), plot)
+        save_figure(draw_engines(rows, sizes, plan.spec.name, machine), plot)
         err_console.print(f"plot: {escape(str(plot))}")
 
 

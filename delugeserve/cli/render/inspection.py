@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich import filesize
 from rich.text import Text
 
+from delugeserve.artifacts.graphs import read_network
 from delugeserve.artifacts.remedies import export_command
 from delugeserve.cli.render.console import err_console, out, print_facts, print_table, print_warning
 from delugeserve.cli.render.verification import print_verifications
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from delugeserve.artifacts.plans import PlanFile
     from delugeserve.artifacts.records import PlanDetails
     from delugeserve.artifacts.versions import RepositoryModel, Version
+    from delugeserve.zoo import ModelSpec
 
 _CLASSES_SHOWN = 10
 
@@ -32,7 +34,7 @@ def print_checkpoint(found: CheckpointFile) -> None:
         f"{count} {dtype} ({_size(found.tensor_bytes[dtype])})"
         for dtype, count in found.tensors.items()
     )
-    if not found.ours:
+    if found.model is None:
         _heading(found.path.name, "a safetensors file of another program")
         print_facts(
             {
@@ -43,17 +45,14 @@ def print_checkpoint(found: CheckpointFile) -> None:
             }
         )
         return
-    model, architecture, task = found.model, found.model["architecture"], found.model["task"]
     _heading(found.path.name, "a checkpoint")
     print_facts(
         {
             "file": f"{_size(found.bytes)}, {found.path}",
-            "model": f"{model['name']} for {task['title']}: blocks of "
-            f"{_listed(architecture['layers'])} composite layers with widths "
-            f"{_listed(architecture['widths'])}",
+            "model": found.model.name,
+            **_network(found.model),
             "parameters": f"{found.parameters:,}, and {found.buffers:,} BatchNorm statistics",
             "tensors": tensors,
-            "classes": _classes(found.class_names),
             "recipe": _recipe(found.recipe),
             "started from": "; ".join(_initial(found.recipe)),
             **_provenance(found.data, found.metrics),
@@ -69,13 +68,18 @@ def print_graph(found: GraphFile) -> None:
         "an exported ONNX graph" if found.ours else "an ONNX graph of another program",
     )
     nodes = ", ".join(f"{count} {name}" for name, count in found.nodes.items())
+    spec = read_network(found.metadata)
+    network = _network(spec) if spec else {}
     print_facts(
         {
             "file": f"{_size(found.bytes)}, {found.path}"
             + (", with weights in other files" if found.external else ""),
             "producer": f"{found.producer or '?'}; IR version {found.ir_version}",
             "opset": ", ".join(f"{name} {version}" for name, version in found.opsets.items()),
-            "metadata": _settings(found.metadata),
+            "metadata": _settings(
+                {key: text for key, text in found.metadata.items() if key not in network}
+            ),
+            **network,
             "input": _listed(f"{name} {tensor}" for name, tensor in found.inputs.items()),
             "output": _listed(f"{name} {tensor}" for name, tensor in found.outputs.items()),
             "parameters": f"{found.parameters:,}, BatchNorm folded into them"
@@ -125,10 +129,13 @@ def print_version(found: Version) -> None:
     """Print an exported version: origin, files, verification."""
     served = {True: "served", False: "not served", None: "not in a repository"}[found.served]
     _heading(f"{found.model}/{found.number}", f"an exported version, {served}")
-    facts = {"folder": str(found.folder), **_origin(found.manifest)}
+    facts = {
+        "folder": str(found.folder),
+        **_origin(found.manifest),
+        **_network(found.manifest.network),
+    }
     if found.config:
         facts["served with"] = _served_with(found.config)
-    facts["classes"] = _classes(found.labels)
     print_facts(facts)
     states = {
         "whole": "[green]unchanged[/]",
@@ -164,6 +171,19 @@ def _origin(manifest: Manifest) -> dict[str, str]:
         **_provenance(origin.data, origin.metrics),
         "exported": _date(manifest.created),
         **_environment("exported", manifest.environment),
+    }
+
+
+def _network(spec: ModelSpec) -> dict[str, str]:
+    """Return the main facts of an architecture and a task."""
+    architecture, task = spec.architecture, spec.task
+    return {
+        "architecture": f"{architecture.name}: blocks of {_listed(architecture.layers)} composite "
+        f"layers with widths {_listed(architecture.widths)}",
+        "task": f"{task.title}: {_classes(task.class_names)}",
+        "images": f"{task.image_size} x {task.image_size} pixels, the centre of images resized to "
+        f"{task.resize_size}; normalised by mean {_listed(task.mean)} and standard deviation "
+        f"{_listed(task.std)}",
     }
 
 
@@ -315,8 +335,8 @@ def _date(text: str) -> str:
 
 
 def _classes(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:_CLASSES_SHOWN])
-    return f"{len(names)}: {shown}{', ...' if len(names) > _CLASSES_SHOWN else ''}"
+    shown = ", ".join(f"'{name}'" if "," in name else name for name in names[:_CLASSES_SHOWN])
+    return f"{len(names)} classes: {shown}{', ...' if len(names) > _CLASSES_SHOWN else ''}"
 
 
 def _listed(values: Iterable[Any]) -> str:

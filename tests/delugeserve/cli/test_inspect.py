@@ -55,7 +55,7 @@ def test_the_shipped_checkpoint(inspect):
     assert found["bytes"] == SPEC.weights.stat().st_size
     assert found["model"]["name"] == "delugenet38"
     assert found["model"]["task"]["name"] == "cifar10"
-    assert found["class_names"] == list(CIFAR10.class_names)
+    assert found["model"]["task"]["class_names"] == list(CIFAR10.class_names)
     assert found["parameters"] == count(SPEC).params
     assert found["recipe"]["seed"] == 0
     assert len(found["data"]["train_fingerprint"]) == 64
@@ -97,8 +97,8 @@ def test_class_names_that_were_not_utf8(facts, inspect, tmp_path):
     path = tmp_path / "x.safetensors"
     header = CheckpointHeader(SPEC.with_classes(("caf\udce9", *CIFAR10.class_names[1:])))
     save_file({"weight": np.zeros(3, np.float32)}, path, header.to_metadata())
-    assert "caf?" in facts(path)["classes"]
-    assert inspect(path)["class_names"][0] == "caf?"
+    assert "caf?" in facts(path)["task"]
+    assert inspect(path)["model"]["task"]["class_names"][0] == "caf?"
 
 
 def test_a_graph(inspect, facts, exported):

@@ -1,0 +1,129 @@
+"""A user's own network, after training: each command works from the task that the files carry."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from delugeserve.artifacts.graphs import read_graph, read_network
+from delugeserve.artifacts.labels import read_labels
+from delugeserve.artifacts.manifest import read_manifest
+from delugeserve.artifacts.model_config import read_config
+from delugeserve.networks.build import build_network
+from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.zoo import Architecture, ModelSpec, Task
+
+NAMES = ("dog, small: brown", "grün", "собака", "猫", "cra_b-2")
+TASK = Task("pets", "Pets", NAMES, 24, 30, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+SPEC = ModelSpec("pets", Architecture("tiny", "cifar", (4, 6), (2, 2)), TASK)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with test images of the classes, and a run with a checkpoint."""
+    folder = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in NAMES:
+            (folder / "data" / split / name).mkdir(parents=True)
+            for row in range(4):
+                pixels = rng.integers(0, 256, (36, 48, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / "data" / split / name / f"{row}.png")
+    network = build_network(SPEC, seed=0)
+    with torch.no_grad():  # signals of a trained network's size
+        for _ in range(5):
+            network(torch.randn(16, 3, 24, 24))
+        network.head.linear.weight.mul_(10)
+    path = folder / "runs" / "pets" / "pets.safetensors"
+    save_checkpoint(Checkpoint(SPEC, network.state_dict()), path)
+    return folder
+
+
+@pytest.fixture
+def printed(run, folder):
+    """What a command prints with --json."""
+
+    def printed(*arguments):
+        status, out, err = run(*arguments, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+    return printed
+
+
+@pytest.fixture(scope="module")
+def version(folder):
+    from delugeserve_export import export, plan_export
+
+    plan = plan_export(
+        checkpoint=folder / "runs" / "pets",
+        repository=folder / "repository",
+        backend="onnxruntime",
+        precision="fp32",
+        max_batch_size=4,
+        data=str(folder / "data"),
+    )
+    outcome = export(plan)
+    assert outcome.published, outcome.problem
+    return outcome.folder
+
+
+def test_an_exported_version_carries_the_task(version):
+    assert read_manifest(version).network == SPEC
+    assert read_network(read_graph(version / "model.onnx").metadata) == SPEC
+    assert read_labels(version / "labels.txt") == NAMES
+    config = read_config(version.parent)
+    assert config.name == "pets"
+    assert set(config.num_classes.values()) == {len(NAMES)}
+    assert config.parameters["resize_size"] == "30"
+
+
+def test_every_kind_of_subject_is_evaluated(printed, folder, version):
+    run, data = folder / "runs" / "pets", folder / "data"
+    results = [
+        printed("evaluate", subject, "--data", data)
+        for subject in (run, run / "pets.safetensors", version, version / "model.onnx")
+    ]
+    for result in results:
+        assert result["model"] == "pets"
+        assert [one["name"] for one in result["classes"]] == list(NAMES)
+        assert result["confusion"] == results[0]["confusion"]
+        assert result["num_images"] == 20
+
+
+def test_it_is_verified_and_inspected(printed, run, folder, version):
+    assert printed("verify", version)["verification"]["status"] == "passed"
+    assert printed("verify", version, "--data", folder / "data")["network"]["name"] == "pets"
+    checkpoint = printed("inspect", folder / "runs" / "pets")
+    assert checkpoint["model"]["task"]["class_names"] == list(NAMES)
+    assert printed("inspect", version)["labels"] == list(NAMES)
+    for path in (folder / "runs" / "pets", version, version / "model.onnx"):
+        status, out, err = run("inspect", path)
+        assert status == 0, err
+        for shown in ("'dog, small: brown'", "猫", "24 x 24", "0.4"):
+            assert shown in " ".join(out.split())
+
+
+def test_engines_are_compared_on_its_own_images(printed, folder):
+    found = printed(
+        "benchmark-engines", "--checkpoint", folder / "runs" / "pets", "--data", folder / "data",
+        "--engines", "onnxruntime:fp32", "--batch-size", "2",
+    )  # fmt: skip
+    assert found["model"] == "pets"
+    assert found["engines"][0]["top1_error"] is not None
+
+
+@pytest.mark.system
+def test_a_server_tells_its_task(printed, folder, version):
+    from delugeserve.serving.supervisor import serve
+
+    expected = printed("evaluate", version, "--data", folder / "data")
+    repository = version.parent.parent
+    with serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server:
+        for more in ((), ("--model", "pets")):
+            found = printed("evaluate", server.grpc_url, "--data", folder / "data", *more)
+            assert found["model"] == "pets"
+            assert found["confusion"] == expected["confusion"]
+            assert found["classes"] == expected["classes"]
