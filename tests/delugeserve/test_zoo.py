@@ -1,8 +1,22 @@
-import pytest
+from dataclasses import replace
 
-from delugeserve.errors import UnknownNameError
+import pytest
+import torch
+
+from delugeserve.errors import UnknownNameError, UsageError
+from delugeserve.networks.build import build_network
 from delugeserve.networks.flops import count
-from delugeserve.zoo import MODELS, TASKS, find_model
+from delugeserve.zoo import (
+    ARCHITECTURES,
+    CIFAR10,
+    IMAGENET,
+    MODELS,
+    TASKS,
+    Architecture,
+    ModelSpec,
+    find_architecture,
+    find_model,
+)
 
 PUBLISHED = [spec for spec in MODELS.values() if spec.published]
 
@@ -42,3 +56,53 @@ def test_a_name_like_no_other_lists_all():
         find_model("zzz")
     assert caught.value.nearest is None
     assert set(caught.value.known) == set(MODELS)
+
+
+def test_an_architecture_is_found_by_its_models_names():
+    expected = ARCHITECTURES["delugenet146"]
+    assert find_architecture("delugenet146") == expected
+    assert find_architecture("delugenet146_cifar100") == expected
+    with pytest.raises(UnknownNameError) as caught:
+        find_architecture("delugenet145")
+    assert caught.value.nearest == "delugenet146"
+
+
+@pytest.mark.parametrize("spec", MODELS.values(), ids=lambda spec: spec.name)
+def test_registered_sizes_fit(spec):
+    spec.architecture.check_image_size(spec.task.image_size)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "nearest"),
+    [
+        ("delugenet38", 30, "28 or 32"),
+        ("delugenet38", 3, "4"),
+        ("delugenet38", 0, "4"),
+        ("delugenet92", 150, "128 or 160"),
+        ("delugenet92", -32, "32"),
+    ],
+)
+def test_a_size_that_does_not_fit_has_the_nearest_that_do(name, size, nearest):
+    with pytest.raises(UsageError) as caught:
+        find_architecture(name).check_image_size(size)
+    assert caught.value.remedy == f"Use an image size of {nearest}."
+    for fitting in nearest.split(" or "):
+        find_architecture(name).check_image_size(int(fitting))
+
+
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_the_last_block_has_a_pixel_for_each_stride(stem):
+    architecture = Architecture("tiny", stem, (2, 3, 4), (1, 1, 1))
+    size = 3 * architecture.stride
+    network = build_network(ModelSpec("tiny", architecture, replace(IMAGENET, image_size=size)))
+    shapes = []
+    network.blocks[-1].register_forward_hook(lambda _, __, outputs: shapes.append(outputs[0].shape))
+    network(torch.zeros(1, 3, size, size))
+    assert shapes[0][2:] == (3, 3)
+
+
+def test_other_classes_leave_size_and_normalisation():
+    spec = find_model("delugenet38").with_classes(["a", "b"])
+    assert spec.task.num_classes == 2
+    assert spec.task == replace(CIFAR10, class_names=("a", "b"))
+    assert spec.architecture == find_model("delugenet38").architecture

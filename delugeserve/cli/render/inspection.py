@@ -180,7 +180,7 @@ def _network(spec: ModelSpec) -> dict[str, str]:
     return {
         "architecture": f"{architecture.name}: blocks of {_listed(architecture.layers)} composite "
         f"layers with widths {_listed(architecture.widths)}",
-        "task": f"{task.title}: {_classes(task.class_names)}",
+        "task": f"{task.title}, {_classes(task.class_names)}",
         "images": f"{task.image_size} x {task.image_size} pixels, the centre of images resized to "
         f"{task.resize_size}; normalised by mean {_listed(task.mean)} and standard deviation "
         f"{_listed(task.std)}",
