@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         InvalidReferenceError,
         MissingDeviceError,
         MissingExtraError,
+        ModelNameError,
+        OtherClassesError,
         ParityError,
         PlanError,
         PortError,
@@ -103,7 +105,9 @@ __all__ = [
     "Manifest",
     "MissingDeviceError",
     "MissingExtraError",
+    "ModelNameError",
     "ModelSpec",
+    "OtherClassesError",
     "ParityError",
     "PlanError",
     "PortError",
@@ -155,9 +159,9 @@ _HOMES = {
     "errors": (
         "BuildError CheckpointError ClassNameError DatasetError DelugeServeError"
         " EvaluationError Failure InvalidReferenceError MissingDeviceError MissingExtraError"
-        " ParityError PlanError PortError RepositoryError ResumeError ServerError"
-        " StoppedError SubjectError TrainingError UnknownNameError UnreadableImageError"
-        " UsageError"
+        " ModelNameError OtherClassesError ParityError PlanError PortError RepositoryError"
+        " ResumeError ServerError StoppedError SubjectError TrainingError UnknownNameError"
+        " UnreadableImageError UsageError"
     ),
     "evaluation.evaluate": "Evaluation Report evaluate evaluate_fully",
     "evaluation.subjects": "Subject open_subject",

@@ -12,7 +12,9 @@
     │   ├── InvalidReferenceError  a path, name or address is not what a command takes
     │   ├── SubjectError        an artefact or a server does not hold the model that it should
     │   ├── CheckpointError     a checkpoint is missing, damaged or of another model
+    │   ├── ModelNameError      a name cannot be that of a model in a repository
     │   ├── RepositoryError     the model repository cannot be read or written
+    │   │   └── OtherClassesError  a model of that name has other classes
     │   ├── BusyFolderError     another process is training into a folder
     │   ├── ResumeError         a run to resume was started with other settings
     │   ├── PlanError           a compiled plan is for another runtime or another GPU
@@ -275,6 +277,68 @@ class BusyFolderError(UsageError):
         )
 
 
+class OtherClassesError(RepositoryError):
+    """An export would replace a model by one with other classes.
+
+    Args:
+        model: the model that is served, with its repository.
+        version: number of the version that is served.
+        counts: number of its classes, and of the new ones; None if its classes are not known.
+        added: classes that only the new version has.
+        removed: classes that only the served version has.
+        reordered: both have the same classes, in another order.
+
+    Attributes:
+        version: see above.
+        added: see above.
+        removed: see above.
+        reordered: see above.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: int,
+        counts: tuple[int, int] | None,
+        *,
+        added: Iterable[str] = (),
+        removed: Iterable[str] = (),
+        reordered: bool = False,
+    ) -> None:
+        self.version, self.reordered = version, reordered
+        self.added, self.removed = tuple(added), tuple(removed)
+        if counts is None:
+            difference = "has classes that are not known, because it has no label file"
+        elif reordered:
+            difference = "has the same classes in another order"
+        else:
+            old, new = counts
+            details = [f"removed: {_some(self.removed)}"] * bool(self.removed)
+            details += [f"added: {_some(self.added)}"] * bool(self.added)
+            difference = f"has other classes ({old}, now {new}; {'; '.join(details)})"
+        super().__init__(
+            f"The model {model}, version {version}, {difference}.",
+            "Use --name to publish under another name, or --replace-classes to publish over it.",
+        )
+
+
+class ModelNameError(UsageError):
+    """A name cannot be that of a model in a repository.
+
+    Args:
+        name: the name.
+        nearest: a valid name that is like it.
+    """
+
+    def __init__(self, name: str, nearest: str) -> None:
+        self.name, self.nearest = name, nearest
+        super().__init__(
+            f"'{name}' cannot be the name of a model in a repository: use 1 to 128 ASCII letters, "
+            "digits, '_', '.' and '-', not starting with '.' or '-'.",
+            f"Use --name {nearest}.",
+        )
+
+
 class ResumeError(UsageError):
     """A training run was started with other settings than are given now.
 
@@ -433,6 +497,12 @@ def nearest_name(name: str, known: Iterable[str], cutoff: float = 0.55) -> str |
 def reason_of(error: Exception) -> str:
     """Return the last line of a third-party error's message, or its class name."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
+def _some(names: tuple[str, ...], most: int = 5) -> str:
+    """Return the first names, and how many more there are."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def _is_given(value: Any) -> bool:

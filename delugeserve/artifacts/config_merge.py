@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from delugeserve.artifacts.config_rules import Artefact, ReplacedSetting, apply_rules
+from delugeserve.artifacts.config_rules import Artefact, ReplacedSetting, apply_rules, lower_warmup
 from delugeserve.artifacts.config_syntax import TextEditError, comments, unknown_fields
 from delugeserve.artifacts.config_text import (
     edit_text,
@@ -72,7 +72,11 @@ def merge_config(
     """
     found, new = parse(text), parse(generated)
     before = None if generated_before is None else parse(generated_before)
-    merged = _merge(type(new)() if before is None else before, found, new)
+    base = type(new)() if before is None else before
+    merged = _merge(base, found, new)
+    if 1 <= merged.max_batch_size < new.max_batch_size:
+        lower_warmup(new, merged.max_batch_size)
+        merged = _merge(base, found, new)
     replaced = apply_rules(merged, before, found, new, artefact)
     written, generates = describe(merged), describe(new)
     kept = [

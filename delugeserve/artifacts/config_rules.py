@@ -78,6 +78,15 @@ def apply_rules(
     return tuple(rules.replaced)
 
 
+def lower_warmup(config: Any, largest: int) -> None:
+    """Let a generated configuration warm up no larger batches than a person allows."""
+    for warmup in config.model_warmup:
+        if warmup.batch_size > largest:
+            warmup.batch_size, warmup.name = largest, f"batch of {largest}"
+    if largest == 1:
+        del config.model_warmup[1:]
+
+
 class _Rules:
     """The rules; each corrects ``merged`` and records what it replaced."""
 
@@ -187,10 +196,11 @@ class _Rules:
         generated = {output.name: output.label_filename for output in self._new.output}
         for output in self._merged.output:
             found, new = output.label_filename, generated[output.name]
-            if not found or found == new or found in self._artefact.label_files:
+            own = _OWN_LABELS.fullmatch(found)  # of a version; it follows the version
+            if not found or found == new or (found in self._artefact.label_files and not own):
                 continue
             output.label_filename = new
-            if not _OWN_LABELS.fullmatch(found):
+            if not own:
                 place = f'output["{output.name}"].label_filename'
                 self._record(place, found, new, "it does not hold the names of these classes")
 
@@ -272,12 +282,10 @@ class _Rules:
     def check_warmup(self) -> None:
         """Warm-up requests fit the inputs and the largest batch."""
         largest = self._merged.max_batch_size
-        generated = {warmup.name: warmup for warmup in self._new.model_warmup}
         tensors = {one.name: (one.data_type, list(one.dims)) for one in self._new.input}
         final = []
         self._remove_largest_warmup()
         for warmup in self._merged.model_warmup:
-            own = generated.get(warmup.name) == warmup
             inputs = {name: (one.data_type, list(one.dims)) for name, one in warmup.inputs.items()}
             if warmup.batch_size > largest:
                 reason = f"max_batch_size is {largest}"
@@ -286,16 +294,9 @@ class _Rules:
             else:
                 final.append(warmup)
                 continue
-            if own:
-                # A batch size lowered by hand: warm up the largest batch that is left.
-                smaller = type(warmup).FromString(warmup.SerializeToString())
-                smaller.batch_size, smaller.name = largest, f"batch of {largest}"
-                if smaller.name not in {one.name for one in self._merged.model_warmup}:
-                    final.append(smaller)
-            else:
-                place = f'model_warmup["{warmup.name}"]'
-                known = bool(_OWN_WARMUP.fullmatch(warmup.name))
-                self._record(place, warmup, "", reason, generated=known)
+            place = f'model_warmup["{warmup.name}"]'
+            known = bool(_OWN_WARMUP.fullmatch(warmup.name))
+            self._record(place, warmup, "", reason, generated=known)
         copies = [type(warmup).FromString(warmup.SerializeToString()) for warmup in final]
         del self._merged.model_warmup[:]
         self._merged.model_warmup.extend(copies)
@@ -312,7 +313,7 @@ class _Rules:
             left = [
                 warmup
                 for warmup in self._merged.model_warmup
-                if warmup.batch_size != self._new.max_batch_size
+                if warmup.batch_size != max(one.batch_size for one in self._new.model_warmup)
             ]
             del self._merged.model_warmup[:]
             self._merged.model_warmup.extend(left)

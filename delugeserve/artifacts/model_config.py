@@ -227,17 +227,27 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         RepositoryError: it cannot be read.
     """
+    return parse_config(folder / FILE_NAME)
+
+
+def parse_config(path: Path) -> ModelConfig:
+    """Read a file in the format of ``config.pbtxt``; see :func:`read_config`.
+
+    Raises:
+        RepositoryError: it cannot be read.
+    """
     pb = require("tritonclient.grpc.model_config_pb2", _EXTRA)
     text_format = require("google.protobuf.text_format", _EXTRA)
-    path = folder / FILE_NAME
     try:
         message = text_format.Parse(
             path.read_text(encoding="utf-8"), pb.ModelConfig(), allow_unknown_field=True
         )
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RepositoryError(
-            f"The configuration of model '{folder.name}' cannot be read ({path}: {error}).",
-            f"Correct the file, or export the model again after removing {folder}.",
+            f"The configuration of model '{path.parent.name}' cannot be read ({path}: {reason}).",
+            "Correct the file, or move it elsewhere and export the model again.",
+            path,
         ) from None
     return ModelConfig(
         name=message.name,

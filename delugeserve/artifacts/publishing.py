@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from delugeserve.artifacts.changes import ServedVersion, check_classes, find_served
+from delugeserve.artifacts.config_merge import ConfigMerge
+from delugeserve.artifacts.config_update import update_config
+from delugeserve.artifacts.labels import FILE_NAME as LABELS
+from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig
+from delugeserve.artifacts.names import check_model_name
 from delugeserve.errors import RepositoryError
 from delugeserve.system.imports import require
 
@@ -51,31 +59,66 @@ def staging(repository: Path) -> Iterator[Path]:
         ) from error
 
 
+@dataclass(frozen=True)
+class Published:
+    """A published version.
+
+    Attributes:
+        folder: the version's folder.
+        before: what was served until now; None for a new model.
+        config: the new configuration, and what it keeps of the old one.
+        saved: where the old configuration was saved, because the new one lacks parts of it; None
+            if it lacks none.
+    """
+
+    folder: Path
+    before: ServedVersion | None
+    config: ConfigMerge
+    saved: Path | None
+
+
 def publish(
-    staged: Path, repository: Path, config: ModelConfig, version: int | None = None
-) -> Path:
+    staged: Path,
+    repository: Path,
+    config: ModelConfig,
+    version: int | None = None,
+    *,
+    fixed_parameters: frozenset[str] = frozenset(),
+    replace_classes: bool = False,
+) -> Published:
     """Move a staged version into the repository and serve it.
 
     Args:
         staged: folder with the version's files, on the repository's file system.
         repository: the model repository.
-        config: how to serve it; the version is filled in here.
+        config: how to serve it; the version is filled in here, and settings that were written into
+            ``config.pbtxt`` by hand are kept.
         version: its number; None takes the next.
-
-    Returns:
-        The published version's folder.
+        fixed_parameters: keys of parameters that set how an artefact computes, which are not kept.
+        replace_classes: publish over a model with other classes.
 
     Raises:
-        RepositoryError: the version exists.
+        RepositoryError: the version exists, or the model's ``config.pbtxt`` cannot be read.
+        OtherClassesError: the model has other classes.
     """
     filelock = require("filelock", "export")
     with filelock.FileLock(repository / _LOCK):
         folder = repository / config.name
         version = free_version(folder, version)
+        served = find_served(folder)
+        if not replace_classes:
+            check_classes(served, read_labels(staged / LABELS))
+        merged = update_config(served, staged, config, version, fixed_parameters)
         config_file = staged.parent / CONFIG
-        config_file.write_text(config.serving(version).to_text(), encoding="utf-8")
+        config_file.write_bytes(merged.text.encode())
         _flush(staged, config_file)
+        saved = None
         if folder.is_dir():
+            if served is not None:
+                shutil.copymode(folder / CONFIG, config_file)
+                if merged.lost:
+                    saved = folder / f"{CONFIG}.before-{version}"
+                    shutil.copy2(folder / CONFIG, saved)
             staged.replace(folder / str(version))
             config_file.replace(folder / CONFIG)
         else:
@@ -85,7 +128,37 @@ def publish(
             staged.replace(whole / str(version))
             config_file.replace(whole / CONFIG)
             whole.replace(folder)
-    return folder / str(version)
+    return Published(folder / str(version), served, merged, saved)
+
+
+def check_target(repository: Path, name: str) -> None:
+    """Check before the work that a model can be published.
+
+    Args:
+        repository: the model repository; it need not exist.
+        name: name of the model.
+
+    Raises:
+        RepositoryError: the repository or the model's folder is a file, or cannot be written.
+        ModelNameError: no model can have this name.
+    """
+    check_model_name(name)
+    folder = repository / name
+    for path, what in ((repository, "a model repository"), (folder, "the folder of a model")):
+        if path.exists() and not path.is_dir():
+            remedy = "Use --repository with the path of a folder."
+            if path == folder:
+                remedy = "Move the file elsewhere, or use --name with another name."
+            raise RepositoryError(f"{path} is a file, not {what}.", remedy, path)
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    for path in {existing, repository} if repository.is_dir() else {existing}:
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise RepositoryError(
+                f"The model repository {repository} cannot be written: {path} is not writable.",
+                f"Make it writable (chmod u+wx {shlex.quote(str(path))}), or use another "
+                "--repository.",
+                path,
+            )
 
 
 def free_version(folder: Path, wanted: int | None = None) -> int:

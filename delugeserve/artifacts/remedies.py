@@ -22,6 +22,8 @@ def export_command(folder: Path, manifest: Manifest | None, backend: str | None 
         backend: another backend to export for, in its best precision; None for the same.
     """
     options = [_source(folder.name, manifest)]
+    if folder.name != _own_name(folder.name, manifest):
+        options.append(f"--name {shlex.quote(folder.name)}")
     known = manifest.backend if manifest else None
     if name := backend or known:
         options.append(f"--backend {name.replace('_', '-')}")
@@ -32,11 +34,18 @@ def export_command(folder: Path, manifest: Manifest | None, backend: str | None 
     return f"delugeserve export {' '.join(options)}{repository_option(folder.parent)}"
 
 
+def _own_name(model: str, manifest: Manifest | None) -> str:
+    """Return the network's own name, which an export takes if it is given no other."""
+    if manifest is not None:
+        return manifest.network.name
+    return model if model in MODELS else ""
+
+
 def _source(model: str, manifest: Manifest | None) -> str:
+    network = _own_name(model, manifest)
     origin = manifest.checkpoint if manifest else None
-    if origin is None or origin.file is None:
-        return f"--model {model}"
-    spec = MODELS.get(model)
-    if spec and spec.weights and origin.sha256 == sha256(spec.weights):
-        return f"--model {model}"
-    return f"--checkpoint {shlex.quote(origin.file)}"
+    if origin is not None and origin.file is not None:
+        spec = MODELS.get(network)
+        if not (spec and spec.weights and origin.sha256 == sha256(spec.weights)):
+            return f"--checkpoint {shlex.quote(origin.file)}"
+    return f"--model {shlex.quote(network)}" if network else "--checkpoint RUN"

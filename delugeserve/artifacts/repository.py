@@ -132,17 +132,22 @@ def _read(name: str, path: Path) -> StoredModel:
         path.parent.resolve(),
         config.backend,
         config.complete,
-        _served_version(path.parent, config.versions),
+        served_version(path.parent, config.versions),
         config.runtime,
     )
 
 
-def _served_version(folder: Path, allowed: Sequence[int]) -> int | None:
-    """Return the newest version in a model's folder, of those that are allowed if any are."""
-    found = (
+def version_numbers(folder: Path) -> list[int]:
+    """Return the numbers of the versions in a model's folder, in order."""
+    return sorted(
         int(child.name)
         for child in folder.iterdir()
         # Triton ignores numbers with a leading zero.
         if child.is_dir() and child.name.isdecimal() and not child.name.startswith("0")
     )
+
+
+def served_version(folder: Path, allowed: Sequence[int]) -> int | None:
+    """Return the newest version in a model's folder, of those that are allowed if any are."""
+    found = version_numbers(folder)
     return max((number for number in found if not allowed or number in allowed), default=None)

@@ -16,7 +16,6 @@ from delugeserve.artifacts.repository import (
     StoredModel,
     find_models,
     list_names,
-    repository_option,
 )
 from delugeserve.artifacts.versions import Version, read_version
 from delugeserve.doctor.findings import Finding, Status
@@ -90,7 +89,7 @@ def _check_model(
     (stored,) = find_models(repository, [name])
     config = read_config(stored.folder)
     if stored.version is None:
-        yield _no_version(repository, stored)
+        yield _no_version(stored)
         return
     folder = stored.folder / str(stored.version)
     if not (folder / FILE_NAME).is_file():
@@ -114,7 +113,7 @@ def _check_model(
     yield from found or [_finding(name, "ok", _describe(served))]
 
 
-def _no_version(repository: Path, stored: StoredModel) -> Finding:
+def _no_version(stored: StoredModel) -> Finding:
     others = sorted(path.name for path in stored.folder.iterdir() if path.name.isdecimal())
     if others:
         return _finding(
@@ -128,8 +127,8 @@ def _no_version(repository: Path, stored: StoredModel) -> Finding:
         stored.name,
         "problem",
         "it has no version",
-        f"Export one with: delugeserve export --model {stored.name}{repository_option(repository)}"
-        f", or delete {_quote(stored.folder)}.",
+        f"Export one with: {export_command(stored.folder, None)}, or delete "
+        f"{_quote(stored.folder)}.",
     )
 
 
@@ -197,7 +196,7 @@ def _check_labels(served: _Served) -> Iterator[Finding]:
 
 def _check_batches(served: _Served) -> Iterator[Finding]:
     largest, verified = served.config.max_batch_size, served.version.manifest.max_batch_size
-    if largest != verified:
+    if not 1 <= largest <= verified:  # lowered by hand is allowed
         yield _finding(
             served.name,
             "problem",

@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 
 from delugeserve._version import __version__
+from delugeserve.artifacts.changes import Changes, compare, describe_manifest
+from delugeserve.artifacts.config_merge import ConfigMerge
+from delugeserve.artifacts.config_update import record_generated
 from delugeserve.artifacts.graphs import describe_network
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.manifest import Manifest, describe_files
@@ -50,12 +53,20 @@ class ExportOutcome:
         seconds: duration of each stage. The manifest has all but the last, in which it is
             published.
         remedy: what to do about a rejection; empty for a published version.
+        changes: what changes for clients; None for a new model, and for a rejected artefact.
+        config: the new ``config.pbtxt``, and what it keeps of the old one; None for a rejected
+            artefact.
+        saved_config: where the old ``config.pbtxt`` was saved, because the new one lacks comments
+            or fields of it; None if it lacks none.
     """
 
     manifest: Manifest
     folder: Path | None
     seconds: Mapping[str, float]
     remedy: str = ""
+    changes: Changes | None = None
+    config: ConfigMerge | None = None
+    saved_config: Path | None = None
 
     @property
     def published(self) -> bool:
@@ -143,8 +154,10 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
                 sizes = sorted({1, min(_TIMED, plan.build.max_batch_size)})
                 speed = measure_speed(runs, images.all, sizes)
 
+        config = _configure(plan, artefact)
+        record_generated(version, config)
         manifest = Manifest(
-            model=spec.name,
+            model=plan.name,
             trained=source.trained,
             checkpoint=source.origin,
             network=without_published(spec),
@@ -168,8 +181,23 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
             return ExportOutcome(manifest, None, clock.seconds, _suggest(plan))
         with clock.stage(Stage.PUBLISH):
             manifest.write(version)
-            folder = publish(version, plan.repository, _configure(plan, artefact), plan.version)
-    return ExportOutcome(manifest, folder, clock.seconds)
+            done = publish(
+                version,
+                plan.repository,
+                config,
+                plan.version,
+                fixed_parameters=_parameters_of_precision(),
+                replace_classes=plan.replace_classes,
+            )
+    facts = describe_manifest(manifest)
+    return ExportOutcome(
+        manifest,
+        done.folder,
+        clock.seconds,
+        changes=compare(done.before, spec.task.class_names, facts) if done.before else None,
+        config=done.config,
+        saved_config=done.saved,
+    )
 
 
 class _Clock:
@@ -190,7 +218,7 @@ class _Clock:
 def _configure(plan: ExportPlan, artefact: Path) -> ModelConfig:
     task = plan.spec.task
     return classifier_config(
-        name=plan.spec.name,
+        name=plan.name,
         backend=plan.backend.name,
         artefact=artefact.name,
         max_batch_size=plan.build.max_batch_size,
@@ -203,6 +231,16 @@ def _configure(plan: ExportPlan, artefact: Path) -> ModelConfig:
             "resize_size": str(task.resize_size),
             "interpolation": "bicubic",
         },
+    )
+
+
+def _parameters_of_precision() -> frozenset[str]:
+    """Return the parameters with which backends are told their precision."""
+    return frozenset(
+        key
+        for backend in BACKENDS.values()
+        for precision in backend.precisions
+        for key in backend.triton_parameters(precision)
     )
 
 

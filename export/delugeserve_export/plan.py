@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from delugeserve.artifacts.changes import (
+    Changes,
+    ServedVersion,
+    check_classes,
+    compare,
+    describe_error,
+    describe_task,
+    find_served,
+)
 from delugeserve.artifacts.interface import Precision, SumForm
-from delugeserve.artifacts.publishing import free_version
+from delugeserve.artifacts.publishing import check_target, free_version
 from delugeserve.artifacts.references import recognise, resolve_checkpoint
 from delugeserve.data.datasets import check_source
-from delugeserve.errors import RepositoryError, UnknownNameError, UsageError
+from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.networks.flops import count
 from delugeserve.runtimes import choose_backend
 from delugeserve.runtimes.base import Backend, BuildOptions
@@ -52,7 +61,10 @@ class ExportPlan:
         source: its trained network; None for an untrained one.
         seed: of an untrained network.
         repository: the model repository to publish into.
+        name: name of the model in the repository.
         version: number of the version; None for the next.
+        replace_classes: publish over a model with other classes.
+        served: what is served under this name now; None for a new model.
         backend: the runtime to export for.
         reason: why this backend, in a sentence.
         precision: what it will compute in.
@@ -69,7 +81,10 @@ class ExportPlan:
     source: Source | None
     seed: int
     repository: Path
+    name: str
     version: int | None
+    replace_classes: bool
+    served: ServedVersion | None
     backend: Backend
     reason: str
     precision: Precision
@@ -94,8 +109,24 @@ class ExportPlan:
     @property
     def folder(self) -> Path:
         """Where the version will be published, unless another export takes the number first."""
-        model = self.repository / self.spec.name
+        model = self.repository / self.name
         return model / str(free_version(model, self.version))
+
+    @property
+    def changes(self) -> Changes | None:
+        """What changes for clients, as far as it is known before the work; None for a new model."""
+        if self.served is None:
+            return None
+        facts = {
+            **describe_task(self.spec.task),
+            "backend": self.backend.name,
+            "precision": self.precision,
+            "max_batch_size": self.build.max_batch_size,
+            "trained": self.source is not None,
+            "architecture": self.spec.architecture.name,
+            **describe_error(self.source.origin.metrics if self.source else {}),
+        }
+        return compare(self.served, self.spec.task.class_names, facts)
 
 
 def plan_export(
@@ -103,7 +134,9 @@ def plan_export(
     checkpoint: Path | str | None = None,
     *,
     repository: Path | str = "model_repository",
+    name: str | None = None,
     version: int | None = None,
+    replace_classes: bool = False,
     backend: str = "auto",
     precision: str = "auto",
     max_batch_size: int = 64,
@@ -121,7 +154,9 @@ def plan_export(
         checkpoint: a ``.safetensors`` file, or a run folder that holds one. None takes the weights
             that ship with the model, or else an untrained network.
         repository: the Triton model repository to publish into.
+        name: name of the model in the repository; None for the network's own.
         version: number of the version; None for the next.
+        replace_classes: publish over a model with other classes.
         backend: name of a backend, or ``auto`` for the best one on this machine.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``, or ``auto`` for the fastest that is
             native here and not int8.
@@ -147,14 +182,18 @@ def plan_export(
     build = BuildOptions(max_batch_size, optimal_batch_size)
     repository = Path(repository)
     _check_build(build, chosen_backend)
-    _check_repository(repository)
     if keep_evidence and data is None:
         raise UsageError(
             "--keep-evidence keeps the test images of --data, which is not given.",
             "Give --data, or leave --keep-evidence out.",
         )
     spec, source = _find_source(model, checkpoint)
-    free_version(repository / spec.name, version)
+    name = spec.name if name is None else name
+    check_target(repository, name)
+    free_version(repository / name, version)
+    served = find_served(repository / name)
+    if not replace_classes:
+        check_classes(served, spec.task.class_names)
     data = data or default_source(spec.task)
     if data is not None:
         check_source(data, "test", spec.task)
@@ -164,7 +203,10 @@ def plan_export(
         source=source,
         seed=seed,
         repository=repository,
+        name=name,
         version=version,
+        replace_classes=replace_classes,
+        served=served,
         backend=chosen_backend,
         reason=reason,
         precision=chosen_precision,
@@ -235,14 +277,6 @@ def _check_build(build: BuildOptions, backend: Backend) -> None:
             "Use --max-batch-size 64.",
         )
     backend.check_options(build)
-
-
-def _check_repository(repository: Path) -> None:
-    if repository.exists() and not repository.is_dir():
-        raise RepositoryError(
-            f"{repository} is a file, not a model repository.",
-            "Use --repository with the path of a folder.",
-        )
 
 
 def _choose_int8(

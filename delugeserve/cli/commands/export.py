@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -13,6 +14,7 @@ from delugeserve.artifacts.records import CalibrationMethod
 from delugeserve.cli.options import DEFAULT_REPOSITORY, Repository, complete_models, with_default
 from delugeserve.cli.render.console import print_json, print_next
 from delugeserve.cli.render.export_report import (
+    describe_outcome,
     describe_plan,
     print_plan,
     print_report,
@@ -67,10 +69,23 @@ def command(
         ),
     ] = 0,
     repository: Repository = DEFAULT_REPOSITORY,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=with_default("Name of the model in the repository.", "the network's own name"),
+        ),
+    ] = None,
     version: Annotated[
         int | None,
         typer.Option(help=with_default("Version number to write.", "highest existing + 1")),
     ] = None,
+    replace_classes: Annotated[
+        bool,
+        typer.Option(
+            "--replace-classes", help="Publish over a model of that name with other classes."
+        ),
+    ] = False,
     backend: Annotated[
         BackendName,
         typer.Option(
@@ -188,7 +203,9 @@ def command(
         model,
         checkpoint,
         repository=repository,
+        name=name,
         version=version,
+        replace_classes=replace_classes,
         backend=backend,
         precision=precision,
         max_batch_size=max_batch_size,
@@ -213,8 +230,7 @@ def command(
     manifest = outcome.manifest
     warn(manifest)
     if json:
-        folder = {"folder": str(outcome.folder)} if outcome.published else {}
-        print_json(manifest.to_json() | folder)
+        print_json(describe_outcome(outcome))
     elif outcome.published:
         print_report(plan, outcome)
     else:
@@ -224,4 +240,4 @@ def command(
         raise ParityError(outcome.problem, outcome.remedy)
     passed = manifest.verification.status == "passed"
     where = "" if passed else "  # on a machine that can run it"
-    print_next(f"delugeserve serve --repository {repository}{where}")
+    print_next(f"delugeserve serve --repository {shlex.quote(str(repository))}{where}")

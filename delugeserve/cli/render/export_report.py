@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from delugeserve.artifacts.typed_json import to_json
+from delugeserve.cli.render.changes import describe_changes, print_changes, print_publication
 from delugeserve.cli.render.console import (
     err_console,
     out,
@@ -27,6 +29,7 @@ def describe_plan(plan: ExportPlan) -> dict[str, Any]:
     """Return a plan as JSON values."""
     return {
         "model": plan.spec.name,
+        "name": plan.name,
         "trained": plan.source is not None,
         "checkpoint": plan.source.origin.file if plan.source else None,
         "backend": plan.backend.name,
@@ -40,6 +43,25 @@ def describe_plan(plan: ExportPlan) -> dict[str, Any]:
         "keep_evidence": plan.keep_evidence,
         "stages": [stage.value for stage in plan.stages],
         "folder": str(plan.folder),
+        "changes": describe_changes(plan.changes),
+    }
+
+
+def describe_outcome(outcome: ExportOutcome) -> dict[str, Any]:
+    """Return the result of an export as JSON values: the manifest, and how it was published."""
+    values = outcome.manifest.to_json()
+    if outcome.folder is None or outcome.config is None:
+        return values
+    config = outcome.config
+    return values | {
+        "folder": str(outcome.folder),
+        "changes": describe_changes(outcome.changes),
+        "config": {
+            "kept": to_json(config.kept),
+            "replaced": to_json(config.replaced),
+            "lost": list(config.lost),
+            "saved": str(outcome.saved_config) if outcome.saved_config else None,
+        },
     }
 
 
@@ -54,6 +76,7 @@ def print_plan(plan: ExportPlan) -> None:
         images = f"up to {plan.num_images} test images of {plan.data}, and crops of photographs"
     rows = {
         "model": plan.spec.name,
+        "name": plan.name if plan.name != plan.spec.name else "",
         "weights": facts["checkpoint"] or f"UNTRAINED, random with seed {plan.seed}",
         "backend": f"{plan.backend.name} ({plan.reason})",
         "precision": plan.precision,
@@ -70,6 +93,8 @@ def print_plan(plan: ExportPlan) -> None:
             f"{source}; the drop of top-1 accuracy may be {plan.int8.max_drop:g} points"
         )
     print_facts(rows)
+    if plan.changes is not None:
+        print_changes(plan.changes)
     warn_untrained(plan)
     err_console.print("[dim]Dry run: nothing was exported.[/]")
 
@@ -113,6 +138,7 @@ def print_report(plan: ExportPlan, outcome: ExportOutcome) -> None:
     )
     if outcome.folder is not None:
         _print_other_versions(outcome.folder)
+    print_publication(outcome)
 
 
 def _print_other_versions(folder: Path) -> None:

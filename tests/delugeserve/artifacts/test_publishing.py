@@ -1,5 +1,6 @@
 """Publishing: loadable at every moment."""
 
+import dataclasses
 import multiprocessing
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from delugeserve.artifacts import publishing as triton_repository
+from delugeserve.artifacts.config_update import GENERATED, record_generated
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config, read_config
-from delugeserve.artifacts.publishing import free_version, publish, staging
-from delugeserve.errors import RepositoryError
+from delugeserve.artifacts.publishing import check_target, free_version, publish, staging
+from delugeserve.errors import ModelNameError, OtherClassesError, RepositoryError
 
 CONFIG = classifier_config(
     name="net",
@@ -25,13 +27,18 @@ CONFIG = classifier_config(
 )
 
 
-def publish_one(repository, content="weights"):
+def publish_all(repository, content="weights", classes=("cat", "dog"), config=CONFIG, **options):
     with staging(repository) as workspace:
         staged = workspace / "version"
         staged.mkdir()
         (staged / "model.onnx").write_text(content)
-        write_labels(staged, ["cat", "dog"])
-        return publish(staged, repository, CONFIG)
+        write_labels(staged, classes)
+        record_generated(staged, config)
+        return publish(staged, repository, config, **options)
+
+
+def publish_one(repository, content="weights"):
+    return publish_all(repository, content).folder
 
 
 def served_version(repository):
@@ -205,3 +212,157 @@ def test_exports_at_once_get_versions_of_their_own(tmp_path):
         folders = pool.map(publish_one, [repository] * 8)
     assert sorted(int(folder.name) for folder in folders) == list(range(1, 9))
     assert served_version(repository) == 8
+
+
+def edit(repository, old, new):
+    path = repository / "net/config.pbtxt"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def test_hand_edits_survive_every_export(tmp_path):
+    publish_one(tmp_path)
+    path = edit(tmp_path, "count: 1", "count: 4  # four cores")
+    path.chmod(0o640)
+    for _ in range(2):
+        done = publish_all(tmp_path)
+        assert [one.field for one in done.config.kept] == ["instance_group"]
+        assert (done.config.replaced, done.saved) == ((), None)
+        assert "count: 4  # four cores" in path.read_text()
+        assert path.read_text().count("# 'delugeserve export' wrote this file") == 1
+    assert served_version(tmp_path) == 3
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_after_a_rollback_by_hand_edits_are_told_from_what_was_generated(tmp_path):
+    """The file is the second version's, though it serves the first."""
+    publish_one(tmp_path)
+    other = dataclasses.replace(CONFIG, instance_groups=(InstanceGroup(2, "KIND_CPU"),))
+    publish_all(tmp_path, config=other)
+    edit(tmp_path, "versions: 2", "versions: 1")
+    edit(tmp_path, "2/labels.txt", "1/labels.txt")
+    done = publish_all(tmp_path)
+    assert done.before.number == 1
+    assert done.config.kept == ()
+    assert [one.field for one in done.config.replaced] == ["version_policy"]
+    assert read_config(tmp_path / "net").instances == 1
+    assert served_version(tmp_path) == 3
+
+
+def test_without_a_record_all_settings_stay(tmp_path):
+    publish_one(tmp_path)
+    edit(tmp_path, "count: 1", "count: 3")
+    (tmp_path / "net/1" / GENERATED).unlink()
+    done = publish_all(tmp_path)
+    assert read_config(tmp_path / "net").instances == 3
+    assert [one.field for one in done.config.kept] == ["instance_group"]
+    assert done.config.replaced == ()
+
+
+def test_a_file_whose_comments_are_lost_is_saved(tmp_path):
+    publish_one(tmp_path)
+    path = edit(tmp_path, "versions: 1", "versions: [1, # good\n 1]")
+    before = path.read_text()
+    done = publish_all(tmp_path)
+    assert done.saved == tmp_path / "net/config.pbtxt.before-2"
+    assert done.saved.read_text() == before
+    assert done.config.lost == ("# good",)
+    assert served_version(tmp_path) == 2
+
+
+def test_a_label_file_of_a_person_is_kept_while_the_classes_stay(tmp_path):
+    publish_one(tmp_path)
+    edit(tmp_path, "1/labels.txt", "german.txt")
+    (tmp_path / "net/german.txt").write_text("Katze\nHund\n")
+    publish_one(tmp_path)
+    assert set(read_config(tmp_path / "net").labels.values()) == {"german.txt"}
+    done = publish_all(tmp_path, classes=("cow", "pig"), replace_classes=True)
+    assert set(read_config(tmp_path / "net").labels.values()) == {"3/labels.txt"}
+    assert {one.found for one in done.config.replaced} == {"german.txt"}
+
+
+def test_other_classes_are_refused_again_when_publishing(tmp_path):
+    """Another export may have published under the same name since the check of the options."""
+    publish_one(tmp_path)
+    with pytest.raises(OtherClassesError) as caught:
+        publish_all(tmp_path, classes=("dog", "cow"))
+    assert (caught.value.version, caught.value.added, caught.value.removed) == (
+        1,
+        ("cow",),
+        ("cat",),
+    )
+    with pytest.raises(OtherClassesError) as caught:
+        publish_all(tmp_path, classes=("dog", "cat"))
+    assert caught.value.reordered
+    assert served_version(tmp_path) == 1
+    assert publish_all(tmp_path, classes=("dog", "cow"), replace_classes=True).before.number == 1
+
+
+HAND_MADE = 'backend: "onnxruntime" max_batch_size: 4 # mine\nresponse_cache { enable: true }\n'
+
+
+def hand_made(repository, version=True):
+    (repository / "net").mkdir(parents=True)
+    (repository / "net/config.pbtxt").write_text(HAND_MADE)
+    if version:
+        (repository / "net/1").mkdir()
+        (repository / "net/1/model.onnx").write_text("mine")
+
+
+def test_a_model_of_a_person_whose_classes_are_not_known_is_refused(tmp_path):
+    hand_made(tmp_path)
+    with pytest.raises(OtherClassesError) as caught:
+        publish_all(tmp_path)
+    assert (caught.value.version, caught.value.added) == (1, ())
+    assert "--name" in caught.value.remedy
+    assert (tmp_path / "net/config.pbtxt").read_text() == HAND_MADE
+
+
+@pytest.mark.parametrize("version", [True, False])
+def test_a_model_of_a_person_keeps_its_settings(tmp_path, version):
+    hand_made(tmp_path, version)
+    done = publish_all(tmp_path, replace_classes=version)
+    text = (tmp_path / "net/config.pbtxt").read_text()
+    assert "max_batch_size: 4 # mine\nresponse_cache { enable: true }\n" in text
+    assert read_config(tmp_path / "net").complete
+    assert {one.field for one in done.config.kept} == {"max_batch_size", "response_cache"}
+    if version:
+        assert (tmp_path / "net/1/model.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize("broken", [b"instance_group { count: two }", b'name: "\xff"', b"{"])
+def test_a_configuration_that_cannot_be_read_is_not_lost(tmp_path, broken):
+    publish_one(tmp_path)
+    path = tmp_path / "net/config.pbtxt"
+    path.write_bytes(broken)
+    with pytest.raises(RepositoryError) as caught:
+        publish_one(tmp_path)
+    assert caught.value.path == path
+    assert path.read_bytes() == broken
+    assert not (tmp_path / "net/2").exists()
+    path.rename(tmp_path / "elsewhere")  # as the remedy says
+    publish_one(tmp_path)
+    assert served_version(tmp_path) == 2
+
+
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    check_target(tmp_path / "new/repository", "net")
+    (tmp_path / "file").touch()
+    (tmp_path / "model").mkdir()
+    for repository, name in ((tmp_path / "file", "net"), (tmp_path, "file")):
+        with pytest.raises(RepositoryError) as caught:
+            check_target(repository, name)
+        assert caught.value.path == tmp_path / "file"
+    with pytest.raises(ModelNameError):
+        check_target(tmp_path, "my model")
+    for path in (tmp_path, tmp_path / "model"):
+        # As another user's folder; the user root may write everywhere.
+        monkeypatch.setattr(
+            triton_repository.os, "access", lambda one, _mode, path=path: Path(one) != path
+        )
+        with pytest.raises(RepositoryError) as caught:
+            check_target(tmp_path, "model")
+        assert caught.value.path == path
+        assert "chmod" in caught.value.remedy

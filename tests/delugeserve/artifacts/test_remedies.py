@@ -23,15 +23,22 @@ def test_the_same_model_again_or_for_another_backend(tmp_path: Path, make_manife
     folder = tmp_path / "net"
     manifest = make_manifest(backend="tensorrt_rtx", precision="int8", max_batch_size=16)
     where = f"--max-batch-size 16 --repository {tmp_path}"
-    start = "delugeserve export --checkpoint net.safetensors --backend"
+    start = "delugeserve export --checkpoint net.safetensors --name net --backend"
     assert export_command(folder, manifest) == f"{start} tensorrt-rtx --precision int8 {where}"
     assert export_command(folder, manifest, "openvino") == f"{start} openvino {where}"
     untrained = make_manifest(trained=False, checkpoint=Origin(seed=0))
-    assert "export --model net --backend" in export_command(folder, untrained)
-    assert export_command(folder, None) == f"delugeserve export --model net --repository {tmp_path}"
+    again = export_command(folder, untrained)
+    assert "export --model delugenet38 --name net --backend" in again
+    assert export_command(tmp_path / "delugenet38", None) == (
+        f"delugeserve export --model delugenet38 --repository {tmp_path}"
+    )
+    # Neither the network nor its checkpoint is known.
+    assert "export --checkpoint RUN --name net " in export_command(folder, None)
 
 
 def test_the_shipped_weights_need_no_file(tmp_path: Path, make_manifest):
     weights = find_model("delugenet38").weights
     manifest = make_manifest(checkpoint=Origin("renamed.safetensors", sha256(weights)))
-    assert "export --model delugenet38 " in export_command(tmp_path / "delugenet38", manifest)
+    assert "export --model delugenet38 -" in export_command(tmp_path / "delugenet38", manifest)
+    again = export_command(tmp_path / "flowers", manifest)
+    assert "export --model delugenet38 --name flowers " in again
