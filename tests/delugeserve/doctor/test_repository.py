@@ -105,10 +105,9 @@ def test_the_shipped_weights_are_exported_again_by_name(stored, edit):
     edit('name: "tiny"', 'name: "delugenet38"')
     folder = (stored / "tiny").rename(stored / "delugenet38") / "1"
     manifest = read_manifest(folder)
-    origin = dataclasses.replace(
-        manifest.checkpoint, sha256=sha256(find_model("delugenet38").weights)
-    )
-    dataclasses.replace(manifest, checkpoint=origin).write(folder)
+    spec = find_model("delugenet38")
+    origin = dataclasses.replace(manifest.checkpoint, sha256=sha256(spec.weights))
+    dataclasses.replace(manifest, checkpoint=origin, network=spec).write(folder)
     (folder / "model.onnx").unlink()
     (finding,) = repository.check_repository(stored)
     assert "delugeserve export --model delugenet38 --backend onnxruntime" in finding.remedy
@@ -128,7 +127,9 @@ def test_a_configuration_that_loads_another_file(edit, only):
 
 
 def test_another_batch_size_than_was_verified(stored, edit, check):
-    edit("max_batch_size: 8", "max_batch_size: 64")
+    edit("max_batch_size: 8", "max_batch_size: 4")
+    assert not any("max_batch_size" in one.text for one in repository.check_repository(stored))
+    edit("max_batch_size: 4", "max_batch_size: 64")
     problem, warm_up = check()
     assert problem.status == "problem"
     assert "max_batch_size is 64" in problem.text
@@ -145,7 +146,8 @@ def test_a_version_that_does_not_exist(stored, only):
     shutil.rmtree(stored / "tiny" / "4")
     finding = only()
     assert finding.status == "problem"
-    assert f"delugeserve export --model tiny --repository {stored}" in finding.remedy
+    again = f"delugeserve export --checkpoint RUN --name tiny --repository {stored}"
+    assert again in finding.remedy
 
 
 @pytest.mark.parametrize("count", [0, 9, 11])
