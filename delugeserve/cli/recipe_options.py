@@ -8,7 +8,7 @@ import typer
 
 from delugeserve.cli.options import with_default
 from delugeserve.cli.render.recipe import as_text
-from delugeserve.data.options import ClassWeights, Flip, Sampling
+from delugeserve.data.options import ClassWeights, Flip, Policy, Sampling
 from delugeserve.training.recipes import RECIPES
 
 _RECIPE = "Recipe values to override"
@@ -58,4 +58,10 @@ ClassWeightsOption = Annotated[
 SamplingOption = Annotated[
     Sampling | None,
     recipe_option("Images of an epoch: each one once, or equally many of each class.", "sampling"),
+]
+AugmentOption = Annotated[
+    Policy | None,
+    recipe_option(
+        "Random operations on colour and geometry: RandAugment, TrivialAugment or none.", "augment"
+    ),
 ]

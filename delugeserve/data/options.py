@@ -24,3 +24,7 @@ ClassWeights = Literal["none", "balanced"]
 """
 VAL_FRACTION = 0.1
 """The part of the training images that serves as validation split, if nobody says otherwise."""
+
+
+Policy = Literal["none", "randaugment", "trivial"]
+"""Random operations on colour and geometry; the type of ``--augment``."""

@@ -8,49 +8,61 @@ from torch import Tensor
 
 from delugeserve.data.augmentation import Draws, cutout, first_mirrored, flip, random_crop
 from delugeserve.data.mixing import cutmix, mixup
+from delugeserve.data.policies import apply_policy
+from delugeserve.training.batches import Batch
 from delugeserve.training.distributed import World
 from delugeserve.training.recipes import Recipe
 from delugeserve.zoo import Task
 
 
 class Augment:
-    """Flips, crops and covers images in memory: a process's share of a batch as in the whole batch.
+    """Changes the images of a batch: a process's share of images in memory as in the whole batch.
 
     Args:
         task: gives the mean colour, with which images are padded and covered.
         recipe: which changes are made.
         seed: seed of the random numbers, together with epoch and batch.
         world: the processes that share the batches.
-        count: number of images in the split.
+        count: number of images in the split, if they are in memory. None for images that are
+            decoded as needed, which come flipped and cropped: only the recipe's policy is applied.
     """
 
-    def __init__(self, task: Task, recipe: Recipe, seed: int, world: World, count: int) -> None:
+    def __init__(
+        self, task: Task, recipe: Recipe, seed: int, world: World, count: int | None = None
+    ) -> None:
         self._recipe, self._seed, self._world = recipe, seed, world
         self._fill = torch.tensor([round(255 * mean) for mean in task.mean], dtype=torch.uint8)
-        self._first = torch.from_numpy(first_mirrored(count, seed))
+        self._first = None if count is None else torch.from_numpy(first_mirrored(count, seed))
 
-    def __call__(self, images: Tensor, indices: Tensor, epoch: int, number: int) -> Tensor:
+    def __call__(self, batch: Batch, epoch: int, number: int) -> Tensor:
         """Augment one batch.
 
         Args:
-            images: uint8 ``[N, H, W, 3]``, on any device.
-            indices: the images' indices in the split, int64 ``[N]``, on the same device.
+            batch: its images, labels and, of images in memory, indices, on any device.
             epoch: index of the epoch, from 0.
             number: index of the batch in the epoch.
 
         Returns:
             uint8 ``[N, H, W, 3]``.
         """
-        recipe, world, device = self._recipe, self._world, images.device
-        self._fill, self._first = self._fill.to(device), self._first.to(device)
-        draws = Draws((self._seed, epoch, number), device, rank=world.rank, size=world.size)
-        if recipe.flip == "random":
-            images = flip(images, draws.integers(2, len(images)).bool())
-        elif recipe.flip == "alternating":
-            images = flip(images, self._first[indices] ^ bool(epoch % 2))
-        if recipe.crop_padding:
-            images = random_crop(images, recipe.crop_padding, self._fill, draws)
-        return cutout(images, recipe.cutout, self._fill, draws) if recipe.cutout else images
+        images, seed, recipe = batch[0], (self._seed, epoch, number), self._recipe
+        self._fill = self._fill.to(images.device)
+        share = {"rank": self._world.rank, "size": self._world.size}
+        draws = Draws(seed, images.device, **share)
+        if self._first is not None:
+            self._first = self._first.to(images.device)
+            if recipe.flip == "random":
+                images = flip(images, draws.integers(2, len(images)).bool())
+            elif recipe.flip == "alternating":
+                images = flip(images, self._first[batch[2]] ^ bool(epoch % 2))
+            if recipe.crop_padding:
+                images = random_crop(images, recipe.crop_padding, self._fill, draws)
+        if recipe.augment != "none":
+            rng = np.random.default_rng((*seed, 3))
+            images = apply_policy(images, recipe.augment, self._fill, rng, **share)
+        if recipe.cutout and self._first is not None:
+            images = cutout(images, recipe.cutout, self._fill, draws)
+        return images
 
 
 class Mix:

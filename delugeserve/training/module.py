@@ -31,7 +31,7 @@ class TrainingModule(pl.LightningModule):
         network: maps normalised images ``[N, 3, H, W]`` to logits.
         task: gives mean and standard deviation.
         recipe: how to train.
-        augment: augments the images of a training batch; None if they are augmented already.
+        augment: augments the images of a training batch; None for none.
         mix: mixes the images of a training batch; None for none.
         class_weights: weights of the classes in the loss, float32 ``[K]``; None for none.
     """
@@ -67,7 +67,7 @@ class TrainingModule(pl.LightningModule):
         """
         images, labels = batch[:2]
         if self.augment:
-            images = self.augment(images, batch[2], self.current_epoch, batch_index)
+            images = self.augment(batch, self.current_epoch, batch_index)
         pixels = normalise(images, self.mean, self.std)
         if self.mix:
             pixels, labels = self.mix(pixels, labels, self.current_epoch, batch_index)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from delugeserve.data.options import ClassWeights, Flip, Sampling
+from delugeserve.data.options import ClassWeights, Flip, Policy, Sampling
 from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.zoo import Task
 
@@ -52,6 +52,8 @@ class Recipe:
             proportional to a class's number of training images.
         sampling: ``natural`` has each image once an epoch; ``balanced`` has equally many images of
             each class, and as many in all.
+        augment: random operations on colour and geometry: two for each image (``randaugment``), one
+            of random strength (``trivial``), or ``none``.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Recipe:
     cutmix: float = 0.0
     class_weights: ClassWeights = "none"
     sampling: Sampling = "natural"
+    augment: Policy = "none"
 
 
 _RECIPES = (
@@ -237,6 +240,7 @@ _CHOICES: Mapping[str, Any] = {
     "flip": Flip,
     "class_weights": ClassWeights,
     "sampling": Sampling,
+    "augment": Policy,
 }
 
 _PART = "a number from 0 to less than 1"

@@ -200,9 +200,8 @@ def _read(
 
 
 def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -> TrainingModule:
-    augment = None
-    if not isinstance(inputs.images, EncodedImages):
-        augment = Augment(spec.task, config.recipe, config.seed, world, len(inputs.images))
+    count = None if isinstance(inputs.images, EncodedImages) else len(inputs.images)
+    augment = Augment(spec.task, config.recipe, config.seed, world, count)
     mix = Mix(config.recipe, spec.task.num_classes, config.seed)
     network = build_network(spec, seed=config.seed)
     if inputs.weights is not None:

@@ -20,6 +20,7 @@ from delugeserve.cli.options import (
     with_default,
 )
 from delugeserve.cli.recipe_options import (
+    AugmentOption,
     ClassWeightsOption,
     CutmixOption,
     FlipOption,
@@ -171,6 +172,7 @@ def command(
         recipe_option("Cutout size in pixels; 0 for none (CIFAR only).", "cutout"),
     ] = None,
     flip: FlipOption = None,
+    augment: AugmentOption = None,
     mixup: MixupOption = None,
     cutmix: CutmixOption = None,
     class_weights: ClassWeightsOption = None,
@@ -231,6 +233,7 @@ def command(
         "crop_padding": crop_padding,
         "cutout": cutout,
         "flip": flip,
+        "augment": augment,
         "mixup": mixup,
         "cutmix": cutmix,
         "class_weights": class_weights,

@@ -13,6 +13,7 @@ from delugeserve.zoo import CIFAR10
 
 ALONE = World()
 PAIR = [World(rank, 2, rank, 2) for rank in (0, 1)]
+LABELS = torch.zeros(8, dtype=torch.int64)
 PIXELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8))
 INDICES = torch.tensor([5, 0, 7, 3, 1, 2, 6, 4])
 
@@ -22,15 +23,15 @@ def augment(seed=0, world=ALONE, task=CIFAR10, **values):
 
 
 @pytest.mark.parametrize("flip", ["random", "alternating", "none"])
-@pytest.mark.parametrize("cutout", [0, 8])
-def test_augmentation_depends_on_seed_epoch_and_batch(flip, cutout):
-    values = {"flip": flip, "cutout": cutout}
-    changed = augment(**values)(PIXELS, INDICES, 1, 2)
-    assert torch.equal(changed, augment(**values)(PIXELS, INDICES, 1, 2))
+@pytest.mark.parametrize(("cutout", "policy"), [(0, "none"), (8, "none"), (0, "trivial")])
+def test_augmentation_depends_on_seed_epoch_and_batch(flip, cutout, policy):
+    values = {"flip": flip, "cutout": cutout, "augment": policy}
+    changed = augment(**values)((PIXELS, LABELS, INDICES), 1, 2)
+    assert torch.equal(changed, augment(**values)((PIXELS, LABELS, INDICES), 1, 2))
     for other in (
-        augment(**values)(PIXELS, INDICES, 2, 1),
-        augment(**values)(PIXELS, INDICES, 1, 3),
-        augment(seed=1, **values)(PIXELS, INDICES, 1, 2),
+        augment(**values)((PIXELS, LABELS, INDICES), 2, 1),
+        augment(**values)((PIXELS, LABELS, INDICES), 1, 3),
+        augment(seed=1, **values)((PIXELS, LABELS, INDICES), 1, 2),
     ):
         assert not torch.equal(changed, other)
     shares = [
@@ -42,7 +43,7 @@ def test_augmentation_depends_on_seed_epoch_and_batch(flip, cutout):
 
 def test_alternating_flips_mirror_an_image_in_every_second_epoch():
     flipped = augment(flip="alternating", crop_padding=0)
-    epochs = [flipped(PIXELS, INDICES, epoch, 0) for epoch in range(4)]
+    epochs = [flipped((PIXELS, LABELS, INDICES), epoch, 0) for epoch in range(4)]
     first = (epochs[0] != PIXELS).flatten(1).any(1)
     assert first.any()
     assert not first.all()
@@ -52,19 +53,29 @@ def test_alternating_flips_mirror_an_image_in_every_second_epoch():
             assert torch.equal(found, image.flip(1) if odd else image)
     again = torch.arange(8)  # in another order, and another batch
     assert torch.equal(
-        flipped(PIXELS[INDICES.argsort()], again, 2, 5), epochs[0][INDICES.argsort()]
+        flipped((PIXELS[INDICES.argsort()], LABELS, again), 2, 5), epochs[0][INDICES.argsort()]
     )
 
 
 def test_without_any_change_the_images_stay():
-    assert torch.equal(augment(flip="none", crop_padding=0)(PIXELS, INDICES, 0, 0), PIXELS)
+    assert torch.equal(
+        augment(flip="none", crop_padding=0)((PIXELS, LABELS, INDICES), 0, 0), PIXELS
+    )
 
 
 @pytest.mark.parametrize("values", [{}, {"crop_padding": 0, "cutout": 8}])
 def test_what_is_filled_is_the_data_set_s_mean(values):
     white = dataclasses.replace(CIFAR10, mean=(1.0, 1.0, 1.0))
-    filled = augment(task=white, **values)(torch.zeros_like(PIXELS), INDICES, 0, 0)
+    filled = augment(task=white, **values)((torch.zeros_like(PIXELS), LABELS, INDICES), 0, 0)
     assert set(filled.unique().tolist()) == {0, 255}
+
+
+def test_images_that_come_cropped_get_the_policy_alone():
+    recipe = override(find_recipe("cifar"), cutout=8)
+    plain = Augment(CIFAR10, recipe, 0, ALONE)
+    assert torch.equal(plain((PIXELS, LABELS), 0, 0), PIXELS)
+    changed = Augment(CIFAR10, override(recipe, augment="randaugment"), 0, ALONE)
+    assert (changed((PIXELS, LABELS), 0, 0) != PIXELS).flatten(1).any(1).sum() > 4
 
 
 def mix(seed=0, **values):

@@ -79,5 +79,7 @@ def test_mixed_images_have_mixed_labels(network, weights, mix):
 def test_images_in_memory_are_augmented_by_their_index(network):
     recipe = override(find_recipe("cifar"), flip="none", cutout=20)
     augment = Augment(CIFAR10, recipe, 0, World(), 6)
-    expected = F.cross_entropy(logits_of(network, augment(IMAGES, torch.arange(6), 0, 0)), LABELS)
+    expected = F.cross_entropy(
+        logits_of(network, augment((IMAGES, LABELS, torch.arange(6)), 0, 0)), LABELS
+    )
     assert step(network, augment=augment).item() == pytest.approx(expected.item())
