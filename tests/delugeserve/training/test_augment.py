@@ -34,8 +34,9 @@ def test_augmentation_depends_on_seed_epoch_and_batch(flip, cutout, policy):
         augment(seed=1, **values)((PIXELS, LABELS, INDICES), 1, 2),
     ):
         assert not torch.equal(changed, other)
+    batch = (PIXELS, LABELS, INDICES)
     shares = [
-        augment(world=world, **values)(PIXELS[world.rank :: 2], INDICES[world.rank :: 2], 1, 2)
+        augment(world=world, **values)([part[world.rank :: 2] for part in batch], 1, 2)
         for world in PAIR
     ]
     assert torch.equal(torch.stack(shares, 1).flatten(0, 1), changed)
