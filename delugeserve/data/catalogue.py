@@ -91,6 +91,31 @@ class Catalogue:
         numbered = is_wordnet_order(sorted(names), task)
         return not self.named or numbered or order_in(names, task) is not None
 
+    def require_training(self) -> None:
+        """Check that a classifier can be trained on this source.
+
+        Raises:
+            DatasetError: there is no training split, or only one class.
+        """
+        if "train" not in self.images:
+            raise DatasetError(
+                f"{self.source} has no training images, only the {self.splits[0]} split.",
+                "Put training images into train/<class>/.",
+                path=self.path,
+                name="train",
+                found=self.splits,
+            )
+        if len(self.class_names) < 2:
+            raise DatasetError(
+                f"{self.source} has only one class, '{self.class_names[0]}'.",
+                "A classifier needs two or more: put the images of each class into a folder of its"
+                " own.",
+                path=self.path,
+                name=self.class_names[0],
+                expected=2,
+                found=1,
+            )
+
     def index(
         self, split: SplitName, task: Task | None = None, *, limit: int | None = None
     ) -> EncodedImages:
@@ -107,7 +132,7 @@ class Catalogue:
         if split not in self.images:
             raise DatasetError(
                 f"{self.source} has no images of the {split} split.",
-                f"Add a {split} split, as the documentation of data sets describes.",
+                f"Add a {split} split, such as {split}/<class>/ or {split}.csv.",
                 path=self.path,
                 name=split,
                 expected=split,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from delugeserve.data import hub
 from delugeserve.data.decoding import decode_all
 from delugeserve.data.encoded import EncodedImages
+from delugeserve.data.formats import is_image_file
 from delugeserve.data.holdout import hold_out
 from delugeserve.data.labels import align, list_names, no_images
 from delugeserve.data.options import VAL_FRACTION
@@ -187,15 +188,25 @@ def require_layout(path: Path, prefer: str | None = None) -> Layout:
         DatasetError: the source has no known layout, or its files are incomplete.
     """
     layout = find_layout(path, prefer)
-    if layout is None:
+    if layout is not None:
+        return layout
+    loose = next((file for file in path.glob("*") if is_image_file(file)), None)
+    loose = loose or next((file for file in path.glob("*/*") if is_image_file(file)), None)
+    if loose is not None and path.is_dir():
         raise DatasetError(
-            f"{path} has no images in a known layout.",
-            "Give a folder with train/<class>/*.jpg and test/<class>/*.jpg or with <class>/*.jpg, a"
-            " CSV file with the columns path and label, or parquet files, WebDataset archives or an"
-            " original CIFAR archive.",
+            f"{path} has images without labels, such as {loose}.",
+            "Put the images of each class into a folder of its own, or add a CSV file with the"
+            " columns path and label.",
             path=path,
+            name=str(loose),
         )
-    return layout
+    raise DatasetError(
+        f"{path} has no images in a known layout.",
+        "Give a folder of class folders (<class>/*.jpg, or train/<class>/*.jpg and"
+        " test/<class>/*.jpg), a CSV file, parquet files, WebDataset archives or an original CIFAR"
+        " archive.",
+        path=path,
+    )
 
 
 def choose_split(layout: Layout, split: SplitName, task: Task | None = None) -> SplitName:

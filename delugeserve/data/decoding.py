@@ -75,9 +75,12 @@ def decode_all(
     def decode_rows(start: int) -> int:
         stop = min(start + _AT_ONCE, count)
         for row in range(start, stop):
-            name = split.name(row)
-            with unreadable.collect(row, name):
-                images[row], found[row] = decode_one(split[row], name, image_size, resize_size)
+            try:
+                images[row], found[row] = decode_one(split[row], "", image_size, resize_size)
+            except UnreadableImageError:
+                name = split.name(row)  # takes time, and only errors need it
+                with unreadable.collect(row, name):
+                    decode_one(split[row], name, image_size, resize_size)
         return stop - start
 
     progress.stage("read images", count)

@@ -124,6 +124,8 @@ def find_undivided(path: Path) -> _ClassFolders | None:
     """
     if not path.is_dir() or not _has_classes(path):
         return None
+    if all(split_named(name) for name in _class_folders(path)):
+        return None  # splits without class folders; no class is called "train" alone
     split = split_named(path.name)
     # flowers/test beside flowers/train is one split; a folder that is just called "test" is not.
     if split and any(

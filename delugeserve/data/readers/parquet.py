@@ -174,12 +174,13 @@ def _list_paths(files: list[Path], limit: int | None) -> Listing:
         except (pyarrow.ArrowException, OSError) as error:
             raise _damaged(name) from error
     together = np.concatenate(labels)
-    names = _class_names(_open(files[0]))
-    if names is not None and together.dtype.kind == "i":
-        # The numbers stand for the names in the metadata.
-        listing = list_rows(common_path(files), paths, list(map(str, together)), limit)
-        return dataclasses.replace(listing, class_names=names)
-    return list_rows(common_path(files), paths, [str(label) for label in together], limit)
+    source = common_path(files)
+    places = [f"Row {row} of {source} (counted from 0)" for row in range(len(paths))]
+    listing = list_rows(source, paths, [str(label) for label in together], places, limit)
+    if listing.class_names is None:
+        # The numbers may stand for names in the metadata.
+        return dataclasses.replace(listing, class_names=_class_names(_open(files[0])))
+    return listing
 
 
 class ImageColumn:

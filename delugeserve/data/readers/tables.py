@@ -46,11 +46,18 @@ _DELIMITERS = ",;\t|"
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of CSV files."""
+    """The rows of CSV files, each with its place for messages, such as ``Line 2 of a.csv``."""
 
     paths: list[str]
     labels: list[str]
-    splits: list[str] | None
+    places: list[str]
+    splits: list[str] | None = None
+
+    def add(self, other: _Rows, row: int) -> None:
+        """Append a row of other files."""
+        self.paths.append(other.paths[row])
+        self.labels.append(other.labels[row])
+        self.places.append(other.places[row])
 
 
 class _Tables(Layout):
@@ -81,13 +88,12 @@ class _Tables(Layout):
         files = self._files.of(split if self._files.divided else "train")
         if split not in self._rows:
             parts = [_read(file) for file in files]
-            self._rows[split] = _Rows(
-                [path for part in parts for path in part.paths],
-                [label for part in parts for label in part.labels],
-                None,
-            )
+            self._rows[split] = together = _Rows([], [], [])
+            for part in parts:
+                for row in range(len(part.paths)):
+                    together.add(part, row)
         rows = self._rows[split]
-        return list_rows(common_path(files), rows.paths, rows.labels, limit)
+        return list_rows(common_path(files), rows.paths, rows.labels, rows.places, limit)
 
     def missing(self, split: SplitName) -> DatasetError:
         if self._files.divided:
@@ -127,7 +133,11 @@ def find(path: Path) -> _Tables | None:
 
 
 def list_rows(
-    source: Path, paths: Sequence[str | None], labels: Sequence[str | None], limit: int | None
+    source: Path,
+    paths: Sequence[str | None],
+    labels: Sequence[str | None],
+    places: Sequence[str],
+    limit: int | None,
 ) -> Listing:
     """List images by path and label.
 
@@ -138,6 +148,7 @@ def list_rows(
         source: the file that has the rows, or the folder of the files.
         paths: one per row.
         labels: one per row: the name of the class, or its index from 0.
+        places: one per row: where it is, as the subject of a sentence.
         limit: the most images; None for all.
 
     Raises:
@@ -149,10 +160,10 @@ def list_rows(
     for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
         if not path or not label:
             raise DatasetError(
-                f"Row {row} of {source} (counted from 0) has no {'label' if path else 'path'}.",
+                f"{places[row]} has no {'label' if path else 'path'}.",
                 "Complete or remove the row.",
                 path=source,
-                name=str(row),
+                name=places[row],
             )
         before = seen.setdefault(path, label)
         if before != label:
@@ -198,14 +209,15 @@ def _read(path: Path) -> _Rows:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
             stream.seek(0)
-            table = [row for row in csv.reader(stream, delimiter=_delimiter(first)) if row]
+            reader = csv.reader(stream, delimiter=_delimiter(first))
+            table = [(f"Line {reader.line_num} of {path}", row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(
             f"{path} is not a CSV file in UTF-8.", "Save it as CSV in UTF-8.", path=path
         ) from error
     if not table:
         raise DatasetError(f"{path} is empty.", "Add a header and rows.", path=path)
-    header, *rows = table
+    (_, header), *rows = table
     if any(is_image_file(cell) for cell in header):
         raise DatasetError(
             f"{path} has no header: its first line is '{first.strip()}'.",
@@ -216,22 +228,22 @@ def _read(path: Path) -> _Rows:
         )
     image = _column(path, header, IMAGE_COLUMNS, "path")
     label = _column(path, header, LABEL_COLUMNS, "label")
-    short = next((i for i, row in enumerate(rows) if len(row) <= max(image, label)), None)
-    if short is not None:
-        raise DatasetError(
-            f"Row {short} of {path} (counted from 0) has {len(rows[short])} of {len(header)}"
-            " columns.",
-            "Complete or remove the row.",
-            path=path,
-            name=str(short),
-            expected=len(header),
-            found=len(rows[short]),
-        )
+    for place, row in rows:
+        if len(row) <= max(image, label):
+            raise DatasetError(
+                f"{place} has {len(row)} of {len(header)} columns.",
+                "Complete or remove the row.",
+                path=path,
+                name=place,
+                expected=len(header),
+                found=len(row),
+            )
     split = _find(header, _SPLIT_COLUMNS)
     return _Rows(
-        [row[image].strip() for row in rows],
-        [row[label].strip() for row in rows],
-        None if split is None else [row[split].strip() if split < len(row) else "" for row in rows],
+        [row[image].strip() for _, row in rows],
+        [row[label].strip() for _, row in rows],
+        [place for place, _ in rows],
+        None if split is None else ["".join(row[split : split + 1]).strip() for _, row in rows],
     )
 
 
@@ -242,16 +254,14 @@ def _divide(path: Path, rows: _Rows) -> dict[SplitName, _Rows]:
         split = split_named(name)
         if split is None:
             raise DatasetError(
-                f"Row {row} of {path} (counted from 0) has the split '{name}'.",
+                f"{rows.places[row]} has the split '{name}'.",
                 "Use train, validation or test.",
                 path=path,
-                name=str(row),
+                name=rows.places[row],
                 expected=tuple(SPLIT_NAMES),
                 found=name,
             )
-        part = divided.setdefault(split, _Rows([], [], None))
-        part.paths.append(rows.paths[row])
-        part.labels.append(rows.labels[row])
+        divided.setdefault(split, _Rows([], [], [])).add(rows, row)
     return divided
 
 

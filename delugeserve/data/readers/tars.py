@@ -216,6 +216,10 @@ def _samples(path: Path) -> Iterator[_Sample]:
                 elif is_image_file(file.name):
                     sample.image = (member.offset_data, member.size)
                     sample.name = member.name
+        with path.open("rb") as stream:
+            stream.seek(archive.offset)
+            if len(stream.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+                raise _damaged(path)  # an archive ends with blocks of zeros
     except (tarfile.TarError, OSError, EOFError) as error:
         if isinstance(error, PermissionError):
             raise

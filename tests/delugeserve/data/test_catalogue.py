@@ -23,6 +23,7 @@ from delugeserve.zoo import CIFAR10, IMAGENET, Task
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
+PAGE = Path(__file__).parents[3] / "docs" / "data.md"
 COLOURS = {"rose": (200, 30, 60), "daisy": (240, 240, 230), "tulip": (230, 180, 20)}
 
 
@@ -360,7 +361,7 @@ def flat(folder: Path) -> Path:
 
 
 def no_path(folder: Path) -> Path:
-    return folder / "nowhere"
+    return folder
 
 
 def empty_folder(folder: Path) -> Path:
@@ -483,49 +484,89 @@ def damaged_parquet(folder: Path) -> Path:
     return write(folder / "train.parquet", b"PAR1 and nothing else")
 
 
-BAD: list[tuple[Callable[[Path], Path], dict[str, Any]]] = [
-    (no_path, {}),
-    (empty_folder, {}),
-    (unknown_formats, {"name": "train"}),
-    (too_few, {"name": "validation"}),
-    (two_validation_splits, {"name": "validation"}),
-    (other_class_in_test, {"extra": ("orchid",)}),
-    (class_names_by_case_in_splits, {"extra": ("Rose",)}),
-    (class_without_training_images, {"extra": ("orchid",)}),
-    (line_break, {"name": "ro\nse"}),
-    (csv_without_header, {"name": "header"}),
-    (csv_with_an_unknown_column, {"name": "label", "found": ("path", "flower")}),
-    (csv_with_missing_files, {"missing": ("tulip/7.jpg",)}),
-    (csv_without_a_label, {"name": "0"}),
-    (csv_with_two_labels, {"found": ("rose", "tulip")}),
-    (csv_with_a_short_row, {"found": 1}),
-    (csv_with_an_unknown_split, {"found": "hidden"}),
-    (csv_with_a_line_break, {"name": "a\nrose"}),
-    (empty_csv, {}),
-    (csv_in_another_encoding, {}),
-    (truncated_tar, {}),
-    (not_a_tar, {}),
-    (compressed_tar, {}),
-    (tar_without_labels, {"name": "0.jpg"}),
-    (tar_with_splits, {"name": "train/rose/0.jpg"}),
-    (damaged_parquet, {}),
+def loose_images(folder: Path) -> Path:
+    write(folder / "train" / "0.jpg", photo((1, 1, 1)))
+    return folder
+
+
+def one_class(folder: Path) -> Path:
+    return write_folders(folder, [("rose", number) for number in range(3)])
+
+
+def only_test(folder: Path) -> Path:
+    write_folders(folder / "test")
+    return folder
+
+
+def no_image(folder: Path) -> Path:
+    write_folders(folder)
+    write(folder / "rose" / "1.jpg", b"no image at all")
+    return folder
+
+
+def truncated_image(folder: Path) -> Path:
+    write_folders(folder)
+    path = folder / "rose" / "1.jpg"
+    path.write_bytes(path.read_bytes()[:600])
+    return folder
+
+
+def read_all(source: Path) -> None:
+    """Open a source to train on it, and decode its images."""
+    catalogue = open_source(source)
+    catalogue.require_training()
+    for split in catalogue.splits:
+        catalogue.load(split, task_of(catalogue))
+
+
+BAD: list[tuple[str, Callable[[Path], Path], dict[str, Any]]] = [
+    ("The path does not exist", no_path, {}),
+    ("A folder without images", empty_folder, {}),
+    ("Images without class folders", loose_images, {"name": "flowers/train/0.jpg"}),
+    ("Only files of unknown formats", unknown_formats, {"name": "train"}),
+    ("A single class", one_class, {"found": 1}),
+    ("Test images only", only_test, {"name": "train"}),
+    ("Too few images to hold some out", too_few, {"name": "validation"}),
+    ("Two validation splits", two_validation_splits, {"name": "validation"}),
+    ("A test split with another class", other_class_in_test, {"extra": ("orchid",)}),
+    ("Class names that differ in case", class_names_by_case_in_splits, {"extra": ("Rose",)}),
+    ("A class with test images only", class_without_training_images, {"extra": ("orchid",)}),
+    ("A class name with a line break", line_break, {"name": "ro\nse"}),
+    ("A file that is not an image", no_image, {"name": "flowers/rose/1.jpg"}),
+    ("A truncated JPEG", truncated_image, {"name": "flowers/rose/1.jpg"}),
+    ("CSV: no header", csv_without_header, {"name": "header"}),
+    ("CSV: no known column", csv_with_an_unknown_column, {"found": ("path", "flower")}),
+    ("CSV: missing files", csv_with_missing_files, {"missing": ("tulip/7.jpg",)}),
+    ("CSV: no label", csv_without_a_label, {"name": "Line 2 of flowers/l.csv"}),
+    ("CSV: two labels", csv_with_two_labels, {"found": ("rose", "tulip")}),
+    ("CSV: a short row", csv_with_a_short_row, {"found": 1}),
+    ("CSV: unknown split", csv_with_an_unknown_split, {"found": "hidden"}),
+    ("CSV: empty", empty_csv, {}),
+    ("CSV: another encoding", csv_in_another_encoding, {}),
+    ("tar: truncated", truncated_tar, {}),
+    ("tar: not a tar file", not_a_tar, {}),
+    ("tar: compressed", compressed_tar, {}),
+    ("tar: no labels", tar_without_labels, {"name": "0.jpg"}),
+    ("tar: folders of splits", tar_with_splits, {"name": "train/rose/0.jpg"}),
+    ("Parquet: damaged", damaged_parquet, {}),
 ]
 
 
-@pytest.mark.parametrize(("make", "facts"), BAD, ids=lambda one: getattr(one, "__name__", ""))
-def test_bad_data(tmp_path, make, facts):
-    source = make(tmp_path / "flowers")
+@pytest.mark.parametrize(("case", "make", "facts"), BAD, ids=[case for case, *_ in BAD])
+def test_bad_data(tmp_path, monkeypatch, case, make, facts):
+    monkeypatch.chdir(tmp_path)
+    source = make(Path("flowers"))
     with pytest.raises(DatasetError) as caught:
-        open_source(source)
+        read_all(source)
     error = caught.value
     assert error.exit_code == 2
-    assert error.path is not None
-    assert str(tmp_path) in error.path
+    assert (error.path or error.name or "").startswith("flowers")
     for fact, value in facts.items():
         assert getattr(error, fact) == value
     for sentence in (error.problem, error.remedy):
         assert sentence.endswith((".", "?"))
         assert "\n" not in sentence
+    assert f"| {case} | {error} |" in PAGE.read_text("utf-8").replace("`", "")
 
 
 def test_a_line_break_is_a_bad_class_name(tmp_path):
