@@ -16,6 +16,7 @@ from delugeserve.artifacts.changes import (
     describe_task,
     find_served,
 )
+from delugeserve.artifacts.checkpoints import read_header
 from delugeserve.artifacts.interface import Precision, SumForm
 from delugeserve.artifacts.publishing import check_target, free_version
 from delugeserve.artifacts.references import recognise, resolve_checkpoint
@@ -229,9 +230,11 @@ def _find_source(
     if isinstance(model, str) and model not in MODELS and checkpoint is None:
         found = recognise(model, {"weights", "checkpoint"})
         model, checkpoint = None, found.value
-    spec = find_model(model) if isinstance(model, str) else model
     if checkpoint is not None:
         checkpoint = resolve_checkpoint(checkpoint)
+        if isinstance(model, str) and model == read_header(checkpoint).spec.name:
+            model = None  # the network's own name, which need not be registered
+    spec = find_model(model) if isinstance(model, str) else model
     source = load_source(spec, checkpoint)
     if source is not None:
         return source.spec, source

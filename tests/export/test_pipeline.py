@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from delugeserve.artifacts.changes import Change
 from delugeserve.artifacts.manifest import read_manifest
+from delugeserve.artifacts.model_config import read_config
 from delugeserve.artifacts.records import Origin
 from delugeserve.errors import (
     CheckpointError,
     ClassNameError,
+    ModelNameError,
+    OtherClassesError,
     RepositoryError,
     UnknownNameError,
     UsageError,
@@ -278,3 +282,74 @@ def test_a_class_name_with_a_line_break_is_refused_where_it_enters(plan_for, tmp
     with pytest.raises(ClassNameError) as caught:
         plan_for(checkpoint=path)
     assert caught.value.name == names[0]
+
+
+def test_a_model_is_published_under_its_networks_name_or_another(plan_for, checkpoint):
+    options = {"model": None, "backend": "onnxruntime", "sum_form": "mul"}
+    assert plan_for(**options | {"model": "tiny"}).name == "tiny"
+    plan = plan_for(**options, name="flowers.v2")
+    assert plan.changes is None
+    done = export(plan)
+    assert done.folder == plan.repository / "flowers.v2" / "1"
+    assert (done.manifest.model, done.manifest.network.name) == ("flowers.v2", "tiny")
+    assert read_config(done.folder.parent).name == "flowers.v2"
+    assert done.changes is None
+    with pytest.raises(ModelNameError) as caught:
+        plan_for(name="my flowers")
+    assert caught.value.nearest == "my_flowers"
+    plan = plan_for(**options, name="flowers.v2", max_batch_size=4)
+    assert set(plan.changes.facts) == {"max_batch_size"}
+    path = done.folder.parent / "config.pbtxt"
+    path.write_text(path.read_text().replace("count: 1", "count: 2"))
+    done = export(plan)
+    assert done.changes.version == 1
+    assert done.changes.facts["max_batch_size"] == Change(16, 4)
+    assert not done.changes.classes
+    assert {one.field for one in done.config.kept} == {"instance_group"}
+    assert set(done.manifest.files) == {
+        "evidence.npz", "generated.pbtxt", "labels.txt", "model.onnx"
+    }  # fmt: skip
+
+
+def test_other_classes_are_refused_before_any_work(plan_for, tmp_path):
+    assert export(plan_for(backend="onnxruntime", sum_form="mul")).published
+    spec = TINY.with_classes([*CIFAR10.class_names[1:], "rose"])
+    network = build_network(spec, seed=1)
+    path = tmp_path / "flowers.safetensors"
+    save_checkpoint(Checkpoint(spec, network.state_dict()), path)
+    other = {"model": None, "checkpoint": path, "backend": "onnxruntime"}
+    with pytest.raises(OtherClassesError) as caught:
+        plan_for(**other)
+    assert (caught.value.version, caught.value.added) == (1, ("rose",))
+    assert plan_for(**other, name="flowers").changes is None
+    changes = plan_for(**other, replace_classes=True).changes
+    assert (changes.classes.added, changes.classes.removed) == (("rose",), ("airplane",))
+
+
+@pytest.mark.parametrize("broken", ["model_warmup {", "max_batch_size: many"])
+def test_a_broken_configuration_is_refused_before_any_work(plan_for, broken):
+    path = plan_for().repository / "tiny" / "config.pbtxt"
+    path.parent.mkdir(parents=True)
+    path.write_text(broken)
+    with pytest.raises(RepositoryError) as caught:
+        plan_for()
+    assert caught.value.path == path
+    assert path.read_text() == broken
+
+
+def test_a_full_disk_leaves_hand_edits_and_the_version_that_is_served(plan_for):
+    options = {"backend": "onnxruntime", "precision": "fp32", "sum_form": "mul"}
+    folder = export(plan_for(**options)).folder.parent
+    path = folder / "config.pbtxt"
+    edited = path.read_text() + "# mine\nresponse_cache { enable: true }\n"
+    path.write_text(edited)
+    plan = plan_for(**options)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        with pytest.raises(RepositoryError):
+            export(plan)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == edited
+    assert sorted(one.name for one in folder.iterdir()) == ["1", "config.pbtxt"]

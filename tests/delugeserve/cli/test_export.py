@@ -143,3 +143,39 @@ def test_the_int8_report_names_data_method_and_drop(export, tmp_path, tiny_cifar
     assert "points" in text
     assert "calibrated by minmax on 32 train images of tiny-cifar" in out
     assert "100 allowed" in out
+
+
+def test_a_second_version_says_what_changed_and_what_was_kept(export, tmp_path):
+    folder = tmp_path / "repository" / "flowers"
+    options = ("--model", "delugenet38", "--name", "flowers", "--json")
+    status, out, err = export(*options)
+    assert status == 0, err
+    first = json.loads(out)
+    assert (first["model"], first["folder"]) == ("flowers", str(folder / "1"))
+    assert first["changes"] is None
+    assert first["config"] == {"kept": [], "replaced": [], "lost": [], "saved": None}
+    path = folder / "config.pbtxt"
+    path.write_text(path.read_text().replace("count: 1", "count: 2"))
+    status, out, err = export(*options, "--max-batch-size", 1)
+    assert status == 0, err
+    second = json.loads(out)
+    assert second["changes"]["version"] == 1
+    assert second["changes"]["facts"]["max_batch_size"] == {"before": 2, "now": 1}
+    assert [one["field"] for one in second["config"]["kept"]] == ["instance_group"]
+    other = ("--model", "delugenet146_cifar100", "--name", "flowers")
+    status, out, err = export(*other)
+    assert (status, out) == (2, "")
+    assert "--replace-classes" in err
+    status, out, err = export(*other, "--replace-classes", "--dry-run", "--json")
+    assert status == 0, err
+    plan = json.loads(out)
+    assert (plan["model"], plan["name"]) == ("delugenet146_cifar100", "flowers")
+    assert len(plan["changes"]["classes"]["added"]) == 100
+    assert sorted(one.name for one in folder.iterdir()) == ["1", "2", "config.pbtxt"]
+
+
+def test_a_name_that_cannot_be_served_is_refused(export, error, tmp_path):
+    status, out, err = export("--model", "delugenet38", "--name", "my flowers")
+    assert (status, out) == (2, "")
+    assert "Use --name my_flowers." in err
+    assert not (tmp_path / "repository").exists()
