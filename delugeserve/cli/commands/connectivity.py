@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from delugeserve.networks.checkpoint import Checkpoint
     from delugeserve.studies.connectivity import BlockConnectivity
 
-_BAR_WIDTH = 24
+_BAR_WIDTH = 16
+_COLUMNS = ("block", "reader", "layer", "relative", "norm", "raw_relative", "raw_norm")
 
 
 def command(
@@ -51,7 +52,9 @@ def command(
 ) -> None:
     """Show how strongly the end of each block uses each layer before it.
 
-    Prints the L2 norms of the cross-layer weights, as in figure 3 of the paper.
+    Prints the L2 norms of the cross-layer weights (the paper's figure 3), relative to the largest
+    of each block, in both readings: as the gain of a BatchNorm, and as the weight in Eq. 1, which
+    is the gain divided by the standard deviation of the layer's output.
     """
     require("torch", "train")
     from delugeserve.plotting import check_picture_path, save_figure
@@ -69,9 +72,12 @@ def command(
         for path in pictures:
             save_figure(figure, path)
     if csv is not None:
-        write_csv(csv, ("block", "reader", "layer", "relative", "norm"), _rows(blocks))
+        write_csv(csv, _COLUMNS, _rows(blocks))
     if json:
-        described = [asdict(block) | {"relative": block.relative} for block in blocks]
+        described = [
+            asdict(block) | {"relative": block.relative, "raw_relative": block.raw_relative}
+            for block in blocks
+        ]
         print_json({"model": loaded.spec.name, "blocks": described})
     else:
         _print_table(blocks)
@@ -92,26 +98,39 @@ def _load(subject: str | None, checkpoint: str | None, model: str | None) -> Che
     return load_checkpoint(path, spec)
 
 
-def _rows(blocks: Sequence[BlockConnectivity]) -> list[tuple[int, str, int, float, float]]:
+def _rows(
+    blocks: Sequence[BlockConnectivity],
+) -> list[tuple[int, str, int, float, float, float, float]]:
     return [
-        (block.block, block.reader, layer, relative, norm)
+        (block.block, block.reader, *figures)
         for block in blocks
-        for layer, relative, norm in zip(block.layers, block.relative, block.norms, strict=True)
+        for figures in zip(
+            block.layers,
+            block.relative,
+            block.norms,
+            block.raw_relative,
+            block.raw_norms,
+            strict=True,
+        )
     ]
 
 
 def _print_table(blocks: Sequence[BlockConnectivity]) -> None:
     print_table(
-        ("block", "read by", "layer", "relative", "norm"),
+        ("block", "read by", "layer", "BatchNorm gain", "weight in Eq. 1"),
         (
             (
                 str(block),
                 reader,
                 str(layer) if layer else "input",
-                f"{'━' * round(relative * _BAR_WIDTH):<{_BAR_WIDTH}} {relative:.2f}",
-                f"{norm:.3f}",
+                _bar(gain),
+                _bar(raw),
             )
-            for block, reader, layer, relative, norm in _rows(blocks)
+            for block, reader, layer, gain, _, raw, _ in _rows(blocks)
         ),
-        texts=4,
+        texts=5,
     )
+
+
+def _bar(relative: float) -> str:
+    return f"{'━' * round(relative * _BAR_WIDTH):<{_BAR_WIDTH}} {relative:.2f}"

@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from delugeserve.errors import CheckpointError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.networks.inference import fold
 from delugeserve.studies.connectivity import draw_connectivity, measure_connectivity
-from delugeserve.zoo import CIFAR10, IMAGENET, Architecture, ModelSpec
+from delugeserve.zoo import CIFAR10, IMAGENET, Architecture, ModelSpec, find_model
 
 TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (2, 3), (2, 2)), CIFAR10)
 FIRST, LAST = "transitions.0.sum.weight", "head.sum.weight"
 
 
 def checkpoint(spec=TINY, **weights):
-    """An untrained network's checkpoint with other cross-layer weights."""
+    """An untrained network's checkpoint with other cross-layer weights, or other variances."""
     state = build_network(spec, seed=0).state_dict()
     for name, weight in weights.items():
         assert weight.shape == state[name].shape
@@ -30,6 +31,8 @@ BY_HAND = checkpoint(
     **{
         FIRST: torch.tensor([[3.0, 0, 0, 4], [0, -10, 0, 0]]),
         LAST: torch.tensor([[0.0] * 6, [1, 1, 1, 1, 0, 0], [2, -2, 2, -2, 3, 0]]),
+        "blocks.0.norms.0.running_var": torch.full((4,), 4.0),
+        "blocks.0.norms.1.running_var": torch.tensor([1.0, 100, 1, 1]),
     }
 )
 
@@ -40,10 +43,13 @@ def test_norms_by_hand():
     assert first.layers == (1, 2), "the stem's output is no output of the first block"
     assert first.norms == pytest.approx((5, 10))
     assert first.relative == pytest.approx((0.5, 1))
+    assert first.raw_norms == pytest.approx((2.5, 1), rel=1e-4), "divided by 2 and by 10"
+    assert first.raw_relative == pytest.approx((1, 0.4), rel=1e-4)
     assert (last.block, last.reader) == (2, "classifier")
     assert last.layers == (0, 1, 2)
     assert last.norms == pytest.approx((0, 2, 5))
     assert last.relative == pytest.approx((0, 0.4, 1))
+    assert last.raw_relative == pytest.approx(last.relative)
 
 
 def test_the_first_block_of_an_imagenet_network_reads_its_entry():
@@ -66,23 +72,39 @@ def test_relative_norms_do_not_depend_on_the_scale(seed, scale):
     assert max(one.relative) == 1
 
 
+def test_the_raw_weights_are_those_of_the_folded_form():
+    """Up to a factor per channel: that of the BatchNorm after the sum, which folds in as well."""
+    network = build_network(TINY, seed=0)
+    network(torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    network.eval()
+    folded = fold(network)
+    after = network.head.norm
+    factor = after.weight / (after.running_var + after.eps).sqrt()
+    norms = (folded.head.sum.weight / factor).norm(dim=1).tolist()
+    measured = measure_connectivity(Checkpoint(TINY, network.state_dict()))[1]
+    assert measured.raw_norms == pytest.approx(norms, rel=1e-5)
+    assert measured.raw_relative != pytest.approx(measured.relative, rel=0.01)
+
+
 def test_weights_that_are_all_zero():
     blocks = measure_connectivity(checkpoint(**{LAST: torch.zeros(3, 6)}))
     assert blocks[1].relative == (0, 0, 0)
 
 
 def test_a_network_without_cross_layer_weights():
-    bare = Checkpoint(TINY, {"linear.weight": torch.zeros(10, 6)})
-    with pytest.raises(CheckpointError, match="'tiny' has no cross-layer weights"):
+    spec = find_model("baseline38_3x3")
+    bare = Checkpoint(spec, build_network(spec, seed=0).state_dict())
+    with pytest.raises(CheckpointError, match="'baseline38_3x3' has no cross-layer weights"):
         measure_connectivity(bare)
 
 
 def test_the_picture_holds_the_relative_norms():
     figure = draw_connectivity(measure_connectivity(BY_HAND), "tiny")
     heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
-    assert heights == [pytest.approx([0.5, 1]), pytest.approx([0, 0.4, 1])]
+    assert heights[0] == pytest.approx([0.5, 1, 1, 0.4], rel=1e-4), "gains, then weights in Eq. 1"
+    assert heights[1] == pytest.approx([0, 0.4, 1, 0, 0.4, 1])
     centres = [bar.get_center()[0] for bar in figure.axes[0].patches]
-    assert centres == pytest.approx([1, 2])
+    assert centres == pytest.approx([0.8, 1.8, 1.2, 2.2])
 
 
 def test_the_command(run, tmp_path):
@@ -102,14 +124,14 @@ def test_the_command(run, tmp_path):
         ["2", "classifier", "1"],
         ["2", "classifier", "2"],
     ]
-    assert [row[-2:] for row in rows[2:]] == [
-        ["0.00", "0.000"],
-        ["0.40", "2.000"],
-        ["1.00", "5.000"],
-    ]
+    figures = [[part for part in row[3:] if not part.startswith("━")] for row in rows]
+    assert figures[:2] == [["0.50", "1.00"], ["1.00", "0.40"]]
+    assert figures[2:] == [["0.00", "0.00"], ["0.40", "0.40"], ["1.00", "1.00"]]
     assert pictures[0].read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in pictures[1].read_bytes()
-    assert table.read_text().splitlines()[-1] == "2,classifier,2,1.0,5.0"
+    heading, *_, last = table.read_text().splitlines()
+    assert heading == "block,reader,layer,relative,norm,raw_relative,raw_norm"
+    assert last.startswith("2,classifier,2,1.0,5.0,1.0,4.9999")
 
 
 def test_the_command_reads_the_shipped_weights(run):
@@ -121,6 +143,7 @@ def test_the_command_reads_the_shipped_weights(run):
     assert described["model"] == "delugenet38"
     assert [len(block["norms"]) for block in described["blocks"]] == [2, 5, 7]
     assert all(max(block["relative"]) == 1 for block in described["blocks"])
+    assert all(max(block["raw_relative"]) == 1 for block in described["blocks"])
 
 
 @pytest.mark.parametrize(
