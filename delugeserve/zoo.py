@@ -113,13 +113,14 @@ class Published:
 
     Attributes:
         params_m: parameters, in millions.
-        gflops: 10^9 floating-point operations per image; None if the paper has no figure.
+        gflops: 10^9 floating-point operations per image, by the paper's count; see
+            :mod:`delugeserve.networks.flops`.
         top1_error: in percent.
         top5_error: in percent; None if the paper has no figure.
     """
 
     params_m: float
-    gflops: float | None
+    gflops: float
     top1_error: float
     top5_error: float | None = None
 
@@ -270,21 +271,21 @@ _MODELS = (
         _USUAL,
         _LAYERS_146,
         CIFAR100,
-        {"1x1": Published(6.15, None, 21.14), "3x3": Published(6.50, None, 20.84)},
+        {"1x1": Published(6.15, 1.33, 21.14), "3x3": Published(6.50, 1.39, 20.84)},
     ),
     *_baselines(
         "baseline218",
         _USUAL,
         _LAYERS_218,
         CIFAR100,
-        {"1x1": Published(9.26, None, 20.78), "3x3": Published(9.55, None, 20.31)},
+        {"1x1": Published(9.26, 1.98, 20.78), "3x3": Published(9.55, 2.05, 20.31)},
     ),
     *_baselines(
         "wide_baseline146",
         _WIDE,
         _LAYERS_146,
         CIFAR100,
-        {"1x1": Published(18.76, None, 19.79), "3x3": Published(19.82, None, 19.98)},
+        {"1x1": Published(18.76, 4.05, 19.79), "3x3": Published(19.82, 4.25, 19.98)},
     ),
 )
 

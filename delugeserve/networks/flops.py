@@ -1,7 +1,12 @@
 """Parameters and FLOPs of a model, computed from its specification without torch.
 
-FLOPs are those of one image, two per multiply-add of convolutions, cross-layer sums and the Linear
-layer; ResNet-101 has 15.7 GFLOPs by this count. BatchNorm, ReLU and pooling are not counted.
+FLOPs are those of one image, in two counts:
+
+- the usual one: two per multiply-add of convolutions, cross-layer sums and the Linear layer;
+  ResNet-101 has 15.7 GFLOPs by this count. BatchNorm, ReLU and pooling are not counted;
+- the paper's (tables 1 to 3): also two for each element that a BatchNorm computes and one for each
+  of a ReLU. A cross-layer sum of L inputs is L BatchNorms and L - 1 additions there, the plain sum
+  of a baseline is nothing. The paper does not define its count; this one gives all of its figures.
 """
 
 from __future__ import annotations
@@ -17,18 +22,21 @@ class Complexity:
 
     Attributes:
         params: number of trainable parameters.
-        flops: floating-point operations per image.
+        flops: floating-point operations per image, by the usual count.
+        paper_flops: the same by the paper's count.
         sum_params: how many of the parameters are cross-layer weights and biases.
     """
 
     params: int
     flops: int
+    paper_flops: int
     sum_params: int = 0
 
     def __add__(self, other: Complexity) -> Complexity:
         return Complexity(
             self.params + other.params,
             self.flops + other.flops,
+            self.paper_flops + other.paper_flops,
             self.sum_params + other.sum_params,
         )
 
@@ -41,7 +49,7 @@ def count(spec: ModelSpec) -> Complexity:
         total, channels = _conv(3, widths[0], 3, size), widths[0]
     else:
         channels = 2 * widths[0]
-        total = _conv(3, 64, 7, size // 2) + _norm(64)
+        total = _conv(3, 64, 7, size // 2) + _norm_relu(64, size // 2)
         size //= 4
         total += _conv(64, channels, 1, size)
     num_outputs = 0
@@ -54,14 +62,14 @@ def count(spec: ModelSpec) -> Complexity:
         for _ in range(layers):
             if num_outputs > 1:
                 total += _cross_layer_sum(architecture, num_outputs, channels, size)
-            total += _norm(channels) + _conv(channels, width, 1, size)
-            total += _norm(width) + _conv(width, width, 3, size)
-            total += _norm(width) + _conv(width, 2 * width, 1, size)
+            total += _norm_relu(channels, size) + _conv(channels, width, 1, size)
+            total += _norm_relu(width, size) + _conv(width, width, 3, size)
+            total += _norm_relu(width, size) + _conv(width, 2 * width, 1, size)
             channels = 2 * width
             num_outputs += 1
-    total += _cross_layer_sum(architecture, num_outputs, channels, size) + _norm(channels)
-    classes = spec.task.num_classes
-    return total + Complexity(channels * classes + classes, 2 * channels * classes)
+    total += _cross_layer_sum(architecture, num_outputs, channels, size)
+    total += _norm_relu(channels, size)
+    return total + _linear(channels, spec.task.num_classes)
 
 
 def _transition(
@@ -70,22 +78,34 @@ def _transition(
     sum_ = _cross_layer_sum(architecture, num_inputs, in_channels, in_size)
     if architecture.baseline == "1x1":
         return sum_ + _conv(in_channels, out_channels, 1, in_size // 2)
-    return sum_ + _norm(in_channels) + _conv(in_channels, out_channels, 3, in_size // 2)
+    return sum_ + _norm(in_channels, in_size) + _conv(in_channels, out_channels, 3, in_size // 2)
 
 
 def _cross_layer_sum(
     architecture: Architecture, num_inputs: int, channels: int, size: int
 ) -> Complexity:
     if architecture.baseline:
-        return Complexity(0, 0)  # a plain sum has no weights and no multiplications
-    weights = num_inputs * channels
-    return Complexity(2 * weights, 2 * weights * size**2, 2 * weights)
+        return Complexity(0, 0, 0)  # a plain sum has no weights and no multiplications
+    weights, elements = num_inputs * channels, channels * size**2
+    return Complexity(
+        2 * weights, 2 * num_inputs * elements, (3 * num_inputs - 1) * elements, 2 * weights
+    )
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, out_size: int) -> Complexity:
     weights = in_channels * out_channels * kernel**2
-    return Complexity(weights, 2 * weights * out_size**2)
+    flops = 2 * weights * out_size**2
+    return Complexity(weights, flops, flops)
 
 
-def _norm(channels: int) -> Complexity:
-    return Complexity(2 * channels, 0)
+def _linear(in_features: int, out_features: int) -> Complexity:
+    flops = 2 * in_features * out_features
+    return Complexity(in_features * out_features + out_features, flops, flops)
+
+
+def _norm(channels: int, size: int) -> Complexity:
+    return Complexity(2 * channels, 0, 2 * channels * size**2)
+
+
+def _norm_relu(channels: int, size: int) -> Complexity:
+    return _norm(channels, size) + Complexity(0, 0, channels * size**2)

@@ -60,6 +60,7 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
         "depth": spec.architecture.depth,
         "params": complexity.params,
         "gflops": complexity.flops / 1e9,
+        "paper_count_gflops": complexity.paper_flops / 1e9,
         "published": paper
         and {
             "params_m": paper.params_m,
