@@ -87,7 +87,7 @@ def measure_connectivity(checkpoint: Checkpoint) -> tuple[BlockConnectivity, ...
         zip(network.blocks, network.followers, strict=True), 1
     ):
         gains = follower.sum.weight.detach().float()
-        variances = torch.stack([norm.running_var for norm in block.norms])
+        variances = torch.stack([norm.get_buffer("running_var") for norm in block.norms])
         raw = gains / (variances + block.norms[0].eps).sqrt()
         # The block's input is among the outputs where there is one more than layers.
         first = 0 if block.input_is_output else 1
