@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from delugeserve.system.progress import Progress
+
+_NOTE_INTERVAL_S = 0.2  # to read a loss, the processor waits for the GPU
 
 
 class ReportProgress(Callback):
@@ -21,6 +24,8 @@ class ReportProgress(Callback):
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
+        self._note = ""
+        self._noted = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         """Begin the training stage of an epoch."""
@@ -33,9 +38,12 @@ class ReportProgress(Callback):
         outputs: Tensor | Mapping[str, Any] | None,
         *_: Any,
     ) -> None:
-        """Count a batch, with its loss as the note."""
+        """Count a batch, with a recent loss as the note."""
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
-        self._progress.advance(note="" if loss is None else f"loss {float(loss):.3f}")
+        now = time.monotonic()
+        if loss is not None and now - self._noted >= _NOTE_INTERVAL_S:
+            self._note, self._noted = f"loss {float(loss):.3f}", now
+        self._progress.advance(note=self._note)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         """Begin the test stage of an epoch."""

@@ -1,0 +1,104 @@
+"""The epoch with the lowest validation error: kept on disk, and the measure of early stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from torch import nn
+
+from delugeserve.training.averaging import MovingAverage
+
+BEST_FILE = "best.safetensors"
+"""The network of the best epoch so far, until the run ends."""
+
+Write = Callable[[nn.Module, int, float], None]
+"""Writes a network, given the number of its epoch and its validation error in percent."""
+
+
+class KeepBest(Checkpoint):
+    """Writes the network of the epoch with the lowest validation error.
+
+    The file is written after the run's state, which knows the best epoch: whenever a run is killed,
+    a resumed run has the file that its state names, or writes it first. Of epochs with the same
+    error the first is kept.
+
+    Args:
+        write: writes a network, in the first of the processes.
+        average: the moving average of the weights, if the run has one: what is measured and kept.
+
+    Attributes:
+        epoch: number of the best epoch, from 1; 0 before the first one ends.
+        error: its validation error, in percent.
+    """
+
+    def __init__(self, write: Write, average: MovingAverage | None = None) -> None:
+        self.epoch = 0
+        self.error = float("inf")
+        self._write, self._average = write, average
+        self._is_new = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare the epoch with the best one."""
+        error = float(trainer.callback_metrics["val_error"])
+        self._is_new = error < self.error
+        if self._is_new:
+            self.epoch, self.error = trainer.current_epoch + 1, error
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the network if the epoch is the best one."""
+        self._write_new(trainer, pl_module)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the network of a resumed run whose last complete epoch is the best one."""
+        self._write_new(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the run's state has of it."""
+        return {"epoch": self.epoch, "error": self.error, "is_new": self._is_new}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a run's state."""
+        self.epoch, self.error = state_dict["epoch"], state_dict["error"]
+        self._is_new = state_dict["is_new"]
+
+    def _write_new(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._is_new or not trainer.is_global_zero:
+            return
+        module = self._average.averaged if self._average else pl_module
+        self._write(module.network, self.epoch, self.error)  # type: ignore[arg-type]
+        self._is_new = False
+
+
+class Patience(EarlyStopping):
+    """Stops a run whose validation error has not improved for a number of epochs.
+
+    A run that has stopped does not train on when it is resumed, unless it is given more epochs:
+    then its patience begins anew.
+
+    Args:
+        epochs: number of epochs without improvement after which the run stops.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__("val_error", patience=epochs, mode="min", check_finite=False)
+        self._max_epochs = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End a run that is resumed after it has stopped."""
+        if self._max_epochs and self._max_epochs != trainer.max_epochs:
+            self.wait_count = 0
+        self._max_epochs = trainer.max_epochs or 0
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the run's state has of it."""
+        return super().state_dict() | {"max_epochs": self._max_epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a run's state."""
+        super().load_state_dict(state_dict)
+        self._max_epochs = state_dict["max_epochs"]
