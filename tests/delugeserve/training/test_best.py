@@ -87,7 +87,7 @@ class Stopping:
         self.patience._check_on_train_epoch_end = True
         self.trainer = SimpleNamespace(
             should_stop=False, max_epochs=max_epochs, current_epoch=0, fast_dev_run=False,
-            strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision),
+            strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, **_: decision),
         )  # fmt: skip
         self.patience.on_train_start(self.trainer, None)
 
