@@ -9,7 +9,7 @@ import typer
 from delugeserve.cli.options import with_default
 from delugeserve.cli.render.recipe import as_text
 from delugeserve.data.options import ClassWeights, Flip, Policy, Sampling
-from delugeserve.training.recipes import RECIPES
+from delugeserve.training.recipes import RECIPES, Schedule
 
 _RECIPE = "Recipe values to override"
 
@@ -34,6 +34,50 @@ def recipe_option(help_: str, value: str, **more: Any) -> Any:
     return panel_option(help_, _RECIPE, default=default, **more)
 
 
+EpochsOption = Annotated[int | None, recipe_option("Passes over the training images.", "epochs")]
+BatchSizeOption = Annotated[
+    int | None,
+    recipe_option("Global batch size: images per optimiser step.", "batch_size"),
+]
+LearningRateOption = Annotated[float | None, recipe_option("Peak learning rate.", "learning_rate")]
+ScheduleOption = Annotated[Schedule | None, recipe_option("Learning rate schedule.", "schedule")]
+MilestonesOption = Annotated[
+    str | None,
+    recipe_option(
+        "For 'step': fractions of the epochs after which the learning rate is divided by ten.",
+        "milestones",
+        metavar="LIST",
+    ),
+]
+WarmupOption = Annotated[
+    float | None,
+    recipe_option("For 'one-cycle' and 'cosine': warm-up, as a fraction of all steps.", "warmup"),
+]
+MomentumOption = Annotated[
+    float | None, recipe_option("Nesterov momentum; 0 for none.", "momentum")
+]
+WeightDecayOption = Annotated[
+    float | None,
+    recipe_option("Weight decay of every parameter; 0 for none.", "weight_decay"),
+]
+LabelSmoothingOption = Annotated[
+    float | None,
+    recipe_option("Label smoothing factor; 0 for none.", "label_smoothing"),
+]
+EmaDecayOption = Annotated[
+    float | None,
+    recipe_option(
+        "Decay per step of the weights' moving average (EMA); 0 for no average.", "ema_decay"
+    ),
+]
+CropPaddingOption = Annotated[
+    int | None,
+    recipe_option("Padding in pixels for random crops (CIFAR only).", "crop_padding"),
+]
+CutoutOption = Annotated[
+    int | None,
+    recipe_option("Cutout size in pixels; 0 for none (CIFAR only).", "cutout"),
+]
 FlipOption = Annotated[
     Flip | None,
     recipe_option(
@@ -63,5 +107,12 @@ AugmentOption = Annotated[
     Policy | None,
     recipe_option(
         "Random operations on colour and geometry: RandAugment, TrivialAugment or none.", "augment"
+    ),
+]
+HeadFirstOption = Annotated[
+    float | None,
+    recipe_option(
+        "Fraction of the steps, from the start, in which only the classifier is trained.",
+        "head_first",
     ),
 ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from delugeserve.data.options import VAL_FRACTION
 from delugeserve.errors import UsageError
 from delugeserve.system import hardware
 from delugeserve.training.recipes import Recipe
-from delugeserve.zoo import ModelSpec
+from delugeserve.zoo import ModelSpec, Task, find_model
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Normalisation = Literal["data", "imagenet", "cifar10"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class RunConfig:
         checkpoint_sums: whether they are computed again in the backward pass, to save memory.
         initial_checkpoint: path, run folder or model name of the weights to start from; None for
             random weights.
+        name: name of the trained network; None for the model's.
+        task: the classes, sizes and normalisation of data of the user's own; None for the model's
+            registered task.
+        val_fraction: part of the training images that is held out, and measured after every epoch.
+            0 for a registered task measures the test images instead. Without effect on data that
+            has a validation split.
+        freeze: whether only the classifier is trained, on an initial checkpoint.
         extended: for a run that was resumed with more epochs: the numbers of epochs that it had
             before, in order.
         fixed_sums: whether the cross-layer weights keep their initial value, ``1 / L`` for L
@@ -56,8 +65,63 @@ class RunConfig:
     fuse_sums: bool = False
     checkpoint_sums: bool = False
     initial_checkpoint: str | None = None
+    name: str | None = None
+    task: Task | None = None
+    val_fraction: float = 0.0
+    freeze: bool = False
     extended: tuple[int, ...] = ()
     fixed_sums: bool = False
+
+    @property
+    def network_name(self) -> str:
+        """The name of the trained network, and of its checkpoint."""
+        return self.name or self.model
+
+    def network(self) -> ModelSpec:
+        """Return the network, its task included.
+
+        Raises:
+            UnknownNameError: there is no such model.
+        """
+        model = find_model(self.model)
+        return replace(
+            model,
+            name=self.network_name,
+            task=self.task or model.task,
+            published=None if self.task else model.published,
+        )
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What a person asks for; None for the default.
+
+    Attributes:
+        name: of the trained network. By default the model's for its own task, else the name of
+            the run's folder.
+        image_size: height and width of the network's input, in pixels. By default that of the
+            initial checkpoint, else the model's.
+        normalise: mean and standard deviation of the pixels: those of the training images, of
+            ImageNet or of CIFAR-10. By default those of the initial checkpoint, else the training
+            images'.
+    """
+
+    name: str | None = None
+    image_size: int | None = None
+    normalise: Normalisation | None = None
+
+
+# The test images of these were measured after every epoch when their results were published.
+_WATCH_TEST = ("cifar", "imagenet", "cifar-quick")
+
+
+def default_val_fraction(recipe: Recipe, *, own_task: bool) -> float:
+    """Return the part of the training images that is held out unless the user says otherwise.
+
+    None for the recipes ``cifar``, ``imagenet`` and ``cifar-quick`` on a registered task: their
+    published results come from all training images.
+    """
+    return VAL_FRACTION if own_task or recipe.name not in _WATCH_TEST else 0.0
 
 
 def resolve_precision(precision: Precision | Literal["auto"]) -> Precision:

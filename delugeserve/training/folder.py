@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from delugeserve.errors import BusyFolderError, TrainingError, UsageError
-from delugeserve.evaluation.evaluate import Evaluation
 from delugeserve.plotting import save_figure
 from delugeserve.training.config import RunConfig
 from delugeserve.training.curves import draw_curves
@@ -98,7 +96,7 @@ def check_folder(output: Path, config: RunConfig, *, resume: bool) -> None:
     if resume:
         _check_settings(output, config)
         return
-    checkpoint = output / f"{config.model}.safetensors"
+    checkpoint = output / f"{config.network_name}.safetensors"
     if checkpoint.exists():
         raise UsageError(
             f"{checkpoint} exists, but {output} has no {CONFIG_FILE} that says where it is from.",
@@ -165,14 +163,18 @@ def finishing(output: Path) -> Iterator[None]:
         ) from error
 
 
-def finish_folder(output: Path, evaluation: Evaluation) -> None:
+def finish_folder(output: Path, metrics: Mapping[str, Any]) -> None:
     """Write the final errors, and draw the learning curves.
+
+    Args:
+        output: the run's folder.
+        metrics: the errors.
 
     Raises:
         UsageError: the folder cannot be written.
     """
     try:
-        write_json(output / METRICS_FILE, dataclasses.asdict(evaluation))
+        write_json(output / METRICS_FILE, metrics)
     except OSError as error:
         raise _unwritable(output, error) from error
     save_figure(draw_curves([read_run(output)]), output / CURVES_FILE)

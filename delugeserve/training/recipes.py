@@ -54,6 +54,7 @@ class Recipe:
             each class, and as many in all.
         augment: random operations on colour and geometry: two for each image (``randaugment``), one
             of random strength (``trivial``), or ``none``.
+        head_first: fraction of the steps, from the start, in which only the classifier is trained.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Recipe:
     class_weights: ClassWeights = "none"
     sampling: Sampling = "natural"
     augment: Policy = "none"
+    head_first: float = 0.0
 
 
 _RECIPES = (
@@ -105,6 +107,17 @@ _RECIPES = (
         weight_decay=5e-4,
         label_smoothing=0.1,
         ema_decay=0.999,
+    ),
+    Recipe(
+        "finetune",
+        epochs=10,
+        batch_size=64,
+        learning_rate=0.01,
+        schedule="one-cycle",
+        warmup=0.2,
+        weight_decay=5e-4,
+        ema_decay=0.99,
+        head_first=0.2,
     ),
 )
 
@@ -259,4 +272,5 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "cutout": (lambda value: value >= 0, "0 or more"),
     "mixup": (_is_alpha, _ALPHA),
     "cutmix": (_is_alpha, _ALPHA),
+    "head_first": (_is_part, _PART),
 }

@@ -35,8 +35,9 @@ class Epoch:
         epoch: its number, from 1.
         learning_rate: of its last optimiser step.
         train_loss: mean over its training images.
-        val_loss: mean over the test images after the epoch, in fp32.
-        val_error: top-1 error on the test images after the epoch, in percent, in fp32.
+        val_loss: mean over the watched images after the epoch, in fp32: those of the validation
+            split, or of the test split where no training images are held out.
+        val_error: top-1 error on the same images, in percent, in fp32.
         seconds: how long the epoch took.
     """
 
@@ -74,7 +75,7 @@ class RunRecord:
 
     @property
     def top1_error(self) -> float | None:
-        """Test error in percent: of the final evaluation, or of the last epoch before that."""
+        """Top-1 error in percent: of the final evaluation, or of the last epoch before that."""
         last = self.epochs[-1].val_error if self.epochs else None
         error: float | None = self.metrics.get("top1_error", last)
         return error
@@ -93,10 +94,12 @@ class RunRecord:
     def settings(self) -> dict[str, Any]:
         """Config, recipe and environment in one flat mapping, to compare runs.
 
-        The command line is left out: it repeats the others, and always names another folder.
+        The command line is left out: it repeats the others, and always names another folder. So
+        does the network's name, which is by default the folder's.
         """
         settings = {**_flatten(self.config), **self.environment}
-        settings.pop("command", None)
+        for name in ("command", "name"):
+            settings.pop(name, None)
         return settings
 
 
@@ -134,7 +137,8 @@ def read_run(folder: Path) -> RunRecord:
         return RunRecord(name, folder, "damaged", str(damage))
     # A run that was given more epochs still has the checkpoint of the first ones.
     extended = config.get("extended")
-    finished = metrics or ((folder / f"{config['model']}.safetensors").is_file() and not extended)
+    checkpoint = folder / f"{config.get('name') or config.get('model')}.safetensors"
+    finished = metrics or (checkpoint.is_file() and not extended)
     return RunRecord(
         name,
         folder,
@@ -241,9 +245,13 @@ def check_settings(record: RunRecord, config: RunConfig, *, more_epochs: bool = 
 
 
 def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return config and recipe in one mapping; settings of later versions have their defaults."""
+    """Return config, recipe and task in one mapping; settings of later versions have defaults."""
     recipe = _complete(config.get("recipe", {}), Recipe)
-    return {**_complete(config, RunConfig), "recipe": recipe.pop("name", None), **recipe}
+    whole = _complete(config, RunConfig)
+    task = dict(whole.pop("task", None) or {})
+    for name in ("name", "title"):  # the network's
+        task.pop(name, None)
+    return {**whole, "recipe": recipe.pop("name", None), **recipe, **task}
 
 
 def _complete(values: Mapping[str, Any], kind: type[RunConfig] | type[Recipe]) -> dict[str, Any]:

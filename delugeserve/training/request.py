@@ -8,9 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from delugeserve.artifacts.checkpoints import read_header
+from delugeserve.artifacts.references import resolve_checkpoint
+from delugeserve.data.catalogue import Catalogue, open_source
+from delugeserve.data.options import VAL_FRACTION
 from delugeserve.errors import ResumeError, UsageError
-from delugeserve.training.config import RunConfig
-from delugeserve.training.recipes import override
+from delugeserve.system.progress import NO_PROGRESS, Progress
+from delugeserve.training.config import RunConfig, TaskOptions, default_val_fraction
+from delugeserve.training.initial import check_architecture
+from delugeserve.training.recipes import choose_recipe, override
 from delugeserve.training.records import (
     CONFIG_FILE,
     METRICS_FILE,
@@ -19,6 +25,7 @@ from delugeserve.training.records import (
     read_config,
     read_run,
 )
+from delugeserve.training.task import ChosenTask, choose_task
 from delugeserve.zoo import ModelSpec, find_model
 
 
@@ -31,12 +38,90 @@ class Request:
         config: the settings of the run.
         output: the run's folder.
         resume: whether the folder holds the run already.
+        task: how the task of a new run was chosen; None for a run to resume.
+        catalogue: the data of a new run, opened.
     """
 
     spec: ModelSpec
     config: RunConfig
     output: Path
     resume: bool
+    task: ChosenTask | None = None
+    catalogue: Catalogue | None = None
+
+
+def request_run(
+    model: str,
+    data: str,
+    output: Path,
+    *,
+    options: TaskOptions,
+    recipe: str | None,
+    recipe_values: Mapping[str, Any],
+    val_fraction: float | None = None,
+    settings: Mapping[str, Any],
+    progress: Progress = NO_PROGRESS,
+) -> Request:
+    """Return the request for a new run.
+
+    Args:
+        model: name of a registered model.
+        data: a path or a public data set's name.
+        output: the run's folder.
+        options: what was asked for in place of the model's task.
+        recipe: the recipe's name; None for the task's default.
+        recipe_values: values by attribute that override the recipe's; None keeps it.
+        val_fraction: part of the training images to hold out; None for the default.
+        settings: the other fields of :class:`RunConfig`.
+        progress: receives what is read of the data.
+
+    Raises:
+        UsageError: a request cannot be met; nothing is written.
+    """
+    spec = find_model(model)
+    if (output / CONFIG_FILE).exists():
+        raise UsageError(
+            f"{output} already holds a run.",
+            f"Continue it with --resume {output}, or choose another --output.",
+        )
+    reference = settings.get("initial_checkpoint")
+    if settings.get("freeze") and reference is None:
+        raise UsageError(
+            "--freeze trains the classifier alone, which needs weights for everything else.",
+            "Add --initial-checkpoint, or leave out --freeze.",
+        )
+    initial = None
+    if reference is not None:
+        path = resolve_checkpoint(reference)
+        initial = read_header(path).spec
+        check_architecture(path, initial, spec)
+    fraction = VAL_FRACTION if val_fraction is None else val_fraction
+    catalogue = open_source(data, val_fraction=fraction, progress=progress)
+    task = choose_task(spec, catalogue, output, options, initial=initial, progress=progress)
+    if recipe is None and task.own and initial is not None:
+        recipe = "finetune"
+    chosen = choose_recipe(task.spec.task, recipe, **recipe_values)
+    if val_fraction is None:
+        val_fraction = default_val_fraction(chosen, own_task=task.own)
+    elif (
+        val_fraction
+        and catalogue
+        and "validation" in catalogue.splits
+        and catalogue.held_out is None
+    ):
+        raise UsageError(
+            f"--val-fraction has no effect: {data} has a validation split.", "Leave it out."
+        )
+    config = RunConfig(
+        model=model,
+        recipe=chosen,
+        data=data,
+        name=None if task.spec.name == model else task.spec.name,
+        task=task.spec.task if task.own else None,
+        val_fraction=val_fraction,
+        **settings,
+    )
+    return Request(task.spec, config, output, resume=False, task=task, catalogue=catalogue)
 
 
 def request_resume(folder: Path, settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> Request:
@@ -69,8 +154,13 @@ def request_resume(folder: Path, settings: Mapping[str, Any], recipe: Mapping[st
             f"The run in {folder} has ended: all of its {before.recipe.epochs} epochs are trained.",
             f"To train on, give more, such as --epochs {2 * before.recipe.epochs}.",
         )
-    return Request(find_model(config.model), config, folder, resume=True)
+    return Request(config.network(), config, folder, resume=True)
 
 
 def _has_ended(record: RunRecord) -> bool:
     return record.status == "finished" and (record.path / METRICS_FILE).is_file()
+
+
+def _has_validation(catalogue: Catalogue | None) -> bool:
+    """Whether the validation split is on disk."""
+    return catalogue is not None and "validation" in catalogue.splits and catalogue.held_out is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from delugeserve.data.balance import class_weights
+from delugeserve.data.catalogue import Catalogue
 from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.streaming import explain_lost_workers
-from delugeserve.errors import DatasetError, UsageError
+from delugeserve.errors import UsageError
 from delugeserve.evaluation.evaluate import Evaluation, evaluate_batches
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
@@ -43,10 +43,12 @@ from delugeserve.training.folder import (
     run_lock,
     start_folder,
 )
+from delugeserve.training.freezing import freeze_all_but_classifier
 from delugeserve.training.initial import InitialCheckpoint, read_initial
 from delugeserve.training.module import TrainingModule
 from delugeserve.training.records import extend, read_run
 from delugeserve.training.saving import STATE_FILE
+from delugeserve.training.splits import Measured, RunImages, read_images
 from delugeserve.training.stopping import stoppable
 from delugeserve.training.trainer import build_trainer, quiet_lightning
 from delugeserve.zoo import ModelSpec
@@ -58,10 +60,20 @@ _LESS_MEMORY = "Start again with --accumulate 2, --checkpoint-sums or a smaller 
 class _Inputs:
     """What a run reads before its first step."""
 
-    images: Images
-    test_images: Images
+    images: RunImages
     initial: InitialCheckpoint | None
     weights: Mapping[str, Tensor] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class FinalEvaluation(Evaluation):
+    """The errors of a trained network.
+
+    Attributes:
+        split: the split that they were measured on.
+    """
+
+    split: Measured
 
 
 @keep_freed_memory()
@@ -70,27 +82,30 @@ def train(
     config: RunConfig,
     output: Path,
     *,
+    catalogue: Catalogue | None = None,
     reading: Reading | None = None,
     resume: bool = False,
     progress: Progress = NO_PROGRESS,
-) -> tuple[Path, Evaluation] | None:
+) -> tuple[Path, FinalEvaluation] | None:
     """Train a network and write its checkpoint, alone or as one of the processes of ``torchrun``.
 
-    Test errors, during training and at the end, are measured in fp32.
+    After every epoch the network is measured on the validation split, at the end on the test split,
+    in fp32. See :class:`~delugeserve.training.splits.RunImages` for data that lacks one of them.
 
     Args:
         spec: the network.
         config: everything that decides the result.
         output: the run's folder: settings, environment, log, the state to resume from, and in the
-            end ``<model>.safetensors``, its errors and the learning curves.
+            end ``<name>.safetensors``, its errors and the learning curves.
+        catalogue: the data, if it has been opened.
         reading: how images are read; None for the defaults.
         resume: continue the run in ``output`` from its last complete epoch. With more epochs in
             ``config`` than before, the schedule is that of the new number from there on.
         progress: receives epochs and batches.
 
     Returns:
-        The checkpoint's path and the network's errors on the test split; None in all processes but
-        the first, which alone writes.
+        The checkpoint's path and the network's errors on the test split, or on the validation split
+        of data without one; None in all processes but the first, which alone writes.
 
     Raises:
         UsageError: ``output`` holds a run already, or none to resume, or one that is in progress;
@@ -119,13 +134,22 @@ def train(
             if world.is_first:
                 lock.enter_context(run_lock(output))
                 check_folder(output, config, resume=resume)
-            return _read(spec, config, output, reading, progress, resume=resume)
+            initial, weights = None, None
+            if config.initial_checkpoint is not None:
+                reference = config.initial_checkpoint
+                initial, weights = read_initial(
+                    reference, spec, output, seed=config.seed, resume=resume
+                )
+            images = read_images(
+                config, spec.task, catalogue=catalogue, reading=reading, progress=progress
+            )
+            return _Inputs(images, initial, weights)
 
         with connected(world):
             inputs = first_alone(world, prepare)
             loaders = (
-                batches.training_batches(inputs.images, spec.task, config, world, reading),
-                batches.test_batches(inputs.test_images, spec.task, world, reading),
+                batches.training_batches(inputs.images.train, spec.task, config, world, reading),
+                batches.test_batches(inputs.images.watched, spec.task, world, reading),
             )
             if world.is_first:
                 if resume:
@@ -150,12 +174,15 @@ def train(
         network = module.network.to(trainer.strategy.root_device)
         progress.stage("test the trained network")
         with explain_lost_workers():
-            evaluation = _evaluate(network, spec, inputs.test_images, reading)
+            measured = _evaluate(network, spec, inputs.images.final, reading)
+        evaluation = FinalEvaluation(
+            **dataclasses.asdict(measured), split=inputs.images.final_split
+        )
         checkpoint = _checkpoint(spec, config, inputs, network, evaluation, environment)
         path = output / f"{spec.name}.safetensors"
         with finishing(output):
             save_checkpoint(checkpoint, path)
-            finish_folder(output, evaluation)
+            finish_folder(output, dataclasses.asdict(evaluation))
         return path, evaluation
 
 
@@ -168,47 +195,19 @@ def _check_gpus(world: World) -> None:
         )
 
 
-def _read(
-    spec: ModelSpec,
-    config: RunConfig,
-    output: Path,
-    reading: Reading,
-    progress: Progress,
-    *,
-    resume: bool,
-) -> _Inputs:
-    initial, weights = None, None
-    if config.initial_checkpoint is not None:
-        initial, weights = read_initial(config.initial_checkpoint, spec, output, resume=resume)
-    file = Path(config.data).expanduser()
-    if file.suffix == ".parquet" and file.is_file():
-        # It would serve as either split, and with a limit the two would not even be equal.
-        raise DatasetError(
-            f"{config.data} is a single file, but training needs a training and a test split.",
-            "Give a folder with both, such as train.parquet and test.parquet.",
-        )
-    read = partial(
-        batches.read_split, config.data, task=spec.task, reading=reading, progress=progress
-    )
-    images, test_images = read("train", limit=config.limit), read("test")
-    if test_images.fingerprint == images.fingerprint:
-        raise DatasetError(
-            f"{config.data} has the same images in its training and its test split.",
-            "Give a folder with a train and a test split.",
-        )
-    return _Inputs(images, test_images, initial, weights)
-
-
 def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -> TrainingModule:
-    count = None if isinstance(inputs.images, EncodedImages) else len(inputs.images)
+    train = inputs.images.train
+    count = None if isinstance(train, EncodedImages) else len(train)
     augment = Augment(spec.task, config.recipe, config.seed, world, count)
     mix = Mix(config.recipe, spec.task.num_classes, config.seed)
     network = build_network(spec, seed=config.seed)
     if inputs.weights is not None:
         network.load_state_dict(dict(inputs.weights))
+    if config.freeze:
+        freeze_all_but_classifier(network)
     weights = None
     if config.recipe.class_weights == "balanced":
-        weights = torch.from_numpy(class_weights(inputs.images.labels, spec.task.num_classes))
+        weights = torch.from_numpy(class_weights(train.labels, spec.task.num_classes))
     module = TrainingModule(network, spec.task, config.recipe, augment, mix, weights)
     if config.sync_batchnorm and world.size > 1:
         synchronise_norms(module)
@@ -224,11 +223,9 @@ def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -
     return module
 
 
-def _evaluate(
-    network: nn.Module, spec: ModelSpec, test_images: Images, reading: Reading
-) -> Evaluation:
+def _evaluate(network: nn.Module, spec: ModelSpec, final: Images, reading: Reading) -> Evaluation:
     """Test the network on all images, in this process alone."""
-    loader = batches.test_batches(test_images, spec.task, World(), reading)
+    loader = batches.test_batches(final, spec.task, World(), reading)
     return evaluate_batches(
         network_classifier(network, spec.task),
         ((images.numpy(), labels.numpy()) for images, labels in loader),
@@ -241,7 +238,7 @@ def _checkpoint(
     config: RunConfig,
     inputs: _Inputs,
     network: nn.Module,
-    evaluation: Evaluation,
+    evaluation: FinalEvaluation,
     environment: Mapping[str, str],
 ) -> Checkpoint:
     recipe: dict[str, Any] = dataclasses.asdict(config.recipe) | {"seed": config.seed}
@@ -249,15 +246,23 @@ def _checkpoint(
         recipe["extended"] = config.extended
     if inputs.initial is not None:
         recipe["initial"] = inputs.initial.history
+    images = inputs.images
+    fingerprints = {
+        f"{split}_fingerprint": one.fingerprint
+        for split, one in (
+            ("train", images.train),
+            (images.watched_split, images.watched),
+            (images.final_split, images.final),
+        )
+    }
     return Checkpoint(
-        spec.with_classes(inputs.images.class_names),
+        spec.with_classes(images.train.class_names),
         network.state_dict(),
         recipe=recipe,
         data={
             "source": Path(config.data).name,
-            "train_images": len(inputs.images),
-            "train_fingerprint": inputs.images.fingerprint,
-            "test_fingerprint": inputs.test_images.fingerprint,
+            "train_images": len(images.train),
+            **fingerprints,
         },
         metrics=dataclasses.asdict(evaluation),
         # The command names paths of this machine, and the checkpoint is handed on.

@@ -16,6 +16,7 @@ from delugeserve.system.progress import Progress
 from delugeserve.training.averaging import MovingAverage
 from delugeserve.training.config import Precision, RunConfig
 from delugeserve.training.distributed import World
+from delugeserve.training.freezing import TrainClassifierFirst
 from delugeserve.training.log import EpochLog
 from delugeserve.training.progress import ReportProgress
 from delugeserve.training.saving import STATE_FILE, AtomicCheckpointIO
@@ -48,6 +49,8 @@ def build_trainer(
         callbacks.append(ReportProgress(progress))
     if config.recipe.ema_decay:
         callbacks.append(MovingAverage(config.recipe.ema_decay))
+    if config.freeze or config.recipe.head_first:
+        callbacks.append(TrainClassifierFirst(1.0 if config.freeze else config.recipe.head_first))
     callbacks.append(stop)
     return pl.Trainer(
         accelerator="auto",

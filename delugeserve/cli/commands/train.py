@@ -4,214 +4,67 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
-from rich.markup import escape
 
-from delugeserve.cli.options import (
-    MODEL_HELP,
-    PRECISION_HELP,
-    Json,
-    RecipeName,
-    TrainingPrecision,
-    complete_models,
-    with_default,
-)
-from delugeserve.cli.recipe_options import (
-    AugmentOption,
-    ClassWeightsOption,
-    CutmixOption,
-    FlipOption,
-    MixupOption,
-    SamplingOption,
-    panel_option,
-    recipe_option,
-)
-from delugeserve.cli.render.console import err_console, out, print_json, print_next, start_logging
+from delugeserve.cli import recipe_options, training_options
+from delugeserve.cli.options import Json
+from delugeserve.cli.render.console import out, print_json, print_next, start_logging
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.cli.render.recipe import print_recipe
+from delugeserve.cli.render.request import print_request
 from delugeserve.cli.render.resume import say_how_to_resume
-from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UsageError
 from delugeserve.system import hardware
 from delugeserve.system.imports import require
-from delugeserve.training.config import RunConfig, resolve_precision
-from delugeserve.training.recipes import Schedule, choose_recipe
-from delugeserve.training.request import Request, request_resume
-from delugeserve.zoo import find_model
-
-_DATA, _MACHINE = "Data", "Memory, speed and GPUs"
+from delugeserve.training.config import TaskOptions, resolve_precision
+from delugeserve.training.recipes import Recipe
 
 
 def command(
     context: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Option(help=f"{MODEL_HELP} [dim]\\[required]", autocompletion=complete_models),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DELUGESERVE_DATA",
-            help="Data set: a folder or archive of images (parquet files, CIFAR archives, class "
-            "folders), or 'cifar10' or 'cifar100' to download. [dim]\\[required]",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run folder to create, such as runs/first: checkpoint, settings, log and curves. "
-            "[dim]\\[required]"
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN",
-            help="Continue the run in this folder, with its own settings; no other option is "
-            "needed. With --epochs N, train it for N epochs in all.",
-        ),
-    ] = None,
-    recipe: Annotated[
-        RecipeName | None,
-        typer.Option(
-            help=with_default(
-                "Training recipe; 'cifar' and 'imagenet' are the paper's. Its values are the "
-                "defaults below.",
-                "imagenet for ImageNet models, cifar-quick for others",
-            ),
-            show_default=False,
-        ),
-    ] = None,
-    initial_checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help=with_default(
-                "Start from these weights: a checkpoint or run folder of the same model, or its "
-                "name for its pretrained weights.",
-                "random weights",
-            ),
-            show_default=False,
-        ),
-    ] = None,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Random seed of the weights, the image order and the augmentation."
-        ),
-    ] = 0,
+    model: training_options.ModelOption = None,
+    data: training_options.DataSource = None,
+    output: training_options.RunFolder = None,
+    resume: training_options.ResumedRun = None,
+    recipe: training_options.RecipeOption = None,
+    initial_checkpoint: training_options.InitialCheckpoint = None,
+    freeze: training_options.Freeze = False,
+    name: training_options.NetworkName = None,
+    seed: training_options.Seed = 0,
     json: Json = False,
-    limit: Annotated[
-        int | None, panel_option("Train on the first N images only.", _DATA, min=2, metavar="N")
-    ] = None,
-    on_unreadable: Annotated[
-        OnUnreadable,
-        panel_option("Stop at an image that cannot be decoded, or skip it.", _DATA),
-    ] = "fail",
-    workers: Annotated[
-        int | None,
-        panel_option(
-            "Data-loading workers for each training process (ImageNet only).",
-            _DATA,
-            default="an equal share of the cores",
-            min=0,
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, recipe_option("Passes over the training images.", "epochs")
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        recipe_option("Global batch size: images per optimiser step.", "batch_size"),
-    ] = None,
-    learning_rate: Annotated[
-        float | None, recipe_option("Peak learning rate.", "learning_rate")
-    ] = None,
-    schedule: Annotated[
-        Schedule | None, recipe_option("Learning rate schedule.", "schedule")
-    ] = None,
-    milestones: Annotated[
-        str | None,
-        recipe_option(
-            "For 'step': fractions of the epochs after which the learning rate is divided by ten.",
-            "milestones",
-            metavar="LIST",
-        ),
-    ] = None,
-    warmup: Annotated[
-        float | None,
-        recipe_option(
-            "For 'one-cycle' and 'cosine': warm-up, as a fraction of all steps.", "warmup"
-        ),
-    ] = None,
-    momentum: Annotated[
-        float | None, recipe_option("Nesterov momentum; 0 for none.", "momentum")
-    ] = None,
-    weight_decay: Annotated[
-        float | None,
-        recipe_option("Weight decay of every parameter; 0 for none.", "weight_decay"),
-    ] = None,
-    label_smoothing: Annotated[
-        float | None,
-        recipe_option("Label smoothing factor; 0 for none.", "label_smoothing"),
-    ] = None,
-    ema_decay: Annotated[
-        float | None,
-        recipe_option(
-            "Decay per step of the weights' moving average (EMA); 0 for no average.", "ema_decay"
-        ),
-    ] = None,
-    crop_padding: Annotated[
-        int | None,
-        recipe_option("Padding in pixels for random crops (CIFAR only).", "crop_padding"),
-    ] = None,
-    cutout: Annotated[
-        int | None,
-        recipe_option("Cutout size in pixels; 0 for none (CIFAR only).", "cutout"),
-    ] = None,
-    flip: FlipOption = None,
-    augment: AugmentOption = None,
-    mixup: MixupOption = None,
-    cutmix: CutmixOption = None,
-    class_weights: ClassWeightsOption = None,
-    sampling: SamplingOption = None,
-    precision: Annotated[
-        TrainingPrecision,
-        panel_option(PRECISION_HELP, _MACHINE),
-    ] = "auto",
-    accumulate: Annotated[
-        int, panel_option("Gradient accumulation: batches per optimiser step.", _MACHINE, min=1)
-    ] = 1,
-    compiled: Annotated[
-        bool,
-        panel_option("Compile the training step (needs a C++ compiler).", _MACHINE, "--compile"),
-    ] = False,
-    fuse_sums: Annotated[
-        bool,
-        panel_option(
-            "Compile only the cross-layer sums (needs a C++ compiler).", _MACHINE, "--fuse-sums"
-        ),
-    ] = False,
-    checkpoint_sums: Annotated[
-        bool,
-        panel_option(
-            "Recompute the cross-layer sums in the backward pass: less memory, more time.",
-            _MACHINE,
-            "--checkpoint-sums",
-        ),
-    ] = False,
-    deterministic: Annotated[
-        bool,
-        panel_option("Use deterministic algorithms only.", _MACHINE, "--deterministic"),
-    ] = False,
-    sync_batchnorm: Annotated[
-        bool,
-        panel_option(
-            "Use SyncBatchNorm: statistics over all processes.", _MACHINE, "--sync-batchnorm"
-        ),
-    ] = False,
+    image_size: training_options.ImageSize = None,
+    normalise: training_options.Normalise = None,
+    val_fraction: training_options.ValFraction = None,
+    limit: training_options.Limit = None,
+    on_unreadable: training_options.OnUnreadableOption = "fail",
+    workers: training_options.Workers = None,
+    epochs: recipe_options.EpochsOption = None,
+    batch_size: recipe_options.BatchSizeOption = None,
+    learning_rate: recipe_options.LearningRateOption = None,
+    schedule: recipe_options.ScheduleOption = None,
+    milestones: recipe_options.MilestonesOption = None,
+    warmup: recipe_options.WarmupOption = None,
+    momentum: recipe_options.MomentumOption = None,
+    weight_decay: recipe_options.WeightDecayOption = None,
+    label_smoothing: recipe_options.LabelSmoothingOption = None,
+    ema_decay: recipe_options.EmaDecayOption = None,
+    crop_padding: recipe_options.CropPaddingOption = None,
+    cutout: recipe_options.CutoutOption = None,
+    flip: recipe_options.FlipOption = None,
+    augment: recipe_options.AugmentOption = None,
+    mixup: recipe_options.MixupOption = None,
+    cutmix: recipe_options.CutmixOption = None,
+    class_weights: recipe_options.ClassWeightsOption = None,
+    sampling: recipe_options.SamplingOption = None,
+    head_first: recipe_options.HeadFirstOption = None,
+    precision: training_options.PrecisionOption = "auto",
+    accumulate: training_options.Accumulate = 1,
+    compiled: training_options.Compiled = False,
+    fuse_sums: training_options.FuseSums = False,
+    checkpoint_sums: training_options.CheckpointSums = False,
+    deterministic: training_options.Deterministic = False,
+    sync_batchnorm: training_options.SyncBatchnorm = False,
 ) -> None:
     """Train a model and write its checkpoint.
 
@@ -219,29 +72,8 @@ def command(
 
     On several GPUs: torchrun --nproc-per-node 8 -m delugeserve train ...
     """
-    recipe_values = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "milestones": None if milestones is None else _parse_milestones(milestones),
-        "warmup": warmup,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "label_smoothing": label_smoothing,
-        "ema_decay": ema_decay,
-        "crop_padding": crop_padding,
-        "cutout": cutout,
-        "flip": flip,
-        "augment": augment,
-        "mixup": mixup,
-        "cutmix": cutmix,
-        "class_weights": class_weights,
-        "sampling": sampling,
-    }
+    recipe_values = _recipe_values(context)
     settings: dict[str, Any] = {
-        "model": model,
-        "data": data,
         "seed": seed,
         "limit": limit,
         "accumulate": accumulate,
@@ -251,11 +83,13 @@ def command(
         "fuse_sums": fuse_sums,
         "checkpoint_sums": checkpoint_sums,
         "initial_checkpoint": initial_checkpoint,
+        "freeze": freeze,
     }
     for module in ("torch", "lightning", "matplotlib.figure", "safetensors"):
         require(module, "train")
     from delugeserve.training.batches import Reading
     from delugeserve.training.distributed import current_world
+    from delugeserve.training.request import request_resume, request_run
     from delugeserve.training.run import train
 
     if resume is not None:
@@ -263,7 +97,14 @@ def command(
             raise UsageError(
                 f"--resume {resume} and --output {output} name two folders.", "Leave out --output."
             )
-        again = _given(context, settings, compile="compiled")
+        for option in ("image_size", "normalise"):
+            if _is_given(context, option):
+                raise UsageError(
+                    f"--{option.replace('_', '-')} has no effect on a run that is resumed.",
+                    "Leave it out.",
+                )
+        again = {"model": model, "data": data, "name": name, "val_fraction": val_fraction}
+        again = _given(context, again | settings, compile="compiled")
         if _is_given(context, "precision"):
             again["precision"] = resolve_precision(precision)
         request = request_resume(
@@ -272,13 +113,21 @@ def command(
     else:
         if model is None or data is None or output is None:
             raise _missing(model=model, data=data, output=output)
-        spec = find_model(model)
-        chosen = choose_recipe(spec.task, recipe, **recipe_values)
-        config = RunConfig(recipe=chosen, precision=resolve_precision(precision), **settings)
-        request = Request(spec, config, output, resume=False)
+        with show_progress() as progress:
+            request = request_run(
+                model,
+                data,
+                output,
+                options=TaskOptions(name, image_size, normalise),
+                recipe=recipe,
+                recipe_values=recipe_values,
+                val_fraction=val_fraction,
+                settings=settings | {"precision": resolve_precision(precision)},
+                progress=progress,
+            )
     world = current_world()
     if world.is_first:
-        _print_config(request, world.size)
+        print_request(request, world.size)
     else:
         start_logging("WARNING")
     if workers is None:
@@ -289,6 +138,7 @@ def command(
             request.spec,
             request.config,
             request.output,
+            catalogue=request.catalogue,
             reading=reading,
             resume=request.resume,
             progress=progress,
@@ -303,10 +153,19 @@ def command(
         out.print(
             f"{path}: top-1 error {evaluation.top1_error:.2f} %"
             + ("" if top5 is None else f", top-5 error {top5:.2f} %")
-            + f" on {evaluation.num_images:,} test images",
+            + f" on {evaluation.num_images:,} {evaluation.split} images",
             markup=False,
         )
     print_next(f"delugeserve export --model {request.spec.name} --checkpoint {path}")
+
+
+def _recipe_values(context: typer.Context) -> dict[str, Any]:
+    """Return the options that override a recipe's values: those with the name of its fields."""
+    fields = dataclasses.fields(Recipe)[1:]
+    values = {f.name: context.params[f.name] for f in fields if f.name in context.params}
+    if values["milestones"] is not None:
+        values["milestones"] = _parse_milestones(values["milestones"])
+    return values
 
 
 def _parse_milestones(text: str) -> tuple[float, ...]:
@@ -317,19 +176,6 @@ def _parse_milestones(text: str) -> tuple[float, ...]:
             f"--milestones '{text}' is not a list of numbers.",
             "Use fractions of the epochs, such as --milestones 0.5,0.75.",
         ) from error
-
-
-def _print_config(request: Request, processes: int) -> None:
-    config = request.config
-    size = request.spec.task.image_size
-    several = f", {processes} processes" if processes > 1 else ""
-    limit = f", {config.limit:,} training images at most" if config.limit else ""
-    resumed = f", resumed in {escape(str(request.output))}" if request.resume else ""
-    err_console.print(
-        f"[bold]{config.model}[/] on {escape(config.data)}, {size}x{size} pixels, "
-        f"{config.precision}, seed {config.seed}{limit}{several}{resumed}"
-    )
-    print_recipe(config.recipe)
 
 
 def _is_given(context: typer.Context, option: str) -> bool:

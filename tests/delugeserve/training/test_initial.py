@@ -26,7 +26,7 @@ def short(config, changed, whole, tmp_path):
 
 
 def test_a_run_folder_stands_for_its_checkpoint(tiny_spec, whole, tmp_path):
-    initial, weights = read_initial(str(whole), tiny_spec, tmp_path, resume=False)
+    initial, weights = read_initial(str(whole), tiny_spec, tmp_path, seed=0, resume=False)
     assert initial.sha256 == sha256(whole / "tiny.safetensors")
     assert weights is not None
 

@@ -1,0 +1,113 @@
+"""The images of a run: those it trains on, those it watches, those it is tested on at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from delugeserve.data.catalogue import Catalogue, open_source
+from delugeserve.errors import DatasetError
+from delugeserve.system.progress import NO_PROGRESS, Progress
+from delugeserve.training.batches import Images, Reading, read_split
+from delugeserve.training.config import RunConfig
+from delugeserve.zoo import Task
+
+Measured = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The images of a run.
+
+    Attributes:
+        train: what it trains on.
+        watched: what it is measured on after every epoch.
+        watched_split: the split that ``watched`` is. It is the test split where none of the
+            training images are held out, as in the paper.
+        final: what it is measured on at the end: the test split, or the validation split of data
+            without one.
+        final_split: the split that ``final`` is.
+    """
+
+    train: Images
+    watched: Images
+    watched_split: Measured
+    final: Images
+    final_split: Measured
+
+
+def read_images(
+    config: RunConfig,
+    task: Task,
+    *,
+    catalogue: Catalogue | None = None,
+    reading: Reading | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> RunImages:
+    """Read, or list, the images of a run.
+
+    Args:
+        config: the run's settings.
+        task: what it trains for.
+        catalogue: the data, if it has been opened.
+        reading: how images are read; None for the defaults.
+        progress: receives the number of images read.
+
+    Raises:
+        DatasetError: the images cannot be read, the classes are not the task's, or there is no
+            split to measure on.
+    """
+    reading = reading or Reading()
+    if config.task is None and not config.val_fraction:
+        return _read_registered(config, task, reading, progress)
+    if catalogue is None:
+        catalogue = open_source(config.data, val_fraction=config.val_fraction, progress=progress)
+    watched_split: Measured = "validation" if "validation" in catalogue.splits else "test"
+    final_split: Measured = "test" if "test" in catalogue.splits else "validation"
+    if watched_split not in catalogue.splits:
+        raise DatasetError(
+            f"{config.data} has training images only: nothing is left to measure the errors on.",
+            "Use --val-fraction 0.1, or add a folder of validation images.",
+            path=config.data,
+            expected=("validation", "test"),
+            found=catalogue.splits,
+        )
+    read = partial(
+        catalogue.read, task=task, on_unreadable=reading.on_unreadable, progress=progress
+    )
+    train = read("train", limit=config.limit)
+    images = {split: read(split) for split in dict.fromkeys((watched_split, final_split))}
+    return _checked(
+        config.data,
+        RunImages(train, images[watched_split], watched_split, images[final_split], final_split),
+    )
+
+
+def _read_registered(
+    config: RunConfig, task: Task, reading: Reading, progress: Progress
+) -> RunImages:
+    """Read the whole training split and the test split, as the paper does."""
+    file = Path(config.data).expanduser()
+    if file.suffix == ".parquet" and file.is_file():
+        # It would serve as either split, and with a limit the two would not even be equal.
+        raise DatasetError(
+            f"{config.data} is a single file, but training needs a training and a test split.",
+            "Give a folder with both, such as train.parquet and test.parquet.",
+        )
+    read = partial(read_split, config.data, task=task, reading=reading, progress=progress)
+    train, test = read("train", limit=config.limit), read("test")
+    return _checked(config.data, RunImages(train, test, "test", test, "test"))
+
+
+def _checked(source: str, images: RunImages) -> RunImages:
+    for split, one in ((images.watched_split, images.watched), (images.final_split, images.final)):
+        if one.fingerprint == images.train.fingerprint:
+            raise DatasetError(
+                f"{source} has the same images in its training and its {split} split.",
+                f"Give a folder with a train and a {split} split.",
+                path=source,
+                name=split,
+            )
+    return images

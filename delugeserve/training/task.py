@@ -1,0 +1,155 @@
+"""What a run trains a network for: the model's own task, or the classes of a person's data."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+from delugeserve.data.catalogue import Catalogue
+from delugeserve.data.labels import list_names, simplify
+from delugeserve.data.pixels import measure_pixels
+from delugeserve.errors import DatasetError, UnknownNameError, UsageError
+from delugeserve.system.progress import NO_PROGRESS, Progress
+from delugeserve.training.config import Normalisation, TaskOptions
+from delugeserve.zoo import CIFAR10, IMAGENET, MODELS, ModelSpec, Task
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class ChosenTask:
+    """The network that a run trains.
+
+    Attributes:
+        spec: the network.
+        own: whether its task is the person's own; otherwise it is the registered model's.
+        normalised_by: where mean and standard deviation of an own task come from.
+        note: what a person may not expect of the classes; empty if there is nothing.
+    """
+
+    spec: ModelSpec
+    own: bool
+    normalised_by: str = ""
+    note: str = ""
+
+
+def choose_task(
+    model: ModelSpec,
+    catalogue: Catalogue,
+    output: Path,
+    options: TaskOptions,
+    *,
+    initial: ModelSpec | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> ChosenTask:
+    """Choose the task of a run.
+
+    It is the registered model's own if the data has its classes and no other size or normalisation
+    is asked for. Otherwise the classes are those of the data.
+
+    Args:
+        model: the registered model.
+        catalogue: the data.
+        output: the run's folder.
+        options: what was asked for.
+        initial: the network of the initial checkpoint, if there is one.
+        progress: receives the images that are measured.
+
+    Raises:
+        UsageError: the image size does not fit the network, or the name is not usable or taken.
+        UnknownNameError: there is no such normalisation.
+        DatasetError: there are fewer than two classes, or the images cannot be decoded.
+    """
+    if options.normalise is not None and options.normalise not in get_args(Normalisation):
+        raise UnknownNameError("normalisation", options.normalise, get_args(Normalisation))
+    same_classes = catalogue.has_classes_of(model.task)
+    size = options.image_size
+    usual_size = size is None or size == model.task.image_size
+    if same_classes and usual_size and options.normalise is None:
+        name = model.name if options.name is None else _check_name(options.name, model)
+        return ChosenTask(replace(model, name=name), own=False)
+
+    names = model.task.class_names if same_classes else catalogue.class_names
+    if len(names) < 2:
+        raise DatasetError(
+            f"{catalogue.source} has a single class, {list_names(names)}: there is nothing to"
+            " learn.",
+            "Add images of at least one other class.",
+            path=catalogue.source,
+            found=names,
+        )
+    name = _name_after(output, model) if options.name is None else _check_name(options.name, None)
+    before = initial.task if initial is not None else None
+    if size is None:
+        size = (before or model.task).image_size
+    model.architecture.check_image_size(size)
+    resize = round(size * model.task.resize_size / model.task.image_size)
+    task = Task(name, name, tuple(names), size, resize, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    mean, std, origin = _normalisation(options.normalise, before, catalogue, task, progress)
+    task = replace(task, mean=mean, std=std)
+    spec = ModelSpec(name, model.architecture, task)
+    return ChosenTask(spec, own=True, normalised_by=origin, note=_note(task, model.task))
+
+
+def _normalisation(
+    chosen: Normalisation | None,
+    before: Task | None,
+    catalogue: Catalogue,
+    task: Task,
+    progress: Progress,
+) -> tuple[tuple[float, float, float], tuple[float, float, float], str]:
+    if chosen is None and before is not None:
+        return before.mean, before.std, "of the initial checkpoint"
+    known = {"imagenet": IMAGENET, "cifar10": CIFAR10}.get(chosen or "data")
+    if known is not None:
+        return known.mean, known.std, f"of {known.title}"
+    images = catalogue.index("train", task)
+    found = measure_pixels(images, task.image_size, task.resize_size, progress=progress)
+    # A channel of one value, such as a blank one, would otherwise be divided by zero.
+    red, green, blue = (std or 1.0 for std in found.std)
+    return found.mean, (red, green, blue), f"of {found.images:,} training images"
+
+
+def _note(task: Task, registered: Task) -> str:
+    """Say that some classes are the registered task's, and that the network has these alone."""
+    known = {simplify(name) for name in registered.class_names}
+    shared = [name for name in task.class_names if simplify(name) in known]
+    if not shared or task.num_classes == registered.num_classes:
+        return ""
+    some = "all" if len(shared) == task.num_classes else f"{len(shared)}"
+    return (
+        f"{some} of these {task.num_classes} classes are among the {registered.num_classes} of"
+        f" {registered.title}; the network has {task.num_classes} outputs"
+    )
+
+
+def _check_name(name: str, model: ModelSpec | None) -> str:
+    """Check a name that was given."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"'{name}' cannot name a network: it becomes the name of a file and of a served model.",
+            "Use letters, digits, '_', '-' and '.', such as --name flowers.",
+        )
+    if name in MODELS and (model is None or name != model.name):
+        raise _taken(name)
+    return name
+
+
+def _name_after(output: Path, model: ModelSpec) -> str:
+    """Return the name of the run's folder, as far as it can name a network."""
+    folder = output.expanduser().resolve().name
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder).strip("-.")
+    if not name:
+        name = model.architecture.name + "-own"
+    if name in MODELS:
+        raise _taken(name)
+    return name
+
+
+def _taken(name: str) -> UsageError:
+    return UsageError(
+        f"'{name}' is the name of a registered model, which has other classes.",
+        "Choose another with --name.",
+    )
