@@ -103,15 +103,14 @@ def request_run(
     chosen = choose_recipe(task.spec.task, recipe, **recipe_values)
     if val_fraction is None:
         val_fraction = default_val_fraction(chosen, own_task=task.own)
-    elif (
-        val_fraction
-        and catalogue
-        and "validation" in catalogue.splits
-        and catalogue.held_out is None
-    ):
+        if catalogue.splits == ("train", "validation") and catalogue.held_out is not None:
+            val_fraction = VAL_FRACTION  # there is nothing else to measure on
+    elif val_fraction and "validation" in catalogue.splits and catalogue.held_out is None:
         raise UsageError(
             f"--val-fraction has no effect: {data} has a validation split.", "Leave it out."
         )
+    if not val_fraction and catalogue.held_out is not None:
+        catalogue = open_source(data, val_fraction=0.0, progress=progress)
     config = RunConfig(
         model=model,
         recipe=chosen,
@@ -159,8 +158,3 @@ def request_resume(folder: Path, settings: Mapping[str, Any], recipe: Mapping[st
 
 def _has_ended(record: RunRecord) -> bool:
     return record.status == "finished" and (record.path / METRICS_FILE).is_file()
-
-
-def _has_validation(catalogue: Catalogue | None) -> bool:
-    """Whether the validation split is on disk."""
-    return catalogue is not None and "validation" in catalogue.splits and catalogue.held_out is None

@@ -10,7 +10,7 @@ import typer
 
 from delugeserve.cli import recipe_options, training_options
 from delugeserve.cli.options import Json
-from delugeserve.cli.render.console import out, print_json, print_next, start_logging
+from delugeserve.cli.render.console import err_console, out, print_json, print_next, start_logging
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.request import print_request
 from delugeserve.cli.render.resume import say_how_to_resume
@@ -87,6 +87,8 @@ def command(
     }
     for module in ("torch", "lightning", "matplotlib.figure", "safetensors"):
         require(module, "train")
+    from delugeserve.cli.render.data_report import print_data_report
+    from delugeserve.data.report import survey
     from delugeserve.training.batches import Reading
     from delugeserve.training.distributed import current_world
     from delugeserve.training.request import request_resume, request_run
@@ -127,6 +129,10 @@ def command(
             )
     world = current_world()
     if world.is_first:
+        if request.catalogue is not None:
+            with show_progress() as progress:
+                report = survey(request.catalogue, progress=progress)
+            print_data_report(report, err_console)
         print_request(request, world.size)
     else:
         start_logging("WARNING")
