@@ -144,7 +144,7 @@ OnUnreadableOption = Annotated[
 Workers = Annotated[
     int | None,
     panel_option(
-        "Data-loading workers for each training process (ImageNet only).",
+        "Data-loading workers for each training process, for images of more than 64 pixels.",
         _DATA,
         default="an equal share of the cores",
         min=0,

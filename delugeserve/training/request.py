@@ -16,7 +16,7 @@ from delugeserve.errors import ResumeError, UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import RunConfig, TaskOptions, default_val_fraction
 from delugeserve.training.initial import check_architecture
-from delugeserve.training.recipes import choose_recipe, override
+from delugeserve.training.recipes import choose_recipe, default_recipe, override
 from delugeserve.training.records import (
     CONFIG_FILE,
     METRICS_FILE,
@@ -98,8 +98,9 @@ def request_run(
     fraction = VAL_FRACTION if val_fraction is None else val_fraction
     catalogue = open_source(data, val_fraction=fraction, progress=progress)
     task = choose_task(spec, catalogue, output, options, initial=initial, progress=progress)
-    if recipe is None and task.own and initial is not None:
-        recipe = "finetune"
+    if recipe is None:
+        fine_tuned = task.own and initial is not None
+        recipe = "finetune" if fine_tuned else default_recipe(spec.task).name
     chosen = choose_recipe(task.spec.task, recipe, **recipe_values)
     if val_fraction is None:
         val_fraction = default_val_fraction(chosen, own_task=task.own)

@@ -77,7 +77,12 @@ def read_images(
     read = partial(
         catalogue.read, task=task, on_unreadable=reading.on_unreadable, progress=progress
     )
-    train = read("train", limit=config.limit)
+    if task.fits_memory:
+        train = read("train", limit=config.limit)
+    else:
+        # Always decoded when needed: a random crop of the whole picture has more detail than one of
+        # its resized copy, and the result does not depend on this machine's memory.
+        train = catalogue.index("train", task, limit=config.limit)
     images = {split: read(split) for split in dict.fromkeys((watched_split, final_split))}
     return _checked(
         config.data,

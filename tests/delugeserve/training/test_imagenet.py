@@ -42,8 +42,9 @@ def test_from_files_to_a_checkpoint(command, tmp_path, write_tiny_imagenet, layo
     result = json.loads(out)
     assert result["num_images"] == 20
     assert result["top1_error"] < 20, "one class is dark, the other bright"
-    checkpoint = load_checkpoint(tmp_path / "run" / "mini.safetensors")
-    assert checkpoint.class_names == ("night", "noon")
+    checkpoint = load_checkpoint(tmp_path / "run" / "run.safetensors")
+    assert checkpoint.class_names == ("night", "noon"), "a task of its own"
+    assert (checkpoint.spec.task.image_size, checkpoint.spec.task.resize_size) == (72, 80)
     assert checkpoint.recipe["name"] == "imagenet"
     with (tmp_path / "run" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -83,7 +84,7 @@ def test_a_worker_that_dies_ends_the_run_with_what_to_do(tmp_path, write_tiny_im
         train(MINI, config, tmp_path / "run", reading=Reading(workers=1), progress=progress)
 
 
-def test_an_unreadable_image_ends_the_run_or_is_skipped(command, tmp_path, write_tiny_imagenet):
+def test_an_unreadable_image_ends_the_run_or_is_skipped(run, command, tmp_path, write_tiny_imagenet):
     data = write_tiny_imagenet(tmp_path / "images", "folder", train=24)
     bad = next(data.glob("train/noon/*.JPEG"))
     bad.write_bytes(b"no image")
@@ -92,6 +93,6 @@ def test_an_unreadable_image_ends_the_run_or_is_skipped(command, tmp_path, write
     assert str(bad) in err
     assert "Traceback" not in err
     # The run that has stopped there can go on without the image.
-    status, out, err = command("--data", data, "--on-unreadable", "skip", "--resume")
+    status, out, err = run("train", "--resume", tmp_path / "run", "--on-unreadable", "skip")
     assert status == 0, err
     assert sum(str(bad) in line for line in err.splitlines()) == 3, "once an epoch"
