@@ -84,7 +84,9 @@ def test_a_worker_that_dies_ends_the_run_with_what_to_do(tmp_path, write_tiny_im
         train(MINI, config, tmp_path / "run", reading=Reading(workers=1), progress=progress)
 
 
-def test_an_unreadable_image_ends_the_run_or_is_skipped(run, command, tmp_path, write_tiny_imagenet):
+def test_an_unreadable_image_ends_the_run_or_is_skipped(
+    run, command, tmp_path, write_tiny_imagenet
+):
     data = write_tiny_imagenet(tmp_path / "images", "folder", train=24)
     bad = next(data.glob("train/noon/*.JPEG"))
     bad.write_bytes(b"no image")
