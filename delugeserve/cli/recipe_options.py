@@ -103,6 +103,13 @@ SamplingOption = Annotated[
     Sampling | None,
     recipe_option("Images of an epoch: each one once, or equally many of each class.", "sampling"),
 ]
+PartialBatchOption = Annotated[
+    bool | None,
+    recipe_option(
+        "End an epoch with a smaller batch of the images that are left, or leave them out.",
+        "partial_batch",
+    ),
+]
 AugmentOption = Annotated[
     Policy | None,
     recipe_option(

@@ -115,7 +115,7 @@ def augmented_crop(
         delugeserve_client.errors.ImageError: the image cannot be decoded.
     """
     size = task.image_size
-    numbers = rng.random((_TRIES, 4))
+    numbers = rng.random((_TRIES, 5))
 
     def scale(width: int, height: int) -> float:
         left, upper, right, lower = random_box(width, height, numbers)
@@ -138,15 +138,17 @@ def random_box(width: int, height: int, numbers: NDArray[np.float64]) -> Box:
     Args:
         width: width of the image, in pixels.
         height: height of the image, in pixels.
-        numbers: random numbers, float64 ``[tries, 4]`` in [0, 1): area, aspect ratio, and
-            horizontal and vertical position of each candidate.
+        numbers: random numbers, float64 ``[tries, 5]`` in [0, 1): area, aspect ratio, whether it
+            is turned, and horizontal and vertical position of each candidate.
 
     Returns:
         The first candidate that fits into the image, else the largest square in the centre.
     """
-    for area, ratio, x, y in numbers.tolist():
+    for area, ratio, turn, x, y in numbers.tolist():
         pixels = width * height * (_AREA[0] + (_AREA[1] - _AREA[0]) * area)
-        aspect = _RATIO[0] * (_RATIO[1] / _RATIO[0]) ** ratio
+        aspect = _RATIO[0] + (_RATIO[1] - _RATIO[0]) * ratio
+        if turn < 0.5:
+            aspect = 1 / aspect
         across, down = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 1 <= across <= width and 1 <= down <= height:
             left, upper = int(x * (width - across + 1)), int(y * (height - down + 1))

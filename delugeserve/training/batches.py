@@ -143,6 +143,7 @@ def training_batches(
         world=world,
         accumulate=accumulate,
         labels=images.labels if config.recipe.sampling == "balanced" else None,
+        partial=config.recipe.partial_batch,
     )
     numbers = torch.arange(len(images))
     return DataLoader(_tensors(images, numbers), sampler=order, batch_size=None)
@@ -182,8 +183,8 @@ class EpochBatches(Sampler[list[int]]):
     """Indices of one process's batches, in the order of an epoch, which Lightning sets.
 
     The order depends on seed and epoch alone, so that a resumed run repeats it. Each optimiser step
-    takes the next ``batch_size`` images, and every process its share of them; the last images that
-    do not fill a step are left out.
+    takes the next ``batch_size`` images, and every process its share of them. The last images that
+    do not fill a step are left out, or are a smaller step.
 
     Args:
         count: number of images.
@@ -193,6 +194,7 @@ class EpochBatches(Sampler[list[int]]):
         accumulate: number of batches whose gradients are added up to a step.
         labels: int64 ``[count]``: an epoch has equally many images of each class; None to have each
             image once.
+        partial: whether the last images are a smaller step. It has as many images as can be shared.
 
     Raises:
         UsageError: there are too few images to share.
@@ -207,6 +209,7 @@ class EpochBatches(Sampler[list[int]]):
         world: World,
         accumulate: int = 1,
         labels: NDArray[np.int64] | None = None,
+        partial: bool = False,
     ) -> None:
         parts = world.size * accumulate
         _check_count(count, parts)
@@ -214,21 +217,25 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = 0
         self._count, self._seed, self._world = count, seed, world
         self._labels = labels
-        self._batch = step // accumulate
-        self._batches = count // step * accumulate
+        rest = count % step // parts * parts if partial else 0
+        whole = count // step
+        # The number of images in each batch, of all processes together.
+        self._batches = [step // accumulate] * (whole * accumulate)
+        self._batches += [rest // accumulate] * (accumulate if rest else 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Change to the order of another epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self._batches
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng((self._seed, self.epoch))
         drawn = self._count if self._labels is None else balanced_draw(self._labels, rng)
         order = rng.permutation(drawn)
-        for batch in order[: self._batches * self._batch].reshape(self._batches, self._batch):
+        ends = np.cumsum(self._batches)
+        for batch in np.split(order, ends)[:-1]:
             yield batch[self._world.rank :: self._world.size].tolist()
 
 

@@ -55,6 +55,8 @@ class Recipe:
         augment: random operations on colour and geometry: two for each image (``randaugment``), one
             of random strength (``trivial``), or ``none``.
         head_first: fraction of the steps, from the start, in which only the classifier is trained.
+        partial_batch: whether an epoch ends with a smaller batch of the images that fill no whole
+            one, in memory; they are left out otherwise.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Recipe:
     sampling: Sampling = "natural"
     augment: Policy = "none"
     head_first: float = 0.0
+    partial_batch: bool = False
 
 
 _RECIPES = (
@@ -86,7 +89,9 @@ _RECIPES = (
         batch_size=64,
         learning_rate=0.1,
         schedule="step",
-        milestones=(0.5, 0.75),
+        # The authors lower the rate "when epoch >= 150" and 225, and count epochs from 1.
+        milestones=(149 / 300, 224 / 300),
+        partial_batch=True,
     ),
     Recipe(
         "imagenet",
@@ -214,6 +219,7 @@ def check_effect(recipe: Recipe, task: Task, chosen: Iterable[str]) -> None:
     if not task.fits_memory:
         otherwise = f"on images of {task.title}, which are augmented differently"
         idle |= dict.fromkeys(("crop_padding", "cutout"), (otherwise, "Leave it out."))
+        idle["partial_batch"] = (f"on images of {task.title}, which are streamed", "Leave it out.")
     for name in chosen:
         if name in idle and getattr(recipe, name):  # 0 and () ask for nothing
             where, remedy = idle[name]

@@ -57,6 +57,7 @@ def command(
     cutmix: recipe_options.CutmixOption = None,
     class_weights: recipe_options.ClassWeightsOption = None,
     sampling: recipe_options.SamplingOption = None,
+    partial_batch: recipe_options.PartialBatchOption = None,
     head_first: recipe_options.HeadFirstOption = None,
     precision: training_options.PrecisionOption = "auto",
     accumulate: training_options.Accumulate = 1,

@@ -24,5 +24,7 @@ def print_recipe(recipe: Recipe) -> None:
 def as_text(value: object) -> str:
     """Return a value of a recipe as text."""
     if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return ", ".join(map(as_text, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

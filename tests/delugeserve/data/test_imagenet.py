@@ -106,7 +106,7 @@ def test_a_stretch_lies_in_the_centre_of_the_image(long, short):
 
 @given(width=SIDES, height=SIDES, seed=st.integers(0, 2**31))
 def test_a_box_has_the_area_and_the_ratio_or_is_the_centre(width, height, seed):
-    left, upper, right, lower = random_box(width, height, rng(seed).random((10, 4)))
+    left, upper, right, lower = random_box(width, height, rng(seed).random((10, 5)))
     assert 0 <= left < right <= width
     assert 0 <= upper < lower <= height
     across, down = right - left, lower - upper
@@ -125,16 +125,30 @@ def test_a_box_has_the_area_and_the_ratio_or_is_the_centre(width, height, seed):
 
 
 def test_no_part_of_a_panorama_fits_but_the_centre():
-    assert random_box(3000, 100, rng().random((10, 4))) == (1450, 0, 1550, 100)
+    assert random_box(3000, 100, rng().random((10, 5))) == (1450, 0, 1550, 100)
 
 
 def test_boxes_are_spread_over_the_image():
-    boxes = np.array([random_box(500, 375, rng(seed).random((10, 4))) for seed in range(500)])
+    boxes = np.array([random_box(500, 375, rng(seed).random((10, 5))) for seed in range(500)])
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (500 * 375)
     assert areas.min() < 0.1
     assert areas.max() > 0.9
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     np.testing.assert_allclose(centres.mean(axis=0), (250, 187.5), atol=10)
+
+
+def test_the_aspect_ratio_is_drawn_as_in_fb_resnet_torch():
+    """Uniform in 3/4 to 4/3, and width and height exchanged half of the time."""
+
+    def sides(ratio, turn):
+        numbers = np.array([[0.4, ratio, turn, 0.0, 0.0]])
+        _, _, across, down = random_box(10_000, 10_000, numbers)
+        return across / down
+
+    half = (3 / 4 + 4 / 3) / 2
+    assert sides(0.5, 0.7) == pytest.approx(half, rel=1e-3)
+    assert sides(0.5, 0.3) == pytest.approx(1 / half, rel=1e-3)
+    assert sides(0.0, 0.7) == pytest.approx(3 / 4, rel=1e-3)
 
 
 def test_half_of_the_images_are_mirrored():
@@ -187,7 +201,7 @@ def test_one_matrix_changes_colours_as_the_steps_do(seed):
 def test_colours_are_changed_by_that_matrix():
     grey = Image.new("RGB", (300, 300), (90, 120, 150))
     generator = rng(5)
-    generator.random((10, 4))  # the crop's
+    generator.random((10, 5))  # the crop's
     expected = step_by_step(np.full((2, 2, 3), (90.0, 120.0, 150.0)), generator)[0, 0]
     crop = augmented_crop(encode(grey, "PNG"), "", IMAGENET, rng(5)).numpy()
     assert np.abs(crop - expected).max() < 1

@@ -38,6 +38,17 @@ def test_an_epoch_has_every_image_once_but_those_that_fill_no_step():
     assert order(epoch=1) != order(seed=1), "no seed repeats another's epochs"
 
 
+def test_the_last_images_can_be_a_smaller_step():
+    found = order(count=107, partial=True)
+    assert [len(batch) for batch in found] == [20] * 5 + [7]
+    assert sorted(itertools.chain(*found)) == list(range(107))
+    assert found[:5] == order(count=107)
+    assert order(partial=True) == order(), "where none are left"
+    pair = [order(count=107, partial=True, accumulate=2, world=world) for world in PAIR]
+    assert [len(batch) for batch in pair[0]] == [len(batch) for batch in pair[1]]
+    assert [len(batch) for batch in pair[0]] == [5] * 10 + [1, 1], "7 images, shared by 4"
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 5])
 def test_processes_share_what_one_sees(accumulate):
     alone = order(accumulate=accumulate)

@@ -22,7 +22,9 @@ from delugeserve.zoo import CIFAR10, CIFAR100, IMAGENET
 def test_the_paper_s_recipes_are_as_published():
     cifar, imagenet = find_recipe("cifar"), find_recipe("imagenet")
     assert (cifar.epochs, cifar.batch_size) == (300, 64)
-    assert [cifar.epochs * part for part in cifar.milestones] == [150, 225]
+    ends = [cifar.epochs * part for part in cifar.milestones]
+    assert ends == pytest.approx([149, 224]), "epochs 150 and 225 have the lower rate"
+    assert cifar.partial_batch
     assert cifar.crop_padding == 4
     assert (imagenet.epochs, imagenet.batch_size) == (100, 256)
     assert [imagenet.epochs * part for part in imagenet.milestones] == [30, 60, 90]
@@ -47,7 +49,7 @@ def test_every_value_can_be_overridden():
         "milestones": (0.2, 0.4), "warmup": 0.3, "momentum": 0.0, "weight_decay": 0.0,
         "label_smoothing": 0.2, "ema_decay": 0.9, "crop_padding": 0,
         "cutout": 8, "flip": "none", "mixup": 0.2, "cutmix": 1.0, "class_weights": "balanced",
-        "sampling": "balanced", "augment": "trivial", "head_first": 0.1,
+        "sampling": "balanced", "augment": "trivial", "head_first": 0.1, "partial_batch": False,
     }  # fmt: skip
     changed = override(find_recipe("cifar"), **values)
     assert dataclasses.asdict(changed) == {"name": "cifar", **values}
@@ -115,9 +117,11 @@ def rates(recipe: Recipe, steps: int) -> list[float]:
     return [recipe.learning_rate * learning_rate(recipe, steps)(step) for step in range(steps)]
 
 
-@pytest.mark.parametrize(("name", "drops"), [("cifar", [500, 750]), ("imagenet", [300, 600, 900])])
+@pytest.mark.parametrize(("name", "drops"), [("cifar", [149, 224]), ("imagenet", [30, 60, 90])])
 def test_the_rate_in_steps(name, drops):
-    found = rates(find_recipe(name), 1000)
+    """Ten steps an epoch."""
+    found = rates(find_recipe(name), 10 * find_recipe(name).epochs)
+    drops = [10 * drop for drop in drops]
     assert found[0] == 0.1
     for number, drop in enumerate(drops, 1):
         assert found[drop - 1] == pytest.approx(0.1 * 0.1 ** (number - 1))
