@@ -232,8 +232,11 @@ def _find_source(
         model, checkpoint = None, found.value
     if checkpoint is not None:
         checkpoint = resolve_checkpoint(checkpoint)
-        if isinstance(model, str) and model == read_header(checkpoint).spec.name:
-            model = None  # the network's own name, which need not be registered
+        own = read_header(checkpoint).spec.name
+        if isinstance(model, str) and model not in MODELS:
+            if model != own:
+                raise UnknownNameError("model", model, [*MODELS, own])
+            model = None  # the checkpoint's own name
     spec = find_model(model) if isinstance(model, str) else model
     source = load_source(spec, checkpoint)
     if source is not None:
