@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -229,7 +230,42 @@ def test_class_names_with_commas_and_in_other_scripts(tmp_path):
     assert folders.class_names == table.class_names == tuple(sorted(names))
 
 
+@pytest.mark.parametrize("make", FORMS)
+def test_a_pickled_copy_reads_the_same(tmp_path, make: Callable[[Path], Path]):
+    images = open_source(make(tmp_path / "flowers")).index("train")
+    copy = pickle.loads(pickle.dumps(images))
+    assert copy.fingerprint == images.fingerprint
+    for index in range(len(images)):
+        assert copy.name(index) == images.name(index)
+        assert copy[index] == images[index]
+
+
+def test_images_of_a_row_group_stay_together_when_some_are_held_out(tmp_path):
+    images = open_source(as_parquet(tmp_path), val_fraction=0.2).images
+    for split in ("train", "validation"):
+        starts = images[split].starts.tolist()
+        groups = images[split].rows // 4  # as_parquet writes groups of four
+        changes = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist()]
+        assert starts == changes
+
+
 # Classes
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_a_test_split_without_the_first_class(tmp_path, numbered):
+    write_folders(tmp_path)
+    label = {name: number for number, name in enumerate(sorted(COLOURS))}
+    for split in ("train", "test"):
+        rows = [
+            (f"{name}/{number}.jpg", label[name] if numbered else name)
+            for name, number in FLOWERS
+            if split == "train" or (name != "daisy" and number == 0)
+        ]
+        write_csv(tmp_path / f"{split}.csv", [("path", "label"), *rows])
+    catalogue = open_source(tmp_path)
+    assert catalogue.class_names == (("0", "1", "2") if numbered else ("daisy", "rose", "tulip"))
+    assert catalogue.counts("test").tolist() == [0, 1, 1]
 
 
 def test_numbers_without_names(tmp_path):
