@@ -13,6 +13,7 @@ from delugeserve.zoo import ModelSpec, Task, find_model
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Normalisation = Literal["data", "imagenet", "cifar10"]
+Measured = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,14 @@ class RunConfig:
     freeze: bool = False
     extended: tuple[int, ...] = ()
     fixed_sums: bool = False
+
+    @property
+    def watched(self) -> Measured:
+        """The split that is measured after every epoch: the test split in the paper's manner only.
+
+        That is for a registered task without images held out.
+        """
+        return "validation" if self.task or self.val_fraction else "test"
 
     @property
     def network_name(self) -> str:

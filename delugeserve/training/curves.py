@@ -53,9 +53,10 @@ def draw_curves(records: Sequence[RunRecord]) -> Figure:
         axes["loss"].plot(epochs, [row.train_loss for row in rows], **style)
         axes["loss"].plot(epochs, [row.val_loss for row in rows], linestyle=":", **style)
         axes["rate"].plot(epochs, [row.learning_rate for row in rows], **style)
+    watched = " or ".join(dict.fromkeys(record.watched for record in records)) or "test"
     titles = {
-        "error": "test error in percent",
-        "loss": "loss: training (solid), test (dotted)",
+        "error": f"{watched} error in percent",
+        "loss": f"loss: training (solid), {watched} (dotted)",
         "rate": "learning rate",
     }
     by_steps = all(record.config["recipe"].get("schedule") == "step" for record in records)
@@ -145,7 +146,9 @@ def _title(records: Sequence[RunRecord]) -> str:
     epochs = common([int(record.config["recipe"]["epochs"]) for record in records])
     what = " on ".join([*(models or [f"{len(records)} runs"] * bool(records)), *data])
     counts = [f"{number} {'epoch' if number == 1 else 'epochs'}" for number in epochs]
-    error = f": {records[0].top1_error:.2f} % test error" if len(records) == 1 else ""
+    error = ""
+    if len(records) == 1:
+        error = f": {records[0].top1_error:.2f} % {records[0].measured} error"
     return ", ".join([what, *recipes, *counts]) + error
 
 

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import lightning.pytorch as pl
 
 from delugeserve.system.files import atomic_write
+from delugeserve.training.config import Measured
 from delugeserve.training.records import LOG_FILE, Epoch, read_run
 from delugeserve.training.saving import MARK, saving
 
@@ -34,10 +35,12 @@ class EpochLog(pl.Callback):
 
     Args:
         folder: the run's folder.
+        watched: the split that is measured after every epoch.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, watched: Measured = "test") -> None:
         self.folder = folder
+        self._watched = watched
         self._started = 0.0
         self._rate = 0.0
 
@@ -93,10 +96,11 @@ class EpochLog(pl.Callback):
         ):
             row = _write(epoch, file)
         _log.info(
-            "epoch %s/%d  loss %s  test error %s %%  learning rate %.3g  %s s",
+            "epoch %s/%d  loss %s  %s error %s %%  learning rate %.3g  %s s",
             row["epoch"],
             trainer.max_epochs,
             row["train_loss"],
+            self._watched,
             row["val_error"],
             epoch.learning_rate,
             row["seconds"],

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from delugeserve.system.progress import Progress
+from delugeserve.training.config import Measured
 
 _NOTE_INTERVAL_S = 0.2  # to read a loss, the processor waits for the GPU
 
@@ -20,10 +21,12 @@ class ReportProgress(Callback):
 
     Args:
         progress: receives the stages.
+        watched: the split that is measured after every epoch.
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, watched: Measured = "test") -> None:
         self._progress = progress
+        self._measure = "test epoch" if watched == "test" else "validate epoch"
         self._note = ""
         self._noted = 0.0
 
@@ -47,7 +50,7 @@ class ReportProgress(Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
         """Begin the test stage of an epoch."""
-        self._progress.stage(_name("test epoch", trainer), _count(*trainer.num_val_batches))
+        self._progress.stage(_name(self._measure, trainer), _count(*trainer.num_val_batches))
 
     def on_validation_batch_end(self, *_: Any) -> None:
         """Count a batch."""

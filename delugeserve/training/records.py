@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from delugeserve.artifacts.typed_json import from_json
 from delugeserve.errors import ResumeError, UsageError
-from delugeserve.training.config import RunConfig
+from delugeserve.training.config import Measured, RunConfig
 from delugeserve.training.recipes import Recipe
 
 CONFIG_FILE = "run.json"
@@ -79,6 +79,19 @@ class RunRecord:
         last = self.epochs[-1].val_error if self.epochs else None
         error: float | None = self.metrics.get("top1_error", last)
         return error
+
+    @property
+    def watched(self) -> Measured:
+        """The split that ``val_loss`` and ``val_error`` of the epochs are of."""
+        return (
+            "validation" if self.config.get("task") or self.config.get("val_fraction") else "test"
+        )
+
+    @property
+    def measured(self) -> Measured:
+        """The split that :attr:`top1_error` is of."""
+        split: Measured = self.metrics.get("split", "test") if self.metrics else self.watched
+        return split
 
     @property
     def seconds(self) -> float:

@@ -27,7 +27,7 @@ from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training import batches
 from delugeserve.training.augment import Augment, Mix
 from delugeserve.training.batches import Images, Reading
-from delugeserve.training.config import RunConfig, check_sums
+from delugeserve.training.config import Measured, RunConfig, check_sums
 from delugeserve.training.distributed import (
     World,
     connected,
@@ -48,7 +48,7 @@ from delugeserve.training.initial import InitialCheckpoint, read_initial
 from delugeserve.training.module import TrainingModule
 from delugeserve.training.records import extend, read_run
 from delugeserve.training.saving import STATE_FILE
-from delugeserve.training.splits import Measured, RunImages, read_images
+from delugeserve.training.splits import RunImages, read_images
 from delugeserve.training.stopping import stoppable
 from delugeserve.training.trainer import build_trainer, quiet_lightning
 from delugeserve.zoo import ModelSpec

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from delugeserve.data.catalogue import Catalogue, open_source
 from delugeserve.errors import DatasetError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.batches import Images, Reading, read_split
-from delugeserve.training.config import RunConfig
+from delugeserve.training.config import Measured, RunConfig
 from delugeserve.zoo import Task
-
-Measured = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -64,16 +61,16 @@ def read_images(
         return _read_registered(config, task, reading, progress)
     if catalogue is None:
         catalogue = open_source(config.data, val_fraction=config.val_fraction, progress=progress)
-    watched_split: Measured = "validation" if "validation" in catalogue.splits else "test"
-    final_split: Measured = "test" if "test" in catalogue.splits else "validation"
-    if watched_split not in catalogue.splits:
+    if "validation" not in catalogue.splits:
         raise DatasetError(
-            f"{config.data} has training images only: nothing is left to measure the errors on.",
-            "Use --val-fraction 0.1, or add a folder of validation images.",
+            f"{config.data} has no validation images to measure the network on after each epoch.",
+            "Use --val-fraction 0.1, or add a validation split.",
             path=config.data,
-            expected=("validation", "test"),
+            name="validation",
+            expected="validation",
             found=catalogue.splits,
         )
+    final_split: Measured = "test" if "test" in catalogue.splits else "validation"
     read = partial(
         catalogue.read, task=task, on_unreadable=reading.on_unreadable, progress=progress
     )
@@ -83,10 +80,10 @@ def read_images(
         # Always decoded when needed: a random crop of the whole picture has more detail than one of
         # its resized copy, and the result does not depend on this machine's memory.
         train = catalogue.index("train", task, limit=config.limit)
-    images = {split: read(split) for split in dict.fromkeys((watched_split, final_split))}
+    images = {split: read(split) for split in dict.fromkeys(("validation", final_split))}
     return _checked(
         config.data,
-        RunImages(train, images[watched_split], watched_split, images[final_split], final_split),
+        RunImages(train, images["validation"], "validation", images[final_split], final_split),
     )
 
 

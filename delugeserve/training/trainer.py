@@ -42,11 +42,11 @@ def build_trainer(
     """
     # The log comes before the state: a kill between the two repeats a row, and never loses one.
     callbacks: list[Callback] = [
-        EpochLog(output),
+        EpochLog(output, config.watched),
         ModelCheckpoint(output, Path(STATE_FILE).stem, monitor=None, enable_version_counter=False),
     ]
     if world.is_first:
-        callbacks.append(ReportProgress(progress))
+        callbacks.append(ReportProgress(progress, config.watched))
     if config.recipe.ema_decay:
         callbacks.append(MovingAverage(config.recipe.ema_decay))
     if config.freeze or config.recipe.head_first:

@@ -218,7 +218,11 @@ def _test_errors(metrics: Mapping[str, Any]) -> str:
     return (
         f"top-1 error {_percent(metrics['top1_error'])}"
         + ("" if top5 is None else f", top-5 error {_percent(top5)}")
-        + (f" on {images:,} test images" if isinstance(images, int) else "")
+        + (
+            f" on {images:,} {metrics.get('split', 'test')} images"
+            if isinstance(images, int)
+            else ""
+        )
     )
 
 

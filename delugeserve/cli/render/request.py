@@ -63,8 +63,6 @@ def _print_task(request: Request) -> None:
 
 def _validation(request: Request) -> str:
     catalogue, part = request.catalogue, request.config.val_fraction
-    if catalogue is not None and "validation" not in catalogue.splits:
-        return "none; the test images are measured after every epoch"
     own = catalogue is not None and catalogue.held_out is None
     what = "the validation split" if own else f"{100 * part:g} % of the training images, held out"
     if catalogue is not None and "test" not in catalogue.splits:

@@ -13,6 +13,7 @@ from delugeserve.errors import CheckpointError, DatasetError, UsageError
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.training.config import TaskOptions
 from delugeserve.training.initial import fit_classifier
+from delugeserve.training.records import read_run
 from delugeserve.training.request import request_run
 from delugeserve.training.run import train
 from delugeserve.training.splits import read_images
@@ -77,6 +78,8 @@ def test_each_split_is_measured_when_it_should_be(flowers, data):
 
 
 def test_the_epochs_are_measured_on_the_validation_split(flowers):
+    record = read_run(flowers)
+    assert (record.watched, record.measured) == ("validation", "test")
     with (flowers / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     # 27 images: an error is a multiple of 1 / 27.
