@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from delugeserve.errors import UsageError
 from delugeserve.networks.flops import count
 from delugeserve.studies.trials import (
@@ -40,7 +42,12 @@ _T_95 = (
     *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
 )
 
-Verdict = Literal["better", "worse", "not significant", "too few seeds"]
+EQUAL_WITHIN = 0.5
+"""Percentage points: smaller differences are not worth having. The paper's gains are twice that."""
+
+_RESAMPLES = 10_000
+
+Verdict = Literal["better", "worse", "equal", "not significant", "too few seeds"]
 """How DelugeNet's error compares with another network's."""
 
 
@@ -80,6 +87,8 @@ class Difference:
             None without seeds.
         interval: 95 % confidence interval of ``mean``, by Student's t over the pairs; None for
             fewer than two.
+        bootstrap: the same interval by the percentile bootstrap over the pairs, which is too narrow
+            for few pairs.
         published: the paper's difference; None if a model is not in the paper.
     """
 
@@ -87,15 +96,22 @@ class Difference:
     seeds: tuple[int, ...]
     mean: float | None
     interval: tuple[float, float] | None
+    bootstrap: tuple[float, float] | None
     published: float | None
 
     @property
     def verdict(self) -> Verdict:
-        """What the interval says about DelugeNet."""
+        """What the interval says about DelugeNet.
+
+        ``better`` or ``worse`` if it excludes zero, else ``equal`` if it is within
+        :data:`EQUAL_WITHIN` of zero.
+        """
         if self.interval is None:
             return "too few seeds"
         low, high = self.interval
-        return "better" if low > 0 else "worse" if high < 0 else "not significant"
+        if low > 0 or high < 0:
+            return "better" if low > 0 else "worse"
+        return "equal" if max(-low, high) <= EQUAL_WITHIN else "not significant"
 
 
 @dataclass(frozen=True)
@@ -228,6 +244,7 @@ def _compare(delugenet: NetworkResult, baseline: NetworkResult) -> Difference:
         seeds,
         statistics.fmean(differences) if differences else None,
         t_interval(differences),
+        bootstrap_interval(differences),
         paper,
     )
 
@@ -243,6 +260,19 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     mean = statistics.fmean(values)
     half = t * statistics.stdev(values) / len(values) ** 0.5
     return mean - half, mean + half
+
+
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of a mean by the percentile bootstrap.
+
+    None for fewer than two values. The same values give the same interval.
+    """
+    if len(values) < 2:
+        return None
+    rng = np.random.default_rng(0)
+    means = rng.choice(np.asarray(values), (_RESAMPLES, len(values))).mean(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def describe(ablation: Ablation) -> dict[str, Any]:

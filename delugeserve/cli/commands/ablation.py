@@ -200,7 +200,7 @@ def _print_networks(ablation: Ablation) -> None:
 
 def _print_differences(ablation: Ablation) -> None:
     print_table(
-        ("network", "DelugeNet", "pairs", "points", "95 % interval", "paper"),
+        ("network", "DelugeNet", "pairs", "points", "95 % interval", "bootstrap", "paper"),
         (_difference_row(difference) for difference in ablation.differences),
         title=f"\nerror minus that of {ablation.networks[0].name}, paired by seed",
         texts=2,
@@ -208,15 +208,19 @@ def _print_differences(ablation: Ablation) -> None:
 
 
 def _difference_row(one: Difference) -> tuple[str, ...]:
-    interval = f"{one.interval[0]:+.2f} to {one.interval[1]:+.2f}" if one.interval else "-"
     return (
         one.name,
         one.verdict,
         str(len(one.seeds)),
         _figure(one.mean, "+.2f"),
-        interval,
+        _interval(one.interval),
+        _interval(one.bootstrap),
         _figure(one.published, "+.2f"),
     )
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "-"
 
 
 def _write_csv(ablation: Ablation, path: Path) -> None:

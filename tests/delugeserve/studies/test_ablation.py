@@ -13,7 +13,7 @@ from delugeserve import zoo
 from delugeserve.errors import BusyFolderError, StoppedError, UnknownNameError, UsageError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import load_checkpoint
-from delugeserve.studies.ablation import Difference, read_ablation, t_interval
+from delugeserve.studies.ablation import Difference, bootstrap_interval, read_ablation, t_interval
 from delugeserve.studies.ablation_plots import draw_ablation
 from delugeserve.studies.trials import (
     compared_networks,
@@ -164,14 +164,16 @@ def test_the_figures_by_hand(report):
     ("interval", "verdict"),
     [
         (None, "too few seeds"),
-        ((-0.1, 0.1), "not significant"),
-        ((0.0, 0.1), "not significant"),
+        ((-0.1, 0.6), "not significant"),
+        ((-0.6, 0.1), "not significant"),
+        ((0.0, 0.1), "equal"),
+        ((-0.5, 0.5), "equal"),
         ((0.1, 0.2), "better"),
         ((-0.2, -0.1), "worse"),
     ],
 )
 def test_verdicts(interval, verdict):
-    assert Difference("", (0,), 0.0, interval, None).verdict == verdict
+    assert Difference("", (0,), 0.0, interval, None, None).verdict == verdict
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=21))
@@ -181,6 +183,15 @@ def test_the_interval_is_students(values):
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     assert low == pytest.approx(np.mean(values) - half, abs=1e-3, rel=1e-4)
     assert high == pytest.approx(np.mean(values) + half, abs=1e-3, rel=1e-4)
+
+
+def test_the_bootstrap_over_pairs():
+    assert bootstrap_interval([1.0]) is None
+    assert bootstrap_interval([3.0, 3.0]) == (3, 3)
+    values = np.random.default_rng(1).normal(1, 2, 400).tolist()
+    low, high = bootstrap_interval(values)
+    assert (low, high) == bootstrap_interval(values)
+    assert (low, high) == pytest.approx(t_interval(values), abs=0.03), "of many they agree"
 
 
 def test_the_interval_of_few_and_of_many():
@@ -301,7 +312,7 @@ def test_the_table(report, run):
     assert status == 0
     assert ["tiny_1x1", "0.00", "0.40", "0.00", "12.00", "1.00", "21.50"] in rows
     assert ["tiny_3x3", "15.00", "16.00", "17.00"] in rows
-    assert "tiny_1x1 not significant     3  +1.00 -1.48 to +3.48 +1.50" in out
+    assert "tiny_1x1 not significant     3  +1.00 -1.48 to +3.48 +0.00 to +2.00 +1.50" in out
     assert "ablation.json" in err
 
 
