@@ -15,6 +15,7 @@ from delugeserve.artifacts import labels
 from delugeserve.artifacts.changes import ServedVersion
 from delugeserve.artifacts.config_merge import ConfigMerge, merge_config
 from delugeserve.artifacts.config_rules import Artefact
+from delugeserve.artifacts.manifest import FILE_NAME as MANIFEST
 from delugeserve.artifacts.manifest import read_manifest
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig, parse_config
@@ -75,9 +76,9 @@ def update_config(
 
 
 def _generated_before(folder: Path, version: int | None) -> str | None:
-    """Return what was generated for a version; None if there is no record."""
-    if version is None:
-        return None
+    """Return what was generated for a version: nothing if no export wrote it, None if unknown."""
+    if version is None or not (folder / str(version) / MANIFEST).is_file():
+        return ""
     try:
         return parse_config(folder / str(version) / GENERATED).serving(version).to_text()
     except RepositoryError:

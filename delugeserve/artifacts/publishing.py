@@ -151,6 +151,13 @@ def check_target(repository: Path, name: str) -> None:
                 remedy = "Move the file elsewhere, or use --name with another name."
             raise RepositoryError(f"{path} is a file, not {what}.", remedy, path)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise RepositoryError(
+            f"The model repository {repository} cannot be made: {existing} is a file.",
+            "Use --repository with the path of a folder.",
+            existing,
+        )
+    # The repository has the lock, and the model's folder the version.
     for path in {existing, repository} if repository.is_dir() else {existing}:
         if not os.access(path, os.W_OK | os.X_OK):
             raise RepositoryError(

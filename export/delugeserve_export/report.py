@@ -49,8 +49,10 @@ def render_report(manifest: Manifest) -> str:
 
 def _describe(manifest: Manifest) -> dict[str, str]:
     """Return the facts at the top of the page."""
-    origin = manifest.checkpoint
+    origin, network = manifest.checkpoint, manifest.network
     facts = {
+        "network": f"{network.name} ({network.architecture.name}), {network.task.num_classes} "
+        f"classes, images of {network.task.image_size} x {network.task.image_size} pixels",
         "weights": origin.file or f"none: an untrained network, seed {origin.seed}",
         "artefact": f"{manifest.artefact}, {manifest.artefact_bytes / 1e6:.1f} MB",
         "largest batch": str(manifest.max_batch_size),

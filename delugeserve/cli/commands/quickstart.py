@@ -37,7 +37,11 @@ _NEXT = (
     ("delugeserve serve", "serve it until Ctrl-C"),
     ("delugeserve classify YOUR_PHOTO.jpg", "in a second terminal"),
     ("delugeserve benchmark", "latency and throughput"),
-    ("delugeserve train --model delugenet38 --data cifar10 --output runs/first", "train your own"),
+    (
+        "delugeserve train --model delugenet38 --data PHOTOS/ --output runs/mine",
+        "train on your own photographs, one folder per class",
+    ),
+    ("delugeserve export --checkpoint runs/mine", "export what you trained"),
 )
 
 

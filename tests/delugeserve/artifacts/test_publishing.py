@@ -1,6 +1,7 @@
 """Publishing: loadable at every moment."""
 
 import dataclasses
+import json
 import multiprocessing
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config, read_config
 from delugeserve.artifacts.publishing import check_target, free_version, publish, staging
 from delugeserve.errors import ModelNameError, OtherClassesError, RepositoryError
+from delugeserve.zoo import MODELS
 
 CONFIG = classifier_config(
     name="net",
@@ -27,13 +29,21 @@ CONFIG = classifier_config(
 )
 
 
-def publish_all(repository, content="weights", classes=("cat", "dog"), config=CONFIG, **options):
+def publish_all(
+    repository,
+    content="weights",
+    classes=("cat", "dog"),
+    config=CONFIG,
+    manifest='{"schema_version": 0}',
+    **options,
+):
     with staging(repository) as workspace:
         staged = workspace / "version"
         staged.mkdir()
         (staged / "model.onnx").write_text(content)
         write_labels(staged, classes)
         record_generated(staged, config)
+        (staged / "manifest.json").write_text(manifest)
         return publish(staged, repository, config, **options)
 
 
@@ -251,6 +261,21 @@ def test_after_a_rollback_by_hand_edits_are_told_from_what_was_generated(tmp_pat
     assert served_version(tmp_path) == 3
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_another_version_is_served_beside_the_new_one_if_it_can_be(tmp_path, make_manifest, same):
+    spec = MODELS["delugenet38"].with_classes(("cat", "dog"))
+    manifests = [
+        json.dumps(make_manifest(network=spec, precision=precision).to_json())
+        for precision in ("fp32", "fp32", "fp32" if same else "int8")
+    ]
+    publish_all(tmp_path, manifest=manifests[0])
+    publish_all(tmp_path, manifest=manifests[1])
+    edit(tmp_path, "versions: 2", "versions: [1, 2]")
+    done = publish_all(tmp_path, manifest=manifests[2])
+    assert read_config(tmp_path / "net").versions == ((1, 3) if same else (3,))
+    assert [one.field for one in done.config.replaced] == ([] if same else ["version_policy"])
+
+
 def test_without_a_record_all_settings_stay(tmp_path):
     publish_one(tmp_path)
     edit(tmp_path, "count: 1", "count: 3")
@@ -300,7 +325,10 @@ def test_other_classes_are_refused_again_when_publishing(tmp_path):
     assert publish_all(tmp_path, classes=("dog", "cow"), replace_classes=True).before.number == 1
 
 
-HAND_MADE = 'backend: "onnxruntime" max_batch_size: 4 # mine\nresponse_cache { enable: true }\n'
+HAND_MADE = (
+    'backend: "onnxruntime" max_batch_size: 4 # mine\nresponse_cache { enable: true }\n'
+    'input { name: "pixels" data_type: TYPE_FP32 dims: [3, 32, 32] }\n'
+)
 
 
 def hand_made(repository, version=True):
@@ -328,6 +356,7 @@ def test_a_model_of_a_person_keeps_its_settings(tmp_path, version):
     assert "max_batch_size: 4 # mine\nresponse_cache { enable: true }\n" in text
     assert read_config(tmp_path / "net").complete
     assert {one.field for one in done.config.kept} == {"max_batch_size", "response_cache"}
+    assert 'input["pixels"]' in {one.field for one in done.config.replaced}
     if version:
         assert (tmp_path / "net/1/model.onnx").read_text() == "mine"
 
@@ -351,7 +380,8 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path, mo
     check_target(tmp_path / "new/repository", "net")
     (tmp_path / "file").touch()
     (tmp_path / "model").mkdir()
-    for repository, name in ((tmp_path / "file", "net"), (tmp_path, "file")):
+    below = tmp_path / "file" / "repository"
+    for repository, name in ((tmp_path / "file", "net"), (tmp_path, "file"), (below, "net")):
         with pytest.raises(RepositoryError) as caught:
             check_target(repository, name)
         assert caught.value.path == tmp_path / "file"
