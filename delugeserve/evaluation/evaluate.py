@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from delugeserve.evaluation.metrics import (
     top_k_error,
     wilson_interval,
 )
+from delugeserve.evaluation.tta import Tta
 from delugeserve.system.memory import keep_freed_memory
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
@@ -56,6 +57,17 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class AugmentedEvaluation(Evaluation):
+    """The errors of a classifier with test-time augmentation.
+
+    Attributes:
+        augmentation: what was averaged.
+    """
+
+    augmentation: Tta
+
+
+@dataclass(frozen=True)
 class ClassReport:
     """The errors on the images of one class.
 
@@ -78,6 +90,8 @@ class ClassReport:
 class Report(Evaluation):
     """All metrics of a classifier, as :mod:`delugeserve.evaluation.metrics` defines them.
 
+    All but ``tta`` are of a single view of each image.
+
     Attributes:
         top1_interval: 95 % confidence interval of ``top1_error``, in percent.
         calibration_error: expected calibration error, in percent.
@@ -85,6 +99,7 @@ class Report(Evaluation):
         classes: the errors by class, in the order of the logits.
         confusion: number of images by true class (row) and predicted class (column).
         bins: the reliability diagram.
+        tta: the errors with test-time augmentation; None if it was not asked for.
     """
 
     top1_interval: tuple[float, float]
@@ -93,6 +108,7 @@ class Report(Evaluation):
     classes: tuple[ClassReport, ...]
     confusion: tuple[tuple[int, ...], ...]
     bins: tuple[Bin, ...]
+    tta: AugmentedEvaluation | None = None
 
 
 def evaluate(
@@ -115,7 +131,8 @@ def evaluate(
     """
     progress.stage("evaluate", len(data))
     num_classes = len(data.class_names)
-    return _errors(_predict(classify, _cut(data, batch_size), num_classes, progress), num_classes)
+    predictions, _ = _predict(classify, _cut(data, batch_size), num_classes, progress)
+    return _errors(predictions, num_classes)
 
 
 def evaluate_batches(
@@ -136,7 +153,8 @@ def evaluate_batches(
     Raises:
         EvaluationError: the logits are not finite, or have another number of classes.
     """
-    return _errors(_predict(classify, batches, num_classes, progress), num_classes)
+    predictions, _ = _predict(classify, batches, num_classes, progress)
+    return _errors(predictions, num_classes)
 
 
 def evaluate_fully(
@@ -144,12 +162,61 @@ def evaluate_fully(
     data: LabelledImages,
     *,
     batch_size: int = 250,
+    tta: Tta | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Report:
-    """Measure all metrics; arguments and errors are those of :func:`evaluate`."""
+    """Measure all metrics.
+
+    Args:
+        classify: the classifier.
+        data: images and labels.
+        batch_size: images per call.
+        tta: test-time augmentation to measure as well; it doubles the time.
+        progress: counts images.
+
+    Raises:
+        EvaluationError: the logits are not finite, or have another number of classes.
+    """
+    predictions, augmented = predict(
+        classify, data, batch_size=batch_size, tta=tta, progress=progress
+    )
+    return summarise(predictions, data.class_names, augmented, tta)
+
+
+def predict(
+    classify: Classify,
+    data: LabelledImages,
+    *,
+    batch_size: int = 250,
+    tta: Tta | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> tuple[Predictions, Predictions | None]:
+    """Classify labelled images; arguments and errors are those of :func:`evaluate_fully`.
+
+    Returns:
+        The predictions from a single view of each image, and those with test-time augmentation;
+        None without one.
+    """
     progress.stage("evaluate", len(data))
-    num_classes = len(data.class_names)
-    predictions = _predict(classify, _cut(data, batch_size), num_classes, progress)
+    batches = _cut(data, batch_size)
+    return _predict(classify, batches, len(data.class_names), progress, tta)
+
+
+def summarise(
+    predictions: Predictions,
+    class_names: Sequence[str],
+    augmented: Predictions | None = None,
+    tta: Tta | None = None,
+) -> Report:
+    """Compute all metrics of predictions.
+
+    Args:
+        predictions: from a single view of each image.
+        class_names: one per class.
+        augmented: with test-time augmentation.
+        tta: the augmentation.
+    """
+    num_classes = len(class_names)
     errors = _errors(predictions, num_classes)
     confusion = confusion_matrix(predictions, num_classes)
     bins = reliability(predictions)
@@ -158,9 +225,12 @@ def evaluate_fully(
         top1_interval=wilson_interval(errors.top1_error, errors.num_images),
         calibration_error=expected_calibration_error(bins),
         negative_log_likelihood=negative_log_likelihood(predictions),
-        classes=_by_class(confusion, data.class_names),
+        classes=_by_class(confusion, class_names),
         confusion=tuple(map(tuple, confusion.tolist())),
         bins=bins,
+        tta=AugmentedEvaluation(**vars(_errors(augmented, num_classes)), augmentation=tta)
+        if augmented is not None and tta is not None
+        else None,
     )
 
 
@@ -178,14 +248,24 @@ def _cut(data: LabelledImages, batch_size: int) -> Iterator[Batch]:
 
 @keep_freed_memory()
 def _predict(
-    classify: Classify, batches: Iterable[Batch], num_classes: int, progress: Progress
-) -> Predictions:
-    parts = []
+    classify: Classify,
+    batches: Iterable[Batch],
+    num_classes: int,
+    progress: Progress,
+    tta: Tta | None = None,
+) -> tuple[Predictions, Predictions | None]:
+    single, augmented = [], []
     for images, labels in batches:
-        logits = classify(images)
-        _check(logits, (len(labels), num_classes))
-        parts.append(read_predictions(logits, labels))
+        logits = _classify(classify, images, num_classes)
+        single.append(read_predictions(logits, labels))
+        if tta:
+            mirrored = _classify(classify, np.ascontiguousarray(images[:, :, ::-1]), num_classes)
+            augmented.append(read_predictions((logits + mirrored) / 2, labels))
         progress.advance(len(labels))
+    return _join(single), _join(augmented) if tta else None
+
+
+def _join(parts: Sequence[Predictions]) -> Predictions:
     return Predictions(
         *(
             np.concatenate([getattr(part, field.name) for part in parts])
@@ -194,11 +274,15 @@ def _predict(
     )
 
 
-def _check(logits: NDArray[np.float32], shape: tuple[int, int]) -> None:
-    if logits.shape != shape:
+def _classify(
+    classify: Classify, images: NDArray[np.uint8], num_classes: int
+) -> NDArray[np.float32]:
+    logits = classify(images)
+    expected = (len(images), num_classes)
+    if logits.shape != expected:
         raise EvaluationError(
             f"The classifier returns logits of shape {list(logits.shape)} "
-            f"for {shape[0]} images of {shape[1]} classes.",
+            f"for {expected[0]} images of {expected[1]} classes.",
             "Give a data set with the classes that it was trained on.",
         )
     # Not infinite either: the softmax would be NaN.
@@ -207,6 +291,7 @@ def _check(logits: NDArray[np.float32], shape: tuple[int, int]) -> None:
             "The classifier returns logits that are not finite.",
             "Its weights are damaged, or its training diverged: use another checkpoint.",
         )
+    return logits
 
 
 def _errors(predictions: Predictions, num_classes: int) -> Evaluation:
@@ -214,9 +299,7 @@ def _errors(predictions: Predictions, num_classes: int) -> Evaluation:
     return Evaluation(len(predictions.labels), top_k_error(predictions, 1), top5)
 
 
-def _by_class(
-    confusion: NDArray[np.int64], class_names: tuple[str, ...]
-) -> tuple[ClassReport, ...]:
+def _by_class(confusion: NDArray[np.int64], class_names: Sequence[str]) -> tuple[ClassReport, ...]:
     reports = []
     for index, (name, row) in enumerate(zip(class_names, confusion, strict=True)):
         total, wrong = int(row.sum()), row.copy()

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from delugeserve.artifacts.checkpoints import read_header, shipped_weights
 from delugeserve.artifacts.graphs import read_graph, read_network
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
@@ -220,6 +218,8 @@ def _served_task(classifier: Classifier, url: str) -> Task:
 
 def _served_labels(classifier: Classifier) -> tuple[str, ...] | None:
     """Return the class names that a server attaches to its predictions; None if it has none."""
+    import numpy as np
+
     served = classifier.model
     black = np.zeros(served.image_shape, np.uint8)
     (found,) = classifier.classify([black], top_k=served.num_classes)

@@ -12,17 +12,19 @@ from rich.markup import escape
 from rich.text import Text
 
 from delugeserve.artifacts.references import Reference, recognise, resolve_version
-from delugeserve.cli.options import Json, complete_models
+from delugeserve.cli.options import Json, complete_models, with_default
 from delugeserve.cli.render.console import err_console, out, print_facts, print_json, print_table
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UsageError
 from delugeserve.evaluation.subjects import open_subject
+from delugeserve.evaluation.tta import Tta
 
 if TYPE_CHECKING:
     from delugeserve.evaluation.evaluate import ClassReport, Report
 
 _CLASSES_SHOWN = 10
+_GALLERY_IMAGES = 100
 
 
 def command(
@@ -82,6 +84,31 @@ def command(
             help="Save the reliability diagram to this PNG or SVG file.",
         ),
     ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            "--gallery",
+            metavar="FILE",
+            help="Save the most confident mistakes as pictures, by class pair, to this HTML file.",
+        ),
+    ] = None,
+    gallery_images: Annotated[
+        int | None,
+        typer.Option(
+            "--gallery-images",
+            min=1,
+            metavar="N",
+            help=with_default("Most pictures in the --gallery.", "100"),
+        ),
+    ] = None,
+    tta: Annotated[
+        Tta | None,
+        typer.Option(
+            "--tta",
+            help="Measure the errors with test-time augmentation too: 'flip' takes the mean of an "
+            "image and its mirror image, in twice the time.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure top-1 and top-5 error, calibration and the errors of each class on a test split.
@@ -90,12 +117,20 @@ def command(
     """
     reference = _choose(subject, model, checkpoint, version, url)
     from delugeserve.data.datasets import load_images
-    from delugeserve.evaluation.evaluate import evaluate_fully
+    from delugeserve.evaluation.evaluate import predict, summarise
+    from delugeserve.evaluation.gallery import check_gallery_path, write_gallery
     from delugeserve.plotting import check_picture_path
 
     for path in (confusion, reliability):
         if path is not None:
             check_picture_path(path)
+    if gallery is not None:
+        check_gallery_path(gallery)
+    elif gallery_images is not None:
+        raise UsageError(
+            "--gallery-images is of the --gallery, which is not given.",
+            "Use --gallery FILE too, or leave --gallery-images out.",
+        )
     with open_subject(reference, model) as opened, show_progress() as progress:
         images = load_images(
             data,
@@ -107,10 +142,11 @@ def command(
         )
         images.require_classes(opened.task.class_names, opened.title)
         start = time.perf_counter()
-        report = evaluate_fully(
-            opened.classify, images, batch_size=opened.batch_size, progress=progress
+        predictions, augmented = predict(
+            opened.classify, images, batch_size=opened.batch_size, tta=tta, progress=progress
         )
         images_per_s = len(images) / (time.perf_counter() - start)
+    report = summarise(predictions, images.class_names, augmented, tta)
     if json:
         print_json(
             {
@@ -124,6 +160,11 @@ def command(
     else:
         _print_report(report, opened.title, images_per_s)
     _draw(report, opened.title, confusion, reliability)
+    if gallery is not None:
+        shown = write_gallery(
+            gallery, predictions, images, opened.title, gallery_images or _GALLERY_IMAGES
+        )
+        err_console.print(f"gallery of {shown} mistakes written to {gallery}", markup=False)
 
 
 def _choose(
@@ -165,7 +206,8 @@ def _print_report(report: Report, title: str, images_per_s: float) -> None:
     print_facts(
         {
             "top-1 error": f"{report.top1_error:.2f} % (95 % interval {low:.2f} to {high:.2f})",
-            "top-5 error": "" if report.top5_error is None else f"{report.top5_error:.2f} %",
+            "top-5 error": _percent(report.top5_error),
+            **_augmented(report),
             "calibration error": f"{report.calibration_error:.2f} % (ECE)",
             "negative log-likelihood": f"{report.negative_log_likelihood:.3f}",
             "speed": f"{images_per_s:,.0f} images/s",
@@ -186,6 +228,20 @@ def _print_report(report: Report, title: str, images_per_s: float) -> None:
         err_console.print(
             f"The {len(worst)} worst of {len(tested)} classes; --json prints all of them."
         )
+
+
+def _augmented(report: Report) -> dict[str, str]:
+    if report.tta is None:
+        return {}
+    flag = f"--tta {report.tta.augmentation}"
+    return {
+        f"top-1 error, {flag}": _percent(report.tta.top1_error),
+        f"top-5 error, {flag}": _percent(report.tta.top5_error),
+    }
+
+
+def _percent(error: float | None) -> str:
+    return "" if error is None else f"{error:.2f} %"
 
 
 def _mistake(one: ClassReport) -> str:

@@ -172,6 +172,25 @@ def test_a_picture_of_another_type_is_refused_before_the_work(refused):
     assert "confusion.jpg" in refused("delugenet38", "--confusion", "confusion.jpg").problem
 
 
+def test_flips_and_a_gallery(run, data, evaluate, tmp_path):
+    path = tmp_path / "errors.html"
+    arguments = ("delugenet38", "--limit", "20", "--tta", "flip", "--gallery", path)
+    status, out, err = run("evaluate", *arguments, "--gallery-images", "3", "--data", data)
+    assert status == 0, err
+    assert "top-1 error, --tta flip" in out
+    assert f"gallery of 3 mistakes written to {path}" in err
+    assert path.read_text(encoding="utf-8").count("<figure>") == 3
+    result = evaluate(*arguments)
+    assert result["tta"]["augmentation"] == "flip"
+    assert 0 <= result["tta"]["top1_error"] <= 100
+    assert evaluate("delugenet38", "--limit", "20")["tta"] is None
+
+
+def test_a_gallery_that_cannot_be_written_is_refused_before_the_work(refused):
+    assert "errors.html" in refused("delugenet38", "--gallery", "errors.png").remedy
+    assert "--gallery" in refused("delugenet38", "--gallery-images", "3").remedy
+
+
 def test_an_error_is_one_line(run, data):
     status, out, err = run("evaluate", "delugnet38", "--data", data)
     assert (status, out) == (2, "")

@@ -56,6 +56,27 @@ def test_errors_and_progress():
     assert recorder.steps == [2, 2, 1]
 
 
+def test_flips_leave_the_single_view_as_it_is():
+    # Two pixels: the left one has the logits, so that a mirrored image has those of the right one.
+    right = np.array([[0, 9, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 9, 0]], np.float32)
+    pixels = np.stack([LOGITS, right], axis=1).astype(np.uint8)[:, None]
+    data = LabelledImages(pixels, DATA.labels, DATA.class_names, "")
+
+    def left(images):
+        assert images.flags.c_contiguous
+        return images[:, 0, 0].astype(np.float32)
+
+    recorder = Recorder()
+    report = evaluate_fully(left, data, batch_size=2, tta="flip", progress=recorder)
+    assert recorder.steps == [2, 2, 1]
+    expected = evaluate_fully(left, data)
+    assert expected.tta is None
+    assert dataclasses.replace(report, tta=None) == expected
+    mean = (LOGITS + right).argmax(axis=1)
+    assert report.tta.top1_error == 100 * (mean != data.labels).mean() != report.top1_error
+    assert (report.tta.num_images, report.tta.augmentation) == (5, "flip")
+
+
 @pytest.mark.parametrize(("num_classes", "measured"), [(2, False), (5, False), (6, True)])
 def test_top5_needs_more_than_five_classes(num_classes, measured):
     for report in (report_of(num_classes), evaluate_noise(evaluate, num_classes)):
