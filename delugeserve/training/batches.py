@@ -52,6 +52,8 @@ class Reading:
 
 
 _TEST_BATCH = 250
+_CPU = torch.device("cpu")
+_GPU_PART = 0.25  # of a GPU's free memory that the images of one split may take
 
 
 def read_split(
@@ -116,6 +118,7 @@ def training_batches(
     config: RunConfig,
     world: World,
     reading: Reading,
+    device: torch.device = _CPU,
 ) -> DataLoader[Batch]:
     """Return this process's batches, shuffled anew in each epoch.
 
@@ -125,6 +128,7 @@ def training_batches(
         config: gives the batch size, how a batch is divided, and the seed.
         world: the processes that share the batches.
         reading: how large images are read.
+        device: where the network is trained. Images in memory are kept there if they fit.
 
     Raises:
         UsageError: a step's images cannot be divided equally, or there are too few.
@@ -144,9 +148,10 @@ def training_batches(
         accumulate=accumulate,
         labels=images.labels if config.recipe.sampling == "balanced" else None,
         partial=config.recipe.partial_batch,
+        device=keep_on(images, device),
     )
     numbers = torch.arange(len(images))
-    return DataLoader(_tensors(images, numbers), sampler=order, batch_size=None)
+    return DataLoader(_tensors(images, order.device, numbers), sampler=order, batch_size=None)
 
 
 def test_batches(
@@ -154,6 +159,7 @@ def test_batches(
     task: Task,
     world: World,
     reading: Reading,
+    device: torch.device = _CPU,  # noqa: PT028  not a test
 ) -> DataLoader[Batch]:
     """Return this process's part of the test images, in order.
 
@@ -162,6 +168,7 @@ def test_batches(
         task: their size and classes.
         world: the processes that share them.
         reading: how large images are read.
+        device: where the network is tested. Images in memory are kept there if they fit.
 
     Raises:
         UsageError: there are fewer images than processes.
@@ -175,12 +182,31 @@ def test_batches(
         return _stream(images, task, _TEST_BATCH, 0, world, reading)
     first, end = (len(images) * rank // world.size for rank in (world.rank, world.rank + 1))
     starts = range(first, end, _TEST_BATCH)
-    batches = [list(range(start, min(start + _TEST_BATCH, end))) for start in starts]
-    return DataLoader(_tensors(images), sampler=batches, batch_size=None)
+    device = keep_on(images, device)
+    batches = [
+        torch.arange(start, min(start + _TEST_BATCH, end), device=device) for start in starts
+    ]
+    return DataLoader(_tensors(images, device), sampler=batches, batch_size=None)
 
 
-class EpochBatches(Sampler[list[int]]):
-    """Indices of one process's batches, in the order of an epoch, which Lightning sets.
+def keep_on(images: LabelledImages, device: torch.device) -> torch.device:
+    """Return the device to keep images in memory on: the GPU, or the CPU if they take too much.
+
+    On a GPU, a batch is then one gather in its memory instead of a copy from the CPU's, which
+    small networks would wait for.
+
+    Args:
+        images: the images.
+        device: where the network is.
+    """
+    if device.type != "cuda":
+        return _CPU
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if images.images.nbytes <= _GPU_PART * free else _CPU
+
+
+class EpochBatches(Sampler[Tensor]):
+    """Indices of one process's batches, int64, in the order of an epoch, which Lightning sets.
 
     The order depends on seed and epoch alone, so that a resumed run repeats it. Each optimiser step
     takes the next ``batch_size`` images, and every process its share of them. The last images that
@@ -195,6 +221,7 @@ class EpochBatches(Sampler[list[int]]):
         labels: int64 ``[count]``: an epoch has equally many images of each class; None to have each
             image once.
         partial: whether the last images are a smaller step. It has as many images as can be shared.
+        device: of the indices.
 
     Raises:
         UsageError: there are too few images to share.
@@ -210,11 +237,13 @@ class EpochBatches(Sampler[list[int]]):
         accumulate: int = 1,
         labels: NDArray[np.int64] | None = None,
         partial: bool = False,
+        device: torch.device = _CPU,
     ) -> None:
         parts = world.size * accumulate
         _check_count(count, parts)
         step = min(batch_size, count - count % parts)
         self.epoch = 0
+        self.device = device
         self._count, self._seed, self._world = count, seed, world
         self._labels = labels
         rest = count % step // parts * parts if partial else 0
@@ -230,13 +259,14 @@ class EpochBatches(Sampler[list[int]]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Tensor]:
         rng = np.random.default_rng((self._seed, self.epoch))
         drawn = self._count if self._labels is None else balanced_draw(self._labels, rng)
         order = rng.permutation(drawn)
-        ends = np.cumsum(self._batches)
-        for batch in np.split(order, ends)[:-1]:
-            yield batch[self._world.rank :: self._world.size].tolist()
+        # One copy for the whole epoch: each would make a GPU wait.
+        indices = torch.from_numpy(order[: sum(self._batches)]).to(self.device)
+        for batch in torch.split(indices, self._batches):
+            yield batch[self._world.rank :: self._world.size]
 
 
 def _check_count(count: int, parts: int) -> None:
@@ -272,9 +302,8 @@ def _stream(
     )
 
 
-def _tensors(images: LabelledImages, *more: Tensor) -> Dataset[Batch]:
+def _tensors(images: LabelledImages, device: torch.device, *more: Tensor) -> Dataset[Batch]:
     # Indexed with whole batches of indices: one gather, no worker processes.
-    tensors: Any = TensorDataset(
-        torch.from_numpy(images.images), torch.from_numpy(images.labels), *more
-    )
+    columns = (torch.from_numpy(images.images), torch.from_numpy(images.labels), *more)
+    tensors: Any = TensorDataset(*(column.to(device) for column in columns))
     return cast("Dataset[Batch]", tensors)

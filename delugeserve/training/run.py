@@ -123,6 +123,7 @@ def train(
     progress = progress if world.is_first else NO_PROGRESS
     environment = describe_environment(config.precision) | {"processes": str(world.size)}
     _check_gpus(world)
+    gpu = torch.cuda.is_available()
     check_sums(spec, config)
     if config.compile or config.fuse_sums:
         require_compiler()
@@ -147,9 +148,12 @@ def train(
 
         with connected(world):
             inputs = first_alone(world, prepare)
+            device = torch.device("cuda", world.local_rank) if gpu else torch.device("cpu")
             loaders = (
-                batches.training_batches(inputs.images.train, spec.task, config, world, reading),
-                batches.test_batches(inputs.images.watched, spec.task, world, reading),
+                batches.training_batches(
+                    inputs.images.train, spec.task, config, world, reading, device
+                ),
+                batches.test_batches(inputs.images.watched, spec.task, world, reading, device),
             )
             if world.is_first:
                 if resume:

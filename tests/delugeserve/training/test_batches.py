@@ -23,7 +23,7 @@ PAIR = [World(rank, 2, rank, 2) for rank in (0, 1)]
 def order(count=100, batch_size=20, epoch=0, **options):
     sampler = EpochBatches(count, batch_size, **{"seed": 0, "world": ALONE} | options)
     sampler.set_epoch(epoch)
-    found = list(sampler)
+    found = [batch.tolist() for batch in sampler]
     assert len(found) == len(sampler)
     return found
 
@@ -110,6 +110,24 @@ def test_every_test_image_is_read_once(count):
         )
     ]
     assert read[0] == read[1] + read[2] == list(range(count))
+
+
+def test_images_that_fit_are_kept_on_the_gpu(monkeypatch):
+    gpu, cpu = torch.device("cuda", 1), torch.device("cpu")
+    free = {gpu: 4 * images(100).images.nbytes}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 1 << 40))
+    assert batches.keep_on(images(100), gpu) == gpu
+    assert batches.keep_on(images(101), gpu) == cpu, "a quarter of what is free"
+    assert batches.keep_on(images(1), cpu) == cpu
+
+
+def test_images_on_a_device_are_gathered_there():
+    """The meta device stands for a GPU: it has no values, and refuses those of the CPU."""
+    meta = torch.device("meta")
+    sampler = EpochBatches(100, 20, seed=0, world=ALONE, device=meta)
+    tensors = batches._tensors(images(100), meta)
+    shapes = [tuple(tensors[indices][0].shape) for indices in sampler]
+    assert shapes == [(20, 32, 32, 3)] * 5
 
 
 def test_too_few_test_images():
