@@ -97,6 +97,7 @@ def request_run(
         check_architecture(path, initial, spec)
     fraction = VAL_FRACTION if val_fraction is None else val_fraction
     catalogue = open_source(data, val_fraction=fraction, progress=progress)
+    catalogue.require_training()
     task = choose_task(spec, catalogue, output, options, initial=initial, progress=progress)
     if recipe is None:
         fine_tuned = task.own and initial is not None

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import get_args
 
 from delugeserve.data.catalogue import Catalogue
-from delugeserve.data.labels import list_names, simplify
+from delugeserve.data.labels import simplify
 from delugeserve.data.pixels import measure_pixels
-from delugeserve.errors import DatasetError, UnknownNameError, UsageError
+from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import Normalisation, TaskOptions
 from delugeserve.zoo import CIFAR10, IMAGENET, MODELS, ModelSpec, Task
@@ -60,7 +60,7 @@ def choose_task(
     Raises:
         UsageError: the image size does not fit the network, or the name is not usable or taken.
         UnknownNameError: there is no such normalisation.
-        DatasetError: there are fewer than two classes, or the images cannot be decoded.
+        DatasetError: the images cannot be decoded.
     """
     if options.normalise is not None and options.normalise not in get_args(Normalisation):
         raise UnknownNameError("normalisation", options.normalise, get_args(Normalisation))
@@ -72,14 +72,6 @@ def choose_task(
         return ChosenTask(replace(model, name=name), own=False)
 
     names = model.task.class_names if same_classes else catalogue.class_names
-    if len(names) < 2:
-        raise DatasetError(
-            f"{catalogue.source} has a single class, {list_names(names)}: there is nothing to"
-            " learn.",
-            "Add images of at least one other class.",
-            path=catalogue.source,
-            found=names,
-        )
     name = _name_after(output, model) if options.name is None else _check_name(options.name, None)
     before = initial.task if initial is not None else None
     if size is None:

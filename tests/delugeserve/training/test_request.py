@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from delugeserve.errors import ResumeError, UsageError
-from delugeserve.training.config import RunConfig
+from delugeserve.errors import DatasetError, ResumeError, UsageError
+from delugeserve.training.config import RunConfig, TaskOptions
 from delugeserve.training.recipes import find_recipe
 from delugeserve.training.records import as_recorded
-from delugeserve.training.request import request_resume
+from delugeserve.training.request import request_resume, request_run
 
 CONFIG = RunConfig("delugenet38", find_recipe("cifar-quick"), 3, "bf16", "cifar10", limit=100)
 
@@ -71,3 +71,23 @@ def test_there_is_nothing_to_resume(tmp_path, folder):
     (folder / "run.json").write_text(json.dumps(later))
     with pytest.raises(UsageError, match="this version does not know"):
         request_resume(folder, {}, {})
+
+
+@pytest.mark.parametrize(("folders", "found"), [(["rose"], 1), (["test/rose"], ("test",))])
+def test_data_that_no_classifier_can_be_trained_on(tmp_path, folders, found):
+    for folder in folders:
+        (tmp_path / "flowers" / folder).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "flowers" / folder / f"{number}.png").touch()
+    with pytest.raises(DatasetError) as caught:
+        request_run(
+            "delugenet38",
+            str(tmp_path / "flowers"),
+            tmp_path / "run",
+            options=TaskOptions(),
+            recipe=None,
+            recipe_values={},
+            settings={},
+        )
+    assert caught.value.found == found
+    assert not (tmp_path / "run").exists()

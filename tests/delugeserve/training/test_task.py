@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from delugeserve.data.catalogue import open_source
-from delugeserve.errors import DatasetError, UnknownNameError, UsageError
+from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.training.config import TaskOptions
 from delugeserve.training.task import choose_task
 from delugeserve.zoo import CIFAR10, IMAGENET, MODELS
@@ -93,12 +93,6 @@ def test_a_word_that_is_no_normalisation(choose):
     with pytest.raises(UnknownNameError) as caught:
         choose(FLOWERS, normalise="imagnet")
     assert caught.value.nearest == "imagenet"
-
-
-def test_a_single_class(choose):
-    with pytest.raises(DatasetError) as caught:
-        choose(("rose",))
-    assert caught.value.found == ("rose",)
 
 
 @pytest.mark.parametrize("name", ["", "my flowers", "../flowers", "-x", ".hidden", "a/b"])
