@@ -3,7 +3,10 @@
 Each cross-layer convolution becomes the plain sum of the same outputs, unnormalised and with all
 weights fixed to one. That is a residual network: a running sum to which each layer adds its output.
 The transition between two blocks is either BN and Conv3x3 of stride 2, as in a DelugeNet, or
-Conv1x1 of stride 2 alone, as in most residual networks.
+Conv1x1 of stride 2 alone. Both are serial: the next block starts from their result. In a residual
+network the 1x1 convolution usually stands parallel to a first layer of stride 2. The paper does not
+say which it has: its GFLOPs are those of the serial form, two of its three parameter counts those
+of the parallel one.
 """
 
 from __future__ import annotations

@@ -46,6 +46,8 @@ class RunConfig:
         val_fraction: part of the training images that is held out, and measured after every epoch.
             0 for a registered task measures the test images instead. Without effect on data that
             has a validation split.
+        watch_limit: number of test images that are measured after every epoch, where these are
+            watched; None for all. The final errors are always of all.
         freeze: whether only the classifier is trained, on an initial checkpoint.
         extended: for a run that was resumed with more epochs: the numbers of epochs that it had
             before, in order.
@@ -69,6 +71,7 @@ class RunConfig:
     name: str | None = None
     task: Task | None = None
     val_fraction: float = 0.0
+    watch_limit: int | None = None
     freeze: bool = False
     extended: tuple[int, ...] = ()
     fixed_sums: bool = False

@@ -100,7 +100,8 @@ def _read_registered(
         )
     read = partial(read_split, config.data, task=task, reading=reading, progress=progress)
     train, test = read("train", limit=config.limit), read("test")
-    return _checked(config.data, RunImages(train, test, "test", test, "test"))
+    watched = test if config.watch_limit is None else read("test", limit=config.watch_limit)
+    return _checked(config.data, RunImages(train, watched, "test", test, "test"))
 
 
 def _checked(source: str, images: RunImages) -> RunImages:

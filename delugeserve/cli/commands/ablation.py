@@ -88,6 +88,15 @@ def command(
     limit: Annotated[
         int | None, typer.Option(min=2, metavar="N", help="Train on the first N images only.")
     ] = None,
+    watch_limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="After each epoch, test on the first N test images only. The final errors are of "
+            "all.",
+        ),
+    ] = None,
     compiled: Annotated[
         bool,
         typer.Option("--compile", help="Compile the training step (needs a C++ compiler)."),
@@ -136,6 +145,7 @@ def command(
             precision=resolve_precision(precision),
             data=data,
             limit=limit,
+            watch_limit=watch_limit,
             compile=compiled,
         )
         contrasts = contrasts or PAPERS_CONTRASTS

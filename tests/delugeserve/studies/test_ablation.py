@@ -23,6 +23,7 @@ from delugeserve.studies.trials import (
 )
 from delugeserve.training.config import RunConfig
 from delugeserve.training.recipes import find_recipe
+from delugeserve.training.records import read_run
 from delugeserve.zoo import CIFAR10, Architecture, ModelSpec, Published, find_model
 
 TINY = ModelSpec(
@@ -204,12 +205,18 @@ def test_the_fixed_variant_keeps_equal_weights(run, tiny_cifar, tmp_path):
     output = tmp_path / "ablation"
     options = ["--model", "tiny", "--data", tiny_cifar, "--output", output, "--seeds", 1]
     options += ["--precision", "fp32", "--limit", 128, "--epochs", 1, "--against", "fixed,3x3"]
+    options += ["--watch-limit", 7]
     status, out, err = run("ablation", *options, "--json")
     assert status == 0, err
     result = json.loads(out)
     assert [network["name"] for network in result["networks"]] == ["tiny", "tiny_3x3", "tiny_fixed"]
     params = [network["params"] for network in result["networks"]]
     assert params[1] == params[2] < params[0], "all but the cross-layer weights"
+    (epoch,) = read_run(output / "tiny-seed0").epochs
+    wrong = epoch.val_error * 7 / 100
+    assert wrong == pytest.approx(round(wrong), abs=0.01), "of 7 images"
+    metrics = json.loads((output / "tiny-seed0" / "metrics.json").read_text())
+    assert metrics["num_images"] > 7
     states = [
         load_checkpoint(output / f"{name}-seed0" / "tiny.safetensors").state
         for name in ("tiny", "tiny_fixed")
