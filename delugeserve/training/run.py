@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,6 +54,8 @@ from delugeserve.training.stopping import stoppable
 from delugeserve.training.trainer import build_trainer, quiet_lightning
 from delugeserve.zoo import ModelSpec
 
+_log = logging.getLogger(__name__)
+
 _LESS_MEMORY = "Start again with --accumulate 2, --checkpoint-sums or a smaller --batch-size."
 
 
@@ -63,6 +66,12 @@ class _Inputs:
     images: RunImages
     initial: InitialCheckpoint | None
     weights: Mapping[str, Tensor] | None
+
+    def knows_all_classes(self, spec: ModelSpec) -> bool:
+        """Whether the run starts now, from a network that classifies its task already."""
+        if self.initial is None or self.weights is None:
+            return False
+        return tuple(self.initial.kept_classes) == spec.task.class_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +171,11 @@ def train(
                     output, config, environment, inputs.initial, resume=resume
                 )
             module = _module(spec, config, inputs, world)
+            if world.is_first and inputs.knows_all_classes(spec):
+                progress.stage("test the initial network")
+                first = _evaluate(module.network.to(device), spec, inputs.images.watched, reading)
+                _log.info("before training: %s error %.2f %%", config.watched, first.top1_error)
+                module.network.train()
             saved = output / STATE_FILE
             state = saved if resume and saved.is_file() else None
             with (

@@ -143,6 +143,13 @@ def test_what_was_kept_is_said_and_recorded(flowers, write_class_folders, tmp_pa
     assert record["kept_classes"] == ["rose"]
 
 
+def test_a_network_that_knows_the_classes_is_measured_first(flowers, data, tmp_path, caplog):
+    caplog.set_level("INFO", "delugeserve.training")
+    run(request(data, tmp_path / "run", initial_checkpoint=str(flowers)))
+    assert any(text.startswith("before training: validation error ") for text in caplog.messages)
+    assert not any(text.startswith("head: ") for text in caplog.messages)
+
+
 def test_frozen_weights_stay_as_they_are(flowers, write_class_folders, tmp_path):
     data = write_class_folders(tmp_path / "data", ("rose", "aster", "tulip"))
     one = request(
