@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,10 +66,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class _Card:
-    """What the page shows of a mistake."""
+    """What the page shows of a mistake: the picture as a data URI, and its name."""
 
     source: str
     name: str
+    file: str
     confidence: float
     label_probability: float
 
@@ -188,7 +189,11 @@ def _card(mistake: Mistake, data: LabelledImages) -> _Card:
     if encoded is not None:
         name = encoded.store.key(int(encoded.rows[mistake.index]))
     return _Card(
-        _data_uri(data.images[mistake.index]), name, mistake.confidence, mistake.label_probability
+        _data_uri(data.images[mistake.index]),
+        name,
+        PurePath(name).name,
+        mistake.confidence,
+        mistake.label_probability,
     )
 
 
