@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from delugeserve.doctor import Finding, diagnose
     from delugeserve.errors import (
         BuildError,
+        BusyFolderError,
         CheckpointError,
         ClassNameError,
         DatasetError,
@@ -89,6 +90,7 @@ __all__ = [
     "Architecture",
     "Backend",
     "BuildError",
+    "BusyFolderError",
     "Checkpoint",
     "CheckpointError",
     "ClassNameError",
@@ -157,7 +159,7 @@ _HOMES = {
     "data.datasets": "LabelledImages load_images",
     "doctor": "Finding diagnose",
     "errors": (
-        "BuildError CheckpointError ClassNameError DatasetError DelugeServeError"
+        "BuildError BusyFolderError CheckpointError ClassNameError DatasetError DelugeServeError"
         " EvaluationError Failure InvalidReferenceError MissingDeviceError MissingExtraError"
         " ModelNameError OtherClassesError ParityError PlanError PortError RepositoryError"
         " ResumeError ServerError StoppedError SubjectError TrainingError UnknownNameError"

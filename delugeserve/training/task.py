@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from delugeserve.artifacts.names import check_model_name
 from delugeserve.data.catalogue import Catalogue
 from delugeserve.data.labels import simplify
 from delugeserve.data.pixels import measure_pixels
@@ -14,8 +15,6 @@ from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import Normalisation, TaskOptions
 from delugeserve.zoo import CIFAR10, IMAGENET, MODELS, ModelSpec, Task
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,7 @@ def _note(task: Task, registered: Task) -> str:
 
 def _check_name(name: str, model: ModelSpec | None) -> str:
     """Check a name that was given."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"'{name}' cannot name a network: it becomes the name of a file and of a served model.",
-            "Use letters, digits, '_', '-' and '.', such as --name flowers.",
-        )
+    check_model_name(name)  # it becomes the name of a file and of a served model
     if name in MODELS and (model is None or name != model.name):
         raise _taken(name)
     return name

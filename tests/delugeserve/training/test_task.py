@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from delugeserve.data.catalogue import open_source
-from delugeserve.errors import UnknownNameError, UsageError
+from delugeserve.errors import ModelNameError, UnknownNameError, UsageError
 from delugeserve.training.config import TaskOptions
 from delugeserve.training.task import choose_task
 from delugeserve.zoo import CIFAR10, IMAGENET, MODELS
@@ -97,7 +97,7 @@ def test_a_word_that_is_no_normalisation(choose):
 
 @pytest.mark.parametrize("name", ["", "my flowers", "../flowers", "-x", ".hidden", "a/b"])
 def test_a_name_that_cannot_be_a_file_s(choose, name):
-    with pytest.raises(UsageError, match="cannot name a network"):
+    with pytest.raises(ModelNameError):
         choose(FLOWERS, name=name)
 
 
