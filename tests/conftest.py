@@ -61,6 +61,7 @@ SLOW = (
     "delugeserve/runtimes/test_tensorrt.py",
     "delugeserve/studies/test_connectivity.py",
     "delugeserve/studies/test_profiling.py",
+    "delugeserve/training/test_best_run.py",
     "delugeserve/training/test_distributed.py",
     "delugeserve/training/test_imagenet.py",
     "delugeserve/training/test_run.py",

@@ -123,3 +123,12 @@ HeadFirstOption = Annotated[
         "head_first",
     ),
 ]
+PatienceOption = Annotated[
+    int | None,
+    recipe_option(
+        "Early stopping: epochs without a lower validation error before training stops; 0 for all "
+        "epochs.",
+        "patience",
+        metavar="N",
+    ),
+]

@@ -1,18 +1,26 @@
-"""The epoch with the lowest validation error: kept on disk, and the measure of early stopping."""
+"""The epoch with the lowest validation error: kept on disk, and the measure of early stopping.
+
+While a run is in progress, ``best.safetensors`` is a whole checkpoint, without test errors. At the
+end its network is tested, and saved under the network's name in its place.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import nn
 
+from delugeserve.errors import CheckpointError
+from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.training.averaging import MovingAverage
+from delugeserve.training.saving import BEST_FILE
 
-BEST_FILE = "best.safetensors"
-"""The network of the best epoch so far, until the run ends."""
+_log = logging.getLogger(__name__)
 
 Write = Callable[[nn.Module, int, float], None]
 """Writes a network, given the number of its epoch and its validation error in percent."""
@@ -102,3 +110,34 @@ class Patience(EarlyStopping):
         """Continue from a run's state."""
         super().load_state_dict(state_dict)
         self._max_epochs = state_dict["max_epochs"]
+
+
+def choose_network(trainer: pl.Trainer, network: nn.Module, folder: Path) -> int:
+    """Load the weights of the best epoch into a network that has those of the last one.
+
+    Args:
+        trainer: the trainer, after training.
+        network: the trained network.
+        folder: the run's folder.
+
+    Returns:
+        The number of the epoch whose weights the network has, from 1.
+    """
+    last = trainer.current_epoch
+    keep = next((one for one in trainer.callbacks if isinstance(one, KeepBest)), None)  # type: ignore[attr-defined]
+    if keep is None or not keep.epoch:
+        return last
+    if last < (trainer.max_epochs or 0):
+        _log.info("stopped early: no lower validation error since epoch %d", keep.epoch)
+    if keep.epoch != last:
+        try:
+            checkpoint = load_checkpoint(folder / BEST_FILE)
+            problem = f"{folder / BEST_FILE} is not of epoch {keep.epoch}, the best one."
+        except CheckpointError as error:
+            checkpoint, problem = None, error.problem
+        if checkpoint is None or checkpoint.recipe.get("epoch") != keep.epoch:
+            _log.warning("%s The weights of the last epoch are saved.", problem)
+            return last
+        network.load_state_dict(dict(checkpoint.state))
+    _log.info("epoch %d has the lowest validation error: %.2f %%", keep.epoch, keep.error)
+    return keep.epoch

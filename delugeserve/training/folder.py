@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from delugeserve.artifacts.checkpoints import read_header
 from delugeserve.errors import BusyFolderError, TrainingError, UsageError
 from delugeserve.plotting import save_figure
 from delugeserve.training.config import RunConfig
@@ -23,7 +24,7 @@ from delugeserve.training.records import (
     read_config,
     read_run,
 )
-from delugeserve.training.saving import STATE_FILE, write_json
+from delugeserve.training.saving import BEST_FILE, STATE_FILE, write_json
 
 CURVES_FILE = "curves.png"
 _THEN = ", then "
@@ -114,7 +115,8 @@ def start_folder(
 ) -> dict[str, str]:
     """Write the settings, the environment and the record of the initial checkpoint.
 
-    The errors of a run that ended, and goes on with more epochs, are removed.
+    The errors of a run that ended, and goes on with more epochs, are removed. If its checkpoint is
+    of the epoch with the lowest validation error, that one is the best so far.
 
     Returns:
         The environment; for a resumed run, the one of all its parts.
@@ -130,11 +132,18 @@ def start_folder(
             write_record(output, initial)
         write_json(output / ENVIRONMENT_FILE, whole)
         if resume and read_config(read_run(output)).recipe.epochs < config.recipe.epochs:
-            (output / METRICS_FILE).unlink(missing_ok=True)
+            _reopen(output, config.network_name)
         write_json(output / CONFIG_FILE, as_recorded(config))
     except OSError as error:
         raise _unwritable(output, error) from error
     return whole
+
+
+def _reopen(output: Path, network: str) -> None:
+    (output / METRICS_FILE).unlink(missing_ok=True)
+    checkpoint = output / f"{network}.safetensors"
+    if checkpoint.is_file() and "epoch" in read_header(checkpoint).recipe:
+        checkpoint.replace(output / BEST_FILE)
 
 
 def _continued(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:

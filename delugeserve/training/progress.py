@@ -17,7 +17,7 @@ _NOTE_INTERVAL_S = 0.2  # to read a loss, the processor waits for the GPU
 
 
 class ReportProgress(Callback):
-    """Reports each epoch as two stages, training and testing, whose steps are batches.
+    """Reports each epoch as two stages, training and measuring, whose steps are batches.
 
     Args:
         progress: receives the stages.
@@ -49,7 +49,7 @@ class ReportProgress(Callback):
         self._progress.advance(note=self._note)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """Begin the test stage of an epoch."""
+        """Begin the stage that measures the network after an epoch."""
         self._progress.stage(_name(self._measure, trainer), _count(*trainer.num_val_batches))
 
     def on_validation_batch_end(self, *_: Any) -> None:

@@ -57,6 +57,8 @@ class Recipe:
         head_first: fraction of the steps, from the start, in which only the classifier is trained.
         partial_batch: whether an epoch ends with a smaller batch of the images that fill no whole
             one, in memory; they are left out otherwise.
+        patience: number of epochs without a lower validation error after which training stops; 0 to
+            train all epochs.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Recipe:
     augment: Policy = "none"
     head_first: float = 0.0
     partial_batch: bool = False
+    patience: int = 0
 
 
 _RECIPES = (
@@ -276,6 +279,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "ema_decay": (_is_part, _PART),
     "crop_padding": (lambda value: value >= 0, "0 or more"),
     "cutout": (lambda value: value >= 0, "0 or more"),
+    "patience": (lambda value: value >= 0, "0 or more"),
     "mixup": (_is_alpha, _ALPHA),
     "cutmix": (_is_alpha, _ALPHA),
     "head_first": (_is_part, _PART),

@@ -152,7 +152,8 @@ def request_resume(folder: Path, settings: Mapping[str, Any], recipe: Mapping[st
     check_settings(record, config, more_epochs=True)
     if config.recipe.epochs == before.recipe.epochs and _has_ended(record):
         raise UsageError(
-            f"The run in {folder} has ended: all of its {before.recipe.epochs} epochs are trained.",
+            f"The run in {folder} has ended, after {len(record.epochs)} of at most "
+            f"{before.recipe.epochs} epochs.",
             f"To train on, give more, such as --epochs {2 * before.recipe.epochs}.",
         )
     return Request(config.network(), config, folder, resume=True)

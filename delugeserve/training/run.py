@@ -28,6 +28,7 @@ from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training import batches
 from delugeserve.training.augment import Augment, Mix
 from delugeserve.training.batches import Images, Reading
+from delugeserve.training.best import choose_network
 from delugeserve.training.config import Measured, RunConfig, check_sums
 from delugeserve.training.distributed import (
     World,
@@ -48,7 +49,7 @@ from delugeserve.training.freezing import freeze_all_but_classifier
 from delugeserve.training.initial import InitialCheckpoint, read_initial
 from delugeserve.training.module import TrainingModule
 from delugeserve.training.records import extend, read_run
-from delugeserve.training.saving import STATE_FILE
+from delugeserve.training.saving import BEST_FILE, STATE_FILE, saving
 from delugeserve.training.splits import RunImages, read_images
 from delugeserve.training.stopping import stoppable
 from delugeserve.training.trainer import build_trainer, quiet_lightning
@@ -105,7 +106,8 @@ def train(
         spec: the network.
         config: everything that decides the result.
         output: the run's folder: settings, environment, log, the state to resume from, and in the
-            end ``<name>.safetensors``, its errors and the learning curves.
+            end ``<name>.safetensors``, its errors and the learning curves. With a validation split
+            that checkpoint has the weights of the epoch with the lowest validation error.
         catalogue: the data, if it has been opened.
         reading: how images are read; None for the defaults.
         resume: continue the run in ``output`` from its last complete epoch. With more epochs in
@@ -153,6 +155,12 @@ def train(
             images = read_images(
                 config, spec.task, catalogue=catalogue, reading=reading, progress=progress
             )
+            if config.recipe.patience and images.watched_split != "validation":
+                raise UsageError(
+                    "--patience needs a validation split: on the test images it would choose what "
+                    "they measure.",
+                    "Add --val-fraction 0.1, or leave out --patience.",
+                )
             return _Inputs(images, initial, weights)
 
         with connected(world):
@@ -176,6 +184,13 @@ def train(
                 first = _evaluate(module.network.to(device), spec, inputs.images.watched, reading)
                 _log.info("before training: %s error %.2f %%", config.watched, first.top1_error)
                 module.network.train()
+
+            def write_best(network: nn.Module, epoch: int, error: float) -> None:
+                best = _checkpoint(spec, config, inputs, network, environment, epoch)
+                best = dataclasses.replace(best, metrics={"validation_error": error})
+                with saving(output, epoch):
+                    save_checkpoint(best, output / BEST_FILE)
+
             saved = output / STATE_FILE
             state = saved if resume and saved.is_file() else None
             with (
@@ -183,24 +198,35 @@ def train(
                 explain_lost_workers(),
                 explain_out_of_memory(_LESS_MEMORY),
             ):
-                trainer = build_trainer(config, output, world, progress, stop)
+                trainer = build_trainer(
+                    config,
+                    output,
+                    world,
+                    progress,
+                    stop,
+                    watched=inputs.images.watched_split,
+                    write_best=write_best,
+                )
                 trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
         if not world.is_first:
             return None
 
         # Lightning has left it on the CPU.
         network = module.network.to(trainer.strategy.root_device)
+        epoch = choose_network(trainer, network, output)
         progress.stage("test the trained network")
         with explain_lost_workers():
             measured = _evaluate(network, spec, inputs.images.final, reading)
         evaluation = FinalEvaluation(
             **dataclasses.asdict(measured), split=inputs.images.final_split
         )
-        checkpoint = _checkpoint(spec, config, inputs, network, evaluation, environment)
+        checkpoint = _checkpoint(spec, config, inputs, network, environment, epoch)
+        checkpoint = dataclasses.replace(checkpoint, metrics=dataclasses.asdict(evaluation))
         path = output / f"{spec.name}.safetensors"
         with finishing(output):
             save_checkpoint(checkpoint, path)
             finish_folder(output, dataclasses.asdict(evaluation))
+        (output / BEST_FILE).unlink(missing_ok=True)
         return path, evaluation
 
 
@@ -256,10 +282,13 @@ def _checkpoint(
     config: RunConfig,
     inputs: _Inputs,
     network: nn.Module,
-    evaluation: FinalEvaluation,
     environment: Mapping[str, str],
+    epoch: int,
 ) -> Checkpoint:
+    """Return a network as it is after an epoch, without its errors."""
     recipe: dict[str, Any] = dataclasses.asdict(config.recipe) | {"seed": config.seed}
+    if inputs.images.watched_split == "validation":
+        recipe["epoch"] = epoch
     if config.extended:
         recipe["extended"] = config.extended
     if inputs.initial is not None:
@@ -282,7 +311,6 @@ def _checkpoint(
             "train_images": len(images.train),
             **fingerprints,
         },
-        metrics=dataclasses.asdict(evaluation),
         # The command names paths of this machine, and the checkpoint is handed on.
         environment={name: text for name, text in environment.items() if name != "command"},
     )

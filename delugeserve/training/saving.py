@@ -19,6 +19,9 @@ from delugeserve.system.files import atomic_write
 STATE_FILE = "last.ckpt"
 """The state after a run's last complete epoch, to resume from."""
 
+BEST_FILE = "best.safetensors"
+"""The network of the epoch with the lowest validation error so far, until the run ends."""
+
 MARK = "part"
 """Fixed, because one run at a time writes to a folder: the next write replaces leftovers."""
 
@@ -51,9 +54,12 @@ def saving(folder: Path, epochs: int) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
+        problem = f"The run could not be saved: {error}."
+        if isinstance(error, CheckpointError):
+            problem = error.problem
         raise TrainingError(
-            f"The run could not be saved: {error}. {describe_state(folder, epochs)}",
+            f"{problem} {describe_state(folder, epochs)}",
             "Free some space or make the folder writable, then resume the run.",
             resumable=True,
         ) from error

@@ -14,7 +14,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from delugeserve.system.progress import Progress
 from delugeserve.training.averaging import MovingAverage
-from delugeserve.training.config import Precision, RunConfig
+from delugeserve.training.best import KeepBest, Patience, Write
+from delugeserve.training.config import Measured, Precision, RunConfig
 from delugeserve.training.distributed import World
 from delugeserve.training.freezing import TrainClassifierFirst
 from delugeserve.training.log import EpochLog
@@ -29,7 +30,14 @@ _PRECISIONS: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 
 
 def build_trainer(
-    config: RunConfig, output: Path, world: World, progress: Progress, stop: Callback
+    config: RunConfig,
+    output: Path,
+    world: World,
+    progress: Progress,
+    stop: Callback,
+    *,
+    watched: Measured,
+    write_best: Write,
 ) -> pl.Trainer:
     """Return a trainer that logs and saves every epoch of a run.
 
@@ -39,16 +47,24 @@ def build_trainer(
         world: the processes that train together.
         progress: receives epochs and batches, in the first process.
         stop: ends training from outside.
+        watched: the split that is measured after every epoch. Only of the validation split the best
+            epoch is kept: it would be chosen on the test images otherwise.
+        write_best: writes the network of the best epoch.
     """
+    average = MovingAverage(config.recipe.ema_decay) if config.recipe.ema_decay else None
     # The log comes before the state: a kill between the two repeats a row, and never loses one.
     callbacks: list[Callback] = [
-        EpochLog(output, config.watched),
+        EpochLog(output, watched),
         ModelCheckpoint(output, Path(STATE_FILE).stem, monitor=None, enable_version_counter=False),
     ]
     if world.is_first:
-        callbacks.append(ReportProgress(progress, config.watched))
-    if config.recipe.ema_decay:
-        callbacks.append(MovingAverage(config.recipe.ema_decay))
+        callbacks.append(ReportProgress(progress, watched))
+    if watched == "validation":
+        callbacks.append(KeepBest(write_best, average))  # after the state, which names the epoch
+        if config.recipe.patience:
+            callbacks.append(Patience(config.recipe.patience))
+    if average is not None:
+        callbacks.append(average)
     if config.freeze or config.recipe.head_first:
         callbacks.append(TrainClassifierFirst(1.0 if config.freeze else config.recipe.head_first))
     callbacks.append(stop)

@@ -59,6 +59,7 @@ def command(
     sampling: recipe_options.SamplingOption = None,
     partial_batch: recipe_options.PartialBatchOption = None,
     head_first: recipe_options.HeadFirstOption = None,
+    patience: recipe_options.PatienceOption = None,
     precision: training_options.PrecisionOption = "auto",
     accumulate: training_options.Accumulate = 1,
     compiled: training_options.Compiled = False,
