@@ -49,7 +49,7 @@ def test_every_value_can_be_overridden():
         "milestones": (0.2, 0.4), "warmup": 0.3, "momentum": 0.0, "weight_decay": 0.0,
         "label_smoothing": 0.2, "ema_decay": 0.9, "crop_padding": 0,
         "cutout": 8, "flip": "none", "mixup": 0.2, "cutmix": 1.0, "class_weights": "balanced",
-        "sampling": "balanced", "augment": "trivial", "head_first": 0.1, "partial_batch": False,
+        "sampling": "balanced", "augment": "trivial", "patience": 5, "head_first": 0.1, "partial_batch": False,
     }  # fmt: skip
     changed = override(find_recipe("cifar"), **values)
     assert dataclasses.asdict(changed) == {"name": "cifar", **values}
@@ -63,7 +63,7 @@ def test_every_value_can_be_overridden():
         ("learning_rate", math.inf), ("milestones", (0.5, 0.5)), ("milestones", (0.0,)),
         ("milestones", (0.5, 1.0)), ("milestones", (math.nan,)), ("warmup", 1), ("momentum", -0.1),
         ("momentum", 1), ("weight_decay", -1e-9), ("label_smoothing", 1.5), ("ema_decay", 1),
-        ("crop_padding", -1), ("cutout", -1), ("mixup", -1),
+        ("crop_padding", -1), ("cutout", -1), ("mixup", -1), ("patience", -1),
         ("mixup", math.inf), ("cutmix", math.nan),
     ],
 )  # fmt: skip
