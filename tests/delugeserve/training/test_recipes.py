@@ -49,7 +49,8 @@ def test_every_value_can_be_overridden():
         "milestones": (0.2, 0.4), "warmup": 0.3, "momentum": 0.0, "weight_decay": 0.0,
         "label_smoothing": 0.2, "ema_decay": 0.9, "crop_padding": 0,
         "cutout": 8, "flip": "none", "mixup": 0.2, "cutmix": 1.0, "class_weights": "balanced",
-        "sampling": "balanced", "augment": "trivial", "patience": 5, "head_first": 0.1, "partial_batch": False,
+        "sampling": "balanced", "augment": "trivial", "head_first": 0.1, "partial_batch": False,
+        "patience": 5,
     }  # fmt: skip
     changed = override(find_recipe("cifar"), **values)
     assert dataclasses.asdict(changed) == {"name": "cifar", **values}
