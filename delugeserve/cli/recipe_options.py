@@ -132,3 +132,32 @@ PatienceOption = Annotated[
         metavar="N",
     ),
 ]
+MuonRateOption = Annotated[
+    float | None,
+    recipe_option(
+        "Peak learning rate of Muon, which then trains the convolutions; 0 for SGD.", "muon_rate"
+    ),
+]
+MuonMomentumOption = Annotated[float | None, recipe_option("Momentum of Muon.", "muon_momentum")]
+BiasRateOption = Annotated[
+    float | None,
+    recipe_option(
+        "Learning rate of the biases of BatchNorm and cross-layer sums, relative to the others.",
+        "bias_rate",
+    ),
+]
+WhitenOption = Annotated[
+    bool | None,
+    recipe_option("Start with a first convolution that whitens image patches.", "whiten"),
+]
+SmallImagesOption = Annotated[
+    float | None,
+    recipe_option(
+        "Fraction of the epochs, from the start, that train on images of 3/4 the size.",
+        "small_images",
+    ),
+]
+DistillationOption = Annotated[
+    float | None,
+    recipe_option("Weight of the teacher's probabilities in the loss.", "distillation"),
+]

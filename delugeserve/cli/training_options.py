@@ -75,6 +75,17 @@ InitialCheckpoint = Annotated[
         show_default=False,
     ),
 ]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option(
+        help=with_default(
+            "Learn from a trained network as well as from the labels (distillation): a checkpoint, "
+            "a run folder, or a model with pretrained weights. It must have the same classes.",
+            "none",
+        ),
+        show_default=False,
+    ),
+]
 
 Freeze = Annotated[
     bool,

@@ -68,6 +68,11 @@ class DelugeNet(nn.Module):
             for sum_ in (*block.sums, following.sum):
                 sum_.requires_grad_(False)
 
+    def compile_layers(self) -> None:
+        """Compile each composite layer; layers of one shape share a compiled graph."""
+        for block in self.blocks:
+            block.compiled = True
+
     def checkpoint_sums(self) -> None:
         """Recompute the composite layers' sums in the backward pass, which saves their memory."""
         for block in self.blocks:

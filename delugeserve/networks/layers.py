@@ -5,7 +5,8 @@ Equations and figures refer to Kuen et al., arXiv 1611.05552. Convolutions have 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
@@ -147,6 +148,7 @@ class Block(nn.Module):
 
     Attributes:
         num_outputs: number of outputs, the input included if it counts as one.
+        compiled: whether each layer, with the normalisation of its output, is one compiled graph.
         checkpoints: whether a sum, its BatchNorm and its ReLU are recomputed in the backward pass
             instead of saved.
         readers: the sums of this block and of the transition or head after it, if they are fused.
@@ -161,6 +163,7 @@ class Block(nn.Module):
         self.input_is_output: bool = input_is_output
         self.num_outputs: int = num_layers + input_is_output
         self.checkpoints: bool = False
+        self.compiled: bool = False
         self.readers: tuple[CrossLayerSum, ...] = ()
         self.kernels: Kernels = "plain"
         self.norms = module_list(OutputNorm(channels) for _ in range(self.num_outputs))
@@ -182,6 +185,13 @@ class Block(nn.Module):
         norms = iter(self.norms)
         if self.input_is_output:
             outputs.append(next(norms)(x))
+        if self.compiled and not torch.compiler.is_compiling():
+            for layer in self.layers:
+                if len(outputs) > 1:
+                    x = next(sums)(outputs)
+                x, normalised = compiled_layer()(layer, next(norms), x)
+                outputs.append(normalised)
+            return outputs
         for layer in self.layers:
             if len(outputs) > 1:
                 narrowed = self._read(next(sums), layer, outputs)
@@ -205,6 +215,22 @@ class Block(nn.Module):
             context_fn=lambda: (nullcontext(), _statistics_kept(layer.norm1)),
         )
         return narrowed
+
+
+@functools.cache
+def compiled_layer() -> Callable[[CompositeLayer, OutputNorm, Tensor], tuple[Tensor, Tensor]]:
+    """Return a compiled function that maps a layer's input to its output, raw and normalised.
+
+    Parameters are inputs of the compiled graph, so that all layers of one shape share one: it is
+    compiled about twice per block, however deep the network is.
+    """
+    torch._dynamo.config.recompile_limit = 64
+
+    def apply(layer: CompositeLayer, norm: OutputNorm, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = layer.widen(layer.narrow(x))
+        return x, norm(x)
+
+    return torch.compile(apply, dynamic=False)
 
 
 @contextmanager

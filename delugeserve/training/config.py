@@ -53,6 +53,8 @@ class RunConfig:
             before, in order.
         fixed_sums: whether the cross-layer weights keep their initial value, ``1 / L`` for L
             inputs; a variant of the ablation.
+        teacher: checkpoint of a trained network whose probabilities are learned too, in the share
+            that the recipe gives; None for none.
     """
 
     model: str
@@ -75,6 +77,7 @@ class RunConfig:
     freeze: bool = False
     extended: tuple[int, ...] = ()
     fixed_sums: bool = False
+    teacher: str | None = None
 
     @property
     def watched(self) -> Measured:

@@ -17,7 +17,9 @@ from delugeserve.errors import CheckpointError, TrainingError
 from delugeserve.networks.classifier import normalise
 from delugeserve.training.augment import Augment, Mix
 from delugeserve.training.batches import Batch
+from delugeserve.training.distillation import Teacher
 from delugeserve.training.distributed import share_buffers
+from delugeserve.training.optimisers import build_optimiser
 from delugeserve.training.recipes import Recipe
 from delugeserve.training.records import as_recorded, changed_settings, describe_changes
 from delugeserve.training.saving import STATE_FILE, describe_state
@@ -36,10 +38,12 @@ class TrainingModule(pl.LightningModule):
         augment: augments the images of a training batch; None for none.
         mix: mixes the images of a training batch; None for none.
         class_weights: weights of the classes in the loss, float32 ``[K]``; None for none.
+        teacher: a trained network; None for none.
     """
 
     mean: Tensor
     std: Tensor
+    teacher: Teacher | None
     class_weights: Tensor | None
     _tested: Tensor  # summed loss, errors and images of this process
 
@@ -51,8 +55,11 @@ class TrainingModule(pl.LightningModule):
         augment: Augment | None = None,
         mix: Mix | None = None,
         class_weights: Tensor | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
+        # Not as a submodule: it is neither trained nor saved.
+        self.__dict__["teacher"] = teacher
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recipe = recipe
         self.augment = augment
@@ -71,6 +78,8 @@ class TrainingModule(pl.LightningModule):
         if self.augment:
             images = self.augment(batch, self.current_epoch, batch_index)
         pixels = normalise(images, self.mean, self.std)
+        if self.current_epoch < self.recipe.small_images * self.recipe.epochs:
+            pixels = shrink(pixels)
         if self.mix:
             pixels, labels = self.mix(pixels, labels, self.current_epoch, batch_index)
         logits = self.network(pixels).float()
@@ -82,11 +91,19 @@ class TrainingModule(pl.LightningModule):
             label_smoothing=self.recipe.label_smoothing,
             reduction="sum",
         ) / len(logits)
+        if self.teacher is not None:
+            part = self.recipe.distillation
+            loss = (1 - part) * loss + part * self.teacher(pixels, logits)
         # On a GPU not after every step: the processor would wait for the result.
         if (batch_index % _CHECKED_STEPS == 0 or loss.device.type == "cpu") and not loss.isfinite():
             raise self._diverged("loss", loss)
         self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
+
+    def on_fit_start(self) -> None:
+        """Move the teacher to the device."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
 
     def on_validation_epoch_start(self) -> None:
         """Make all processes test the same network: the first one's, which is saved."""
@@ -119,16 +136,9 @@ class TrainingModule(pl.LightningModule):
         self.log("val_error", 100 * wrong / count)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return SGD with Nesterov momentum, and a schedule that acts after every step."""
-        recipe = self.recipe
-        optimiser = torch.optim.SGD(
-            self.network.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.momentum > 0,
-        )
-        rate = learning_rate(recipe, int(self.trainer.estimated_stepping_batches))
+        """Return the recipe's optimiser, and a schedule that acts after every step."""
+        optimiser = build_optimiser(self.network, self.recipe)
+        rate = learning_rate(self.recipe, int(self.trainer.estimated_stepping_batches))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
         return {
             "optimizer": optimiser,
@@ -170,6 +180,12 @@ class TrainingModule(pl.LightningModule):
             f"(epoch {self.current_epoch + 1}), with a learning rate of {rate:.3g}. {saved}",
             f"Train in another --output with a lower --learning-rate{fp32}.",
         )
+
+
+def shrink(images: Tensor) -> Tensor:
+    """Scale images ``[N, 3, H, W]`` to 3/4 of their size, which is 9/16 of the work."""
+    smaller = F.interpolate(images, scale_factor=0.75, mode="bilinear", antialias=True)
+    return smaller.contiguous(memory_format=torch.channels_last)
 
 
 def learning_rate(recipe: Recipe, steps: int) -> Callable[[int], float]:

@@ -59,6 +59,14 @@ class Recipe:
             one, in memory; they are left out otherwise.
         patience: number of epochs without a lower validation error after which training stops; 0 to
             train all epochs.
+        muon_rate: highest learning rate of Muon, which then trains the convolutions, relative to
+            the weights; 0 to train everything with SGD.
+        muon_momentum: momentum of Muon.
+        bias_rate: learning rate of the biases of BatchNorms and cross-layer sums, relative to
+            ``learning_rate``.
+        whiten: start with a first convolution that whitens the patches of training images.
+        small_images: fraction of the epochs, from the start, that train on images of 3/4 the size.
+        distillation: weight of the teacher's probabilities in the loss, if there is a teacher.
     """
 
     name: str
@@ -83,6 +91,12 @@ class Recipe:
     head_first: float = 0.0
     partial_batch: bool = False
     patience: int = 0
+    muon_rate: float = 0.0
+    muon_momentum: float = 0.95
+    bias_rate: float = 1.0
+    whiten: bool = False
+    small_images: float = 0.0
+    distillation: float = 0.5
 
 
 _RECIPES = (
@@ -283,4 +297,9 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "mixup": (_is_alpha, _ALPHA),
     "cutmix": (_is_alpha, _ALPHA),
     "head_first": (_is_part, _PART),
+    "muon_rate": (lambda value: 0 <= value < 1, _PART),
+    "muon_momentum": (_is_part, _PART),
+    "bias_rate": (lambda value: 0 < value < float("inf"), "a number above 0"),
+    "small_images": (_is_part, _PART),
+    "distillation": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
 }

@@ -15,6 +15,7 @@ from delugeserve.data.options import VAL_FRACTION
 from delugeserve.errors import ResumeError, UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import RunConfig, TaskOptions, default_val_fraction
+from delugeserve.training.distillation import check_teacher
 from delugeserve.training.initial import check_architecture
 from delugeserve.training.recipes import choose_recipe, default_recipe, override
 from delugeserve.training.records import (
@@ -90,6 +91,11 @@ def request_run(
             "--freeze trains the classifier alone, which needs weights for everything else.",
             "Add --initial-checkpoint, or leave out --freeze.",
         )
+    teacher = settings.get("teacher")
+    if recipe_values.get("distillation") is not None and teacher is None:
+        raise UsageError(
+            "--distillation has no effect without a teacher.", "Add --teacher, or leave it out."
+        )
     initial = None
     if reference is not None:
         path = resolve_checkpoint(reference)
@@ -102,6 +108,8 @@ def request_run(
     if recipe is None:
         fine_tuned = task.own and initial is not None
         recipe = "finetune" if fine_tuned else default_recipe(spec.task).name
+    if teacher is not None:
+        settings = {**settings, "teacher": str(check_teacher(teacher, task.spec.task))}
     chosen = choose_recipe(task.spec.task, recipe, **recipe_values)
     if val_fraction is None:
         val_fraction = default_val_fraction(chosen, own_task=task.own)

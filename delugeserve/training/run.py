@@ -20,9 +20,10 @@ from delugeserve.errors import UsageError
 from delugeserve.evaluation.evaluate import Evaluation, evaluate_batches
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
-from delugeserve.networks.classifier import network_classifier
+from delugeserve.networks.classifier import network_classifier, normalise
 from delugeserve.networks.delugenet import DelugeNet
 from delugeserve.networks.fused import require_compiler
+from delugeserve.networks.whitening import whiten
 from delugeserve.system.memory import explain_out_of_memory, keep_freed_memory
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training import batches
@@ -30,6 +31,7 @@ from delugeserve.training.augment import Augment, Mix
 from delugeserve.training.batches import Images, Reading
 from delugeserve.training.best import choose_network
 from delugeserve.training.config import Measured, RunConfig, check_sums
+from delugeserve.training.distillation import load_teacher
 from delugeserve.training.distributed import (
     World,
     connected,
@@ -57,6 +59,7 @@ from delugeserve.zoo import ModelSpec
 
 _log = logging.getLogger(__name__)
 
+_WHITENED = 5_000  # images
 _LESS_MEMORY = "Start again with --accumulate 2, --checkpoint-sums or a smaller --batch-size."
 
 
@@ -247,12 +250,19 @@ def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -
     network = build_network(spec, seed=config.seed)
     if inputs.weights is not None:
         network.load_state_dict(dict(inputs.weights))
+    elif config.recipe.whiten and not isinstance(train, EncodedImages):
+        chosen = torch.from_numpy(train.images[:: max(1, len(train) // _WHITENED)])
+        mean, std = torch.tensor(spec.task.mean), torch.tensor(spec.task.std)
+        whiten(network.stem.conv, normalise(chosen, mean, std))
     if config.freeze:
         freeze_all_but_classifier(network)
     weights = None
     if config.recipe.class_weights == "balanced":
         weights = torch.from_numpy(class_weights(train.labels, spec.task.num_classes))
-    module = TrainingModule(network, spec.task, config.recipe, augment, mix, weights)
+    teacher = None
+    if config.teacher is not None:
+        teacher = load_teacher(Path(config.teacher), spec.task)
+    module = TrainingModule(network, spec.task, config.recipe, augment, mix, weights, teacher)
     if config.sync_batchnorm and world.size > 1:
         synchronise_norms(module)
     if config.compile:

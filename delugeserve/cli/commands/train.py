@@ -30,6 +30,7 @@ def command(
     recipe: training_options.RecipeOption = None,
     initial_checkpoint: training_options.InitialCheckpoint = None,
     freeze: training_options.Freeze = False,
+    teacher: training_options.TeacherOption = None,
     name: training_options.NetworkName = None,
     seed: training_options.Seed = 0,
     json: Json = False,
@@ -60,6 +61,12 @@ def command(
     partial_batch: recipe_options.PartialBatchOption = None,
     head_first: recipe_options.HeadFirstOption = None,
     patience: recipe_options.PatienceOption = None,
+    muon_rate: recipe_options.MuonRateOption = None,
+    muon_momentum: recipe_options.MuonMomentumOption = None,
+    bias_rate: recipe_options.BiasRateOption = None,
+    whiten: recipe_options.WhitenOption = None,
+    small_images: recipe_options.SmallImagesOption = None,
+    distillation: recipe_options.DistillationOption = None,
     precision: training_options.PrecisionOption = "auto",
     accumulate: training_options.Accumulate = 1,
     compiled: training_options.Compiled = False,
@@ -86,6 +93,7 @@ def command(
         "checkpoint_sums": checkpoint_sums,
         "initial_checkpoint": initial_checkpoint,
         "freeze": freeze,
+        "teacher": teacher,
     }
     for module in ("torch", "lightning", "matplotlib.figure", "safetensors"):
         require(module, "train")
