@@ -102,6 +102,7 @@ def load_images(
     *,
     limit: int | None = None,
     on_unreadable: OnUnreadable = "fail",
+    val_fraction: float = VAL_FRACTION,
     progress: Progress = NO_PROGRESS,
 ) -> LabelledImages:
     """Read one split of a data set into memory.
@@ -114,6 +115,7 @@ def load_images(
         limit: the most images to read, from the start; in an image folder the classes take turns.
             None for all.
         on_unreadable: whether an image that cannot be decoded is an error or is left out.
+        val_fraction: the part to hold out of a source that is not divided into splits.
         progress: receives the number of images read.
 
     Returns:
@@ -124,7 +126,7 @@ def load_images(
         MissingExtraError: the extra ``train`` is not installed.
     """
     with explain_permissions(source):
-        encoded = _list(source, split, task, limit, progress)
+        encoded = _list(source, split, task, limit, progress, val_fraction)
         return decode_split(encoded, split, task, on_unreadable, progress)
 
 
@@ -277,6 +279,7 @@ def _list(
     task: Task,
     limit: int | None,
     progress: Progress,
+    val_fraction: float = VAL_FRACTION,
 ) -> EncodedImages:
     if limit is not None and limit < 1:
         raise DatasetError(
@@ -290,7 +293,7 @@ def _list(
     encoded = listing.labelled(labels, class_names)
     if layout.divided:
         return encoded
-    kept, held = hold_out(encoded, VAL_FRACTION, 0)
+    kept, held = hold_out(encoded, val_fraction, 0)
     return (kept if split == "train" else held).first(limit)
 
 

@@ -15,7 +15,7 @@ from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
 from delugeserve.artifacts.references import Reference
 from delugeserve.errors import SubjectError, reason_of
 from delugeserve.system.imports import require
-from delugeserve.zoo import Task, find_model
+from delugeserve.zoo import TASKS, Task, find_model
 
 if TYPE_CHECKING:
     from delugeserve.evaluation.evaluate import Classify
@@ -35,6 +35,8 @@ class Subject:
         task: its classes, and how an image becomes its input.
         classify: the classifier.
         batch_size: images per call.
+        val_fraction: the part of its training images that was held out; None if that is not
+            recorded.
     """
 
     title: str
@@ -42,6 +44,7 @@ class Subject:
     task: Task
     classify: Classify
     batch_size: int = 250
+    val_fraction: float | None = None
 
 
 @contextmanager
@@ -87,6 +90,7 @@ def _open_checkpoint(path: Path, model: str | None) -> Subject:
         name,
         loaded.spec.task,
         network_classifier(loaded.build(), loaded.spec.task),
+        val_fraction=_held_out(loaded.data),
     )
 
 
@@ -170,7 +174,14 @@ def _open_version(folder: Path, model: str | None) -> Subject:
         manifest.network.task,
         lambda images: infer(images)[0],
         batch_size=min(Subject.batch_size, manifest.max_batch_size),
+        val_fraction=_held_out(manifest.checkpoint.data),
     )
+
+
+def _held_out(data: Mapping[str, Any]) -> float | None:
+    """Return the part of the training images that a run held out; None if it held out none."""
+    fraction = data.get("val_fraction")
+    return float(fraction) if isinstance(fraction, (int, float)) and 0 < fraction < 1 else None
 
 
 @contextmanager
@@ -204,13 +215,15 @@ def _served_task(classifier: Classifier, url: str) -> Task:
             "Evaluate a model that delugeserve exported.",
             url,
         )
-    # The server normalises, so mean and standard deviation are never used.
+    # ImageNet's validation split is its test split, and its class folders are numbers.
+    known = next((task for task in TASKS.values() if task.class_names == class_names), None)
     return Task(
-        served.name,
-        served.name,
+        known.name if known else served.name,
+        known.title if known else served.name,
         class_names,
         preprocessing.height,
         preprocessing.resize_size,
+        # The server normalises, so these are never used.
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     )

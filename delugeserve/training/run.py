@@ -319,6 +319,7 @@ def _checkpoint(
         data={
             "source": Path(config.data).name,
             "train_images": len(images.train),
+            "val_fraction": config.val_fraction,
             **fingerprints,
         },
         # The command names paths of this machine, and the checkpoint is handed on.

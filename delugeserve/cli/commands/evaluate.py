@@ -15,6 +15,7 @@ from delugeserve.artifacts.references import Reference, recognise, resolve_versi
 from delugeserve.cli.options import Json, complete_models, with_default
 from delugeserve.cli.render.console import err_console, out, print_facts, print_json, print_table
 from delugeserve.cli.render.progress import show_progress
+from delugeserve.data.options import VAL_FRACTION
 from delugeserve.data.unreadable import OnUnreadable
 from delugeserve.errors import UsageError
 from delugeserve.evaluation.subjects import open_subject
@@ -70,6 +71,18 @@ def command(
             "--on-unreadable", help="Stop at an image that cannot be decoded, or skip it."
         ),
     ] = "fail",
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            "--val-fraction",
+            min=0.01,
+            max=0.5,
+            help=with_default(
+                "Part of the images that its training held out, for data without splits.",
+                f"that of the training, if it is known, otherwise {VAL_FRACTION}",
+            ),
+        ),
+    ] = None,
     confusion: Annotated[
         Path | None,
         typer.Option(
@@ -138,6 +151,7 @@ def command(
             opened.task,
             limit=limit,
             on_unreadable=on_unreadable,
+            val_fraction=val_fraction or opened.val_fraction or VAL_FRACTION,
             progress=progress,
         )
         images.require_classes(opened.task.class_names, opened.title)

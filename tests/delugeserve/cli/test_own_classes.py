@@ -1,6 +1,8 @@
 """A user's own network, after training: each command works from the task that the files carry."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.manifest import read_manifest
 from delugeserve.artifacts.model_config import read_config
 from delugeserve.networks.build import build_network
-from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.zoo import Architecture, ModelSpec, Task
 
 NAMES = ("dog, small: brown", "grün", "собака", "猫", "cra_b-2")
@@ -113,6 +115,20 @@ def test_engines_are_compared_on_its_own_images(printed, folder):
     )  # fmt: skip
     assert found["model"] == "pets"
     assert found["engines"][0]["top1_error"] is not None
+
+
+def test_the_images_that_its_training_held_out_are_used(printed, folder, tmp_path):
+    checkpoint = load_checkpoint(folder / "runs" / "pets" / "pets.safetensors")
+    flat = shutil.copytree(folder / "data" / "test", tmp_path / "flat")
+    subject = tmp_path / "pets.safetensors"
+    for data, more, expected in [
+        ({}, (), 5),
+        ({"val_fraction": 0.5}, (), 10),
+        ({"val_fraction": 0.0}, (), 5),
+        ({"val_fraction": 0.1}, ("--val-fraction", "0.5"), 10),
+    ]:
+        save_checkpoint(dataclasses.replace(checkpoint, data=data), subject)
+        assert printed("evaluate", subject, "--data", flat, *more)["num_images"] == expected
 
 
 @pytest.mark.system
