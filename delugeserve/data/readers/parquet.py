@@ -7,6 +7,8 @@ import functools
 import hashlib
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +44,13 @@ class _ParquetFiles(Layout):
     ) -> Listing:
         files = self._files.of(split)
         progress.stage(f"list {split} images", len(files))
-        image_columns = [find_image_column(name, _open(name).schema_arrow) for name in files]
-        if any(column.paths for column in image_columns):
+        if find_image_column(files[0], _open(files[0]).schema_arrow).paths:
             return _list_paths(files, limit)
         labels: list[Any] = []
         groups, count = [], 0
         for number, name in enumerate(files):
             file = _open(name)
+            find_image_column(name, file.schema_arrow)
             labels.append(_read_labels(name, file))
             for group in range(file.metadata.num_row_groups):
                 groups.append((number, group, count))
@@ -115,7 +117,10 @@ class _ParquetStore(ImageStore):
         group = self._group_of(row)
         with self._lock:
             column = self._row_group(group)
-        encoded: bytes | None = column[int(row - self.starts[group])].as_py()
+        place = int(row - self.starts[group])
+        if place >= len(column):
+            raise _damaged(self._files[self._groups[group, 0]])
+        encoded: bytes | None = column[place].as_py()
         return encoded or b""
 
     def name(self, row: int) -> str:
@@ -148,31 +153,25 @@ class _ParquetStore(ImageStore):
         path = self._files[number]
         file = self._open(path)
         column = find_image_column(path, file.schema_arrow)
-        pyarrow = require("pyarrow", "train")
-        try:
+        with _reading(path):
             # Without threads: there is a worker for each core already.
             table = file.read_row_group(
                 int(group_in_file), columns=[column.content], use_threads=False
             )
-        except (pyarrow.ArrowException, OSError) as error:
-            raise _damaged(path) from error
         found = table.column(0)
         return found if column.content == column.name else found.flatten()[0]
 
 
 def _list_paths(files: list[Path], limit: int | None) -> Listing:
     """List rows of paths and labels, as those of a CSV file."""
-    pyarrow = require("pyarrow", "train")
     paths: list[str | None] = []
     labels: list[Any] = []
     for name in files:
         file = _open(name)
         column = find_image_column(name, file.schema_arrow)
         labels.append(_read_labels(name, file))
-        try:
+        with _reading(name):
             paths += file.read(columns=[column.name]).column(0).to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise _damaged(name) from error
     together = np.concatenate(labels)
     source = common_path(files)
     places = [f"Row {row} of {source} (counted from 0)" for row in range(len(paths))]
@@ -273,19 +272,17 @@ def _read_labels(path: Path, file: Any) -> NDArray[Any]:
     Raises:
         DatasetError: there is no column of labels, a row has no label, or the file is damaged.
     """
-    pyarrow = require("pyarrow", "train")
     label = _label_column(path, file.schema_arrow)
-    try:
+    with _reading(path):
         column = file.read(columns=[label]).column(0)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _damaged(path) from error
     if column.null_count:
         raise DatasetError(
             f"{path} has rows without a label.", "Remove these rows.", path=path, name="label"
         )
     if require("pyarrow.types", "train").is_integer(column.type):
         return np.asarray(column, np.int64)
-    return np.array(column.to_pylist(), object)
+    with _reading(path):
+        return np.array(column.to_pylist(), object)
 
 
 def _number_labels(labels: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...] | None]:
@@ -302,11 +299,25 @@ def _open(path: Path) -> Any:
         DatasetError: the file is damaged or not a parquet file.
         MissingExtraError: pyarrow is not installed.
     """
-    pyarrow = require("pyarrow", "train")
     module = require("pyarrow.parquet", "train")
+    with _reading(path):
+        file = module.ParquetFile(path)
+        _ = file.schema_arrow.names, file.metadata  # both are read from the file here
+        return file
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn an error of pyarrow in the body into a :class:`DatasetError`.
+
+    Raises:
+        DatasetError: the file is damaged or not a parquet file.
+        MissingExtraError: pyarrow is not installed.
+    """
+    pyarrow = require("pyarrow", "train")
     try:
-        return module.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, PermissionError):
             raise
         raise _damaged(path) from error
