@@ -26,6 +26,7 @@ from delugeserve._version import __version__
 if TYPE_CHECKING:
     from delugeserve.artifacts.manifest import Manifest, read_manifest
     from delugeserve.artifacts.references import Reference, recognise
+    from delugeserve.data.catalogue import Catalogue, open_source
     from delugeserve.data.datasets import LabelledImages, load_images
     from delugeserve.doctor import Finding, diagnose
     from delugeserve.errors import (
@@ -91,6 +92,7 @@ __all__ = [
     "Backend",
     "BuildError",
     "BusyFolderError",
+    "Catalogue",
     "Checkpoint",
     "CheckpointError",
     "ClassNameError",
@@ -143,6 +145,7 @@ __all__ = [
     "load_checkpoint",
     "load_images",
     "network_classifier",
+    "open_source",
     "open_subject",
     "read_manifest",
     "recognise",
@@ -156,6 +159,7 @@ __all__ = [
 _HOMES = {
     "artifacts.manifest": "Manifest read_manifest",
     "artifacts.references": "Reference recognise",
+    "data.catalogue": "Catalogue open_source",
     "data.datasets": "LabelledImages load_images",
     "doctor": "Finding diagnose",
     "errors": (

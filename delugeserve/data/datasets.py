@@ -37,6 +37,8 @@ __all__ = ["LabelledImages", "SplitName", "check_source", "index_images", "load_
 
 _log = logging.getLogger(__name__)
 
+_PACKED = (".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -192,6 +194,12 @@ def require_layout(path: Path, prefer: str | None = None) -> Layout:
     layout = find_layout(path, prefer)
     if layout is not None:
         return layout
+    if path.is_file() and path.suffix.lower() in _PACKED:
+        raise DatasetError(
+            f"{path} is a packed archive, which is not read in place.",
+            "Unpack it, and give the folder.",
+            path=path,
+        )
     loose = next((file for file in path.glob("*") if is_image_file(file)), None)
     loose = loose or next((file for file in path.glob("*/*") if is_image_file(file)), None)
     if loose is not None and path.is_dir():

@@ -232,7 +232,7 @@ def _repeated(report: DataReport) -> Iterator[Finding]:
             "leak",
             f"The {second} split shares {_images(count)} with the {first} split, such as"
             f" {example}.",
-            "Remove them from one of the splits; errors come out too low otherwise.",
+            "Remove the copies; errors come out too low otherwise.",
         )
     if found.relabelled:
         cases = "1 case" if found.relabelled == 1 else f"{found.relabelled:,} cases"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from delugeserve.data import decoding
 from delugeserve.data.catalogue import Catalogue, open_source
 from delugeserve.data.datasets import LabelledImages, check_source, load_images
 from delugeserve.data.encoded import EncodedImages
@@ -380,6 +382,18 @@ def test_what_fits_is_read_and_what_does_not_is_listed(tmp_path, monkeypatch):
     assert isinstance(catalogue.read("train", task, limit=5), LabelledImages)
 
 
+def test_available_memory_is_a_containers(monkeypatch):
+    files = {
+        "/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n",
+        "/sys/fs/cgroup/memory.max": "max\n",
+        "/sys/fs/cgroup/memory.current": "1000000\n",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: files[str(path)])
+    assert decoding.available_memory() == 8000 * 1024
+    files["/sys/fs/cgroup/memory.max"] = "3000000\n"
+    assert decoding.available_memory() == 2_000_000
+
+
 def test_loaded_images_have_names(tmp_path):
     catalogue = open_source(write_folders(tmp_path))
     write(tmp_path / "rose" / "1.jpg", b"broken")
@@ -516,6 +530,10 @@ def tar_with_splits(folder: Path) -> Path:
     return write_tar(folder / "f.tar", {"train/rose/0.jpg": photo((1, 1, 1))})
 
 
+def zip_file(folder: Path) -> Path:
+    return write(folder / "f.zip", b"PK")
+
+
 def damaged_parquet(folder: Path) -> Path:
     return write(folder / "train.parquet", b"PAR1 and nothing else")
 
@@ -584,6 +602,7 @@ BAD: list[tuple[str, Callable[[Path], Path], dict[str, Any]]] = [
     ("tar: compressed", compressed_tar, {}),
     ("tar: no labels", tar_without_labels, {"name": "0.jpg"}),
     ("tar: folders of splits", tar_with_splits, {"name": "train/rose/0.jpg"}),
+    ("A zip file", zip_file, {}),
     ("Parquet: damaged", damaged_parquet, {}),
 ]
 
@@ -664,3 +683,20 @@ def test_a_fraction_out_of_range(tmp_path, fraction):
     with pytest.raises(DatasetError) as caught:
         open_source(write_folders(tmp_path), val_fraction=fraction)
     assert caught.value.found == fraction
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", FORMS[1:])
+def test_whatever_is_damaged_is_a_data_set_error(tmp_path, make: Callable[[Path], Path]):
+    source = make(tmp_path / "flowers")
+    suffixes = (".csv", ".parquet", ".tar")
+    (file, *_) = [path for path in tmp_path.rglob("*") if path.suffix in suffixes]
+    whole = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        content = np.frombuffer(whole, np.uint8).copy()
+        places = rng.integers(0, min(len(content), 4000), rng.integers(1, 20))
+        content[places] = rng.integers(0, 256, len(places))
+        file.write_bytes(content[: rng.integers(len(content) // 2, len(content) + 1)].tobytes())
+        with contextlib.suppress(DatasetError):
+            read_all(source)
