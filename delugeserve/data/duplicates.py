@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from delugeserve.data.encoded import Encoded, EncodedImages
 from delugeserve.data.splits import SplitName
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
-_NAMED = 3
 MOST_BYTES = 2**30
 """How much is read to compare images, in bytes."""
 
 _Place = tuple[SplitName, int]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Image files that occur more than once.
+
+    Attributes:
+        splits: the split that has the originals, and the split that has the copies; the same
+            split twice for copies within it.
+        images: number of copies.
+        example: names of an original and of its copy.
+    """
+
+    splits: tuple[SplitName, SplitName]
+    images: int
+    example: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -26,18 +41,18 @@ class Duplicates:
     Attributes:
         compared: number of images that were compared with all others.
         total: number of images. Fewer are compared if they have more than a gibibyte.
-        within: for each split, the number of images that repeat an earlier one of it.
-        across: for two splits, the number of images of the second that the first has too.
-        relabelled: number of images that occur with two labels.
-        names: names of the first images, each with that of its copy.
+        across: copies in another split.
+        within: copies in the same split.
+        relabelled: number of image files that occur with two labels.
+        example: names of one of them and of its copy with another label; None if there is none.
     """
 
     compared: int
     total: int
-    within: Mapping[SplitName, int] = field(default_factory=dict)
-    across: Mapping[tuple[SplitName, SplitName], int] = field(default_factory=dict)
+    across: tuple[Copies, ...] = ()
+    within: tuple[Copies, ...] = ()
     relabelled: int = 0
-    names: tuple[tuple[str, str], ...] = ()
+    example: tuple[str, str] | None = None
 
 
 def find_duplicates(
@@ -64,36 +79,38 @@ def find_duplicates(
             by_content[hashlib.blake2b(content, digest_size=16).digest()].append(place)
         compared += 1
         progress.advance(1)
-    within: Counter[SplitName] = Counter()
-    across: Counter[tuple[SplitName, SplitName]] = Counter()
-    relabelled, names = 0, []
-    order = list(splits)
+    found: dict[tuple[SplitName, SplitName], list[tuple[_Place, _Place]]] = defaultdict(list)
+    relabelled: list[tuple[_Place, _Place]] = []
     for places in by_content.values():
-        if len(places) < 2:
-            continue
-        counts = Counter(split for split, _ in places)
-        within.update({split: count - 1 for split, count in counts.items() if count > 1})
-        found = [split for split in order if split in counts]
-        across.update(
-            {
-                (first, second): counts[second]
-                for number, first in enumerate(found)
-                for second in found[number + 1 :]
-            }
-        )
-        relabelled += len({int(splits[split].labels[index]) for split, index in places}) > 1
-        # A copy in another split matters most.
-        (one, first), (other, second) = places[0], max(places[1:], key=lambda p: order.index(p[0]))
-        names.append((one != other, splits[one].name(first), splits[other].name(second)))
-    names.sort(key=lambda found: not found[0])
+        # The first image of each split is the original of those that follow in it.
+        firsts: dict[SplitName, _Place] = {}
+        for place in places:
+            for original in firsts.values():
+                found[original[0], place[0]].append((original, place))
+            firsts.setdefault(place[0], place)
+        label = _label(splits, places[0])
+        other = next((place for place in places if _label(splits, place) != label), None)
+        if other is not None:
+            relabelled.append((places[0], other))
+
+    def name(pair: tuple[_Place, _Place]) -> tuple[str, str]:
+        (one, first), (other, second) = pair
+        return splits[one].name(first), splits[other].name(second)
+
+    copies = [Copies(pair, len(places), name(places[0])) for pair, places in found.items()]
     return Duplicates(
         compared,
         total,
-        dict(within),
-        dict(across),
-        relabelled,
-        tuple((one, other) for _, one, other in names[:_NAMED]),
+        tuple(one for one in copies if one.splits[0] != one.splits[1]),
+        tuple(one for one in copies if one.splits[0] == one.splits[1]),
+        len(relabelled),
+        name(relabelled[0]) if relabelled else None,
     )
+
+
+def _label(splits: Mapping[SplitName, EncodedImages], place: _Place) -> int:
+    split, index = place
+    return int(splits[split].labels[index])
 
 
 def _contents(

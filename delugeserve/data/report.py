@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +28,19 @@ _GROUPS = 8  # row groups that are read for it
 _IMBALANCE = 10
 
 Kind = Literal[
+    "no training images",
+    "one class",
     "leak",
-    "duplicates",
     "two labels",
     "unreadable",
-    "skipped",
-    "empty classes",
-    "missing classes",
     "similar names",
+    "missing classes",
     "imbalance",
-    "one class",
-    "no training images",
+    "duplicates",
+    "empty classes",
+    "skipped",
 ]
+"""Kinds of findings, the most important first."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +150,13 @@ def survey(
         tuple(unreadable),
         find_duplicates(in_order, progress=progress) if duplicates else None,
     )
-    return dataclasses.replace(report, findings=tuple(_find_faults(report)))
+    order = get_args(Kind)
+    findings = sorted(_find_faults(report), key=lambda finding: order.index(finding.kind))
+    return dataclasses.replace(report, findings=tuple(findings))
 
 
 def _find_faults(report: DataReport) -> Iterator[Finding]:
-    """Yield what should be looked at, the most important first."""
+    """Yield what should be looked at."""
     yield from _splits_and_classes(report)
     yield from _repeated(report)
     if report.unreadable:
@@ -161,7 +164,7 @@ def _find_faults(report: DataReport) -> Iterator[Finding]:
             "unreadable",
             f"{_images(len(report.unreadable))} of {report.measured:,} cannot be read:"
             f" {list_names(report.unreadable)}.",
-            "Remove or replace them, or leave them out with --on-unreadable skip.",
+            "Remove or replace unreadable images, or leave them out with --on-unreadable skip.",
         )
     for split, skipped in report.skipped.items():
         if set(skipped.kinds) - {"hidden"}:
@@ -226,25 +229,26 @@ def _repeated(report: DataReport) -> Iterator[Finding]:
     found = report.duplicates
     if found is None:
         return
-    example = " and ".join(found.names[0]) if found.names else ""
-    for (first, second), count in found.across.items():
+    for copies in found.across:
+        first, second = copies.splits
         yield Finding(
             "leak",
-            f"The {second} split shares {_images(count)} with the {first} split, such as"
-            f" {example}.",
+            f"The {second} split shares {_images(copies.images)} with the {first} split, such as"
+            f" {' and '.join(copies.example)}.",
             "Remove the copies; errors come out too low otherwise.",
         )
-    if found.relabelled:
+    if found.example is not None:
         cases = "1 case" if found.relabelled == 1 else f"{found.relabelled:,} cases"
         yield Finding(
             "two labels",
-            f"The same image has two labels in {cases}.",
+            f"The same image has two labels in {cases}, such as {' and '.join(found.example)}.",
             "Remove the wrong copies.",
         )
-    for split, count in found.within.items():
+    for copies in found.within:
         yield Finding(
             "duplicates",
-            f"The {split} split has {_images(count, 'repeated ')}.",
+            f"The {copies.splits[0]} split has {_images(copies.images, 'repeated ')}, such as"
+            f" {' and '.join(copies.example)}.",
             "Remove the copies if they are not meant to count twice.",
         )
 

@@ -66,8 +66,4 @@ def _plain(report: DataReport) -> dict[str, Any]:
         split: dict(zip(report.class_names, counts, strict=True))
         for split, counts in report.counts.items()
     }
-    if report.duplicates is not None:
-        plain["duplicates"]["across"] = [
-            {"splits": pair, "images": count} for pair, count in report.duplicates.across.items()
-        ]
     return plain | {"images": report.images, "imbalance": round(report.imbalance, 2)}

@@ -51,7 +51,7 @@ def _notes(report: DataReport) -> list[str]:
     if report.measured < report.images:
         notes.append(f"Sizes are those of {report.measured:,} images.")
     hidden = sum(skipped.kinds.get("hidden", 0) for skipped in report.skipped.values())
-    if hidden:
+    if hidden and not any(finding.kind == "skipped" for finding in report.findings):
         notes.append(f"Hidden files, which are not read: {hidden:,}.")
     found = report.duplicates
     if found is not None:

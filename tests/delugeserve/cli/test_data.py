@@ -62,7 +62,8 @@ def test_json(tmp_path):
     found = json.loads(out)
     assert found["counts"] == {"train": {"rose": 3, "tulip": 4}}
     assert found["form"] == "class folders"
-    assert found["duplicates"]["within"] == {"train": 1}
+    (copies,) = found["duplicates"]["within"]
+    assert (copies["splits"], copies["images"]) == (["train", "train"], 1)
     assert [finding["kind"] for finding in found["findings"]] == ["two labels", "duplicates"]
 
 
