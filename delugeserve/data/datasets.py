@@ -89,7 +89,8 @@ class LabelledImages:
         raise DatasetError(
             f"{classifier} has other classes: the images"
             f" {' and '.join(differences) or 'have them in another order'}.",
-            "Give a data set with the classes of the training data, in the same order.",
+            "Give a data set with the classes of the training data"
+            f"{'' if differences else ', in the same order'}.",
             expected=tuple(class_names),
             found=self.class_names,
             extra=extra,

@@ -15,7 +15,7 @@ from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
 from delugeserve.artifacts.references import Reference
 from delugeserve.errors import SubjectError, reason_of
 from delugeserve.system.imports import require
-from delugeserve.zoo import TASKS, Task, find_model
+from delugeserve.zoo import MODELS, TASKS, Task, find_model
 
 if TYPE_CHECKING:
     from delugeserve.evaluation.evaluate import Classify
@@ -81,10 +81,12 @@ def _open_checkpoint(path: Path, model: str | None) -> Subject:
     from delugeserve.networks.classifier import network_classifier
 
     name = read_header(path).spec.name
+    expected = None
     if model is not None and model != name:
-        loaded = load_checkpoint(path, find_model(model))
-    else:
-        loaded = load_checkpoint(path)
+        if model not in MODELS:
+            _check_agreement(name, model, path)
+        expected = find_model(model)
+    loaded = load_checkpoint(path, expected)
     return Subject(
         f"{path.name} (PyTorch, fp32)",
         name,

@@ -114,14 +114,17 @@ def load_checkpoint(path: Path, expected: ModelSpec | None = None) -> Checkpoint
     if expected is not None and not _is_of(spec, expected):
         right = f"Use --model {spec.name}" if spec.name in MODELS else "Leave --model out"
         raise CheckpointError(
-            f"{path} holds '{spec.name}' with {spec.task.num_classes} classes, "
-            f"not '{expected.name}' with {expected.task.num_classes}.",
+            f"{path} holds {_describe(spec)}, not {_describe(expected)}.",
             f"{right}, or give another checkpoint.",
             path,
             expected=expected.name,
             found=spec.name,
         )
     return Checkpoint(**vars(header), state=state)
+
+
+def _describe(spec: ModelSpec) -> str:
+    return f"'{spec.name}' ({spec.architecture.name}, {spec.task.num_classes} classes)"
 
 
 def _is_of(spec: ModelSpec, expected: ModelSpec) -> bool:

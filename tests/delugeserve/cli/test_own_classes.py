@@ -13,6 +13,7 @@ from delugeserve.artifacts.graphs import read_graph, read_network
 from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.manifest import read_manifest
 from delugeserve.artifacts.model_config import read_config
+from delugeserve.errors import UsageError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.zoo import Architecture, ModelSpec, Task
@@ -129,6 +130,42 @@ def test_the_images_that_its_training_held_out_are_used(printed, folder, tmp_pat
     ]:
         save_checkpoint(dataclasses.replace(checkpoint, data=data), subject)
         assert printed("evaluate", subject, "--data", flat, *more)["num_images"] == expected
+
+
+@pytest.fixture
+def refused(run, folder):
+    """The error that a command ends with."""
+
+    def refused(*arguments):
+        with pytest.raises(UsageError) as caught:
+            run("--debug", *arguments)
+        return caught.value
+
+    return refused
+
+
+def test_images_of_other_classes_are_refused(refused, printed, folder, tmp_path):
+    subject, data = folder / "runs" / "pets", tmp_path / "data"
+    shutil.copytree(folder / "data" / "test", data / "test")
+    (data / "test" / "猫").rename(data / "test" / "fish")
+    error = refused("evaluate", subject, "--data", data)
+    assert (error.extra, error.missing) == (["fish"], ["猫"])
+    shutil.copytree(data / "test" / "fish", data / "test" / "猫")
+    error = refused("evaluate", subject, "--data", data)
+    assert (error.expected, error.found, error.extra) == (5, 6, ("fish",))
+    for name in ("fish", "grün"):
+        shutil.rmtree(data / "test" / name)
+    result = printed("evaluate", subject, "--data", data)
+    assert [one["num_images"] for one in result["classes"]] == [4, 0, 4, 4, 4]
+
+
+def test_another_name_is_refused(refused, folder, version):
+    data = folder / "data"
+    for subject in (folder / "runs" / "pets", version, version / "model.onnx"):
+        error = refused("evaluate", subject, "--model", "flowers", "--data", data)
+        assert (error.expected, error.found) == ("flowers", "pets")
+    error = refused("evaluate", folder / "runs" / "pets", "--model", "delugenet38", "--data", data)
+    assert (error.expected, error.found) == ("delugenet38", "pets")
 
 
 @pytest.mark.system
