@@ -72,6 +72,13 @@ def merge_config(
     """
     found, new = parse(text), parse(generated)
     before = None if generated_before is None else parse(generated_before)
+    if before is not None and 1 <= found.max_batch_size < before.max_batch_size:
+        # The last export may have found the batch size lowered, and adapted the warm-up.
+        lowered = parse(generated_before or "")
+        lower_warmup(lowered, found.max_batch_size)
+        both = (*before.model_warmup, *lowered.model_warmup)
+        if all((one in found.model_warmup) == (one in lowered.model_warmup) for one in both):
+            before = lowered
     base = type(new)() if before is None else before
     merged = _merge(base, found, new)
     if 1 <= merged.max_batch_size < new.max_batch_size:

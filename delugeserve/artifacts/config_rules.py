@@ -303,18 +303,12 @@ class _Rules:
 
     def _remove_largest_warmup(self) -> None:
         """Leave out the warm-up of the largest batch if the last one was removed by hand."""
-        if self._before is None:
-            return
-        sizes = [
-            {warmup.batch_size for warmup in config.model_warmup}
-            for config in (self._before, self._found)
-        ]
-        if self._before.max_batch_size in sizes[0] - sizes[1]:
-            left = [
-                warmup
-                for warmup in self._merged.model_warmup
-                if warmup.batch_size != max(one.batch_size for one in self._new.model_warmup)
-            ]
+        before, found, new = (
+            [warmup.batch_size for warmup in config.model_warmup] if config else []
+            for config in (self._before, self._found, self._new)
+        )
+        if before and new and max(before) not in found:
+            left = [one for one in self._merged.model_warmup if one.batch_size != max(new)]
             del self._merged.model_warmup[:]
             self._merged.model_warmup.extend(left)
 

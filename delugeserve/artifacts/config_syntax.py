@@ -156,17 +156,29 @@ def find_fields(text: str) -> list[Entry]:
 
 
 def unknown_fields(text: str, message: Any) -> dict[str, str]:
-    """Return the top-level fields that a message type does not have, as they are written.
+    """Return the fields that a message type does not have, as they are written, by their place.
 
     Raises:
         TextEditError: the text cannot be parsed.
     """
-    known = message.DESCRIPTOR.fields_by_name
     return {
-        entry.name: " ".join(text[value.start : value.end] for value in entry.values)
-        for entry in find_fields(text)
-        if entry.name not in known
+        place: " ".join(text[value.start : value.end] for value in entry.values)
+        for place, entry in _find_unknown(find_fields(text), message.DESCRIPTOR, "")
     }
+
+
+def _find_unknown(
+    entries: list[Entry], descriptor: Any, prefix: str
+) -> Iterator[tuple[str, Entry]]:
+    for entry in entries:
+        known = descriptor.fields_by_name.get(entry.name)
+        if known is None:
+            yield prefix + entry.name, entry
+        elif known.message_type is not None:
+            for value in entry.values:
+                yield from _find_unknown(
+                    value.entries or [], known.message_type, f"{prefix}{entry.name}."
+                )
 
 
 def comments(text: str) -> tuple[str, ...]:

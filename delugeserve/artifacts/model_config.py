@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from delugeserve.artifacts import labels
+from delugeserve.artifacts.config_syntax import TextEditError, unknown_fields
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
 from delugeserve.errors import RepositoryError
 from delugeserve.system.imports import require
@@ -67,6 +68,7 @@ class ModelConfig:
         parameters: strings for the backend and for clients.
         runtime: file that Triton runs in place of the backend's own library; empty for that.
         platform: Triton's older name of the backend; empty if the file has a backend.
+        unknown_fields: places of fields that this release does not know, such as misspelt ones.
     """
 
     name: str = ""
@@ -84,6 +86,7 @@ class ModelConfig:
     parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
     runtime: str = ""
     platform: str = ""
+    unknown_fields: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -239,9 +242,8 @@ def parse_config(path: Path) -> ModelConfig:
     pb = require("tritonclient.grpc.model_config_pb2", _EXTRA)
     text_format = require("google.protobuf.text_format", _EXTRA)
     try:
-        message = text_format.Parse(
-            path.read_text(encoding="utf-8"), pb.ModelConfig(), allow_unknown_field=True
-        )
+        text = path.read_text(encoding="utf-8")
+        message = text_format.Parse(text, pb.ModelConfig(), allow_unknown_field=True)
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RepositoryError(
@@ -270,7 +272,15 @@ def parse_config(path: Path) -> ModelConfig:
         parameters={key: value.string_value for key, value in message.parameters.items()},
         runtime=message.runtime,
         platform="" if message.backend else message.platform,
+        unknown_fields=_unknown_fields(text, message),
     )
+
+
+def _unknown_fields(text: str, message: Any) -> tuple[str, ...]:
+    try:
+        return tuple(unknown_fields(text, message))
+    except TextEditError:
+        return ()
 
 
 def _tensors(pb: Any, messages: Any) -> dict[str, Tensor]:

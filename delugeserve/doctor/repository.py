@@ -105,6 +105,7 @@ def _check_model(
         *_check_verification(served),
         *_check_files(served),
         *_check_labels(served),
+        *_check_fields(served),
         *_check_batches(served),
         *_check_threads(served),
         *_check_backend(served, native | own),
@@ -192,6 +193,17 @@ def _check_labels(served: _Served) -> Iterator[Finding]:
         else:
             continue
         yield _finding(served.name, "problem", text, remedy)
+
+
+def _check_fields(served: _Served) -> Iterator[Finding]:
+    if unknown := served.config.unknown_fields:
+        yield _finding(
+            served.name,
+            "warning",
+            f"{CONFIG} has fields that this release does not know, and the server may refuse: "
+            f"{', '.join(unknown)}",
+            f"Correct their spelling in {served.config_path}, or use a server that has them.",
+        )
 
 
 def _check_batches(served: _Served) -> Iterator[Finding]:

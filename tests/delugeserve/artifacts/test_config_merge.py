@@ -124,11 +124,16 @@ def test_a_warmup_that_was_removed_by_hand_stays_removed():
     assert [one.batch_size for one in message.model_warmup] == [1]
 
 
-def test_a_lower_batch_size_is_kept_and_warmed_up():
-    text = edit(BEFORE, **{"max_batch_size: 64": "max_batch_size: 16"})
-    _, message = merge(text)
-    assert message.max_batch_size == 16
-    assert {one.batch_size for one in message.model_warmup} == {1, 16}
+@pytest.mark.parametrize("size", [1, 16])
+def test_a_lower_batch_size_is_kept_and_warmed_up(size):
+    text = edit(BEFORE, **{"max_batch_size: 64": f"max_batch_size: {size}"})
+    merged, message = merge(text)
+    assert message.max_batch_size == size
+    assert {one.batch_size for one in message.model_warmup} == {1, size}
+    assert {one.field for one in merged.kept} == {"max_batch_size"}
+    again, message = merge(merged.text, NEW, generate(3, 48))
+    assert {one.batch_size for one in message.model_warmup} == {1, size}
+    assert (again.kept, again.replaced) == (merged.kept, ())
 
 
 @pytest.mark.parametrize(
@@ -431,6 +436,15 @@ def test_edits_that_contradict_nothing_lose_no_comment_and_are_stable(change):
     for name in ("instance_group", "dynamic_batching", "optimization", "response_cache"):
         assert (name in told) == (final.get(name) != new.get(name))
         assert final.get(name) == written.get(name)
+
+
+def test_unknown_fields_are_kept_and_told_by_their_place():
+    text = BEFORE.replace("dynamic_batching {", "dynamic_batching { of_tomorrow: [ 3, 4 ] # so")
+    merged, _ = merge(text)
+    assert ("dynamic_batching.of_tomorrow", "3 4") in {
+        (one.field, one.value) for one in merged.kept
+    }
+    assert "of_tomorrow: [ 3, 4 ] # so" in merged.text
 
 
 def test_describe_places():

@@ -126,6 +126,14 @@ def test_a_configuration_that_loads_another_file(edit, only):
     assert "other.onnx" in finding.text
 
 
+def test_a_misspelt_field(edit, only):
+    edit("dynamic_batching {", "dynamic_batching { max_queue_delay: 5")
+    edit("instance_group {", "instance_groups {")
+    finding = only()
+    assert finding.status == "warning"
+    assert "instance_groups, dynamic_batching.max_queue_delay" in finding.text
+
+
 def test_another_batch_size_than_was_verified(stored, edit, check):
     edit("max_batch_size: 8", "max_batch_size: 4")
     assert not any("max_batch_size" in one.text for one in repository.check_repository(stored))
