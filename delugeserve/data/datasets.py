@@ -31,7 +31,7 @@ from delugeserve.data.splits import SizeRange, SplitName
 from delugeserve.data.unreadable import OnUnreadable, describe_left_out
 from delugeserve.errors import DatasetError
 from delugeserve.system.progress import NO_PROGRESS, Progress
-from delugeserve.zoo import Task
+from delugeserve.zoo import TASKS, Task
 
 __all__ = ["LabelledImages", "SplitName", "check_source", "index_images", "load_images"]
 
@@ -113,12 +113,12 @@ def load_images(
     Args:
         source: a path, or the name of a public data set. A path that exists has priority.
         split: ``train``, ``validation`` or ``test``. A validation split replaces a missing test
-            split, and a held-out part replaces both if the source is not divided into splits.
+            split, and a held-out part of the training images replaces both if there are no others.
         task: the size of the images, and the class names, in the order of the labels.
         limit: the most images to read, from the start; in an image folder the classes take turns.
             None for all.
         on_unreadable: whether an image that cannot be decoded is an error or is left out.
-        val_fraction: the part to hold out of a source that is not divided into splits.
+        val_fraction: the part of the training images to hold out if there are no others.
         progress: receives the number of images read.
 
     Returns:
@@ -231,7 +231,7 @@ def choose_split(layout: Layout, split: SplitName, task: Task | None = None) -> 
     Raises:
         DatasetError: there is no such split.
     """
-    if not layout.divided:
+    if holds_out(layout, task):
         return "train"
     choices = [split]
     if split == "test":
@@ -243,6 +243,20 @@ def choose_split(layout: Layout, split: SplitName, task: Task | None = None) -> 
     if found is None:
         raise layout.missing(split)
     return found
+
+
+def holds_out(layout: Layout, task: Task | None) -> bool:
+    """Return whether a part of the training images replaces the validation and the test split.
+
+    It does so if there are no others, and training on the same source held that part out. The
+    registered networks that ship with weights were trained on all of them.
+
+    Args:
+        layout: the files.
+        task: the data set that the files should hold, if that is known.
+    """
+    registered = task is not None and task.name in TASKS
+    return not layout.divided or (layout.splits == ("train",) and not registered)
 
 
 def decode_split(
@@ -297,13 +311,22 @@ def _list(
     path = find_on_disk(source) or hub.download(os.fspath(source), split)
     layout = require_layout(path, task.name)
     on_disk = choose_split(layout, split, task)
-    listing = layout.list_split(on_disk, limit=limit if layout.divided else None, progress=progress)
+    held_out = holds_out(layout, task)
+    listing = layout.list_split(on_disk, limit=None if held_out else limit, progress=progress)
     labels, class_names = align(listing.source, listing.labels, listing.class_names, task)
     encoded = listing.labelled(labels, class_names)
-    if layout.divided:
+    if not held_out:
         return encoded
     kept, held = hold_out(encoded, val_fraction, 0)
-    return (kept if split == "train" else held).first(limit)
+    if split == "train":
+        return kept.first(limit)
+    _log.info(
+        "%s has no %s split: %.0f %% of its images are held out, class by class.",
+        path,
+        split,
+        100 * val_fraction,
+    )
+    return held.first(limit)
 
 
 def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:

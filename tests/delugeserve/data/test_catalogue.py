@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import pickle
@@ -154,6 +155,21 @@ def test_load_images_holds_out_the_same(tmp_path, make: Callable[[Path], Path]):
         check_source(source, same, task)
         ours = catalogue.load(split, task)
         assert ours.fingerprint == load_images(source, same, task).fingerprint
+
+
+def test_training_images_alone_are_divided_for_a_task_that_was_trained_so(tmp_path, caplog):
+    caplog.set_level("INFO", "delugeserve")
+    write_folders(tmp_path / "train")
+    catalogue = open_source(tmp_path)
+    task = task_of(catalogue)
+    held = load_images(tmp_path, "test", task)
+    assert held.fingerprint == catalogue.load("validation", task).fingerprint
+    assert len(load_images(tmp_path, "train", task)) + len(held) == len(FLOWERS)
+    assert any("has no test split" in line for line in caplog.messages)
+    registered = dataclasses.replace(task, name="cifar10")  # it was trained on all of them
+    with pytest.raises(DatasetError):
+        load_images(tmp_path, "test", registered)
+    assert len(load_images(tmp_path, "train", registered)) == len(FLOWERS)
 
 
 def test_splits_on_disk_are_used(tmp_path):
