@@ -83,13 +83,14 @@ class Catalogue:
         """Return whether the classes are those of a task, in any order and usual spelling.
 
         True as well for WordNet numbers of a thousand classes and ImageNet, and for unnamed labels
-        of as many classes as the task has.
+        from 0 to the task's last class.
         """
         names = (*self.class_names, *self.empty_classes)
         if len(names) != task.num_classes:
             return False
-        numbered = is_wordnet_order(sorted(names), task)
-        return not self.named or numbered or order_in(names, task) is not None
+        if not self.named:
+            return set(names) == set(map(str, range(task.num_classes)))
+        return is_wordnet_order(sorted(names), task) or order_in(names, task) is not None
 
     def require_training(self) -> None:
         """Check that a classifier can be trained on this source.

@@ -59,8 +59,12 @@ def _order_of_used(
 
 def as_numbers(labels: Sequence[str]) -> NDArray[np.int64] | None:
     """Return labels that are indices of classes as int64 ``[N]``; None if they are names."""
-    if not all(label.isascii() and label.isdecimal() and len(label) < 10 for label in labels):
-        return None
+    for label in set(labels):
+        # "007" is a name: as a number it would lose its zeros.
+        if not (label.isascii() and label.isdecimal() and len(label) < 10):
+            return None
+        if label != str(int(label)):
+            return None
     return np.array([int(label) for label in labels], np.int64)
 
 

@@ -301,6 +301,26 @@ def test_numbers_without_names(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("labels", "names", "cifar"),
+    [
+        (range(10), tuple(map(str, range(10))), True),
+        (range(1990, 2000), tuple(map(str, range(1990, 2000))), False),
+        (range(11), tuple(map(str, range(11))), False),
+        (["007", "008", "9"], ("007", "008", "9"), False),
+    ],
+)
+def test_numbers_in_a_table(tmp_path, labels, names, cifar):
+    write(tmp_path / "0.jpg", b"")
+    rows = [("path", "label")]
+    for label in labels:
+        write(tmp_path / f"{label}.jpg", b"")
+        rows.append((f"{label}.jpg", str(label)))
+    catalogue = open_source(write_csv(tmp_path / "l.csv", rows), val_fraction=0)
+    assert catalogue.class_names == names
+    assert catalogue.has_classes_of(CIFAR10) is cifar
+
+
+@pytest.mark.parametrize(
     ("names", "task", "same"),
     [
         (CIFAR10.class_names[::-1], CIFAR10, True),
