@@ -155,9 +155,12 @@ def request_resume(folder: Path, settings: Mapping[str, Any], recipe: Mapping[st
     values = dict(recipe)
     name = values.pop("name", before.recipe.name)
     if name != before.recipe.name:
-        raise ResumeError(folder, {"recipe": (before.recipe.name, name)})
+        raise _cannot_change(ResumeError(folder, {"recipe": (before.recipe.name, name)}))
     config = dataclasses.replace(before, **settings, recipe=override(before.recipe, **values))
-    check_settings(record, config, more_epochs=True)
+    try:
+        check_settings(record, config, more_epochs=True)
+    except ResumeError as error:
+        raise _cannot_change(error) from None
     if config.recipe.epochs == before.recipe.epochs and _has_ended(record):
         raise UsageError(
             f"The run in {folder} has ended, after {len(record.epochs)} of at most "
@@ -169,3 +172,11 @@ def request_resume(folder: Path, settings: Mapping[str, Any], recipe: Mapping[st
 
 def _has_ended(record: RunRecord) -> bool:
     return record.status == "finished" and (record.path / METRICS_FILE).is_file()
+
+
+def _cannot_change(error: ResumeError) -> ResumeError:
+    options = " and ".join(f"--{name.replace('_', '-')}" for name in error.changed)
+    error.remedy = f"Leave out {options}: a resumed run keeps its settings."
+    if "epochs" in error.changed:
+        error.remedy = "A run can be given more epochs, not fewer: leave out --epochs."
+    return error

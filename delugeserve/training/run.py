@@ -52,7 +52,7 @@ from delugeserve.training.initial import InitialCheckpoint, read_initial
 from delugeserve.training.module import TrainingModule
 from delugeserve.training.records import extend, read_run
 from delugeserve.training.saving import BEST_FILE, STATE_FILE, saving
-from delugeserve.training.splits import RunImages, read_images
+from delugeserve.training.splits import RunImages, check_unchanged, read_images, record_images
 from delugeserve.training.stopping import stoppable
 from delugeserve.training.trainer import build_trainer, quiet_lightning
 from delugeserve.zoo import ModelSpec
@@ -164,6 +164,8 @@ def train(
                     "they measure.",
                     "Add --val-fraction 0.1, or leave out --patience.",
                 )
+            if resume:
+                check_unchanged(images, output)
             return _Inputs(images, initial, weights)
 
         with connected(world):
@@ -181,6 +183,8 @@ def train(
                 environment = start_folder(
                     output, config, environment, inputs.initial, resume=resume
                 )
+                with saving(output, 0):
+                    record_images(inputs.images, output)
             module = _module(spec, config, inputs, world)
             if world.is_first and inputs.knows_all_classes(spec):
                 progress.stage("test the initial network")
@@ -303,15 +307,7 @@ def _checkpoint(
         recipe["extended"] = config.extended
     if inputs.initial is not None:
         recipe["initial"] = inputs.initial.history
-    images = inputs.images
-    fingerprints = {
-        f"{split}_fingerprint": one.fingerprint
-        for split, one in (
-            ("train", images.train),
-            (images.watched_split, images.watched),
-            (images.final_split, images.final),
-        )
-    }
+    images, splits = inputs.images, inputs.images.describe()
     return Checkpoint(
         spec.with_classes(images.train.class_names),
         network.state_dict(),
@@ -320,7 +316,7 @@ def _checkpoint(
             "source": Path(config.data).name,
             "train_images": len(images.train),
             "val_fraction": config.val_fraction,
-            **fingerprints,
+            **{f"{split}_fingerprint": one["fingerprint"] for split, one in splits.items()},
         },
         # The command names paths of this machine, and the checkpoint is handed on.
         environment={name: text for name, text in environment.items() if name != "command"},

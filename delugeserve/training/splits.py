@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from delugeserve.data.catalogue import Catalogue, open_source
 from delugeserve.errors import DatasetError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.batches import Images, Reading, read_split
 from delugeserve.training.config import Measured, RunConfig
+from delugeserve.training.saving import write_json
 from delugeserve.zoo import Task
+
+DATA_FILE = "data.json"
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,16 @@ class RunImages:
     watched_split: Measured
     final: Images
     final_split: Measured
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Return the number and the fingerprint of the images of each split."""
+        splits = {
+            "train": self.train, self.watched_split: self.watched, self.final_split: self.final
+        }  # fmt: skip
+        return {
+            split: {"images": len(images), "fingerprint": images.fingerprint}
+            for split, images in splits.items()
+        }
 
 
 def read_images(
@@ -85,6 +100,36 @@ def read_images(
         config.data,
         RunImages(train, images["validation"], "validation", images[final_split], final_split),
     )
+
+
+def record_images(images: RunImages, output: Path) -> None:
+    """Write ``data.json``, which says what images a run has.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_json(output / DATA_FILE, images.describe())
+
+
+def check_unchanged(images: RunImages, output: Path) -> None:
+    """Check that a run that is resumed has the images that it was started with.
+
+    Raises:
+        DatasetError: it has others.
+    """
+    try:
+        before = json.loads((output / DATA_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # of a version that did not write it
+        return
+    for split, now in images.describe().items():
+        if split in before and before[split] != now:
+            raise DatasetError(
+                f"The {split} images have changed since the run in {output} was started.",
+                "Restore them, or start again in another --output.",
+                name=split,
+                expected=before[split],
+                found=now,
+            )
 
 
 def _read_registered(

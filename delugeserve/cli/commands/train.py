@@ -214,6 +214,6 @@ def _given(context: typer.Context, values: Mapping[str, Any], **options: str) ->
 def _missing(**options: object) -> UsageError:
     missing = [f"--{name}" for name, value in options.items() if value is None]
     return UsageError(
-        f"Training needs {' and '.join(missing)}.",
+        f"A new run needs {', '.join(missing)}.",
         "Give all of --model, --data and --output, or --resume RUN to continue a run.",
     )

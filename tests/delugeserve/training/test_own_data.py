@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from delugeserve import zoo
 from delugeserve.data.catalogue import open_source
@@ -13,7 +15,7 @@ from delugeserve.errors import CheckpointError, DatasetError, UsageError
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.training.config import TaskOptions
 from delugeserve.training.initial import fit_classifier
-from delugeserve.training.records import read_run
+from delugeserve.training.records import as_recorded, read_config, read_run
 from delugeserve.training.request import request_run
 from delugeserve.training.run import train
 from delugeserve.training.splits import read_images
@@ -114,6 +116,19 @@ def test_a_registered_data_set_is_divided_as_the_recipe_says(tmp_path, tiny_cifa
 def test_a_fraction_that_has_no_effect(data, tmp_path):
     with pytest.raises(UsageError, match="has a validation split"):
         request(data, tmp_path / "run", val_fraction=0.2)
+
+
+def test_a_run_is_not_resumed_on_other_images(flowers, data, tmp_path, write_class_folders):
+    folder, own = tmp_path / "flowers", tmp_path / "data"
+    shutil.copytree(flowers, folder)
+    shutil.copytree(data, own)
+    config = dataclasses.replace(read_config(read_run(folder)), data=str(own))
+    (folder / "run.json").write_text(json.dumps(as_recorded(config)))
+    train(config.network(), config, folder, resume=True)
+    Image.new("RGB", (40, 40), "red").save(own / "train" / "rose" / "0.png")
+    with pytest.raises(DatasetError) as caught:
+        train(config.network(), config, folder, resume=True)
+    assert caught.value.name == "train"
 
 
 # Fine-tuning

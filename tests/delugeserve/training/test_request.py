@@ -52,6 +52,7 @@ def test_more_epochs_but_not_fewer(folder):
     with pytest.raises(ResumeError) as caught:
         request_resume(folder, {}, {"epochs": 10})
     assert caught.value.changed == {"epochs": (30, 10)}
+    assert caught.value.remedy.endswith("leave out --epochs.")
 
 
 def test_a_run_that_has_ended_needs_more_epochs(ended):

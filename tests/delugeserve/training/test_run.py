@@ -111,6 +111,7 @@ def test_epochs_and_batches_are_reported(config, changed, tmp_path, at_stage):
 def test_what_a_run_leaves_behind(whole):
     assert {path.name for path in whole.iterdir()} == {
         "run.json", "environment.json", "log.csv", "last.ckpt", "metrics.json", "curves.png",
+        "data.json",
         "tiny.safetensors",
     }  # fmt: skip
     environment = json.loads((whole / "environment.json").read_text())
