@@ -28,6 +28,7 @@ def test_a_plan_is_built_but_not_run(run, tmp_path):
         "model.plan",
         "engine.json",
         "evidence.npz",
+        "generated.pbtxt",
         "labels.txt",
     }
     for command in (("evaluate", folder, "--data", tmp_path), ("verify", folder)):

@@ -324,7 +324,7 @@ def test_an_export_without_a_gpu_is_built_and_not_run(plan_for):
     assert manifest.engine.profile["image"].max == (16, 32, 32, 3)
     assert manifest.speed == {}
     assert manifest.files.keys() == {
-        "model.plan", "engine.json", "evidence.npz", "labels.txt",
+        "model.plan", "engine.json", "evidence.npz", "generated.pbtxt", "labels.txt",
     }  # fmt: skip
     config = (done.folder.parent / "config.pbtxt").read_text()
     assert 'backend: "tensorrt_rtx"' in config
