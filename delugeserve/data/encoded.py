@@ -173,8 +173,9 @@ class FileStore(ImageStore):
 
     def length(self, row: int) -> int:
         """See :meth:`ImageStore.length`."""
-        try:
-            return self[row].stat().st_size
+        path = self._paths[self._ends[row] : self._ends[row + 1]]
+        try:  # pathlib takes ten times as long, which shows for a million files
+            return os.stat(os.path.join(os.fsencode(self._folder), path)).st_size  # noqa: PTH116, PTH118
         except OSError:  # removed since it was listed; decoding the image reports that
             return -1
 
