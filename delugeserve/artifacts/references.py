@@ -49,6 +49,7 @@ _FORMS: dict[Kind, str] = {
     "weights": "a model name (see 'delugeserve models')",
 }
 _TRAINING_STATE = ".ckpt"
+_USUAL_FOLDERS: dict[Kind, Path] = {"version": DEFAULT_REPOSITORY, "checkpoint": Path("runs")}
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def _missing(text: str, kinds: Collection[Kind]) -> InvalidReferenceError:
     known = [str(folder / child.name) for child in folder.iterdir()] if folder.is_dir() else []
     if "weights" in kinds:
         known += MODELS
-    nearest = nearest_name(str(Path(text)), known, cutoff=0.75)
+    nearest = _in_usual_folder(text, kinds) or nearest_name(str(Path(text)), known, cutoff=0.75)
     is_path = len(Path(text).parts) > 1 or Path(text).suffix in (*_SUFFIXES, _TRAINING_STATE)
     if is_path:
         problem, remedy = f"There is no file or folder '{text}'.", "Check the path."
@@ -225,6 +226,14 @@ def _missing(text: str, kinds: Collection[Kind]) -> InvalidReferenceError:
     return InvalidReferenceError(
         problem, f"Did you mean '{nearest}'?" if nearest else remedy, text, nearest=nearest
     )
+
+
+def _in_usual_folder(name: str, kinds: Collection[Kind]) -> str | None:
+    """Return the path of a run or an exported model of this name in the folder for such."""
+    for kind, folder in _USUAL_FOLDERS.items():
+        if kind in kinds and (folder / name).is_dir():
+            return str(folder / name)
+    return None
 
 
 def _not_accepted(

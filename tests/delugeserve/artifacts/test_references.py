@@ -157,6 +157,13 @@ def test_a_name_that_is_also_a_path_is_not_guessed(repository, monkeypatch):
     assert recognise("./delugenet38") == Reference("version", "delugenet38/2")
 
 
+def test_the_name_of_a_run_or_an_exported_model(run_folder, repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused("tiny").nearest == "model_repository/tiny"
+    assert refused("first").nearest == "runs/first"
+    assert refused("tiny", {"checkpoint"}).nearest is None
+
+
 def test_a_name_that_is_too_long_for_the_file_system():
     refused("x" * 300)
 
