@@ -1,12 +1,17 @@
 """What is read from ONNX files, ours and others', whole and damaged."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from delugeserve.artifacts.graphs import read_graph
+from delugeserve.artifacts.graphs import describe_network, read_graph, read_network
 from delugeserve.errors import SubjectError
+from delugeserve.zoo import find_model
 
 
 def write_quantised(path):
@@ -43,7 +48,7 @@ def write_quantised(path):
 def test_an_exported_graph(exported):
     found = read_graph(exported / "tiny" / "1" / "model.onnx")
     assert found.ours
-    assert found.metadata == {"model": "tiny", "trained": "true"}
+    assert read_network(found.metadata).name == "tiny"
     assert found.inputs == {"image": "uint8 [N, 32, 32, 3]"}
     assert found.outputs == dict.fromkeys(("logits", "probabilities"), "float32 [N, 10]")
     assert found.opsets["ai.onnx"] >= 17
@@ -91,3 +96,19 @@ def test_strings_that_are_not_utf8_can_be_printed(exported, tmp_path):
     found = read_graph(path)
     assert "train\ufffdd" in found.metadata
     assert list(found.inputs) == ["im\ufffdge"]
+
+
+@given(names=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1))
+def test_a_network_is_read_back_from_its_metadata(names):
+    spec = find_model("delugenet38").with_classes(names)
+    assert read_network(describe_network(spec, trained=True)) == replace(spec, published=None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"task": "{"}, {"task": "{}"}, {"architecture": "[]"}, {"architecture": '{"name": "x"}'}],
+)
+def test_metadata_of_other_programs_describes_no_network(changes):
+    metadata = describe_network(find_model("delugenet38"), trained=True)
+    assert read_network(metadata | changes) is None
+    assert read_network({"model": "delugenet38"}) is None

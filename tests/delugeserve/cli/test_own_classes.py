@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +16,7 @@ from delugeserve.errors import UsageError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from delugeserve.zoo import Architecture, ModelSpec, Task
+from delugeserve_export.samples import photo_crops
 
 NAMES = ("dog, small: brown", "grün", "собака", "猫", "cra_b-2")
 TASK = Task("pets", "Pets", NAMES, 24, 30, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -27,13 +27,14 @@ SPEC = ModelSpec("pets", Architecture("tiny", "cifar", (4, 6), (2, 2)), TASK)
 def folder(tmp_path_factory):
     """A folder with test images of the classes, and a run with a checkpoint."""
     folder = tmp_path_factory.mktemp("own")
-    rng = np.random.default_rng(0)
+    pictures = iter(photo_crops(40, 8 * len(NAMES)))
     for split in ("train", "test"):
         for name in NAMES:
             (folder / "data" / split / name).mkdir(parents=True)
             for row in range(4):
-                pixels = rng.integers(0, 256, (36, 48, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / "data" / split / name / f"{row}.png")
+                Image.fromarray(next(pictures)[2:-2]).save(
+                    folder / "data" / split / name / f"{row}.png"
+                )
     network = build_network(SPEC, seed=0)
     with torch.no_grad():  # signals of a trained network's size
         for _ in range(5):
@@ -130,6 +131,24 @@ def test_the_images_that_its_training_held_out_are_used(printed, folder, tmp_pat
     ]:
         save_checkpoint(dataclasses.replace(checkpoint, data=data), subject)
         assert printed("evaluate", subject, "--data", flat, *more)["num_images"] == expected
+
+
+@pytest.mark.parametrize("own_images", [True, False])
+def test_int8_is_calibrated_on_its_own_images_or_photographs(folder, tmp_path, own_images):
+    from delugeserve_export import Int8Options, export, plan_export
+
+    plan = plan_export(
+        checkpoint=folder / "runs" / "pets",
+        repository=tmp_path,
+        backend="onnxruntime",
+        precision="int8",
+        max_batch_size=4,
+        data=str(folder / "data") if own_images else None,
+        int8=Int8Options(calibration_images=8, max_drop=100),
+    )
+    outcome = export(plan)
+    assert outcome.published, outcome.problem
+    assert outcome.manifest.quantisation.representative is own_images
 
 
 @pytest.fixture
