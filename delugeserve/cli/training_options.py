@@ -17,7 +17,7 @@ from delugeserve.cli.options import (
 )
 from delugeserve.cli.recipe_options import panel_option
 from delugeserve.data.unreadable import OnUnreadable
-from delugeserve.training.config import Normalisation
+from delugeserve.training.config import LoggerName, Normalisation
 
 _DATA, _MACHINE = "Data", "Memory, speed and GPUs"
 
@@ -160,6 +160,11 @@ Workers = Annotated[
         default="an equal share of the cores",
         min=0,
     ),
+]
+
+Logger = Annotated[
+    LoggerName,
+    typer.Option(help="Experiment tracker that gets the metrics too, beside the run's log.csv."),
 ]
 
 PrecisionOption = Annotated[

@@ -14,6 +14,7 @@ from delugeserve.zoo import ModelSpec, Task, find_model
 Precision = Literal["fp32", "bf16", "fp16"]
 Normalisation = Literal["data", "imagenet", "cifar10"]
 Measured = Literal["validation", "test"]
+LoggerName = Literal["none", "csv", "tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class RunConfig:
             inputs; a variant of the ablation.
         teacher: checkpoint of a trained network whose probabilities are learned too, in the share
             that the recipe gives; None for none.
+        logger: the experiment tracker that gets the metrics too; a resumed run may have another.
     """
 
     model: str
@@ -78,6 +80,7 @@ class RunConfig:
     extended: tuple[int, ...] = ()
     fixed_sums: bool = False
     teacher: str | None = None
+    logger: LoggerName = "none"
 
     @property
     def watched(self) -> Measured:

@@ -97,6 +97,8 @@ class TrainingModule(pl.LightningModule):
         # On a GPU not after every step: the processor would wait for the result.
         if (batch_index % _CHECKED_STEPS == 0 or loss.device.type == "cpu") and not loss.isfinite():
             raise self._diverged("loss", loss)
+        if self.loggers:
+            self.log("step_loss", loss)
         self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 

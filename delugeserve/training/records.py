@@ -200,6 +200,13 @@ def as_recorded(values: RunConfig | Recipe) -> dict[str, Any]:
     return _as_json(dataclasses.asdict(values))
 
 
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Return settings in one flat mapping, for experiment trackers."""
+    settings = _flatten(as_recorded(config))
+    settings.pop("class_names", None)
+    return settings
+
+
 def changed_settings(
     before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
@@ -249,7 +256,8 @@ def check_settings(record: RunRecord, config: RunConfig, *, more_epochs: bool = 
         ResumeError: it was started with others.
     """
     changed = changed_settings(record.config, as_recorded(config))
-    changed.pop("extended", None)
+    for name in ("extended", "logger"):
+        changed.pop(name, None)
     before, now = changed.get("epochs", (0, 0))
     if more_epochs and now > before:
         del changed["epochs"]

@@ -49,6 +49,7 @@ from delugeserve.training.folder import (
 )
 from delugeserve.training.freezing import freeze_all_but_classifier
 from delugeserve.training.initial import InitialCheckpoint, read_initial
+from delugeserve.training.loggers import check_logger
 from delugeserve.training.module import TrainingModule
 from delugeserve.training.records import extend, read_run
 from delugeserve.training.saving import BEST_FILE, STATE_FILE, saving
@@ -139,6 +140,7 @@ def train(
     _check_gpus(world)
     gpu = torch.cuda.is_available()
     check_sums(spec, config)
+    check_logger(config.logger)
     if config.compile or config.fuse_sums:
         require_compiler()
 

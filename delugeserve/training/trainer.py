@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 
 from delugeserve.system.progress import Progress
 from delugeserve.training.averaging import MovingAverage
@@ -19,6 +19,7 @@ from delugeserve.training.config import Measured, Precision, RunConfig
 from delugeserve.training.distributed import World
 from delugeserve.training.freezing import TrainClassifierFirst
 from delugeserve.training.log import EpochLog
+from delugeserve.training.loggers import build_logger
 from delugeserve.training.progress import ReportProgress
 from delugeserve.training.saving import STATE_FILE, AtomicCheckpointIO
 
@@ -68,6 +69,9 @@ def build_trainer(
     if config.freeze or config.recipe.head_first:
         callbacks.append(TrainClassifierFirst(1.0 if config.freeze else config.recipe.head_first))
     callbacks.append(stop)
+    logger = build_logger(config, output) if world.is_first else None
+    if logger is not None:
+        callbacks.append(LearningRateMonitor("step"))
     return pl.Trainer(
         accelerator="auto",
         devices=world.local_size,
@@ -79,7 +83,8 @@ def build_trainer(
         accumulate_grad_batches=config.accumulate,
         max_epochs=config.recipe.epochs,
         callbacks=callbacks,
-        logger=False,
+        logger=logger or False,
+        log_every_n_steps=10,
         num_sanity_val_steps=0,
         enable_progress_bar=False,
         enable_model_summary=False,

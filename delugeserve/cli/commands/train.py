@@ -33,6 +33,7 @@ def command(
     teacher: training_options.TeacherOption = None,
     name: training_options.NetworkName = None,
     seed: training_options.Seed = 0,
+    logger: training_options.Logger = "none",
     json: Json = False,
     image_size: training_options.ImageSize = None,
     normalise: training_options.Normalise = None,
@@ -94,6 +95,7 @@ def command(
         "initial_checkpoint": initial_checkpoint,
         "freeze": freeze,
         "teacher": teacher,
+        "logger": logger,
     }
     for module in ("torch", "lightning", "matplotlib.figure", "safetensors"):
         require(module, "train")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delugeserve.errors import UsageError
+from delugeserve.errors import ResumeError, UsageError
 from delugeserve.plotting import save_figure
 from delugeserve.training.config import RunConfig
 from delugeserve.training.curves import draw_curves
@@ -18,9 +18,11 @@ from delugeserve.training.records import (
     RunRecord,
     as_recorded,
     changed_settings,
+    check_settings,
     compare_settings,
     read_run,
     read_runs,
+    settings_of,
 )
 from delugeserve.training.run import train
 from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
@@ -286,3 +288,14 @@ def test_what_cannot_be_asked_of_runs(make_run, run, options, message):
     status, out, err = run("runs", make_run("first", log="").parent, *options)
     assert (status, out) == (2, "")
     assert message in " ".join(err.split())
+
+
+def test_a_resumed_run_may_have_another_tracker_but_no_other_seed(make_run):
+    record = read_run(make_run("first"))
+    config = RunConfig("delugenet38", find_recipe("cifar-quick"), 0, "bf16", "cifar10")
+    check_settings(record, dataclasses.replace(config, logger="csv"))
+    with pytest.raises(ResumeError) as caught:
+        check_settings(record, dataclasses.replace(config, logger="csv", seed=1))
+    assert caught.value.changed == {"seed": (0, 1)}
+    assert "class_names" not in settings_of(config)
+    assert settings_of(config)["learning_rate"] == 0.15
