@@ -58,6 +58,7 @@ SLOW = (
     "delugeserve/cli/test_export.py",
     "delugeserve/cli/test_export_plans.py",
     "delugeserve/cli/test_verify.py",
+    "delugeserve/networks/test_native.py",
     "delugeserve/runtimes/test_tensorrt.py",
     "delugeserve/studies/test_connectivity.py",
     "delugeserve/studies/test_profiling.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from delugeserve.networks.fused import Kernels
-from delugeserve.networks.layers import Block, Head, Transition, module_list
+from delugeserve.networks.layers import AffineNorm, Block, Head, Transition, module_list
 from delugeserve.networks.stems import STEMS
 from delugeserve.zoo import ModelSpec
 
@@ -55,12 +55,17 @@ class DelugeNet(nn.Module):
         """Replace the cross-layer sums by fused ones that read each input once; see :mod:`.fused`.
 
         Args:
-            kernels: ``compiled`` needs a C++ compiler, or on a GPU Triton and a C compiler;
-                ``plain`` runs everywhere, but not faster than unfused sums.
+            kernels: ``native`` also fuses BatchNorms and ReLUs, in training steps on a CPU in bf16
+                or float32; it needs g++, see :mod:`.native`. ``compiled`` needs a C++ compiler, or
+                on a GPU Triton and a C compiler. ``plain`` runs everywhere, but not faster than
+                unfused sums.
         """
         for block, following in zip(self.blocks, self.followers, strict=True):
             block.readers = (*block.sums, following.sum)
             block.kernels = kernels
+        for module in self.modules():
+            if isinstance(module, AffineNorm):
+                module.fused = kernels == "native"
 
     def fix_sums(self) -> None:
         """Exclude the cross-layer weights and biases from training: they keep ``1 / L`` and 0."""

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from delugeserve.errors import UsageError
 
-Kernels = Literal["plain", "compiled"]
+Kernels = Literal["plain", "compiled", "native"]
 
 _WIDTH = 8  # matrices per pass of a compiled kernel
 _LANES = 32  # rows of a multiple of this length fill the vectors of the compiled kernels
@@ -275,6 +275,11 @@ def _as_matrix(x: Tensor, fold: int) -> Tensor:
 def _as_images(matrix: Tensor, like: Tensor) -> Tensor:
     n, c, h, w = like.shape
     return matrix.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def best_kernels() -> Kernels:
+    """Return the fastest kernels for this machine."""
+    return "native" if sys.platform == "linux" and not torch.cuda.is_available() else "compiled"
 
 
 def require_compiler() -> None:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from delugeserve.networks import native
 from delugeserve.networks.fused import Kernels, SharedOutputs, plain_sum
+from delugeserve.networks.native import RawOutputs
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -47,7 +49,7 @@ class CrossLayerSum(nn.Module):
     def forward(self, normalised: Sequence[Tensor]) -> Tensor:
         """Sum L normalised outputs ``[N, C, H, W]`` into one tensor of that shape."""
         bias = self.bias.sum(dim=0)
-        if isinstance(normalised, SharedOutputs):
+        if isinstance(normalised, SharedOutputs | RawOutputs):
             return normalised.weighted_sum(self.weight, bias)
         return plain_sum(normalised, self.weight, bias)
 
@@ -101,6 +103,35 @@ class _Normalise(torch.autograd.Function):
         return result, None, None, None, None
 
 
+class AffineNorm(nn.BatchNorm2d):
+    """BatchNorm whose training steps on a CPU can use the kernels of :mod:`.native`.
+
+    Args:
+        channels: C.
+
+    Attributes:
+        fused: whether they do.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.fused: bool = False
+
+
+def _normalise(norm: nn.BatchNorm2d, x: Tensor, *, relu: bool = True) -> Tensor:
+    """Apply a BatchNorm and a ReLU to ``[N, C, H, W]``."""
+    if (
+        isinstance(norm, AffineNorm)  # it is another class if processes share their statistics
+        and norm.fused
+        and norm.training
+        and not torch.compiler.is_compiling()
+        and native.supports(x)
+    ):
+        return native.norm_relu(x, norm, relu=relu)
+    normalised: Tensor = norm(x)
+    return torch.relu(normalised) if relu else normalised
+
+
 class CompositeLayer(nn.Module):
     """Bottleneck (figure 1): BN-ReLU-Conv1x1, BN-ReLU-Conv3x3, BN-ReLU-Conv1x1.
 
@@ -111,11 +142,11 @@ class CompositeLayer(nn.Module):
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.norm1 = AffineNorm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.norm2 = AffineNorm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm3 = nn.BatchNorm2d(width)
+        self.norm3 = AffineNorm(width)
         self.conv3 = nn.Conv2d(width, 2 * width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,13 +155,13 @@ class CompositeLayer(nn.Module):
 
     def narrow(self, x: Tensor) -> Tensor:
         """Apply the first BN-ReLU-Conv1x1: ``[N, in_channels, H, W]`` to ``[N, width, H, W]``."""
-        x = self.conv1(torch.relu(self.norm1(x)))
+        x = self.conv1(_normalise(self.norm1, x))
         return x
 
     def widen(self, x: Tensor) -> Tensor:
         """Apply the other two convolutions: ``[N, width, H, W]`` to ``[N, 2 * width, H, W]``."""
-        x = self.conv2(torch.relu(self.norm2(x)))
-        x = self.conv3(torch.relu(self.norm3(x)))
+        x = self.conv2(_normalise(self.norm2, x))
+        x = self.conv3(_normalise(self.norm3, x))
         return x
 
 
@@ -178,13 +209,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map ``[N, in_channels, H, W]`` to normalised outputs ``[N, 2 * width, H, W]``."""
-        outputs: list[Tensor] = []
-        if self.readers and not torch.compiler.is_compiling():
-            outputs = SharedOutputs([reader.weight for reader in self.readers], self.kernels)
+        outputs = self._start(x)
         sums = iter(self.sums)
         norms = iter(self.norms)
         if self.input_is_output:
-            outputs.append(next(norms)(x))
+            _add(outputs, x, next(norms))
         if self.compiled and not torch.compiler.is_compiling():
             for layer in self.layers:
                 if len(outputs) > 1:
@@ -198,8 +227,20 @@ class Block(nn.Module):
             else:
                 narrowed = layer.narrow(x)
             x = layer.widen(narrowed)
-            outputs.append(next(norms)(x))
+            _add(outputs, x, next(norms))
         return outputs
+
+    def _start(self, x: Tensor) -> list[Tensor]:
+        """Return an empty list of outputs for the block's input."""
+        if not self.readers or torch.compiler.is_compiling():
+            return []
+        weights = [reader.weight for reader in self.readers]
+        if self.kernels != "native":
+            return SharedOutputs(weights, self.kernels)
+        if self.compiled:
+            return SharedOutputs(weights, "compiled")
+        own = all(isinstance(norm, OutputNorm) for norm in self.norms)
+        return RawOutputs(weights) if own and self.training and native.supports(x) else []
 
     def _read(self, sum_: CrossLayerSum, layer: CompositeLayer, outputs: list[Tensor]) -> Tensor:
         """Apply the sum of all outputs so far and the first convolution of a layer."""
@@ -233,6 +274,13 @@ def compiled_layer() -> Callable[[CompositeLayer, OutputNorm, Tensor], tuple[Ten
     return torch.compile(apply, dynamic=False)
 
 
+def _add(outputs: list[Tensor], x: Tensor, norm: nn.BatchNorm2d) -> None:
+    if isinstance(outputs, RawOutputs):
+        outputs.add(x, norm)
+    else:
+        outputs.append(norm(x))
+
+
 @contextmanager
 def _statistics_kept(norm: nn.BatchNorm2d) -> Iterator[None]:
     """Keep the running statistics unchanged while the norm is in training mode."""
@@ -256,12 +304,12 @@ class Transition(nn.Module):
     def __init__(self, num_inputs: int, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.sum = CrossLayerSum(num_inputs, in_channels)
-        self.norm = nn.BatchNorm2d(in_channels)
+        self.norm = AffineNorm(in_channels)
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1, bias=False)
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
         """Map normalised outputs ``[N, C, H, W]`` to ``[N, out_channels, H / 2, W / 2]``."""
-        out: Tensor = self.conv(self.norm(self.sum(outputs)))
+        out: Tensor = self.conv(_normalise(self.norm, self.sum(outputs), relu=False))
         return out
 
 
@@ -277,11 +325,11 @@ class Head(nn.Module):
     def __init__(self, num_inputs: int, channels: int, num_classes: int) -> None:
         super().__init__()
         self.sum = CrossLayerSum(num_inputs, channels)
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = AffineNorm(channels)
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
         """Map normalised outputs ``[N, C, H, W]`` to logits ``[N, num_classes]``."""
-        features = torch.relu(self.norm(self.sum(outputs))).mean(dim=(2, 3))
+        features = _normalise(self.norm, self.sum(outputs)).mean(dim=(2, 3))
         logits: Tensor = self.linear(features)
         return logits

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from delugeserve.errors import Failure, UsageError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.delugenet import DelugeNet
+from delugeserve.networks.fused import best_kernels
 from delugeserve.networks.inference import fold
 from delugeserve.networks.per_reader import per_reader
 from delugeserve.system.memory import explain_out_of_memory, keep_freed_memory
@@ -241,7 +242,7 @@ def build_variant(spec: ModelSpec, name: str) -> nn.Module:
     if name == "folded":
         return fold(network)
     if VARIANTS[name].fused:
-        network.fuse_sums()
+        network.fuse_sums(best_kernels())
     if VARIANTS[name].checkpointed:
         network.checkpoint_sums()
     return network

@@ -22,7 +22,7 @@ from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.classifier import network_classifier, normalise
 from delugeserve.networks.delugenet import DelugeNet
-from delugeserve.networks.fused import require_compiler
+from delugeserve.networks.fused import best_kernels, require_compiler
 from delugeserve.networks.whitening import whiten
 from delugeserve.system.memory import explain_out_of_memory, keep_freed_memory
 from delugeserve.system.progress import NO_PROGRESS, Progress
@@ -275,7 +275,7 @@ def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -
         module.network.compile()
     if isinstance(network, DelugeNet):
         if config.fuse_sums:
-            network.fuse_sums()
+            network.fuse_sums(best_kernels())
         if config.checkpoint_sums:
             network.checkpoint_sums()
         if config.fixed_sums:

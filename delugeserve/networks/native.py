@@ -1,0 +1,342 @@
+"""BatchNorm with ReLU, and cross-layer sums of normalised outputs, compiled for this processor.
+
+Training on a CPU spends as much time in these as in convolutions, all of it in moving memory. The
+kernels in ``native.cpp`` move less than PyTorch's:
+
+- BatchNorm and ReLU are one operation, and the backward pass computes the ReLU's mask again;
+- the outputs of a block are not normalised: the normalisation is a scale and a shift, which join
+  the weights and the bias of each sum that reads the output;
+- backward, an output reads the gradients of all its readers once. What the normalisation's gradient
+  needs of their sum follows from per-channel totals.
+
+The compiler makes a library of them in seconds, once per machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from delugeserve.errors import Failure
+from delugeserve.system.cache import cache_folder, write_cache
+from delugeserve.system.hardware import cpu_flags, cpu_model
+
+_SOURCE = Path(__file__).with_suffix(".cpp")
+# No -ffast-math: a library linked with it would flush denormal numbers to zero everywhere.
+_FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"),
+)
+_LANES = 32  # a row of the kernels' matrices is a multiple of this length
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+def supports(x: Tensor) -> bool:
+    """Return whether the kernels can process images ``[N, C, H, W]``."""
+    return x.device.type == "cpu" and x.dtype in _NAMES and _folding(x) > 0
+
+
+def norm_relu(x: Tensor, norm: nn.BatchNorm2d, *, relu: bool) -> Tensor:
+    """Apply a BatchNorm in training mode, which updates its statistics, and a ReLU.
+
+    Args:
+        x: ``[N, C, H, W]``, of a kind that :func:`supports` accepts.
+        norm: with affine weight and bias.
+        relu: whether there is a ReLU.
+    """
+    result, mean, variance = _NormRelu.apply(  # type: ignore[no-untyped-call]
+        x, norm.weight, norm.bias, norm.eps, relu
+    )
+    track(norm, mean, variance, x.numel() // x.shape[1])
+    output: Tensor = result
+    return output
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of each channel of ``[N, C, H, W]``, float32 ``[C]`` each."""
+    matrix, sizes = _as_matrix(x.detach())
+    mean, variance = (torch.empty(x.shape[1]) for _ in range(2))
+    _call("norm_forward", x.dtype)(
+        _pointer(matrix), *sizes, 0.0, None, None, 0, None, _pointer(mean), _pointer(variance)
+    )
+    return mean, variance
+
+
+@torch.no_grad()
+def track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Update a norm's running statistics with those of ``count`` numbers per channel."""
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    if norm.momentum and norm.running_mean is not None and norm.running_var is not None:
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * (count / max(1, count - 1)), norm.momentum)
+
+
+def weighted_sum(inputs: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """Compute ``sum_i weight[i, c] * inputs_i[c] + bias[c]``, without a gradient.
+
+    Args:
+        inputs: L tensors ``[N, C, H, W]``.
+        weight: float32 ``[L, C]``.
+        bias: float32 ``[C]``.
+    """
+    matrices = [_as_matrix(x.detach())[0] for x in inputs]
+    sizes = _as_matrix(inputs[0])[1]
+    total = torch.empty_like(inputs[0], memory_format=torch.channels_last)
+    weight, bias = weight.contiguous(), bias.contiguous()
+    _call("weighted_sum", total.dtype)(
+        _pointers(matrices), len(matrices), *sizes, *map(_pointer, (weight, bias, total))
+    )
+    return total
+
+
+def outputs_backward(
+    gradients: Sequence[Tensor],
+    x: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of R sums with respect to one output, which they read normalised.
+
+    Args:
+        gradients: gradients of the R sums, ``[N, C, H, W]`` each.
+        x: the output, not normalised.
+        weight: its weights in the sums, float32 ``[R, C]``.
+        mean: of the output's channels, float32 ``[C]``.
+        variance: of the output's channels, float32 ``[C]``.
+        eps: added to the variance.
+
+    Returns:
+        The gradients of ``x`` and of ``weight``.
+    """
+    matrices = [_as_matrix(gradient)[0] for gradient in gradients]
+    matrix, sizes = _as_matrix(x)
+    result = torch.empty_like(x, memory_format=torch.channels_last)
+    weight = weight.contiguous()
+    weight_gradient = torch.empty_like(weight)
+    _call("outputs_backward", x.dtype)(
+        _pointers(matrices),
+        len(matrices),
+        _pointer(matrix),
+        *sizes,
+        eps,
+        *map(_pointer, (weight, mean, variance, result, weight_gradient)),
+    )
+    return result, weight_gradient
+
+
+class RawOutputs(list[Tensor]):
+    """The outputs of a block before their normalisation, which joins the sums that read them.
+
+    Args:
+        weights: weights of the readers, ``[L, C]`` each, as of
+            :class:`~delugeserve.networks.fused.SharedOutputs`.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._rows = {len(weight): weight.unbind() for weight in weights}
+        self._products: dict[int, list[Tensor]] = {len(weight): [] for weight in weights}
+        self._statistics: list[tuple[Tensor, Tensor]] = []  # factor and mean of each output
+
+    def add(self, output: Tensor, norm: nn.BatchNorm2d) -> None:
+        """Add an output ``[N, C, H, W]``, and the norm that its readers see it through."""
+        index = len(self)
+        super().append(output)
+        mean, variance = moments(output)
+        track(norm, mean, variance, output.numel() // output.shape[1])
+        self._statistics.append(((variance + norm.eps).rsqrt(), mean))
+        readers = [number for number in self._rows if number > index]
+        weight = torch.stack([self._rows[number][index] for number in readers])
+        products = _Spread.apply(output, weight, mean, variance, norm.eps)  # type: ignore[no-untyped-call]
+        for number, product in zip(readers, products, strict=True):
+            self._products[number].append(product)
+
+    def copy(self) -> RawOutputs:
+        """Return a copy with the outputs so far, for the same readers."""
+        copy = RawOutputs([])
+        copy.extend(self)
+        copy._rows, copy._products = self._rows, self._products
+        copy._statistics = self._statistics[: len(self)]
+        return copy
+
+    def weighted_sum(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """Sum all L outputs so far, normalised, with weights ``[L, C]`` and a bias ``[C]``."""
+        factors, means = (torch.stack(rows) for rows in zip(*self._statistics, strict=True))
+        total: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+            list(self), weight.detach() * factors, means, bias, *self._products[len(self)]
+        )
+        return total
+
+
+class _Spread(torch.autograd.Function):
+    """Maps an output to one product per reader; as :class:`.fused._Spread`, with its norm."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, eps: float
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(output, weight, mean, variance)
+        ctx.eps = eps
+        return tuple(output.new_empty(()).expand(output.shape) for _ in weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        output, weight, mean, variance = ctx.saved_tensors
+        results = outputs_backward(gradients, output, weight, mean, variance, ctx.eps)
+        return *results, None, None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Adds up the products of one reader and its bias ``[C]``; as :class:`.fused._Gather`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        outputs: Sequence[Tensor],
+        weight: Tensor,
+        means: Tensor,
+        bias: Tensor,
+        *products: Tensor,
+    ) -> Tensor:
+        ctx.num_products = len(products)
+        return weighted_sum(outputs, weight, bias - (weight * means).sum(0))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        count = gradient.numel() // gradient.shape[1]
+        bias_gradient = moments(gradient)[0] * count
+        return None, None, None, bias_gradient, *(gradient for _ in range(ctx.num_products))
+
+
+class _NormRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        matrix, sizes = _as_matrix(x)
+        result = torch.empty_like(x, memory_format=torch.channels_last)
+        mean, variance = (torch.empty(x.shape[1]) for _ in range(2))
+        _call("norm_forward", x.dtype)(
+            _pointer(matrix),
+            *sizes,
+            eps,
+            _pointer(weight),
+            _pointer(bias),
+            int(relu),
+            *map(_pointer, (result, mean, variance)),
+        )
+        ctx.save_for_backward(x, weight, bias, mean, variance)
+        ctx.eps, ctx.relu = eps, relu
+        ctx.mark_non_differentiable(mean, variance)
+        return result, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, variance = ctx.saved_tensors
+        matrix, sizes = _as_matrix(x)
+        gradients, _ = _as_matrix(gradient)
+        result = torch.empty_like(x, memory_format=torch.channels_last)
+        weight_gradient, bias_gradient = torch.empty_like(weight), torch.empty_like(bias)
+        _call("norm_backward", x.dtype)(
+            _pointer(gradients),
+            _pointer(matrix),
+            *sizes,
+            ctx.eps,
+            *map(_pointer, (weight, bias, mean, variance)),
+            int(ctx.relu),
+            *map(_pointer, (result, weight_gradient, bias_gradient)),
+        )
+        return result, weight_gradient, bias_gradient, None, None
+
+
+def _folding(x: Tensor) -> int:
+    """Return how many pixels form a row of a multiple of ``_LANES`` numbers; 0 if none do."""
+    channels, pixels = x.shape[1], x.numel() // x.shape[1]
+    folds = (fold for fold in (1, 2, 4, 8) if channels * fold % _LANES == pixels % fold == 0)
+    return next(folds, 0)
+
+
+def _as_matrix(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """Return channels-last memory of images, and rows, channels, pixels per row and threads."""
+    fold = _folding(x)
+    x = x.contiguous(memory_format=torch.channels_last)
+    rows = x.numel() // x.shape[1] // fold
+    return x, (rows, x.shape[1], fold, torch.get_num_threads())
+
+
+def _pointer(x: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(x.data_ptr())
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
+
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+_SIZES = (ctypes.c_int64, _INT, _INT, _INT)
+_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "norm_forward": (_POINTER, *_SIZES, ctypes.c_double, *[_POINTER] * 2, _INT, *[_POINTER] * 3),
+    "norm_backward": (
+        *[_POINTER] * 2,
+        *_SIZES,
+        ctypes.c_double,
+        *[_POINTER] * 4,
+        _INT,
+        *[_POINTER] * 3,
+    ),
+    "weighted_sum": (_POINTER, _INT, *_SIZES, *[_POINTER] * 3),
+    "outputs_backward": (_POINTER, _INT, _POINTER, *_SIZES, ctypes.c_double, *[_POINTER] * 5),
+}
+
+
+@functools.cache
+def _call(name: str, dtype: torch.dtype) -> Callable[..., None]:
+    function = getattr(library(), f"{name}_{_NAMES[dtype]}")
+    function.argtypes, function.restype = _ARGUMENTS[name], None
+    call: Callable[..., None] = function
+    return call
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """Load the kernels; compile them first if this machine has not yet.
+
+    Raises:
+        Failure: the compiler fails.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    source = _SOURCE.read_bytes()
+    facts = (compiler, *_FLAGS, cpu_model(), *sorted(cpu_flags()))
+    key = hashlib.sha256(source + "\0".join(facts).encode()).hexdigest()[:16]
+    cached = cache_folder() / f"native-{key}.so"
+    if cached.is_file():
+        return ctypes.CDLL(str(cached))
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder) / "native.so"
+        done = subprocess.run(
+            [compiler, *_FLAGS, str(_SOURCE), "-o", str(built)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise Failure(
+                f"{compiler} cannot compile the fused kernels: {done.stderr.strip()[-500:]}",
+                "Install g++ 11 or later, or train without --fuse-sums.",
+            )
+        write_cache(cached, built.read_bytes())
+        # A loaded library stays after its file is removed.
+        return ctypes.CDLL(str(built))
