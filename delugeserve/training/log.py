@@ -96,7 +96,7 @@ class EpochLog(pl.Callback):
         ):
             row = _write(epoch, file)
         _log.info(
-            "epoch %s/%d  loss %s  %s error %s %%  learning rate %.3g  %s s",
+            "epoch %s/%d  loss %s  %s error %s %%  rate %.3g  %s s",
             row["epoch"],
             trainer.max_epochs,
             row["train_loss"],

@@ -29,10 +29,17 @@ class ReportProgress(Callback):
         self._measure = "test epoch" if watched == "test" else "validate epoch"
         self._note = ""
         self._noted = 0.0
+        self._started: float | None = None  # the epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        """Begin the training stage of an epoch."""
-        self._progress.stage(_name("epoch", trainer), _count(trainer.num_training_batches))
+        """Begin the training stage of an epoch; after the first, with the time that is left."""
+        now = time.monotonic()
+        left = ""
+        if self._started is not None and trainer.max_epochs is not None:
+            epochs = trainer.max_epochs - trainer.current_epoch
+            left = f", {_describe((now - self._started) * epochs)} left"
+        self._started = now
+        self._progress.stage(_name("epoch", trainer, left), _count(trainer.num_training_batches))
 
     def on_train_batch_end(
         self,
@@ -57,8 +64,16 @@ class ReportProgress(Callback):
         self._progress.advance()
 
 
-def _name(what: str, trainer: pl.Trainer) -> str:
-    return f"{what} {trainer.current_epoch + 1}/{trainer.max_epochs}, batch"
+def _name(what: str, trainer: pl.Trainer, left: str = "") -> str:
+    return f"{what} {trainer.current_epoch + 1}/{trainer.max_epochs}{left}, batch"
+
+
+def _describe(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def _count(batches: float) -> int | None:
