@@ -7,29 +7,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import skimage
 from PIL import Image
 
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_the_readmes_session_runs(tmp_path, write_tiny_cifar, console_commands):
-    """Every command of the README, in order, in a folder with a photograph and a data set.
+def test_the_readmes_sessions_run(tmp_path, console_commands):
+    """Every command of the README, in order, in a folder with photographs and their data set.
 
-    The data set is a small ``cifar10``, which is found before the one that can be downloaded. The
-    server gets free ports, for another suite may run on this machine, and training one epoch.
+    The servers get free ports, for another suite may run on this machine, and training one epoch.
     """
     folder = Path(str(skimage.__file__)).parent / "data"
-    Image.open(folder / "chelsea.png").convert("RGB").save(tmp_path / "cat.jpg")
-    write_tiny_cifar(tmp_path / "cifar10", train=40, test=40)
+    for name, picture in (("cat", "chelsea.png"), ("rose", "rocket.jpg")):
+        Image.open(folder / picture).convert("RGB").save(tmp_path / f"{name}.jpg")
+    write_flowers(tmp_path / "flowers")
     session = [words[1:] for words in console_commands(README) if words[0] == "delugeserve"]
-    assert [line[0] for line in session][:4] == ["export", "serve", "classify", "benchmark"]
+    first = ["export", "serve", "classify", "benchmark"]
+    assert [line[0] for line in session] == [*first, "train", "export", "serve", "classify"]
     environment = os.environ | {"COLUMNS": "100"}
-    server, url = None, []
+    server, answers = None, []
     try:
         for arguments in session:
             command = [sys.executable, "-m", "delugeserve", *arguments]
             if arguments[0] == "serve":
+                stop(server)
                 command += ["--grpc-port", "0", "--no-http", "--metrics-port", "0", "--json"]
                 server = subprocess.Popen(
                     command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
@@ -47,12 +50,31 @@ def test_the_readmes_session_runs(tmp_path, write_tiny_cifar, console_commands):
             )
             assert done.returncode == 0, (arguments, done.stderr)
             if arguments[0] == "classify":
-                assert re.search(r"cat\.jpg.*cat", done.stdout)
+                answers.append(done.stdout)
     finally:
-        if server is not None:
-            server.terminate()
-            assert server.wait() == 0
-            server.stdout.close()
+        stop(server)
+    pictures, flowers = answers
+    assert re.search(r"cat\.jpg.*cat", pictures)
+    assert re.search(r"rose\.jpg.*(rose|tulip)", flowers), "a class of the folder"
+
+
+def write_flowers(folder: Path) -> None:
+    """Write ten pictures of each of two classes: reddish and yellowish noise."""
+    rng = np.random.default_rng(0)
+    for name, colour in (("rose", (200, 30, 60)), ("tulip", (230, 200, 40))):
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            noise = rng.integers(-30, 30, (70, 80, 3)) + np.array(colour)
+            picture = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+            picture.save(folder / name / f"{number}.jpg")
+
+
+def stop(server: "subprocess.Popen[str] | None") -> None:
+    """Stop a server that may not have been started."""
+    if server is not None:
+        server.terminate()
+        assert server.wait() == 0
+        server.stdout.close()
 
 
 def test_the_clients_ask_where_the_server_listens():

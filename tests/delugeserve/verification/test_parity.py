@@ -115,3 +115,16 @@ def no_numbers(images):
 def test_malformed_outputs_are_caught_at_once(broken, message):
     with pytest.raises(ParityError, match=message):
         compare(broken, IMAGES, REFERENCE, 6, "fp32")
+
+
+def test_rounding_of_nearly_equal_logits_is_no_error():
+    images = np.zeros((4, 2, 2, 3), np.uint8)
+    reference = np.float32([[0.0, 1e-3], [1e-3, 0.0]] * 2)
+
+    def infer(batch):
+        logits = reference[: len(batch)] + np.float32([2e-4, 0])
+        powers = np.exp(logits)
+        return logits, powers / powers.sum(axis=1, keepdims=True)
+
+    found = compare(infer, images, reference, 4, "bf16")
+    assert found.relative_error == pytest.approx(2e-4 / 2**0.5 / 0.1, rel=1e-3)
