@@ -204,12 +204,6 @@ def _served_task(classifier: Classifier, url: str) -> Task:
     served = classifier.model
     preprocessing = served.preprocessing
     class_names = _served_labels(classifier)
-    if class_names is None:
-        raise SubjectError(
-            f"'{served.name}' at {url} has no class names, so its predictions cannot be judged.",
-            "Export the model again: its config.pbtxt then names a labels.txt.",
-            url,
-        )
     if preprocessing.height != preprocessing.width:
         raise SubjectError(
             f"'{served.name}' at {url} takes images of {preprocessing.height} x "
@@ -231,16 +225,17 @@ def _served_task(classifier: Classifier, url: str) -> Task:
     )
 
 
-def _served_labels(classifier: Classifier) -> tuple[str, ...] | None:
-    """Return the class names that a server attaches to its predictions; None if it has none."""
+def _served_labels(classifier: Classifier) -> tuple[str, ...]:
+    """Return the class names that a server attaches to its predictions.
+
+    A class without a label is called ``class 3``, as the client calls it.
+    """
     import numpy as np
 
     served = classifier.model
     black = np.zeros(served.image_shape, np.uint8)
     (found,) = classifier.classify([black], top_k=served.num_classes)
     predictions = sorted(found.predictions, key=lambda one: one.index)
-    if any(one.label == f"class {one.index}" for one in predictions):
-        return None
     return tuple(one.label for one in predictions)
 
 

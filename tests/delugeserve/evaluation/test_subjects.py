@@ -40,10 +40,12 @@ def test_registered_classes_are_recognised():
     assert (task.name, task.title, task.image_size) == ("imagenet", "ImageNet", 24)
 
 
-@pytest.mark.parametrize(
-    "served", [classifier(["", ""]), classifier(NAMES, Preprocessing(24, 32, 30))]
-)
-def test_what_cannot_be_evaluated(served):
+@pytest.mark.parametrize("labels", [("", ""), ("class 0", "class 1")])
+def test_classes_without_labels_are_numbered(labels):
+    assert _served_task(classifier(labels), "localhost:8001").class_names == ("class 0", "class 1")
+
+
+def test_images_that_are_not_square_are_refused():
     with pytest.raises(SubjectError) as caught:
-        _served_task(served, "localhost:8001")
+        _served_task(classifier(NAMES, Preprocessing(24, 32, 30)), "localhost:8001")
     assert "localhost:8001" in caught.value.problem
