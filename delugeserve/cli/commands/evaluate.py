@@ -34,7 +34,8 @@ def command(
         typer.Option(
             "--data",
             envvar="DELUGESERVE_DATA",
-            help="Data set with a test split: a folder or file, or 'cifar10' or 'cifar100'.",
+            help="Images to evaluate on: a folder or file as for 'train', or the name of a "
+            "public data set.",
         ),
     ],
     subject: Annotated[
