@@ -29,11 +29,10 @@ def find_layout(path: Path, prefer: str | None = None) -> Layout | None:
     Raises:
         DatasetError: files of a known layout are incomplete.
     """
-    return (
-        parquet.find(path)
-        or cifar_archives.find(path, prefer)
-        or tars.find(path)
-        or folders.find_splits(path)
-        or tables.find(path)
-        or folders.find_undivided(path)
-    )
+    found = parquet.find(path) or cifar_archives.find(path, prefer) or folders.find_splits(path)
+    if found is not None:
+        return found
+    packed, undivided = tars.find(path), folders.find_undivided(path)
+    if packed is not None and (packed.divided or undivided is None):
+        return packed  # not the archive beside the class folders that were unpacked from it
+    return tables.find(path) or undivided

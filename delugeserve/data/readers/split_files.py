@@ -7,6 +7,7 @@ split are the shards of one undivided data set.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from delugeserve.data.splits import SPLIT_NAMES, SplitName, split_named
 from delugeserve.errors import DatasetError
 
+_LEVELS = 3
 _KNOWN = "|".join(name for names in SPLIT_NAMES.values() for name in names)
 _STEM = re.compile(
     rf"(?:.+?[-_.])??(?P<split>{_KNOWN})(?:[-_](?P<shard>\d+)(?:-of-(?P<shards>\d+))?)?",
@@ -89,17 +91,7 @@ def find_files(path: Path, *suffixes: str) -> SplitFiles | None:
     if path.is_file():
         fits = path.name.lower().endswith(suffixes)
         return SplitFiles(path, suffixes[0], {_split_of(path): [path]}) if fits else None
-    files: list[Path] = []
-    for pattern in ("*", "*/*", "*/*/*"):
-        files = sorted(
-            file
-            for file in path.glob(pattern)
-            if file.name.lower().endswith(suffixes)
-            and not file.name.startswith(".")
-            and file.is_file()
-        )
-        if files:
-            break
+    files = _list_files(path, suffixes)
     found: dict[SplitName | None, list[Path]] = {}
     for split, names in SPLIT_NAMES.items():
         # Files of "val" and of "validation", say, would be the same images under two names.
@@ -109,6 +101,42 @@ def find_files(path: Path, *suffixes: str) -> SplitFiles | None:
     if not files:
         return None
     return SplitFiles(path, suffixes[0], found or {None: files})
+
+
+def _list_files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files with these suffixes on the first of three levels that has any, sorted.
+
+    Names are compared before anything else is asked: there may be a million other files.
+    """
+    folders = [os.fspath(path)]
+    for level in range(_LEVELS):
+        files: list[str] = []
+        below: list[str] = []
+        for folder in folders:
+            try:
+                entries = os.scandir(folder)
+            except OSError:  # may not be read, or is gone
+                continue
+            with entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.name.lower().endswith(suffixes):
+                        if _is(entry, "file"):
+                            files.append(entry.path)
+                    elif level < _LEVELS - 1 and _is(entry, "folder"):
+                        below.append(entry.path)
+        if files:
+            return sorted(map(Path, files))
+        folders = below
+    return []
+
+
+def _is(entry: os.DirEntry[str], kind: str) -> bool:
+    try:
+        return entry.is_dir() if kind == "folder" else entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def common_path(files: list[Path]) -> Path:

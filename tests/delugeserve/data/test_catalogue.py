@@ -15,6 +15,7 @@ from flowers import (
     FLOWERS,
     FORMS,
     as_parquet,
+    as_tar_of_folders,
     colours_agree,
     photo,
     task_of,
@@ -115,6 +116,13 @@ def test_a_class_of_a_vehicle_data_set_may_be_called_train(tmp_path):
         write(tmp_path / name / "0.jpg", photo((1, 2, 3)))
         write(tmp_path / name / "1.jpg", photo((1, 2, 4)))
     assert open_source(tmp_path).class_names == ("bus", "train")
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_the_archive_beside_the_unpacked_images_is_not_read(tmp_path, divided):
+    write_folders(tmp_path / "train" if divided else tmp_path)
+    as_tar_of_folders(tmp_path)
+    assert open_source(tmp_path).form == "class folders"
 
 
 def test_the_folder_of_a_split_is_that_split(tmp_path):
