@@ -50,12 +50,16 @@ def draw_curves(records: Sequence[RunRecord]) -> Figure:
         style["markersize"] = 4
         label = f"{label}: {record.top1_error:.2f} %" if label else f"{record.top1_error:.2f} %"
         axes["error"].plot(epochs, [row.val_error for row in rows], label=label, **style)
+        if record.best:
+            point = (record.best.epoch, record.best.val_error)
+            axes["error"].plot(*point, "o", color=f"C{number}", fillstyle="none", markersize=9)
         axes["loss"].plot(epochs, [row.train_loss for row in rows], **style)
         axes["loss"].plot(epochs, [row.val_loss for row in rows], linestyle=":", **style)
         axes["rate"].plot(epochs, [row.learning_rate for row in rows], **style)
     watched = " or ".join(dict.fromkeys(record.watched for record in records)) or "test"
+    ring = ", best epoch ringed" if any(record.best for record in records) else ""
     titles = {
-        "error": f"{watched} error in percent",
+        "error": f"{watched} error in percent" + ring,
         "loss": f"loss: training (solid), {watched} (dotted)",
         "rate": "learning rate",
     }

@@ -75,10 +75,20 @@ class RunRecord:
 
     @property
     def top1_error(self) -> float | None:
-        """Top-1 error in percent: of the final evaluation, or of the last epoch before that."""
-        last = self.epochs[-1].val_error if self.epochs else None
-        error: float | None = self.metrics.get("top1_error", last)
+        """Top-1 error in percent: of the final evaluation, or before it of the kept epoch."""
+        kept = self.best or (self.epochs[-1] if self.epochs else None)
+        error: float | None = self.metrics.get("top1_error", kept and kept.val_error)
         return error
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch whose network is kept: the first with the lowest validation error.
+
+        None without a validation split, or without a complete epoch.
+        """
+        if self.watched == "test":
+            return None
+        return min(self.epochs, key=lambda epoch: epoch.val_error, default=None)
 
     @property
     def watched(self) -> Measured:

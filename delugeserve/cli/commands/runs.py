@@ -106,7 +106,7 @@ def _print_runs(runs: Sequence[RunRecord]) -> None:
     from rich.text import Text
 
     print_table(
-        ("run", "model", "recipe", "status", "epochs", "error %", "s/epoch", "total time"),
+        ("run", "model", "recipe", "status", "epochs", "best", "error %", "s/epoch", "total time"),
         (
             (
                 Text(run.name),
@@ -114,6 +114,7 @@ def _print_runs(runs: Sequence[RunRecord]) -> None:
                 run.config["recipe"]["name"] if run.config else "-",
                 run.status,
                 f"{len(run.epochs)}/{run.config['recipe']['epochs']}" if run.config else "-",
+                str(run.best.epoch) if run.best else "-",
                 _figure(run.top1_error, ".2f"),
                 _figure(run.seconds_per_epoch, ".1f"),
                 str(timedelta(seconds=round(run.seconds))) if run.epochs else "-",
@@ -176,6 +177,7 @@ def _describe(run: RunRecord) -> dict[str, Any]:
         "environment": run.environment,
         "metrics": run.metrics,
         "epochs": [asdict(epoch) for epoch in run.epochs],
+        "best_epoch": run.best.epoch if run.best else None,
         "top1_error": run.top1_error,
         "seconds_per_epoch": run.seconds_per_epoch,
         "seconds": run.seconds,

@@ -232,8 +232,8 @@ def test_the_command_lists_them(make_run, run, monkeypatch):
     rows = [line.split() for line in out.splitlines()[2:]]
     assert status == 0
     assert [row[0] for row in rows] == ["better", "good", "bad", "started"]
-    assert rows[0][3:] == ["unfinished", "1/30", "8.25", "3601.0", "1:00:01"]
-    assert rows[1][3:6] == ["finished", "4/30", "9.50"]
+    assert rows[0][3:] == ["unfinished", "1/30", "-", "8.25", "3601.0", "1:00:01"]
+    assert rows[1][3:7] == ["finished", "4/30", "-", "9.50"]
     assert f"{runs / 'bad'} is damaged: run.json cannot be read" in err
     listed = json.loads(run("runs", runs, "--json")[1])
     assert [row["name"] for row in listed] == ["bad", "better", "good", "started"]
@@ -299,3 +299,20 @@ def test_a_resumed_run_may_have_another_tracker_but_no_other_seed(make_run):
     assert caught.value.changed == {"seed": (0, 1)}
     assert "class_names" not in settings_of(config)
     assert settings_of(config)["learning_rate"] == 0.15
+
+
+def test_the_best_epoch_is_that_of_the_lowest_validation_error(make_run, run):
+    log = f"{HEADING}1,0.05,2,2,60,9\r\n2,0.1,2,2,40,9\r\n3,0.1,2,2,40,9\r\n4,0.1,2,2,50,9\r\n"
+    folder = make_run("watched", log=log)
+    record = read_run(folder)
+    assert (record.best, record.top1_error) == (None, 50)
+    config = json.loads((folder / "run.json").read_text()) | {"val_fraction": 0.1}
+    (folder / "run.json").write_text(json.dumps(config))
+    record = read_run(folder)
+    assert (record.best.epoch, record.top1_error) == (2, 40)
+    listed = json.loads(run("runs", folder, "--json")[1])
+    assert listed[0]["best_epoch"] == 2
+    (line,) = [line for line in draw_curves([record]).axes[0].lines if len(line.get_xdata()) == 1]
+    assert line.get_xdata()[0] == 2
+    (folder / "metrics.json").write_text(json.dumps({"top1_error": 42.0, "split": "test"}))
+    assert read_run(folder).top1_error == 42
