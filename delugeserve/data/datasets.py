@@ -11,8 +11,9 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,9 @@ _log = logging.getLogger(__name__)
 _PACKED = (".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
 
 
+Part = Literal["train", "validation", "test", "held-out"]
+
+
 @dataclass(frozen=True)
 class LabelledImages:
     """Images with their classes.
@@ -54,6 +58,8 @@ class LabelledImages:
         unreadable: names of the images that could not be decoded and were left out.
         encoded: the same images as their files hold them, with their names; None if they come from
             elsewhere.
+        part: the split on disk that they are, or ``held-out`` for the part that is held out of a
+            source without such a split.
     """
 
     images: NDArray[np.uint8]
@@ -63,6 +69,7 @@ class LabelledImages:
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
     unreadable: tuple[str, ...] = ()
     encoded: EncodedImages | None = None
+    part: Part = "test"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -129,8 +136,9 @@ def load_images(
         MissingExtraError: the extra ``train`` is not installed.
     """
     with explain_permissions(source):
-        encoded = _list(source, split, task, limit, progress, val_fraction)
-        return decode_split(encoded, split, task, on_unreadable, progress)
+        encoded, part = _list(source, split, task, limit, progress, val_fraction)
+        images = decode_split(encoded, split, task, on_unreadable, progress)
+    return replace(images, part=part)
 
 
 def index_images(
@@ -159,7 +167,7 @@ def index_images(
         MissingExtraError: the extra ``train`` is not installed.
     """
     with explain_permissions(source):
-        encoded = _list(source, split, task, limit, progress)
+        encoded, _ = _list(source, split, task, limit, progress)
     log_listed(encoded, split, task)
     return encoded
 
@@ -287,6 +295,7 @@ def decode_split(
         encoded.skipped,
         decoded.unreadable,
         encoded.select(decoded.rows),
+        split,
     )
 
 
@@ -303,7 +312,7 @@ def _list(
     limit: int | None,
     progress: Progress,
     val_fraction: float = VAL_FRACTION,
-) -> EncodedImages:
+) -> tuple[EncodedImages, Part]:
     if limit is not None and limit < 1:
         raise DatasetError(
             f"The limit of images is {limit}.", "Give a limit of 1 or more.", found=limit
@@ -316,17 +325,17 @@ def _list(
     labels, class_names = align(listing.source, listing.labels, listing.class_names, task)
     encoded = listing.labelled(labels, class_names)
     if not held_out:
-        return encoded
+        return encoded, on_disk
     kept, held = hold_out(encoded, val_fraction, 0)
     if split == "train":
-        return kept.first(limit)
+        return kept.first(limit), "train"
     _log.info(
         "%s has no %s split: %.0f %% of its images are held out, class by class.",
         path,
         split,
         100 * val_fraction,
     )
-    return held.first(limit)
+    return held.first(limit), "held-out"
 
 
 def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:

@@ -177,6 +177,7 @@ def render_gallery(
         size=size,
         width=size * -(-_READABLE // size),
         class_names=data.class_names,
+        part=data.part,
         pairs=[(pair, [_card(mistake, data) for mistake in pair.mistakes]) for pair in pairs],
         version=__version__,
     )

@@ -167,13 +167,14 @@ def command(
             {
                 "subject": opened.title,
                 "model": opened.model,
+                "part": images.part,
                 "test_fingerprint": images.fingerprint,
                 **dataclasses.asdict(report),
                 "images_per_s": round(images_per_s, 1),
             }
         )
     else:
-        _print_report(report, opened.title, images_per_s)
+        _print_report(report, opened.title, images_per_s, images.part)
     _draw(report, opened.title, confusion, reliability)
     if gallery is not None:
         shown = write_gallery(
@@ -215,9 +216,9 @@ def _choose(
     )
 
 
-def _print_report(report: Report, title: str, images_per_s: float) -> None:
+def _print_report(report: Report, title: str, images_per_s: float, part: str = "test") -> None:
     low, high = report.top1_interval
-    out.print(f"[bold]{escape(title)} on {report.num_images:,} test images[/]")
+    out.print(f"[bold]{escape(title)} on {report.num_images:,} {part} images[/]")
     print_facts(
         {
             "top-1 error": f"{report.top1_error:.2f} % (95 % interval {low:.2f} to {high:.2f})",

@@ -94,7 +94,7 @@ def test_every_kind_of_subject_is_evaluated(printed, folder, version):
         assert result["model"] == "pets"
         assert [one["name"] for one in result["classes"]] == list(NAMES)
         assert result["confusion"] == results[0]["confusion"]
-        assert result["num_images"] == 20
+        assert (result["num_images"], result["part"]) == (20, "test")
 
 
 def test_it_is_verified_and_inspected(printed, run, folder, version):
@@ -130,7 +130,8 @@ def test_the_images_that_its_training_held_out_are_used(printed, folder, tmp_pat
         ({"val_fraction": 0.1}, ("--val-fraction", "0.5"), 10),
     ]:
         save_checkpoint(dataclasses.replace(checkpoint, data=data), subject)
-        assert printed("evaluate", subject, "--data", flat, *more)["num_images"] == expected
+        result = printed("evaluate", subject, "--data", flat, *more)
+        assert (result["num_images"], result["part"]) == (expected, "held-out")
 
 
 @pytest.mark.parametrize("own_images", [True, False])
