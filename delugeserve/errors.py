@@ -313,8 +313,8 @@ class OtherClassesError(RepositoryError):
             difference = "has the same classes in another order"
         else:
             old, new = counts
-            details = [f"removed: {_some(self.removed)}"] * bool(self.removed)
-            details += [f"added: {_some(self.added)}"] * bool(self.added)
+            details = [f"removed: {list_some(self.removed)}"] * bool(self.removed)
+            details += [f"added: {list_some(self.added)}"] * bool(self.added)
             difference = f"has other classes ({old}, now {new}; {'; '.join(details)})"
         super().__init__(
             f"The model {model}, version {version}, {difference}.",
@@ -499,9 +499,9 @@ def reason_of(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
-def _some(names: tuple[str, ...], most: int = 5) -> str:
-    """Return the first names, and how many more there are."""
-    shown = ", ".join(names[:most])
+def list_some(names: tuple[str, ...], most: int = 5) -> str:
+    """Return the first names, quoted, and how many more there are."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 

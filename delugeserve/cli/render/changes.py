@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from delugeserve.artifacts.typed_json import to_json
 from delugeserve.cli.render.console import out, print_table, print_warning
+from delugeserve.errors import list_some
 
 if TYPE_CHECKING:
     from delugeserve.artifacts.changes import Changes, ClassChanges
@@ -23,7 +24,6 @@ _TITLES = {
     "top1_error": "top-1 error in training (%)",
     "bytes": "size (MB)",
 }
-_MOST_NAMES = 5
 
 
 def describe_changes(changes: Changes | None) -> dict[str, Any] | None:
@@ -98,7 +98,5 @@ def _describe_classes(classes: ClassChanges) -> str:
     parts = []
     for what, names in (("added", classes.added), ("removed", classes.removed)):
         if names:
-            more = len(names) - _MOST_NAMES
-            shown = ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-            parts.append(f"{len(names)} {what} ({shown})")
+            parts.append(f"{len(names)} {what} ({list_some(names)})")
     return ", ".join(parts)

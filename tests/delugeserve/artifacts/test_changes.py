@@ -102,4 +102,4 @@ def test_of_many_classes_a_few_are_named(tmp_path):
         check_classes(served, ("cat",))
     assert len(caught.value.removed) == 100
     assert len(caught.value.problem) < 400
-    assert "class4 and 95 more" in caught.value.problem
+    assert "'class4' and 95 more" in caught.value.problem

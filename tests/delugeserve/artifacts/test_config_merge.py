@@ -106,6 +106,14 @@ def test_a_setting_written_by_hand_is_kept(name, known):
         assert one.batch_size <= 32
 
 
+def test_line_ends_of_windows_stay():
+    written = EDITS["cache"][0]
+    merged, message = merge((BEFORE + f"# why\n{written}  # since\n").replace("\n", "\r\n"))
+    assert f"# why\r\n{written}  # since\r\n" in merged.text
+    assert merged.lost == ()
+    assert message.max_batch_size == 32
+
+
 def test_what_was_removed_by_hand_stays_removed():
     text = re.sub(r"model_warmup \{.*?\n\}\n", "", BEFORE, flags=re.DOTALL)
     merged, message = merge(text)

@@ -33,7 +33,9 @@ def test_what_changes_is_a_table(capsys):
     for part in ("fp32", "bf16", "0.4914, 0.48, 0.44", "9.50", "2.0", "no", "yes"):
         assert part in text
     assert "latency, batch 8 (ms)" in text
-    assert lines[-1] == "classes: 2 added (rose, [tulip]), 7 removed (a, b, c, d, e and 2 more)"
+    assert lines[-1] == (
+        "classes: 2 added ('rose', '[tulip]'), 7 removed ('a', 'b', 'c', 'd', 'e' and 2 more)"
+    )
 
 
 def test_nothing_is_printed_where_nothing_changes(capsys):
