@@ -30,8 +30,8 @@ DataSource = Annotated[
     str | None,
     typer.Option(
         envvar="DELUGESERVE_DATA",
-        help="Data set: a folder or archive of images (parquet files, CIFAR archives, class "
-        "folders), or 'cifar10' or 'cifar100' to download. [dim]\\[required]",
+        help="Data set: class folders, CSV or parquet files, WebDataset or CIFAR archives, or a "
+        "name on the Hugging Face Hub, such as cifar10 or owner/name. [dim]\\[required]",
     ),
 ]
 

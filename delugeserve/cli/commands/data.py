@@ -22,6 +22,7 @@ def command(
         str,
         typer.Argument(
             metavar="PATH",
+            envvar="DELUGESERVE_DATA",
             help="Class folders, a CSV file, parquet files, WebDataset archives, a CIFAR archive, "
             "or the name of a data set on the Hugging Face Hub (owner/name).",
             show_default=False,
@@ -36,10 +37,9 @@ def command(
             "0 for no validation split.",
         ),
     ] = VAL_FRACTION,
-    duplicates: Annotated[
-        bool,
-        typer.Option("--duplicates/--no-duplicates", help="Look for identical image files."),
-    ] = True,
+    no_duplicates: Annotated[
+        bool, typer.Option("--no-duplicates", help="Do not look for identical image files.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show the classes, splits, sizes and faults of a data set, without training."""
@@ -49,7 +49,7 @@ def command(
 
     with show_progress() as progress:
         catalogue = open_source(source, val_fraction=val_fraction, progress=progress)
-        report = survey(catalogue, duplicates=duplicates, progress=progress)
+        report = survey(catalogue, duplicates=not no_duplicates, progress=progress)
     if json:
         print_json(_plain(report))
         return
