@@ -183,7 +183,9 @@ Compiled = Annotated[
 FuseSums = Annotated[
     bool,
     panel_option(
-        "Compile only the cross-layer sums (needs a C++ compiler).", _MACHINE, "--fuse-sums"
+        "Fuse cross-layer sums, on a CPU also BatchNorms (needs a C++ compiler).",
+        _MACHINE,
+        "--fuse-sums",
     ),
 ]
 

@@ -287,12 +287,12 @@ void weighted_sum(const T* const* inputs, int count, int64_t rows, int channels,
 
 // Gradients of sums `sum_i weight_r[i] * n_i` with respect to one x, where n = (x - mean) /
 // sqrt(variance + eps), and its weights. What the normalisation's gradient needs of the gradient of
-// n, its mean and its mean product with n, follows from the totals of the readers' gradients and
-// the weights' gradients.
+// n, its mean and its mean product with n, follows from the totals of the readers' gradients, which
+// are given, and the weights' gradients.
 template <class T>
 void outputs_backward(const T* const* gradients, int count, const T* x, int64_t rows, int channels,
-                      int fold, int threads, double eps, const float* weight, const float* mean,
-                      const float* variance, T* dx, float* dweight) {
+                      int fold, int threads, double eps, const float* weight, const float* totals,
+                      const float* mean, const float* variance, T* dx, float* dweight) {
   const int width = channels * fold;
   const int64_t step = std::max(1, kStream / width);
   std::vector<float> weights;
@@ -301,7 +301,7 @@ void outputs_backward(const T* const* gradients, int count, const T* x, int64_t 
     weights.insert(weights.end(), row.begin(), row.end());
   }
   const std::vector<float> means = repeat(mean, channels, fold);
-  const size_t stride = static_cast<size_t>(2 * count) * width;
+  const size_t stride = static_cast<size_t>(count) * width;
   std::vector<float> parts(kChunks * stride);
   for_chunks(rows, threads, [&](int chunk, int64_t begin, int64_t end) {
     float* all = parts.data() + chunk * stride;
@@ -317,23 +317,20 @@ void outputs_backward(const T* const* gradients, int count, const T* x, int64_t 
         for (int i = 0; i < count; ++i) {
           const T* from = gradients[i] + tile * width + at;
           const Pack factor(weights.data() + static_cast<size_t>(i) * width + at);
-          Pack sum, product;
+          Pack product;
           for (int r = 0; r < number; ++r) {
             const Pack gradient(from + r * width);
             sums[r] = sums[r] + factor * gradient;
-            sum = sum + gradient;
             product = product + gradient * values[r];
           }
-          float* totals = all + static_cast<size_t>(2 * i) * width + at;
-          add_to(totals, sum);
-          add_to(totals + width, product);
+          add_to(all + static_cast<size_t>(i) * width + at, product);
         }
         T* to = dx + tile * width + at;
         for (int r = 0; r < number; ++r) sums[r].store(to + r * width);
       }
     }
   });
-  const std::vector<double> sums = total(parts, 2 * count, channels, fold);
+  const std::vector<double> sums = total(parts, count, channels, fold);
   const double pixels = static_cast<double>(rows) * fold;
   std::vector<float> scale(channels), slope(channels), offset(channels);
   for (int c = 0; c < channels; ++c) {
@@ -341,8 +338,8 @@ void outputs_backward(const T* const* gradients, int count, const T* x, int64_t 
     double sum = 0, product = 0;
     for (int r = 0; r < count; ++r) {
       const double w = weight[r * channels + c];
-      const double both = sums[static_cast<size_t>(2 * r + 1) * channels + c];
-      sum += w * sums[static_cast<size_t>(2 * r) * channels + c];
+      const double both = sums[static_cast<size_t>(r) * channels + c];
+      sum += w * totals[r * channels + c];
       product += w * both;
       dweight[r * channels + c] = static_cast<float>(both * factor);
     }
@@ -394,10 +391,10 @@ void outputs_backward(const T* const* gradients, int count, const T* x, int64_t 
   }                                                                                               \
   extern "C" void outputs_backward_##NAME(                                                        \
       const T* const* gradients, int count, const T* x, int64_t rows, int channels, int fold,     \
-      int threads, double eps, const float* weight, const float* mean, const float* variance,     \
-      T* dx, float* dweight) {                                                                    \
-    outputs_backward(gradients, count, x, rows, channels, fold, threads, eps, weight, mean,       \
-                     variance, dx, dweight);                                                      \
+      int threads, double eps, const float* weight, const float* totals, const float* mean,       \
+      const float* variance, T* dx, float* dweight) {                                             \
+    outputs_backward(gradients, count, x, rows, channels, fold, threads, eps, weight, totals,     \
+                     mean, variance, dx, dweight);                                                \
   }
 
 EXPORT(float32, float)

@@ -20,7 +20,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def outputs_backward(
     gradients: Sequence[Tensor],
     x: Tensor,
     weight: Tensor,
+    totals: Tensor,
     mean: Tensor,
     variance: Tensor,
     eps: float,
@@ -114,6 +115,7 @@ def outputs_backward(
         gradients: gradients of the R sums, ``[N, C, H, W]`` each.
         x: the output, not normalised.
         weight: its weights in the sums, float32 ``[R, C]``.
+        totals: of the gradients' channels, float32 ``[R, C]``.
         mean: of the output's channels, float32 ``[C]``.
         variance: of the output's channels, float32 ``[C]``.
         eps: added to the variance.
@@ -132,7 +134,7 @@ def outputs_backward(
         _pointer(matrix),
         *sizes,
         eps,
-        *map(_pointer, (weight, mean, variance, result, weight_gradient)),
+        *map(_pointer, (weight, totals, mean, variance, result, weight_gradient)),
     )
     return result, weight_gradient
 
@@ -150,6 +152,7 @@ class RawOutputs(list[Tensor]):
         self._rows = {len(weight): weight.unbind() for weight in weights}
         self._products: dict[int, list[Tensor]] = {len(weight): [] for weight in weights}
         self._statistics: list[tuple[Tensor, Tensor]] = []  # factor and mean of each output
+        self._totals: dict[int, Tensor] = {}  # of the gradients of each reader, by its L
 
     def add(self, output: Tensor, norm: nn.BatchNorm2d) -> None:
         """Add an output ``[N, C, H, W]``, and the norm that its readers see it through."""
@@ -160,7 +163,9 @@ class RawOutputs(list[Tensor]):
         self._statistics.append(((variance + norm.eps).rsqrt(), mean))
         readers = [number for number in self._rows if number > index]
         weight = torch.stack([self._rows[number][index] for number in readers])
-        products = _Spread.apply(output, weight, mean, variance, norm.eps)  # type: ignore[no-untyped-call]
+        products = _Spread.apply(  # type: ignore[no-untyped-call]
+            output, weight, mean, variance, norm.eps, readers, self._totals
+        )
         for number, product in zip(readers, products, strict=True):
             self._products[number].append(product)
 
@@ -168,7 +173,7 @@ class RawOutputs(list[Tensor]):
         """Return a copy with the outputs so far, for the same readers."""
         copy = RawOutputs([])
         copy.extend(self)
-        copy._rows, copy._products = self._rows, self._products
+        copy._rows, copy._products, copy._totals = self._rows, self._products, self._totals
         copy._statistics = self._statistics[: len(self)]
         return copy
 
@@ -176,7 +181,12 @@ class RawOutputs(list[Tensor]):
         """Sum all L outputs so far, normalised, with weights ``[L, C]`` and a bias ``[C]``."""
         factors, means = (torch.stack(rows) for rows in zip(*self._statistics, strict=True))
         total: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
-            list(self), weight.detach() * factors, means, bias, *self._products[len(self)]
+            list(self),
+            weight.detach() * factors,
+            means,
+            bias,
+            self._totals,
+            *self._products[len(self)],
         )
         return total
 
@@ -186,17 +196,40 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, output: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, eps: float
+        ctx: Any,
+        output: Tensor,
+        weight: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        eps: float,
+        readers: Sequence[int],
+        totals: Mapping[int, Tensor],
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(output, weight, mean, variance)
-        ctx.eps = eps
+        ctx.eps, ctx.readers, ctx.totals = eps, readers, totals
+        ctx.set_materialize_grads(False)
         return tuple(output.new_empty(()).expand(output.shape) for _ in weight)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         output, weight, mean, variance = ctx.saved_tensors
-        results = outputs_backward(gradients, output, weight, mean, variance, ctx.eps)
-        return *results, None, None, None
+        # A sum that the loss does not depend on has no gradient.
+        rows = [row for row, gradient in enumerate(gradients) if gradient is not None]
+        if not rows:
+            return (None,) * 7
+        totals = torch.stack([ctx.totals[ctx.readers[row]] for row in rows])
+        result, found = outputs_backward(
+            [gradient for gradient in gradients if gradient is not None],
+            output,
+            weight[rows],
+            totals,
+            mean,
+            variance,
+            ctx.eps,
+        )
+        weight_gradient = torch.zeros_like(weight)
+        weight_gradient[rows] = found
+        return result, weight_gradient, *(None,) * 5
 
 
 class _Gather(torch.autograd.Function):
@@ -209,16 +242,19 @@ class _Gather(torch.autograd.Function):
         weight: Tensor,
         means: Tensor,
         bias: Tensor,
+        totals: dict[int, Tensor],
         *products: Tensor,
     ) -> Tensor:
-        ctx.num_products = len(products)
+        ctx.num_products, ctx.totals = len(products), totals
         return weighted_sum(outputs, weight, bias - (weight * means).sum(0))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         count = gradient.numel() // gradient.shape[1]
         bias_gradient = moments(gradient)[0] * count
-        return None, None, None, bias_gradient, *(gradient for _ in range(ctx.num_products))
+        # All outputs that this sum reads get the gradient after this.
+        ctx.totals[ctx.num_products] = bias_gradient
+        return None, None, None, bias_gradient, None, *(gradient for _ in range(ctx.num_products))
 
 
 class _NormRelu(torch.autograd.Function):
@@ -298,7 +334,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
         *[_POINTER] * 3,
     ),
     "weighted_sum": (_POINTER, _INT, *_SIZES, *[_POINTER] * 3),
-    "outputs_backward": (_POINTER, _INT, _POINTER, *_SIZES, ctypes.c_double, *[_POINTER] * 5),
+    "outputs_backward": (_POINTER, _INT, _POINTER, *_SIZES, ctypes.c_double, *[_POINTER] * 6),
 }
 
 

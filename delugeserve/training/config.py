@@ -37,7 +37,7 @@ class RunConfig:
         sync_batchnorm: whether BatchNorm takes its statistics over all processes.
         deterministic: whether only algorithms are used that repeat bit for bit.
         compile: whether the training step goes through ``torch.compile``.
-        fuse_sums: whether the cross-layer sums alone are compiled, each into one pass.
+        fuse_sums: whether the cross-layer sums, and on a CPU the BatchNorms, have fused kernels.
         checkpoint_sums: whether they are computed again in the backward pass, to save memory.
         initial_checkpoint: path, run folder or model name of the weights to start from; None for
             random weights.

@@ -110,8 +110,9 @@ def test_sums_and_their_gradients():
     normalised = F.batch_norm(x, None, None, training=True, eps=1e-5)
     sum((exact[i, :, None, None] * normalised * g).sum() for i, g in enumerate(others)).backward()
     mean, variance = native.moments(x.detach().float())
+    totals = torch.stack([o.sum((0, 2, 3)) for o in others]).float()
     found = native.outputs_backward(
-        [o.float() for o in others], x.detach().float(), weight, mean, variance, 1e-5
+        [o.float() for o in others], x.detach().float(), weight, totals, mean, variance, 1e-5
     )
     assert error(found[0], x.grad) < 1e-5
     assert error(found[1], exact.grad) < 1e-5
@@ -143,6 +144,17 @@ def test_an_output_gets_the_gradients_of_all_its_readers():
 
     for found, expected in zip(run(torch.float32, True), run(torch.float64, False), strict=True):
         assert error(found, expected) < 1e-5
+
+
+def test_a_sum_that_is_not_used_has_no_gradient():
+    images = torch.randn(2, 2, 32, 2, 2)
+    weights = [torch.ones(2, 32, requires_grad=True), torch.ones(3, 32, requires_grad=True)]
+    raw = native.RawOutputs(weights)
+    for image in images:
+        raw.add(image, torch.nn.BatchNorm2d(32, affine=False))
+    (raw.weighted_sum(weights[0], torch.zeros(32)) * images[0]).sum().backward()
+    assert weights[0].grad.abs().sum() > 0
+    assert weights[1].grad.abs().sum() == 0
 
 
 def test_bf16_is_rounded_once_and_to_even():
