@@ -216,6 +216,8 @@ def describe_manifest(manifest: Manifest) -> dict[str, Any]:
 
 
 def describe_error(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the top-1 error in percent, as training measured it, if it did."""
+    """Return the top-1 error in percent, as training measured it, and the split it is of."""
     error = metrics.get("top1_error")
-    return {"top1_error": error} if isinstance(error, (int, float)) else {}
+    if not isinstance(error, (int, float)):
+        return {}
+    return {"top1_error": error, "top1_error_split": metrics.get("split", "test")}

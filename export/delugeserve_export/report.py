@@ -60,7 +60,9 @@ def _describe(manifest: Manifest) -> dict[str, str]:
         "exported": manifest.created,
     }
     if "top1_error" in origin.metrics:
-        facts["test error"] = f"top-1 {origin.metrics['top1_error']:.2f} %, as training measured it"
+        split = origin.metrics.get("split", "test")
+        error = f"top-1 {origin.metrics['top1_error']:.2f} %, as training measured it"
+        facts[f"{split} error"] = error
     if quantisation := manifest.quantisation:
         total = len(quantisation.layers) + len(quantisation.kept)
         allowed = quantisation.max_drop

@@ -22,6 +22,7 @@ _TITLES = {
     "std": "standard deviation of the channels",
     "max_batch_size": "largest batch",
     "top1_error": "top-1 error in training (%)",
+    "top1_error_split": "split of that error",
     "bytes": "size (MB)",
 }
 

@@ -60,7 +60,7 @@ def test_facts_of_two_versions_are_compared(tmp_path, make_manifest):
         old,
         network=dataclasses.replace(spec, task=task),
         precision="bf16",
-        checkpoint=Origin(file="b", metrics={"top1_error": 8.5}),
+        checkpoint=Origin(file="b", metrics={"top1_error": 8.5, "split": "validation"}),
     )
     changes = compare(served, task.class_names, describe_manifest(new))
     assert changes.version == 1
@@ -70,6 +70,7 @@ def test_facts_of_two_versions_are_compared(tmp_path, make_manifest):
         "mean": Change(spec.task.mean, (0.5, 0.5, 0.5)),
         "precision": Change("fp32", "bf16"),
         "top1_error": Change(9.5, 8.5),
+        "top1_error_split": Change("test", "validation"),
         "latency_ms_batch_1": Change(2.0, 1.0),
     }
     elsewhere = dataclasses.replace(new, environment={"machine": "there"})
