@@ -190,8 +190,18 @@ IMAGENET = Task(
     (0.229, 0.224, 0.225),
 )
 
+CLOTHING = Task(
+    "clothing",
+    "Clothing",
+    _class_names("clothing"),
+    128,
+    146,
+    (0.5162, 0.4529, 0.4518),
+    (0.2581, 0.2450, 0.2333),
+)
+
 TASKS: Mapping[str, Task] = MappingProxyType(
-    {task.name: task for task in (CIFAR10, CIFAR100, IMAGENET)}
+    {task.name: task for task in (CIFAR10, CIFAR100, IMAGENET, CLOTHING)}
 )
 
 _NARROW, _USUAL, _WIDE = (16, 32, 64), (32, 64, 128), (56, 112, 224)
@@ -216,6 +226,15 @@ def _cifar(
 def _imagenet(name: str, layers: tuple[int, ...], published: Published) -> ModelSpec:
     architecture = Architecture(name, "imagenet", (64, 128, 256, 512), layers)
     return ModelSpec(name, architecture, IMAGENET, published)
+
+
+def _photographs(
+    name: str, widths: tuple[int, ...], layers: tuple[int, ...]
+) -> Iterator[ModelSpec]:
+    """Yield a network for ImageNet and for the photographs of clothing."""
+    architecture = Architecture(name, "imagenet", widths, layers)
+    yield ModelSpec(name, architecture, IMAGENET)
+    yield ModelSpec(f"{name}_{CLOTHING.name}", architecture, CLOTHING)
 
 
 def _baselines(
@@ -263,6 +282,8 @@ _MODELS = (
     _imagenet("delugenet92", (7, 7, 8, 8), Published(43.4, 11.8, 22.05, 6.03)),
     _imagenet("delugenet104", (7, 8, 9, 10), Published(51.4, 13.2, 21.86, 5.98)),
     _imagenet("delugenet122", (7, 9, 11, 13), Published(63.6, 15.2, 21.53, 5.86)),
+    # Not in the paper: its rule for photographs, in a size that can be trained on a CPU.
+    *_photographs("delugenet32", (16, 32, 64, 128), (2, 2, 3, 3)),
     # Table 2's baselines, and those of our own networks.
     *_baselines("baseline38", _NARROW, _LAYERS_38, CIFAR10, {"1x1": None, "3x3": None}),
     *_baselines("baseline74", _NARROW, _LAYERS_74, CIFAR10, {"1x1": None, "3x3": None}),

@@ -74,6 +74,13 @@ CropPaddingOption = Annotated[
     int | None,
     recipe_option("Padding in pixels for random crops (CIFAR only).", "crop_padding"),
 ]
+CropAreaOption = Annotated[
+    float | None,
+    recipe_option(
+        "Smallest area of a random crop, relative to the image; for images of more than 64 pixels.",
+        "crop_area",
+    ),
+]
 CutoutOption = Annotated[
     int | None,
     recipe_option("Cutout size in pixels; 0 for none (CIFAR only).", "cutout"),

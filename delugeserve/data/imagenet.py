@@ -23,7 +23,9 @@ from delugeserve_client.preprocessing import Preprocessing, decode
 Box = tuple[int, int, int, int]
 """Left, upper, right and lower edge in pixels; right and lower are exclusive."""
 
-_AREA = (0.08, 1.0)  # area of the crop over area of the image
+CROP_AREA = 0.08
+"""Smallest area of a random crop, over that of the image, of the ImageNet recipe."""
+
 _RATIO = (3 / 4, 4 / 3)  # width over height of the crop
 _TRIES = 10
 
@@ -98,6 +100,7 @@ def augmented_crop(
     rng: np.random.Generator,
     *,
     mirror: bool | None = None,
+    crop_area: float = CROP_AREA,
 ) -> Tensor:
     """Decode an image and augment it: random resized crop, colour jitter, lighting and flip.
 
@@ -107,6 +110,7 @@ def augmented_crop(
         task: gives the size of the crop.
         rng: random number generator.
         mirror: whether the crop is flipped; None to flip it with probability 0.5.
+        crop_area: smallest area of the crop, over that of the image.
 
     Returns:
         uint8 ``[H, W, 3]``, RGB.
@@ -118,12 +122,12 @@ def augmented_crop(
     numbers = rng.random((_TRIES, 5))
 
     def scale(width: int, height: int) -> float:
-        left, upper, right, lower = random_box(width, height, numbers)
+        left, upper, right, lower = random_box(width, height, numbers, crop_area)
         return size / min(right - left, lower - upper)
 
     rgb = decode(image, source, scale)
     # A JPEG may have been decoded at half of its size; the same numbers select the same part.
-    part = _resize(rgb.crop(random_box(*rgb.size, numbers)), size, size)
+    part = _resize(rgb.crop(random_box(*rgb.size, numbers, crop_area)), size, size)
     crop = Image.fromarray(part.numpy())
     grey = ImageStat.Stat(crop.convert("L")).mean[0]
     crop = crop.convert("RGB", tuple(colour_change(grey, rng).ravel().tolist()))
@@ -132,7 +136,9 @@ def augmented_crop(
     return torch.from_numpy(np.array(crop))
 
 
-def random_box(width: int, height: int, numbers: NDArray[np.float64]) -> Box:
+def random_box(
+    width: int, height: int, numbers: NDArray[np.float64], crop_area: float = CROP_AREA
+) -> Box:
     """Choose a random part of an image by its area and aspect ratio.
 
     Args:
@@ -140,12 +146,13 @@ def random_box(width: int, height: int, numbers: NDArray[np.float64]) -> Box:
         height: height of the image, in pixels.
         numbers: random numbers, float64 ``[tries, 5]`` in [0, 1): area, aspect ratio, whether it
             is turned, and horizontal and vertical position of each candidate.
+        crop_area: smallest area of the part, over that of the image.
 
     Returns:
         The first candidate that fits into the image, else the largest square in the centre.
     """
     for area, ratio, turn, x, y in numbers.tolist():
-        pixels = width * height * (_AREA[0] + (_AREA[1] - _AREA[0]) * area)
+        pixels = width * height * (crop_area + (1 - crop_area) * area)
         aspect = _RATIO[0] + (_RATIO[1] - _RATIO[0]) * ratio
         if turn < 0.5:
             aspect = 1 / aspect

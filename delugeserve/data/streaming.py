@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from delugeserve.data.augmentation import first_mirrored
 from delugeserve.data.encoded import EncodedImages
-from delugeserve.data.imagenet import augmented_crop, centre_crop
+from delugeserve.data.imagenet import CROP_AREA, augmented_crop, centre_crop
 from delugeserve.data.options import Flip, Sampling
 from delugeserve.data.order import Draw, EpochOrder
 from delugeserve.data.unreadable import OnUnreadable, describe_replaced
@@ -56,6 +56,7 @@ class StreamedImages(Dataset[Sample]):
         on_unreadable: whether an image that cannot be decoded is an error, or is replaced by the
             next one that can be decoded.
         flip: which images are mirrored in training.
+        crop_area: smallest area of a random crop in training, over that of the image.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class StreamedImages(Dataset[Sample]):
         seed: int,
         on_unreadable: OnUnreadable,
         flip: Flip = "random",
+        crop_area: float = CROP_AREA,
     ) -> None:
         self.images = images
         self.task = task
@@ -74,6 +76,7 @@ class StreamedImages(Dataset[Sample]):
         self.seed = seed
         self.on_unreadable = on_unreadable
         self.flip = flip
+        self.crop_area = crop_area
         self._first_mirrored = first_mirrored(len(images), seed) if flip == "alternating" else None
 
     def __len__(self) -> int:
@@ -119,7 +122,8 @@ class StreamedImages(Dataset[Sample]):
         if not self.training:
             return centre_crop(image, name, self.task)
         rng = np.random.default_rng((self.seed, *draw))
-        return augmented_crop(image, name, self.task, rng, mirror=self._is_mirrored(draw))
+        mirror = self._is_mirrored(draw)
+        return augmented_crop(image, name, self.task, rng, mirror=mirror, crop_area=self.crop_area)
 
     def _is_mirrored(self, draw: Draw) -> bool | None:
         """Whether an image is mirrored in an epoch; None if that is to be drawn."""
@@ -138,6 +142,7 @@ def stream_batches(
     task: Task,
     on_unreadable: OnUnreadable,
     flip: Flip = "random",
+    crop_area: float = CROP_AREA,
     sampling: Sampling = "natural",
     num_replicas: int = 1,
     rank: int = 0,
@@ -157,6 +162,7 @@ def stream_batches(
         on_unreadable: whether an image that cannot be decoded is an error, or is replaced by the
             next one that can be decoded.
         flip: which images are mirrored in training.
+        crop_area: smallest area of a random crop in training, over that of the image.
         sampling: which images an epoch of training has.
         num_replicas: number of processes that train together.
         rank: rank of this process among them.
@@ -175,7 +181,13 @@ def stream_batches(
         rank=rank,
     )
     streamed = StreamedImages(
-        images, task, training=training, seed=seed, on_unreadable=on_unreadable, flip=flip
+        images,
+        task,
+        training=training,
+        seed=seed,
+        on_unreadable=on_unreadable,
+        flip=flip,
+        crop_area=crop_area,
     )
     return _Batches(
         streamed,

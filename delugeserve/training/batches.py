@@ -296,6 +296,7 @@ def _stream(
         task=task,
         on_unreadable=reading.on_unreadable,
         flip=recipe.flip if recipe else "none",
+        crop_area=recipe.crop_area if recipe else 1.0,
         sampling=recipe.sampling if recipe else "natural",
         num_replicas=world.size,
         rank=world.rank,

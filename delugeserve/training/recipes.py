@@ -1,7 +1,7 @@
 """Training recipes: frozen values with a name.
 
-``cifar`` and ``imagenet`` are the paper's (arXiv 1611.05552, sections 4.1 and 4.2); ``cifar-quick``
-is ours, for a CPU or half an hour of a GPU.
+``cifar`` and ``imagenet`` are the paper's (arXiv 1611.05552, sections 4.1 and 4.2). The others are
+ours: ``cifar-quick`` for a CPU or half an hour of a GPU, ``photos`` for a few thousand photographs.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Recipe:
         whiten: start with a first convolution that whitens the patches of training images.
         small_images: fraction of the epochs, from the start, that train on images of 3/4 the size.
         distillation: weight of the teacher's probabilities in the loss, if there is a teacher.
+        crop_area: smallest area of a random crop over that of the image, for images of more than 64
+            pixels; see :mod:`delugeserve.data.imagenet`.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Recipe:
     whiten: bool = False
     small_images: float = 0.0
     distillation: float = 0.5
+    crop_area: float = 0.08
 
 
 _RECIPES = (
@@ -131,6 +134,22 @@ _RECIPES = (
         ema_decay=0.999,
     ),
     Recipe(
+        "photos",
+        epochs=60,
+        batch_size=64,
+        learning_rate=0.1,
+        schedule="one-cycle",
+        warmup=0.1,
+        weight_decay=5e-4,
+        label_smoothing=0.1,
+        ema_decay=0.995,
+        crop_padding=0,
+        crop_area=0.3,
+        mixup=0.2,
+        muon_rate=0.05,
+        small_images=0.6,
+    ),
+    Recipe(
         "finetune",
         epochs=10,
         batch_size=64,
@@ -159,8 +178,10 @@ def find_recipe(name: str) -> Recipe:
 
 
 def default_recipe(task: Task) -> Recipe:
-    """Return a data set's default recipe."""
-    return find_recipe("imagenet" if task.name == "imagenet" else "cifar-quick")
+    """Return a data set's default recipe; that of other photographs depends on their size."""
+    if task.name == "imagenet":
+        return find_recipe("imagenet")
+    return find_recipe("cifar-quick" if task.fits_memory else "photos")
 
 
 def choose_recipe(task: Task, name: str | None, **values: Any) -> Recipe:
@@ -302,4 +323,5 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "bias_rate": (lambda value: 0 < value < float("inf"), "a number above 0"),
     "small_images": (_is_part, _PART),
     "distillation": (lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "crop_area": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
 }

@@ -107,7 +107,7 @@ def request_run(
     task = choose_task(spec, catalogue, output, options, initial=initial, progress=progress)
     if recipe is None:
         fine_tuned = task.own and initial is not None
-        recipe = "finetune" if fine_tuned else default_recipe(spec.task).name
+        recipe = "finetune" if fine_tuned else default_recipe(task.spec.task).name
     if teacher is not None:
         settings = {**settings, "teacher": str(check_teacher(teacher, task.spec.task))}
     chosen = choose_recipe(task.spec.task, recipe, **recipe_values)

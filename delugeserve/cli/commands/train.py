@@ -52,6 +52,7 @@ def command(
     label_smoothing: recipe_options.LabelSmoothingOption = None,
     ema_decay: recipe_options.EmaDecayOption = None,
     crop_padding: recipe_options.CropPaddingOption = None,
+    crop_area: recipe_options.CropAreaOption = None,
     cutout: recipe_options.CutoutOption = None,
     flip: recipe_options.FlipOption = None,
     augment: recipe_options.AugmentOption = None,

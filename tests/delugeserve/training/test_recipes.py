@@ -52,7 +52,7 @@ def test_every_value_can_be_overridden():
         "sampling": "balanced", "augment": "trivial", "head_first": 0.1, "partial_batch": False,
         "patience": 5,
         "muon_rate": 0.05, "muon_momentum": 0.6, "bias_rate": 8.0, "whiten": True,
-        "small_images": 0.5, "distillation": 0.3,
+        "small_images": 0.5, "distillation": 0.3, "crop_area": 0.5,
     }  # fmt: skip
     changed = override(find_recipe("cifar"), **values)
     assert dataclasses.asdict(changed) == {"name": "cifar", **values}
