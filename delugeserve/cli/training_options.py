@@ -58,7 +58,8 @@ RecipeOption = Annotated[
         help=with_default(
             "Training recipe; 'cifar' and 'imagenet' are the paper's. Its values are the "
             "defaults below.",
-            "imagenet for ImageNet models, cifar-quick for others",
+            "imagenet for ImageNet; photos for other images of more than 64 pixels; "
+            "cifar-quick for smaller ones",
         ),
         show_default=False,
     ),

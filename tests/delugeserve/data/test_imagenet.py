@@ -137,6 +137,13 @@ def test_boxes_are_spread_over_the_image():
     np.testing.assert_allclose(centres.mean(axis=0), (250, 187.5), atol=10)
 
 
+def test_boxes_are_no_smaller_than_asked():
+    boxes = np.array([random_box(500, 375, rng(n).random((10, 5)), 0.5) for n in range(200)])
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (500 * 375)
+    assert 0.49 < areas.min() < 0.55
+    assert areas.max() > 0.9
+
+
 def test_the_aspect_ratio_is_drawn_as_in_fb_resnet_torch():
     """Uniform in 3/4 to 4/3, and width and height exchanged half of the time."""
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from delugeserve.data import streaming
 from delugeserve.data.datasets import index_images
 from delugeserve.data.imagenet import centre_crop
 from delugeserve.data.order import Draw
@@ -97,6 +98,18 @@ def test_flips_are_random_alternate_or_are_left_out(source):
     assert 0 < alternating[0].sum() < 20
     assert np.array_equal(alternating[0], alternating[2])
     assert np.array_equal(alternating, ~np.roll(alternating, 1, axis=0))
+
+
+def test_crops_have_the_area_that_is_asked_for(source, monkeypatch):
+    asked = []
+
+    def crop(image, name, task, generator, *, mirror, crop_area):
+        asked.append(crop_area)
+        return centre_crop(image, name, task)
+
+    monkeypatch.setattr(streaming, "augmented_crop", crop)
+    next(iter(stream(source, crop_area=0.4)))
+    assert set(asked) == {0.4}
 
 
 def _is_mirror(unflipped: StreamedImages, draw: Draw, flip: str) -> bool:

@@ -16,7 +16,7 @@ from delugeserve.training.recipes import (
     find_recipe,
     override,
 )
-from delugeserve.zoo import CIFAR10, CIFAR100, IMAGENET
+from delugeserve.zoo import CIFAR10, CIFAR100, CLOTHING, IMAGENET
 
 
 def test_the_paper_s_recipes_are_as_published():
@@ -36,8 +36,9 @@ def test_the_paper_s_recipes_are_as_published():
 
 def test_recipes_are_found_by_name_and_suit_their_data():
     assert all(RECIPES[name].name == name for name in RECIPES)
-    names = [default_recipe(task).name for task in (CIFAR10, CIFAR100, IMAGENET)]
-    assert names == ["cifar-quick", "cifar-quick", "imagenet"]
+    names = [default_recipe(task).name for task in (CIFAR10, CIFAR100, IMAGENET, CLOTHING)]
+    assert names == ["cifar-quick", "cifar-quick", "imagenet", "photos"]
+    assert default_recipe(dataclasses.replace(CLOTHING, image_size=64)).name == "cifar-quick"
     with pytest.raises(UnknownNameError) as caught:
         find_recipe("imagnet")
     assert caught.value.nearest == "imagenet"
