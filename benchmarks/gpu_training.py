@@ -44,7 +44,7 @@ BASE: dict[str, Any] = {
     "bias_rate": 1.0,
     "weight_decay": 5e-4,
     "momentum": 0.9,
-    "label_smoothing": 0.2,
+    "label_smoothing": 0.1,
     "crop_padding": 2,
     "whiten": True,
     "warmup": 0.0,
