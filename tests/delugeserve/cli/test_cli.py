@@ -103,25 +103,36 @@ def test_an_unknown_model_suggests_the_nearest(error, command):
 @pytest.mark.parametrize(
     ("schedule", "other"), [({"milestones": (0.2, 0.4)}, "warmup"), ({"warmup": 0.3}, "milestones")]
 )
-def test_every_value_of_a_recipe_has_a_flag(run, monkeypatch, tmp_path, schedule, other):
+def test_every_value_of_a_recipe_has_a_flag(
+    run, monkeypatch, tmp_path, write_tiny_cifar, schedule, other
+):
     values = {
         "epochs": 7, "batch_size": 10, "learning_rate": 0.3, "momentum": 0.5, "weight_decay": 0.25,
-        "label_smoothing": 0.2, "ema_decay": 0.9, "crop_padding": 3, "cutout": 8,
+        "label_smoothing": 0.2, "ema_decay": 0.9, "crop_padding": 3, "cutout": 8, "flip": "none",
+        "mixup": 0.2, "cutmix": 0.5, "class_weights": "balanced", "sampling": "natural",
+        "augment": "trivial", "head_first": 0.1, "partial_batch": True, "patience": 3,
+        "muon_rate": 0.05, "muon_momentum": 0.6, "bias_rate": 8.0, "whiten": True,
+        "small_images": 0.5, "distillation": 0.3,
         "schedule": "step" if other == "warmup" else "cosine", **schedule,
     }  # fmt: skip
     asked = []
     monkeypatch.setattr(
         "delugeserve.training.run.train", lambda _, config, *rest, **options: asked.append(config)
     )
-    flags = [
-        f"--{name.replace('_', '-')}={','.join(map(str, value)) if type(value) is tuple else value}"
-        for name, value in values.items()
-    ]
-    base = ("train", "--model", "delugenet38", "--data", "x", "--output", tmp_path / "run")
-    assert run(*base, *flags)[0] == 0
+    flags = []
+    for name, value in values.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is not True:
+            flag += f"={','.join(map(str, value)) if type(value) is tuple else value}"
+        flags.append(flag)
+    data = write_tiny_cifar(tmp_path / "data")
+    base = ("train", "--model", "delugenet38", "--data", data, "--output", tmp_path / "run")
+    status, _, err = run(*base, "--teacher", "delugenet38", "--val-fraction", 0, *flags)
+    assert status == 0, err
     found = dataclasses.asdict(asked[0].recipe)
-    del found[other]  # which this schedule has no use for
-    assert found == {"name": "cifar-quick", **values}
+    other_stem = {other, "crop_area"}  # which this schedule, or this data, has no use for
+    assert set(found) == {"name", *values, *other_stem}, "a new value needs a flag"
+    assert {name: found[name] for name in values} == values
 
 
 def test_an_unknown_recipe_and_precision(run, tmp_path):
