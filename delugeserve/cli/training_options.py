@@ -59,7 +59,7 @@ RecipeOption = Annotated[
             "Training recipe; 'cifar' and 'imagenet' are the paper's. Its values are the "
             "defaults below.",
             "imagenet for ImageNet; photos for other images of more than 64 pixels; "
-            "cifar-quick for smaller ones",
+            "cifar-quick for smaller ones; finetune with --initial-checkpoint for other classes",
         ),
         show_default=False,
     ),
@@ -69,8 +69,8 @@ InitialCheckpoint = Annotated[
     str | None,
     typer.Option(
         help=with_default(
-            "Start from these weights: a checkpoint or run folder of the same model, or its "
-            "name for its pretrained weights.",
+            "Start from these weights: a checkpoint or run folder of the same architecture, or a "
+            "model's name for its pretrained weights. Classes, size and normalisation may differ.",
             "random weights",
         ),
         show_default=False,

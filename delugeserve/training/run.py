@@ -185,6 +185,7 @@ def train(
                 environment = start_folder(
                     output, config, environment, inputs.initial, resume=resume
                 )
+                _warn_of_large_batch(len(inputs.images.train), config.recipe.batch_size)
                 with saving(output, 0):
                     record_images(inputs.images, output)
             module = _module(spec, config, inputs, world)
@@ -237,6 +238,16 @@ def train(
             finish_folder(output, dataclasses.asdict(evaluation))
         (output / BEST_FILE).unlink(missing_ok=True)
         return path, evaluation
+
+
+def _warn_of_large_batch(count: int, batch_size: int) -> None:
+    if count < batch_size:
+        _log.warning(
+            "A batch of %d images takes all %d training images: each epoch is a single step. "
+            "Use a smaller --batch-size.",
+            batch_size,
+            count,
+        )
 
 
 def _check_gpus(world: World) -> None:

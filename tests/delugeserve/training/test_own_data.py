@@ -150,10 +150,11 @@ def test_the_classifier_keeps_the_classes_that_it_knows(flowers, write_class_fol
 
 
 def test_what_was_kept_is_said_and_recorded(flowers, write_class_folders, tmp_path, caplog):
-    caplog.set_level("INFO", "delugeserve.training.initial")
-    data = write_class_folders(tmp_path / "data", ("rose", "aster"))
+    caplog.set_level("INFO", "delugeserve.training")
+    data = write_class_folders(tmp_path / "data", ("rose", "aster"), images=5)
     run(request(data, tmp_path / "run", initial_checkpoint=str(flowers)))
     assert "head: 1 of 2 classes kept, made anew: 'aster'" in caplog.messages
+    assert any("takes all 8 training images" in text for text in caplog.messages)
     record = json.loads((tmp_path / "run" / "initial.json").read_text())
     assert record["kept_classes"] == ["rose"]
 
@@ -161,6 +162,7 @@ def test_what_was_kept_is_said_and_recorded(flowers, write_class_folders, tmp_pa
 def test_a_network_that_knows_the_classes_is_measured_first(flowers, data, tmp_path, caplog):
     caplog.set_level("INFO", "delugeserve.training")
     run(request(data, tmp_path / "run", initial_checkpoint=str(flowers)))
+    assert not any("single step" in text for text in caplog.messages)
     assert any(text.startswith("before training: validation error ") for text in caplog.messages)
     assert not any(text.startswith("head: ") for text in caplog.messages)
 
