@@ -168,3 +168,10 @@ DistillationOption = Annotated[
     float | None,
     recipe_option("Weight of the teacher's probabilities in the loss.", "distillation"),
 ]
+FreezeNormsOption = Annotated[
+    bool | None,
+    recipe_option(
+        "Keep the BatchNorm statistics of the initial checkpoint, or take those of each batch.",
+        "freeze_norms",
+    ),
+]

@@ -24,18 +24,21 @@ def classifier(network: nn.Module) -> nn.Linear:
     return linear
 
 
-class TrainClassifierFirst(Callback):
-    """Trains the classifier alone for the first steps.
+class FreezeParts(Callback):
+    """Trains the classifier alone for the first steps, and keeps BatchNorm's statistics.
 
-    The other weights do not change, and BatchNorm keeps its running statistics and uses them. So a
-    classifier that was made anew does not disturb them with the gradients of its first steps.
+    In the first steps the other weights do not change, and BatchNorm keeps its running statistics
+    and uses them. So a classifier that was made anew does not disturb them with the gradients of
+    its first steps.
 
     Args:
         part: fraction of the run's steps; 1 for all.
+        norms: whether BatchNorm keeps its statistics in all steps.
     """
 
-    def __init__(self, part: float) -> None:
+    def __init__(self, part: float, *, norms: bool = False) -> None:
         self._part = part
+        self._norms = norms
         self._steps = 0.0
         self._frozen = False
 
@@ -53,8 +56,13 @@ class TrainClassifierFirst(Callback):
         if self._frozen:
             pl_module.network.eval()
             classifier(pl_module.network).train()
-        elif was_frozen:
+            return
+        if was_frozen:
             pl_module.network.train()
+        if self._norms:
+            for module in pl_module.network.modules():
+                if hasattr(module, "running_mean"):
+                    module.eval()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any

@@ -55,6 +55,8 @@ class Recipe:
         augment: random operations on colour and geometry: two for each image (``randaugment``), one
             of random strength (``trivial``), or ``none``.
         head_first: fraction of the steps, from the start, in which only the classifier is trained.
+        freeze_norms: whether BatchNorm uses the statistics that the network starts with, instead of
+            those of each batch.
         partial_batch: whether an epoch ends with a smaller batch of the images that fill no whole
             one, in memory; they are left out otherwise.
         patience: number of epochs without a lower validation error after which training stops; 0 to
@@ -91,6 +93,7 @@ class Recipe:
     sampling: Sampling = "natural"
     augment: Policy = "none"
     head_first: float = 0.0
+    freeze_norms: bool = False
     partial_batch: bool = False
     patience: int = 0
     muon_rate: float = 0.0
@@ -153,10 +156,11 @@ _RECIPES = (
         "finetune",
         epochs=10,
         batch_size=64,
-        learning_rate=0.01,
+        learning_rate=1e-3,
         schedule="one-cycle",
         warmup=0.2,
         weight_decay=5e-4,
+        label_smoothing=0.1,
         ema_decay=0.99,
         head_first=0.2,
     ),

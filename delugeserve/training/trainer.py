@@ -17,7 +17,7 @@ from delugeserve.training.averaging import MovingAverage
 from delugeserve.training.best import KeepBest, Patience, Write
 from delugeserve.training.config import Measured, Precision, RunConfig
 from delugeserve.training.distributed import World
-from delugeserve.training.freezing import TrainClassifierFirst
+from delugeserve.training.freezing import FreezeParts
 from delugeserve.training.log import EpochLog
 from delugeserve.training.loggers import build_logger
 from delugeserve.training.progress import ReportProgress
@@ -66,8 +66,9 @@ def build_trainer(
             callbacks.append(Patience(config.recipe.patience))
     if average is not None:
         callbacks.append(average)
-    if config.freeze or config.recipe.head_first:
-        callbacks.append(TrainClassifierFirst(1.0 if config.freeze else config.recipe.head_first))
+    head_first = 1.0 if config.freeze else config.recipe.head_first
+    if head_first or config.recipe.freeze_norms:
+        callbacks.append(FreezeParts(head_first, norms=config.recipe.freeze_norms))
     callbacks.append(stop)
     logger = build_logger(config, output) if world.is_first else None
     if logger is not None:

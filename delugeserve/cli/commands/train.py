@@ -62,6 +62,7 @@ def command(
     sampling: recipe_options.SamplingOption = None,
     partial_batch: recipe_options.PartialBatchOption = None,
     head_first: recipe_options.HeadFirstOption = None,
+    freeze_norms: recipe_options.FreezeNormsOption = None,
     patience: recipe_options.PatienceOption = None,
     muon_rate: recipe_options.MuonRateOption = None,
     muon_momentum: recipe_options.MuonMomentumOption = None,
