@@ -36,15 +36,19 @@ class KeepBest(Checkpoint):
     Args:
         write: writes a network, in the first of the processes.
         average: the moving average of the weights, if the run has one: what is measured and kept.
+        start: validation error of the network before training, in percent, if it is worth keeping:
+            it has been written as epoch 0 then. None for a network that knows nothing yet.
 
     Attributes:
-        epoch: number of the best epoch, from 1; 0 before the first one ends.
-        error: its validation error, in percent.
+        epoch: number of the best epoch, from 1; 0 for the network before training.
+        error: its validation error, in percent; infinite if there is none.
     """
 
-    def __init__(self, write: Write, average: MovingAverage | None = None) -> None:
+    def __init__(
+        self, write: Write, average: MovingAverage | None = None, *, start: float | None = None
+    ) -> None:
         self.epoch = 0
-        self.error = float("inf")
+        self.error = float("inf") if start is None else start
         self._write, self._average = write, average
         self._is_new = False
 
@@ -121,11 +125,11 @@ def choose_network(trainer: pl.Trainer, network: nn.Module, folder: Path) -> int
         folder: the run's folder.
 
     Returns:
-        The number of the epoch whose weights the network has, from 1.
+        The number of the epoch whose weights the network has, from 1; 0 for those before training.
     """
     last = trainer.current_epoch
     keep = next((one for one in trainer.callbacks if isinstance(one, KeepBest)), None)  # type: ignore[attr-defined]
-    if keep is None or not keep.epoch:
+    if keep is None or keep.error == float("inf"):
         return last
     if last < (trainer.max_epochs or 0):
         _log.info("stopped early: no lower validation error since epoch %d", keep.epoch)
@@ -139,5 +143,12 @@ def choose_network(trainer: pl.Trainer, network: nn.Module, folder: Path) -> int
             _log.warning("%s The weights of the last epoch are saved.", problem)
             return last
         network.load_state_dict(dict(checkpoint.state))
+    if keep.epoch == 0:
+        _log.warning(
+            "No epoch has a lower validation error than the initial checkpoint, %.2f %%: its"
+            " weights are kept.",
+            keep.error,
+        )
+        return 0
     _log.info("epoch %d has the lowest validation error: %.2f %%", keep.epoch, keep.error)
     return keep.epoch

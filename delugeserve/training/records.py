@@ -84,9 +84,10 @@ class RunRecord:
     def best(self) -> Epoch | None:
         """The epoch whose network is kept: the first with the lowest validation error.
 
-        None without a validation split, or without a complete epoch.
+        None without a validation split, without a complete epoch, or if the initial checkpoint was
+        better than all epochs.
         """
-        if self.watched == "test":
+        if self.watched == "test" or self.metrics.get("epoch") == 0:
             return None
         return min(self.epochs, key=lambda epoch: epoch.val_error, default=None)
 

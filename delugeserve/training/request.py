@@ -11,6 +11,7 @@ from typing import Any
 from delugeserve.artifacts.checkpoints import read_header
 from delugeserve.artifacts.references import resolve_checkpoint
 from delugeserve.data.catalogue import Catalogue, open_source
+from delugeserve.data.labels import simplify
 from delugeserve.data.options import VAL_FRACTION
 from delugeserve.errors import ResumeError, UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
@@ -111,6 +112,9 @@ def request_run(
     if teacher is not None:
         settings = {**settings, "teacher": str(check_teacher(teacher, task.spec.task))}
     chosen = choose_recipe(task.spec.task, recipe, **recipe_values)
+    if initial is not None and recipe == "finetune" and recipe_values.get("freeze_norms") is None:
+        # What the network knows already is probably pictured as before.
+        chosen = override(chosen, freeze_norms=_knows(initial, task.spec))
     if val_fraction is None:
         val_fraction = default_val_fraction(chosen, own_task=task.own)
         if catalogue.splits == ("train", "validation") and catalogue.held_out is not None:
@@ -172,6 +176,12 @@ def request_resume(folder: Path, settings: Mapping[str, Any], recipe: Mapping[st
 
 def _has_ended(record: RunRecord) -> bool:
     return record.status == "finished" and (record.path / METRICS_FILE).is_file()
+
+
+def _knows(initial: ModelSpec, spec: ModelSpec) -> bool:
+    """Whether a network has outputs for all classes of another one."""
+    known, wanted = ({simplify(name) for name in one.task.class_names} for one in (initial, spec))
+    return wanted <= known
 
 
 def _cannot_change(error: ResumeError) -> ResumeError:

@@ -85,9 +85,12 @@ class FinalEvaluation(Evaluation):
 
     Attributes:
         split: the split that they were measured on.
+        epoch: the epoch whose weights the network has, from 1; 0 for those of the initial
+            checkpoint, where no epoch was better.
     """
 
     split: Measured
+    epoch: int
 
 
 @keep_freed_memory()
@@ -189,17 +192,22 @@ def train(
                 with saving(output, 0):
                     record_images(inputs.images, output)
             module = _module(spec, config, inputs, world)
-            if world.is_first and inputs.knows_all_classes(spec):
-                progress.stage("test the initial network")
-                first = _evaluate(module.network.to(device), spec, inputs.images.watched, reading)
-                _log.info("before training: %s error %.2f %%", config.watched, first.top1_error)
-                module.network.train()
 
             def write_best(network: nn.Module, epoch: int, error: float) -> None:
                 best = _checkpoint(spec, config, inputs, network, environment, epoch)
                 best = dataclasses.replace(best, metrics={"validation_error": error})
                 with saving(output, epoch):
                     save_checkpoint(best, output / BEST_FILE)
+
+            start = None
+            if world.is_first and inputs.knows_all_classes(spec):
+                progress.stage("test the initial network")
+                first = _evaluate(module.network.to(device), spec, inputs.images.watched, reading)
+                _log.info("before training: %s error %.2f %%", config.watched, first.top1_error)
+                if inputs.images.watched_split == "validation":
+                    start = first.top1_error
+                    write_best(module.network, 0, start)
+                module.network.train()
 
             saved = output / STATE_FILE
             state = saved if resume and saved.is_file() else None
@@ -216,6 +224,7 @@ def train(
                     stop,
                     watched=inputs.images.watched_split,
                     write_best=write_best,
+                    start=start,
                 )
                 trainer.fit(module, *loaders, ckpt_path=state, weights_only=True)
         if not world.is_first:
@@ -228,7 +237,7 @@ def train(
         with explain_lost_workers():
             measured = _evaluate(network, spec, inputs.images.final, reading)
         evaluation = FinalEvaluation(
-            **dataclasses.asdict(measured), split=inputs.images.final_split
+            **dataclasses.asdict(measured), split=inputs.images.final_split, epoch=epoch
         )
         checkpoint = _checkpoint(spec, config, inputs, network, environment, epoch)
         checkpoint = dataclasses.replace(checkpoint, metrics=dataclasses.asdict(evaluation))

@@ -39,6 +39,7 @@ def build_trainer(
     *,
     watched: Measured,
     write_best: Write,
+    start: float | None = None,
 ) -> pl.Trainer:
     """Return a trainer that logs and saves every epoch of a run.
 
@@ -51,6 +52,8 @@ def build_trainer(
         watched: the split that is measured after every epoch. Only of the validation split the best
             epoch is kept: it would be chosen on the test images otherwise.
         write_best: writes the network of the best epoch.
+        start: validation error of the initial network, if that may stay the best; see
+            :class:`~delugeserve.training.best.KeepBest`.
     """
     average = MovingAverage(config.recipe.ema_decay) if config.recipe.ema_decay else None
     # The log comes before the state: a kill between the two repeats a row, and never loses one.
@@ -61,7 +64,9 @@ def build_trainer(
     if world.is_first:
         callbacks.append(ReportProgress(progress, watched))
     if watched == "validation":
-        callbacks.append(KeepBest(write_best, average))  # after the state, which names the epoch
+        callbacks.append(
+            KeepBest(write_best, average, start=start)
+        )  # after the state, which names the epoch
         if config.recipe.patience:
             callbacks.append(Patience(config.recipe.patience))
     if average is not None:

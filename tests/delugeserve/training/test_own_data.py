@@ -181,6 +181,20 @@ def test_frozen_weights_stay_as_they_are(flowers, write_class_folders, tmp_path)
         torch.testing.assert_close(after.state[name], before.state[name], rtol=1e-6, atol=0)
 
 
+def test_the_initial_network_is_kept_if_no_epoch_is_better(flowers, data, tmp_path, caplog):
+    one = request(data, tmp_path / "run", initial_checkpoint=str(flowers))
+    assert one.config.recipe.freeze_norms, "it knows the classes"
+    # Nothing can be better than no error at all.
+    before = load_checkpoint(flowers / "flowers.safetensors")
+    path, evaluation = run(one)
+    after = load_checkpoint(path)
+    assert evaluation.epoch == after.recipe["epoch"] == 0
+    assert all(torch.equal(tensor, after.state[name]) for name, tensor in before.state.items())
+    assert any("its weights are kept" in text for text in caplog.messages)
+    assert read_run(tmp_path / "run").best is None
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
 def last(folder):
     """The weights after the last epoch, which need not be the best."""
     state = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
