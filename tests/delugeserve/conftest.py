@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from delugeserve import serving
 from delugeserve.runtimes import BACKENDS
@@ -93,3 +94,21 @@ class AtStage:
 def at_stage():
     """Make a progress from the beginning of a stage's name and what to do when it begins."""
     return AtStage
+
+
+@pytest.fixture(scope="session")
+def write_class_folders():
+    """Write class folders of plain images, each class with a grey level of its own."""
+
+    def write(folder, names, *, splits=("",), images=9, size=40):
+        for split in splits:
+            for level, name in enumerate(names):
+                (folder / split / name).mkdir(parents=True, exist_ok=True)
+                for number in range(images):
+                    # One corner tells images of a class apart.
+                    image = Image.new("RGB", (size, size), (60 + 40 * level % 195,) * 3)
+                    image.putpixel((0, 0), (number, len(split), level))
+                    image.save(folder / split / name / f"{number}.png")
+        return folder
+
+    return write

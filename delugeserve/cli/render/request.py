@@ -8,11 +8,10 @@ from rich.markup import escape
 
 from delugeserve.cli.render.console import err_console
 from delugeserve.cli.render.recipe import print_recipe
+from delugeserve.data.labels import list_names
 
 if TYPE_CHECKING:
     from delugeserve.training.request import Request
-
-_NAMED = 8
 
 
 def print_request(request: Request, processes: int) -> None:
@@ -43,15 +42,13 @@ def print_request(request: Request, processes: int) -> None:
 
 def _print_task(request: Request) -> None:
     task = request.spec.task
-    names = [name.replace("\n", " ") for name in task.class_names[:_NAMED]]
-    more = ", ..." if task.num_classes > _NAMED else ""
     chosen = request.task
     origin = f" ({chosen.normalised_by})" if chosen is not None else ""
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (task.mean, task.std))
     side = task.image_size
     resize = f"shorter side resized to {task.resize_size}, " if task.resize_size != side else ""
     rows = {
-        "classes": f"{task.num_classes}: {', '.join(names)}{more}",
+        "classes": f"{task.num_classes}: {list_names(task.class_names)}",
         "images": f"{resize}centre of {side}x{side} pixels",
         "normalised by": f"mean {mean}, standard deviation {std}{origin}",
     }

@@ -86,3 +86,51 @@ def test_a_folder_without_images(run, tmp_path):
         assert (status, out) == (2, "")
         assert str(tmp_path / "empty") in err
     assert not (tmp_path / "run").exists(), "nothing half-written"
+
+
+FLOWERS = ("--model", "delugenet38", "--data", "flowers")
+
+
+@pytest.fixture
+def flowers(write_class_folders, tmp_path, monkeypatch):
+    """The folder ``flowers`` and one of a single class, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DELUGESERVE_DATA", raising=False)
+    write_class_folders(tmp_path / "flowers", ("daisy", "rose"), images=3)
+    write_class_folders(tmp_path / "one", ("rose",), images=3)
+    write_class_folders(tmp_path / "split", ("daisy", "rose"), images=3,
+                        splits=("train", "validation"))  # fmt: skip
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "remedy"),
+    [
+        (("--data", "flowers"), "needs --model", "--resume RUN"),
+        (("--model", "delugenet38"), "needs --data", "--resume RUN"),
+        (("--model", "delugnet38", "--data", "flowers"), "no model", "'delugenet38'"),
+        (("--model", "delugenet38", "--data", "one"), "only one class", "two or more"),
+        (("--model", "delugenet38", "--data", "split", "--val-fraction", "0.2"),
+         "has a validation split", "Leave it out"),
+        ((*FLOWERS, "--image-size", "30"), "multiple of 4", "28 or 32"),
+        ((*FLOWERS, "--normalise", "dat"), "not one of", "'data'"),
+        ((*FLOWERS, "--freeze"), "--freeze", "--initial-checkpoint"),
+        ((*FLOWERS, "--initial-checkpoint", "nowhere.safetensors"), "nowhere", ""),
+        ((*FLOWERS, "--initial-checkpoint", "wide_delugenet38"), "architecture",
+         "--model wide_delugenet38"),
+        ((*FLOWERS, "--name", "my flowers"), "cannot", ""),
+        ((*FLOWERS, "--name", "delugenet38"), "registered model", "--name"),
+        (("--resume", "flowers"), "holds no run", "delugeserve runs"),
+        (("--resume", "flowers", "--image-size", "32"), "--image-size", "Leave it out"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_leaves_nothing(run, flowers, arguments, problem, remedy):
+    output = () if "--resume" in arguments else ("--output", "runs/new")
+    before = sorted(flowers.rglob("*"))
+    status, out, err = run("train", *arguments, *output)
+    assert (status, out) == (2, ""), err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert problem in line
+    assert remedy in line
+    assert "Traceback" not in err
+    assert sorted(flowers.rglob("*")) == before

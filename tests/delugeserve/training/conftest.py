@@ -7,7 +7,6 @@ import sys
 import threading
 
 import pytest
-from PIL import Image
 
 from delugeserve.training.config import RunConfig
 from delugeserve.training.recipes import find_recipe
@@ -28,24 +27,6 @@ HANG_S = 800  # a guard against tests that hang, not a limit that a busy machine
 def tiny_spec():
     """A network that trains in seconds."""
     return ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
-
-
-@pytest.fixture(scope="session")
-def write_class_folders():
-    """Write class folders of plain images, each class with a grey level of its own."""
-
-    def write(folder, names, *, splits=("",), images=9, size=40):
-        for split in splits:
-            for level, name in enumerate(names):
-                (folder / split / name).mkdir(parents=True, exist_ok=True)
-                for number in range(images):
-                    # One corner tells images of a class apart.
-                    image = Image.new("RGB", (size, size), (60 + 40 * level % 195,) * 3)
-                    image.putpixel((0, 0), (number, len(split), level))
-                    image.save(folder / split / name / f"{number}.png")
-        return folder
-
-    return write
 
 
 @pytest.fixture(scope="module")
