@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from delugeserve.networks.layers import CompositeLayer, module_list
+from delugeserve.networks.layers import AffineNorm, CompositeLayer, module_list
 from delugeserve.networks.stems import STEMS
 from delugeserve.zoo import ModelSpec, Shortcut
 
@@ -86,6 +86,15 @@ class Baseline(nn.Module):
         self.transitions = module_list(transitions)
         self.norm = nn.BatchNorm2d(channels)
         self.linear = nn.Linear(channels, spec.task.num_classes)
+
+    def fuse_norms(self) -> None:
+        """Fuse the composite layers' BatchNorms and ReLUs in training steps on a CPU.
+
+        It needs g++; see :mod:`delugeserve.networks.native`. There are no weighted sums to fuse.
+        """
+        for module in self.modules():
+            if isinstance(module, AffineNorm):
+                module.fused = True
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised RGB images ``[N, 3, H, W]`` to logits ``[N, num_classes]``."""

@@ -179,8 +179,8 @@ def check_sums(spec: ModelSpec, config: RunConfig) -> None:
     if not given:
         return
     leave_out = f"Leave out {' and '.join(given)}"
-    if spec.architecture.baseline:
-        raise UsageError(f"{spec.name} has no cross-layer sums.", f"{leave_out}.")
+    if spec.architecture.baseline and config.checkpoint_sums:
+        raise UsageError(f"{spec.name} has no cross-layer sums.", "Leave out --checkpoint-sums.")
     if config.compile:
         raise UsageError(
             f"--compile already decides what {' and '.join(given)} would.",

@@ -300,6 +300,8 @@ def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -
             network.checkpoint_sums()
         if config.fixed_sums:
             network.fix_sums()
+    elif config.fuse_sums and best_kernels() == "native":
+        network.fuse_norms()
     return module
 
 

@@ -23,6 +23,7 @@ from delugeserve.cli.render.csv_file import write_csv
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.recipe import print_recipe
 from delugeserve.cli.render.resume import say_how_to_resume
+from delugeserve.cli.training_options import FuseSums
 from delugeserve.errors import UsageError
 from delugeserve.system.imports import require
 from delugeserve.training.config import RunConfig, resolve_precision
@@ -101,6 +102,7 @@ def command(
         bool,
         typer.Option("--compile", help="Compile the training step (needs a C++ compiler)."),
     ] = False,
+    fuse_sums: FuseSums = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Train nothing; report the finished runs.")
     ] = False,
@@ -147,6 +149,7 @@ def command(
             limit=limit,
             watch_limit=watch_limit,
             compile=compiled,
+            fuse_sums=fuse_sums,
         )
         contrasts = contrasts or PAPERS_CONTRASTS
         _train(plan_trials(compared_networks(spec, contrasts), seeds, output), config, output)

@@ -209,3 +209,18 @@ def test_a_compiler_that_fails_is_an_error_of_two_parts(monkeypatch, tmp_path):
         native.library.__wrapped__()
     assert "no such option" in caught.value.problem
     assert "--fuse-sums" in caught.value.remedy
+
+
+@pytest.mark.parametrize("shortcut", ["1x1", "3x3"])
+def test_a_baseline_computes_the_same_with_fused_norms(shortcut):
+    spec = ModelSpec("tiny", Architecture("tiny", "cifar", (16, 32), (3, 2), shortcut), CIFAR10)
+    exact = build_network(spec, seed=0).double()
+    network = build_network(spec, seed=0)
+    network.fuse_norms()
+    assert any(isinstance(m, AffineNorm) and m.fused for m in network.modules())
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(6)
+    F.cross_entropy(network(images), labels).backward()
+    F.cross_entropy(exact(images.double()), labels).backward()
+    for (name, found), expected in zip(network.named_parameters(), exact.parameters(), strict=True):
+        assert error(found.grad, expected.grad) < 1e-3, name
