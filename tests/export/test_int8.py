@@ -18,6 +18,7 @@ from delugeserve.system import hardware
 from delugeserve.verification.verify import verify_version
 from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 from delugeserve_export import Int8Options, export, plan_export
+from delugeserve_export.samples import sample_images
 
 TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (8, 12), (2, 2)), CIFAR10)
 CONVOLUTIONS = 14
@@ -139,27 +140,20 @@ def test_int8_that_cannot_be_is_refused(plan_for, tmp_path, options, error, mess
     assert not (tmp_path / "repository" / "tiny").exists()
 
 
-def test_calibration_images_of_another_size_are_refused(tmp_path, data):
-    larger = dataclasses.replace(CIFAR10, image_size=48)
-    plan = plan_export(
-        dataclasses.replace(TINY, name="large", task=larger),
-        repository=tmp_path / "repository",
-        backend="onnxruntime",
-        precision="int8",
-        int8=Int8Options(calibration_data=str(data)),
-    )
-    with pytest.raises(DatasetError) as caught:
-        export(plan)
-    assert (caught.value.found, caught.value.expected) == ((32, 32), (48, 48))
+def test_calibration_images_of_another_size_are_resized(data):
+    larger = dataclasses.replace(CIFAR10, image_size=48, resize_size=48)
+    images, _ = sample_images(larger, 4, str(data), split="train")
+    assert images.shape == (4, 48, 48, 3)
 
 
 def test_labels_of_other_classes_do_not_judge(plan_for, checkpoint, tmp_path):
     loaded = load_checkpoint(checkpoint, TINY)
-    other = Checkpoint(TINY.with_classes(loaded.class_names[::-1]), loaded.state)
-    save_checkpoint(other, tmp_path / "other.safetensors")
+    names = ("ant", *loaded.class_names[1:])
+    save_checkpoint(Checkpoint(TINY.with_classes(names), loaded.state), tmp_path / "x.safetensors")
     with pytest.raises(DatasetError) as caught:
-        export(plan_for(checkpoint=tmp_path / "other.safetensors"))
-    assert caught.value.expected == loaded.class_names[::-1]
+        export(plan_for(checkpoint=tmp_path / "x.safetensors"))
+    assert caught.value.expected == names
+    assert caught.value.missing == ("ant",)
 
 
 def test_an_empty_calibration_set_is_refused(plan_for, tmp_path, write_tiny_cifar):
