@@ -47,8 +47,11 @@ def change(operation, images, magnitudes, signs):
     ],
 )  # fmt: skip
 def test_colours_are_enhanced_as_by_pillow(operation, enhance, magnitude, sign):
-    expected = enhance(Image.fromarray(smooth())).enhance(1 + sign * magnitude * 0.99)
-    assert np.abs(result(operation, magnitude, sign) - np.array(expected)).max() <= 2
+    noise = np.random.default_rng(0).integers(60, 196, (24, 20, 3), np.uint8)
+    for picture in (smooth(), noise):
+        expected = enhance(Image.fromarray(picture)).enhance(1 + sign * magnitude * 0.99)
+        found = change(operation, picture[None], [magnitude], [sign])[0].astype(int)
+        assert np.abs(found - np.array(expected)).max() <= 2
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 0.3, 1.0])

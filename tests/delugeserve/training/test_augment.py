@@ -71,6 +71,14 @@ def test_what_is_filled_is_the_data_set_s_mean(values):
     assert set(filled.unique().tolist()) == {0, 255}
 
 
+def test_a_policy_s_draws_differ_by_epoch_and_batch():
+    plain = augment(augment="randaugment", flip="none", crop_padding=0)
+    changed = [plain((PIXELS, LABELS, INDICES), *at) for at in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert torch.equal(changed[0], changed[1])
+    assert not torch.equal(changed[0], changed[2])
+    assert not torch.equal(changed[0], changed[3])
+
+
 def test_images_that_come_cropped_get_the_policy_alone():
     recipe = override(find_recipe("cifar"), cutout=8)
     plain = Augment(CIFAR10, recipe, 0, ALONE)

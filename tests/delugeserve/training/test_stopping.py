@@ -56,8 +56,8 @@ def test_the_printed_command_goes_on(tmp_path, start, config, whole):
 @pytest.mark.parametrize(
     ("number", "stage", "saved"),
     [
-        (signal.SIGINT, "read train images", "It had not started yet"),
-        (signal.SIGTERM, "read train images", "It had not started yet"),
+        (signal.SIGINT, "read images", "It had not started yet"),
+        (signal.SIGTERM, "read images", "It had not started yet"),
         (signal.SIGINT, "epoch 1/3", "No epoch is saved"),
         (signal.SIGINT, "test epoch 2/3", "Epoch 1 is saved"),
         (signal.SIGTERM, "test epoch 2/3", "Epoch 1 is saved"),
@@ -71,7 +71,7 @@ def test_a_signal_at_any_stage(config, tiny_spec, tmp_path, at_stage, number, st
         train(tiny_spec, config, tmp_path / "run", progress=progress)
     assert caught.value.number == number
     assert caught.value.exit_code == 128 + number
-    assert caught.value.resumable == (stage != "read train images")
+    assert caught.value.resumable == (stage != "read images")
     assert saved in caught.value.problem
     assert [signal.getsignal(one) for one in SIGNALS] == handlers
     assert (tmp_path / "run").exists() == caught.value.resumable
