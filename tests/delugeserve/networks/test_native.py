@@ -224,3 +224,21 @@ def test_a_baseline_computes_the_same_with_fused_norms(shortcut):
     F.cross_entropy(exact(images.double()), labels).backward()
     for (name, found), expected in zip(network.named_parameters(), exact.parameters(), strict=True):
         assert error(found.grad, expected.grad) < 1e-3, name
+
+
+def test_compiled_layers_are_the_plain_ones():
+    def step(prepare):
+        network = build_network(
+            ModelSpec("tiny", Architecture("tiny", "cifar", (8,), (2,)), CIFAR10), seed=0
+        )
+        prepare(network)
+        logits = network(torch.ones(2, 3, 8, 8) + torch.arange(8.0))
+        logits.square().sum().backward()
+        return logits.detach(), network.stem.conv.weight.grad
+
+    def prepare(network):
+        network.fuse_sums("native")  # gives way to the compiled kernels
+        network.compile_layers()
+
+    for found, expected in zip(step(prepare), step(lambda _: None), strict=True):
+        assert error(found, expected.double()) < 1e-4
