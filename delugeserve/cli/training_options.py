@@ -165,7 +165,11 @@ Workers = Annotated[
 
 Logger = Annotated[
     LoggerName,
-    typer.Option(help="Experiment tracker that gets the metrics too, beside the run's log.csv."),
+    typer.Option(
+        metavar="TRACKER",
+        help="Experiment tracker that gets the metrics too, beside the run's log.csv: csv, "
+        "tensorboard, wandb or mlflow.",
+    ),
 ]
 
 PrecisionOption = Annotated[
