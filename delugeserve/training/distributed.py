@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ T = TypeVar("T")
 
 # The first process may download or index a large data set while the others wait for it.
 _PATIENCE = timedelta(hours=2)
+
+
+# How long a process waits for the first one to print its error and end.
+_LAST_WORDS_S = 60
 
 
 class LostProcessError(TrainingError):
@@ -108,6 +113,20 @@ def first_alone(world: World, action: Callable[[], T]) -> T:
         raise
     finally:
         dist.broadcast(status, 0)
+
+
+@contextmanager
+def first_reports(world: World) -> Iterator[None]:
+    """Let the first process report an error that all processes meet, before they are connected.
+
+    The others wait meanwhile: ``torchrun`` ends all processes as soon as one has ended.
+    """
+    try:
+        yield
+    except DelugeServeError:
+        if not world.is_first:
+            time.sleep(_LAST_WORDS_S)
+        raise
 
 
 def synchronise_norms(network: nn.Module) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from delugeserve import zoo
 from delugeserve.artifacts.references import resolve_checkpoint
 from delugeserve.data.labels import list_names, simplify
 from delugeserve.errors import CheckpointError
@@ -22,7 +23,7 @@ from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint
 from delugeserve.system.files import sha256
 from delugeserve.training.saving import STATE_FILE, write_json
-from delugeserve.zoo import MODELS, ModelSpec
+from delugeserve.zoo import ModelSpec
 
 INITIAL_FILE = "initial.json"
 
@@ -154,7 +155,8 @@ def _model_of(spec: ModelSpec) -> str:
     """The registered model of a network's architecture."""
     layers = replace(spec.architecture, name="")
     return next(
-        (m.name for m in MODELS.values() if replace(m.architecture, name="") == layers), spec.name
+        (m.name for m in zoo.MODELS.values() if replace(m.architecture, name="") == layers),
+        spec.name,
     )
 
 

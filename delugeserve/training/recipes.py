@@ -156,7 +156,7 @@ _RECIPES = (
         "finetune",
         epochs=10,
         batch_size=64,
-        learning_rate=1e-3,
+        learning_rate=0.01,
         schedule="one-cycle",
         warmup=0.2,
         weight_decay=5e-4,

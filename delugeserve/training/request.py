@@ -30,6 +30,10 @@ from delugeserve.training.records import (
 from delugeserve.training.task import ChosenTask, choose_task
 from delugeserve.zoo import ModelSpec, find_model
 
+# The recipe "finetune" for a network that knows all classes: at the rate that a new classifier
+# needs, and with the statistics of a few images, it would forget more than it learns.
+_CAREFUL = {"learning_rate": 3e-4, "head_first": 0.0, "freeze_norms": True}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -112,9 +116,9 @@ def request_run(
     if teacher is not None:
         settings = {**settings, "teacher": str(check_teacher(teacher, task.spec.task))}
     chosen = choose_recipe(task.spec.task, recipe, **recipe_values)
-    if initial is not None and recipe == "finetune" and recipe_values.get("freeze_norms") is None:
-        # What the network knows already is probably pictured as before.
-        chosen = override(chosen, freeze_norms=_knows(initial, task.spec))
+    if initial is not None and recipe == "finetune" and _knows(initial, task.spec):
+        given = {name for name, value in recipe_values.items() if value is not None}
+        chosen = override(chosen, **{k: v for k, v in _CAREFUL.items() if k not in given})
     if val_fraction is None:
         val_fraction = default_val_fraction(chosen, own_task=task.own)
         if catalogue.splits == ("train", "validation") and catalogue.held_out is not None:

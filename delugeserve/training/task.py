@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from delugeserve import zoo
 from delugeserve.artifacts.names import check_model_name
 from delugeserve.data.catalogue import Catalogue
 from delugeserve.data.labels import simplify
@@ -14,7 +15,7 @@ from delugeserve.data.pixels import measure_pixels
 from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import Normalisation, TaskOptions
-from delugeserve.zoo import CIFAR10, IMAGENET, MODELS, ModelSpec, Task
+from delugeserve.zoo import CIFAR10, IMAGENET, ModelSpec, Task
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _note(task: Task, registered: Task) -> str:
 def _check_name(name: str, model: ModelSpec | None) -> str:
     """Check a name that was given."""
     check_model_name(name)  # it becomes the name of a file and of a served model
-    if name in MODELS and (model is None or name != model.name):
+    if name in zoo.MODELS and (model is None or name != model.name):
         raise _taken(name)
     return name
 
@@ -130,7 +131,7 @@ def _name_after(output: Path, model: ModelSpec) -> str:
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder).strip("-.")
     if not name:
         name = model.architecture.name + "-own"
-    if name in MODELS:
+    if name in zoo.MODELS:
         raise _taken(name)
     return name
 

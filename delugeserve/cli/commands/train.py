@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import typer
@@ -17,6 +18,7 @@ from delugeserve.cli.render.resume import say_how_to_resume
 from delugeserve.errors import UsageError
 from delugeserve.system import hardware
 from delugeserve.system.imports import require
+from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import TaskOptions, resolve_precision
 from delugeserve.training.recipes import Recipe
 
@@ -104,32 +106,37 @@ def command(
     from delugeserve.cli.render.data_report import print_data_report
     from delugeserve.data.report import survey
     from delugeserve.training.batches import Reading
-    from delugeserve.training.distributed import current_world
+    from delugeserve.training.distributed import current_world, first_reports
     from delugeserve.training.request import request_resume, request_run
     from delugeserve.training.run import train
 
-    if resume is not None:
-        if output is not None and output.resolve() != resume.resolve():
-            raise UsageError(
-                f"--resume {resume} and --output {output} name two folders.", "Leave out --output."
-            )
-        for option in ("image_size", "normalise"):
-            if _is_given(context, option):
+    world = current_world()
+    shown: AbstractContextManager[Progress] = (
+        show_progress() if world.is_first else nullcontext(NO_PROGRESS)
+    )
+    with first_reports(world), shown as progress:
+        if resume is not None:
+            if output is not None and output.resolve() != resume.resolve():
                 raise UsageError(
-                    f"--{option.replace('_', '-')} has no effect on a run that is resumed.",
-                    "Leave it out.",
+                    f"--resume {resume} and --output {output} name two folders.",
+                    "Leave out --output.",
                 )
-        again = {"model": model, "data": data, "name": name, "val_fraction": val_fraction}
-        again = _given(context, again | settings, compile="compiled")
-        if _is_given(context, "precision"):
-            again["precision"] = resolve_precision(precision)
-        request = request_resume(
-            resume, again, _given(context, recipe_values | {"name": recipe}, name="recipe")
-        )
-    else:
-        if model is None or data is None or output is None:
-            raise _missing(model=model, data=data, output=output)
-        with show_progress() as progress:
+            for option in ("image_size", "normalise"):
+                if _is_given(context, option):
+                    raise UsageError(
+                        f"--{option.replace('_', '-')} has no effect on a run that is resumed.",
+                        "Leave it out.",
+                    )
+            again = {"model": model, "data": data, "name": name, "val_fraction": val_fraction}
+            again = _given(context, again | settings, compile="compiled")
+            if _is_given(context, "precision"):
+                again["precision"] = resolve_precision(precision)
+            request = request_resume(
+                resume, again, _given(context, recipe_values | {"name": recipe}, name="recipe")
+            )
+        else:
+            if model is None or data is None or output is None:
+                raise _missing(model=model, data=data, output=output)
             request = request_run(
                 model,
                 data,
@@ -141,7 +148,6 @@ def command(
                 settings=settings | {"precision": resolve_precision(precision)},
                 progress=progress,
             )
-    world = current_world()
     if world.is_first:
         if request.catalogue is not None:
             with show_progress() as progress:

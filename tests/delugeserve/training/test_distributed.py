@@ -11,8 +11,11 @@ import torch.nn.functional as F
 
 from delugeserve import zoo
 from delugeserve.data.datasets import load_images
+from delugeserve.errors import UsageError
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.networks.classifier import network_classifier
+from delugeserve.training import distributed
+from delugeserve.training.distributed import World, first_reports
 from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 
 TINY = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
@@ -167,6 +170,15 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(start, runs, rank
     assert said.count("error: ") == said.count("error: Training was stopped by ") == 1
     assert "resume the run: torchrun --nproc-per-node 2 -m delugeserve train --resume " in said
     assert not (runs / name / "tiny.safetensors").exists()
+
+
+def test_an_error_of_all_processes_is_reported_by_the_first(monkeypatch):
+    slept = []
+    monkeypatch.setattr(distributed.time, "sleep", slept.append)
+    for rank in (0, 1):
+        with pytest.raises(UsageError), first_reports(World(rank, 2, rank, 2)):
+            raise UsageError("a mistake.", "")
+    assert len(slept) == 1, "the second leaves the first time to print"
 
 
 def test_statistics_are_shared_and_a_mistake_is_said_once(runs):

@@ -149,6 +149,20 @@ def test_the_classifier_keeps_the_classes_that_it_knows(flowers, write_class_fol
     assert torch.equal(state["stem.conv.weight"], before.state["stem.conv.weight"])
 
 
+def test_known_classes_are_tuned_more_carefully(flowers, data, write_class_folders, tmp_path):
+    known = request_run(
+        "tiny", str(data), tmp_path / "run", options=TaskOptions(), recipe=None,
+        recipe_values={"head_first": 0.5}, settings={
+            "seed": 0, "precision": "fp32", "initial_checkpoint": str(flowers)
+        },
+    ).config.recipe  # fmt: skip
+    assert (known.learning_rate, known.freeze_norms) == (3e-4, True)
+    assert known.head_first == 0.5, "what is given has priority"
+    others = write_class_folders(tmp_path / "data", ("rose", "aster"))
+    new = request(others, tmp_path / "run", initial_checkpoint=str(flowers)).config.recipe
+    assert (new.head_first, new.freeze_norms) == (0.2, False)
+
+
 def test_what_was_kept_is_said_and_recorded(flowers, write_class_folders, tmp_path, caplog):
     caplog.set_level("INFO", "delugeserve.training")
     data = write_class_folders(tmp_path / "data", ("rose", "aster"), images=5)
@@ -184,9 +198,10 @@ def test_frozen_weights_stay_as_they_are(flowers, write_class_folders, tmp_path)
 def test_the_initial_network_is_kept_if_no_epoch_is_better(flowers, data, tmp_path, caplog):
     one = request(data, tmp_path / "run", initial_checkpoint=str(flowers))
     assert one.config.recipe.freeze_norms, "it knows the classes"
-    # Nothing can be better than no error at all.
+    still = dataclasses.replace(one.config.recipe, learning_rate=1e-9)
     before = load_checkpoint(flowers / "flowers.safetensors")
-    path, evaluation = run(one)
+    config = dataclasses.replace(one.config, recipe=still)
+    path, evaluation = train(one.spec, config, one.output, catalogue=one.catalogue)
     after = load_checkpoint(path)
     assert evaluation.epoch == after.recipe["epoch"] == 0
     assert all(torch.equal(tensor, after.state[name]) for name, tensor in before.state.items())
