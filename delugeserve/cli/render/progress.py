@@ -14,6 +14,9 @@ from delugeserve.cli.render.console import err_console
 from delugeserve.system.progress import Progress
 
 _INTERVAL_S = 5.0
+# Columns of a line beside its bar. In a line that fills the terminal, the ^C that is echoed would
+# wrap, and the line would not be erased.
+_TEXT = 60
 
 
 @contextmanager
@@ -39,7 +42,7 @@ class _TerminalProgress:
         self._animate = animate
         self._bar = Bar(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(max(10, min(40, err_console.width - _TEXT))),
             TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),

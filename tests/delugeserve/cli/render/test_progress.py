@@ -1,6 +1,7 @@
 """Progress as a person sees it: a bar on a terminal, lines elsewhere."""
 
 import io
+import re
 import time
 
 import pytest
@@ -56,3 +57,14 @@ def test_elsewhere_a_line_appears_now_and_then(console, monkeypatch):
         while "calibrate 3 of 4, loss 1.5, " not in file.getvalue():
             time.sleep(0.01)
     assert "\x1b" not in file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_leaves_room_for_what_the_terminal_echoes(console, monkeypatch, width):
+    file = console(terminal=True).file
+    module.err_console.width = width
+    with show_progress(animate=False) as progress:
+        progress.stage("epoch 3/30, 44 s left, batch", 391)
+        progress.advance(120, note="loss 2.136")
+    lines = re.split(r"[\r\n]", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", file.getvalue()))
+    assert 60 < max(map(len, lines)) <= width - 2
