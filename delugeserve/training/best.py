@@ -22,6 +22,9 @@ from delugeserve.training.saving import BEST_FILE
 
 _log = logging.getLogger(__name__)
 
+# In percent: more than float32 rounds, less than one of 50,000 images.
+_ROUNDING = 1e-3
+
 Write = Callable[[nn.Module, int, float], None]
 """Writes a network, given the number of its epoch and its validation error in percent."""
 
@@ -55,7 +58,7 @@ class KeepBest(Checkpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare the epoch with the best one."""
         error = float(trainer.callback_metrics["val_error"])
-        self._is_new = error < self.error
+        self._is_new = error < self.error - _ROUNDING
         if self._is_new:
             self.epoch, self.error = trainer.current_epoch + 1, error
 

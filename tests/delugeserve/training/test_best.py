@@ -43,6 +43,16 @@ def test_the_first_epoch_with_the_lowest_error_is_written():
     assert run.written[0][0] is run.module.network
 
 
+def test_the_initial_network_stays_the_best_if_no_epoch_is_better():
+    run = Run()
+    run.keep.error = 100 * 5 / 120  # in float32, as an epoch's error is, it is a little less
+    run.epochs(100 * 5 / 120, 10.0)
+    assert run.written == []
+    assert run.keep.epoch == 0
+    run.epochs(100 * 4 / 120)
+    assert run.keep.epoch == 3
+
+
 def test_the_averaged_network_is_written():
     averaged = SimpleNamespace(averaged=SimpleNamespace(network="averaged"))
     run = Run(averaged)
