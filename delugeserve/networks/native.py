@@ -21,6 +21,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,12 @@ def weighted_sum(inputs: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tens
     total = torch.empty_like(inputs[0], memory_format=torch.channels_last)
     weight, bias = weight.contiguous(), bias.contiguous()
     _call("weighted_sum", total.dtype)(
-        _pointers(matrices), len(matrices), *sizes, *map(_pointer, (weight, bias, total))
+        _pointers(matrices),
+        len(matrices),
+        *sizes,
+        _floats(weight),
+        _floats(bias),
+        _pointer(total),
     )
     return total
 
@@ -134,7 +140,9 @@ def outputs_backward(
         _pointer(matrix),
         *sizes,
         eps,
-        *map(_pointer, (weight, totals, mean, variance, result, weight_gradient)),
+        *map(_floats, (weight, totals, mean, variance)),
+        _pointer(result),
+        _floats(weight_gradient),
     )
     return result, weight_gradient
 
@@ -269,8 +277,8 @@ class _NormRelu(torch.autograd.Function):
             _pointer(matrix),
             *sizes,
             eps,
-            _pointer(weight),
-            _pointer(bias),
+            _floats(weight),
+            _floats(bias),
             int(relu),
             *map(_pointer, (result, mean, variance)),
         )
@@ -291,7 +299,7 @@ class _NormRelu(torch.autograd.Function):
             _pointer(matrix),
             *sizes,
             ctx.eps,
-            *map(_pointer, (weight, bias, mean, variance)),
+            *map(_floats, (weight, bias, mean, variance)),
             int(ctx.relu),
             *map(_pointer, (result, weight_gradient, bias_gradient)),
         )
@@ -317,7 +325,25 @@ def _pointer(x: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(x.data_ptr())
 
 
+def _floats(x: Tensor) -> ctypes.c_void_p:
+    """Return the address of parameters or statistics, which the kernels read as float32.
+
+    Raises:
+        TypeError: they are of another type, or not contiguous.
+    """
+    if x.dtype != torch.float32 or not x.is_contiguous():
+        raise TypeError(f"expected contiguous float32 numbers, got {x.dtype}, {x.stride()}")
+    return _pointer(x)
+
+
 def _pointers(tensors: Sequence[Tensor]) -> Any:
+    """Return the addresses of images of one type and shape.
+
+    Raises:
+        TypeError: they differ in type or shape.
+    """
+    if len({(x.dtype, x.shape) for x in tensors}) != 1:
+        raise TypeError(f"expected equal images, got {[(x.dtype, *x.shape) for x in tensors]}")
     return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
 
 
@@ -350,29 +376,46 @@ def _call(name: str, dtype: torch.dtype) -> Callable[..., None]:
 def library() -> ctypes.CDLL:
     """Load the kernels; compile them first if this machine has not yet.
 
+    The library is kept in the cache folder. Its name has a hash of the source, the compiler and the
+    processor, so a home folder that machines share is safe. A library that cannot be loaded from
+    there, such as a damaged one or one on a file system without execution, is compiled anew.
+
     Raises:
-        Failure: the compiler fails.
+        Failure: the compiler fails, or its library cannot be loaded.
     """
     compiler = os.environ.get("CXX", "g++")
-    source = _SOURCE.read_bytes()
     facts = (compiler, *_FLAGS, cpu_model(), *sorted(cpu_flags()))
-    key = hashlib.sha256(source + "\0".join(facts).encode()).hexdigest()[:16]
+    key = hashlib.sha256(_SOURCE.read_bytes() + "\0".join(facts).encode()).hexdigest()[:16]
     cached = cache_folder() / f"native-{key}.so"
     if cached.is_file():
-        return ctypes.CDLL(str(cached))
+        with suppress(OSError):
+            return ctypes.CDLL(str(cached))
+    # Processes that compile at once each load their own; the last one's is kept.
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder) / "native.so"
-        done = subprocess.run(
-            [compiler, *_FLAGS, str(_SOURCE), "-o", str(built)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
+        _compile(compiler, built)
+        try:
+            loaded = ctypes.CDLL(str(built))  # it stays after its file is removed
+        except OSError as error:
             raise Failure(
-                f"{compiler} cannot compile the fused kernels: {done.stderr.strip()[-500:]}",
-                "Install g++ 11 or later, or train without --fuse-sums.",
-            )
+                f"The fused kernels cannot be loaded: {error}.",
+                "Set TMPDIR to a folder from which files can be executed, or omit --fuse-sums.",
+            ) from error
         write_cache(cached, built.read_bytes())
-        # A loaded library stays after its file is removed.
-        return ctypes.CDLL(str(built))
+        return loaded
+
+
+def _compile(compiler: str, target: Path) -> None:
+    command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(target)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        reason = str(error.strerror)
+    else:
+        if not done.returncode:
+            return
+        reason = done.stderr.strip()[-500:]
+    raise Failure(
+        f"{compiler} cannot compile the fused kernels: {reason}",
+        "Install g++ 11 or later, or omit --fuse-sums.",
+    )

@@ -18,6 +18,7 @@ from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.streaming import explain_lost_workers
 from delugeserve.errors import UsageError
 from delugeserve.evaluation.evaluate import Evaluation, evaluate_batches
+from delugeserve.networks import native
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.classifier import network_classifier, normalise
@@ -135,6 +136,7 @@ def train(
         TrainingError: the loss is not finite, the disk is full, or another process ended, one that
             trains or one that decodes.
         StoppedError: SIGTERM or Ctrl-C ended the run.
+        Failure: the fused kernels cannot be compiled.
     """
     world = current_world()
     reading = reading or Reading()
@@ -146,6 +148,8 @@ def train(
     check_logger(config.logger)
     if config.compile or config.fuse_sums:
         require_compiler()
+    if config.fuse_sums and best_kernels() == "native":
+        native.library()  # so that a compiler that fails leaves no run folder
 
     with stoppable(output, world) as stop, ExitStack() as lock:
 

@@ -211,6 +211,41 @@ def test_a_compiler_that_fails_is_an_error_of_two_parts(monkeypatch, tmp_path):
     assert "--fuse-sums" in caught.value.remedy
 
 
+def test_a_missing_compiler_is_an_error_of_two_parts(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", str(tmp_path / "absent"))
+    with pytest.raises(Failure) as caught:
+        native.library.__wrapped__()
+    assert str(tmp_path / "absent") in caught.value.problem
+
+
+def test_a_library_that_cannot_be_loaded_is_compiled_anew(monkeypatch, tmp_path):
+    native.library()
+    working = next(native.cache_folder().glob("native-*.so"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def copy(_, target):
+        shutil.copyfile(working, target)
+
+    monkeypatch.setattr(native, "_compile", copy)
+    native.library.__wrapped__()
+    (cached,) = tmp_path.glob("delugeserve/native-*.so")
+    whole = cached.read_bytes()
+    cached.write_bytes(b"damaged")
+    assert native.library.__wrapped__().norm_forward_float32
+    assert cached.read_bytes() == whole
+
+
+def test_parameters_of_another_type_are_refused():
+    with pytest.raises(TypeError, match="bfloat16"):
+        native.norm_relu(torch.randn(2, 32, 2, 2), AffineNorm(32).bfloat16(), relu=True)
+
+
+def test_images_of_two_types_are_refused():
+    images = [torch.zeros(1, 32, 1, 1), torch.zeros(1, 32, 1, 1).bfloat16()]
+    with pytest.raises(TypeError, match="bfloat16"):
+        native.weighted_sum(images, torch.ones(2, 32), torch.zeros(32))
+
+
 @pytest.mark.parametrize("shortcut", ["1x1", "3x3"])
 def test_a_baseline_computes_the_same_with_fused_norms(shortcut):
     spec = ModelSpec("tiny", Architecture("tiny", "cifar", (16, 32), (3, 2), shortcut), CIFAR10)

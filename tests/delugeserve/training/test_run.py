@@ -20,13 +20,16 @@ from delugeserve.data.datasets import load_images
 from delugeserve.errors import (
     CheckpointError,
     DatasetError,
+    Failure,
     ResumeError,
     StoppedError,
     TrainingError,
     UsageError,
 )
+from delugeserve.networks import native
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.networks.classifier import network_classifier
+from delugeserve.networks.fused import best_kernels
 from delugeserve.training.records import read_run
 from delugeserve.training.request import request_resume
 from delugeserve.training.run import train
@@ -399,6 +402,15 @@ def test_without_a_compiler_nothing_is_begun(config, option, tmp_path, monkeypat
         monkeypatch.setenv(variable, "no-such-compiler")
     with pytest.raises(UsageError, match="no no-such-compiler"):
         train(TINY, dataclasses.replace(config, **{option: True}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(best_kernels() != "native", reason="the kernels are not compiled here")
+def test_with_a_compiler_that_fails_nothing_is_begun(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "false")
+    monkeypatch.setattr(native, "library", native.library.__wrapped__)
+    with pytest.raises(Failure):
+        train(TINY, dataclasses.replace(config, fuse_sums=True), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
