@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 from delugeserve import zoo
-from delugeserve.artifacts.names import check_model_name
+from delugeserve.artifacts.names import check_model_name, nearest_model_name
 from delugeserve.data.catalogue import Catalogue
 from delugeserve.data.labels import simplify
 from delugeserve.data.pixels import measure_pixels
@@ -68,11 +67,15 @@ def choose_task(
     size = options.image_size
     usual_size = size is None or size == model.task.image_size
     if same_classes and usual_size and options.normalise is None:
-        name = model.name if options.name is None else _check_name(options.name, model)
+        name = model.name if options.name is None else options.name
+        _check_name(name, model)
         return ChosenTask(replace(model, name=name), own=False)
 
     names = model.task.class_names if same_classes else catalogue.class_names
-    name = _name_after(output, model) if options.name is None else _check_name(options.name, None)
+    name = options.name
+    if name is None:
+        name = nearest_model_name(output.expanduser().resolve().name)
+    _check_name(name, None)
     before = initial.task if initial is not None else None
     if size is None:
         size = (before or model.task).image_size
@@ -117,27 +120,11 @@ def _note(task: Task, registered: Task) -> str:
     )
 
 
-def _check_name(name: str, model: ModelSpec | None) -> str:
-    """Check a name that was given."""
+def _check_name(name: str, model: ModelSpec | None) -> None:
+    """Check that a network can have a name; that of a registered model, only ``model`` can."""
     check_model_name(name)  # it becomes the name of a file and of a served model
     if name in zoo.MODELS and (model is None or name != model.name):
-        raise _taken(name)
-    return name
-
-
-def _name_after(output: Path, model: ModelSpec) -> str:
-    """Return the name of the run's folder, as far as it can name a network."""
-    folder = output.expanduser().resolve().name
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder).strip("-.")
-    if not name:
-        name = model.architecture.name + "-own"
-    if name in zoo.MODELS:
-        raise _taken(name)
-    return name
-
-
-def _taken(name: str) -> UsageError:
-    return UsageError(
-        f"'{name}' is the name of a registered model, which has other classes.",
-        "Choose another with --name.",
-    )
+        raise UsageError(
+            f"'{name}' is the name of a registered model, which has other classes.",
+            "Choose another with --name.",
+        )

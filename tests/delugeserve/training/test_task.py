@@ -111,7 +111,8 @@ def test_a_registered_name_is_not_given_to_other_classes(choose):
 
 
 @pytest.mark.parametrize(
-    ("folder", "name"), [("runs/My Flowers!", "My-Flowers"), ("blümen", "bl-men")]
+    ("folder", "name"),
+    [("runs/My Flowers!", "My_Flowers"), ("blümen", "blumen"), ("x" * 200, "x" * 128)],
 )
 def test_a_folder_s_name_becomes_a_network_s(choose, folder, name):
     assert choose(FLOWERS, folder=folder).spec.name == name
