@@ -12,17 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from delugeserve.artifacts.config_rules import Artefact, ReplacedSetting, apply_rules, lower_warmup
-from delugeserve.artifacts.config_syntax import TextEditError, comments, unknown_fields
-from delugeserve.artifacts.config_text import (
-    edit_text,
+from delugeserve.artifacts.config_message import (
+    describe,
     is_map,
     is_repeated,
     items,
+    message_text,
     names_of,
+    parse,
     set_items,
 )
-from delugeserve.system.imports import require
+from delugeserve.artifacts.config_rules import Artefact, ReplacedSetting, apply_rules, lower_warmup
+from delugeserve.artifacts.config_syntax import TextEditError, comments, unknown_fields
+from delugeserve.artifacts.config_text import edit_text
 
 
 @dataclass(frozen=True)
@@ -96,48 +98,6 @@ def merge_config(
     return ConfigMerge(edited, (*kept, *unknown), replaced, lost)
 
 
-def parse(text: str) -> Any:
-    """Parse a configuration into Triton's protobuf message; unknown fields are left out.
-
-    Raises:
-        google.protobuf.text_format.ParseError: it is not a configuration.
-    """
-    pb = require("tritonclient.grpc.model_config_pb2", "export")
-    text_format = require("google.protobuf.text_format", "export")
-    return text_format.Parse(text, pb.ModelConfig(), allow_unknown_field=True)
-
-
-def describe(message: Any) -> dict[str, str]:
-    """Return the fields of a message that are set, in text format on one line each, by place."""
-    facts: dict[str, str] = {}
-    for descriptor in message.DESCRIPTOR.fields:
-        values = items(message, descriptor)
-        names = names_of(values, descriptor)
-        if not values:
-            continue
-        if is_map(descriptor):
-            for key, value in values:
-                facts[f'{descriptor.name}["{key}"]'] = _describe(value)
-        elif names:
-            for name, value in zip(names, values, strict=True):
-                facts[f'{descriptor.name}["{name}"]'] = _describe(value)
-        else:
-            facts[descriptor.name] = " ".join(_describe(value) for value in values)
-    return facts
-
-
-def _describe(value: Any) -> str:
-    if not hasattr(value, "DESCRIPTOR"):
-        return f'"{value}"' if isinstance(value, str) else str(value)
-    text_format = require("google.protobuf.text_format", "export")
-    # The value of a parameter has one field; its braces say nothing.
-    fields = value.DESCRIPTOR.fields
-    if len(fields) == 1 and fields[0].name == "string_value":
-        return f'"{value.string_value}"'
-    inside = text_format.MessageToString(value, as_one_line=True, as_utf8=True).strip()
-    return f"{{ {inside} }}" if inside else "{ }"
-
-
 def _unknown(text: str, message: Any) -> dict[str, str]:
     try:
         return unknown_fields(text, message)
@@ -147,7 +107,6 @@ def _unknown(text: str, message: Any) -> dict[str, str]:
 
 def _write(text: str, found: Any, merged: Any) -> tuple[str, tuple[str, ...]]:
     """Return the text with the merged values, and what of the old text is lost."""
-    text_format = require("google.protobuf.text_format", "export")
     try:
         edited = edit_text(text, found, merged)
         left = list(comments(edited))
@@ -159,7 +118,7 @@ def _write(text: str, found: Any, merged: Any) -> tuple[str, tuple[str, ...]]:
                 lost.append(comment)
         return edited, tuple(lost)
     except TextEditError:
-        written: str = text_format.MessageToString(merged, as_utf8=True)
+        written = message_text(merged)
         try:
             return written, (*comments(text), *unknown_fields(text, found))
         except TextEditError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from delugeserve.artifacts import labels
+from delugeserve.artifacts.config_message import copy, field_text
 from delugeserve.system.imports import require
 
 _OWN_LABELS = re.compile(rf"\d+/{re.escape(labels.FILE_NAME)}")
@@ -177,12 +178,12 @@ class _Rules:
                 reason = f"the artefact has this {field}"
                 self._record(f'{field}["{tensor.name}"]', "", tensor, reason, generated=True)
             final += missing
-        copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in final]
+        copies = [copy(tensor) for tensor in final]
         del tensors[:]
         tensors.extend(copies)
 
     def _fit_tensor(self, place: str, tensor: Any, artefacts: Any) -> Any:
-        fitted = type(tensor).FromString(tensor.SerializeToString())
+        fitted = copy(tensor)
         fitted.data_type = artefacts.data_type
         fitted.dims[:] = artefacts.dims
         if fitted != tensor:
@@ -297,7 +298,7 @@ class _Rules:
             place = f'model_warmup["{warmup.name}"]'
             known = bool(_OWN_WARMUP.fullmatch(warmup.name))
             self._record(place, warmup, "", reason, generated=known)
-        copies = [type(warmup).FromString(warmup.SerializeToString()) for warmup in final]
+        copies = [copy(warmup) for warmup in final]
         del self._merged.model_warmup[:]
         self._merged.model_warmup.extend(copies)
 
@@ -321,9 +322,7 @@ def _text(value: Any) -> str:
         return " ".join(map(_text, value))
     if not hasattr(value, "DESCRIPTOR"):
         return str(value)
-    text_format = require("google.protobuf.text_format", "export")
-    inside = text_format.MessageToString(value, as_one_line=True, as_utf8=True).strip()
-    return f"{{ {inside} }}"
+    return field_text(value)
 
 
 def _listed(numbers: Sequence[int]) -> str:

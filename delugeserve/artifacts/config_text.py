@@ -7,9 +7,17 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from delugeserve.artifacts.config_message import (
+    is_map,
+    is_repeated,
+    items,
+    message_text,
+    names_of,
+    set_items,
+)
 from delugeserve.artifacts.config_syntax import Entry, TextEditError, Value, find_fields
 from delugeserve.system.imports import require
 
@@ -36,62 +44,6 @@ def edit_text(text: str, found: Any, target: Any) -> str:
     if parsed != target:
         raise TextEditError("the edited text has other values than intended")
     return edited
-
-
-def is_repeated(descriptor: Any) -> bool:
-    """Whether a field has many values; protobuf before 6.30 has no property for it."""
-    repeated = getattr(descriptor, "is_repeated", None)
-    if repeated is None:
-        repeated = descriptor.label == descriptor.LABEL_REPEATED
-    return bool(repeated)
-
-
-def is_map(descriptor: Any) -> bool:
-    """Whether a field is a map."""
-    kind = descriptor.message_type
-    return kind is not None and bool(kind.GetOptions().map_entry)
-
-
-def items(message: Any, descriptor: Any) -> list[Any]:
-    """Return a field's values; none for an absent field, and ``(key, value)`` pairs of a map."""
-    value = getattr(message, descriptor.name)
-    if is_map(descriptor):
-        return [(key, value[key]) for key in sorted(value)]
-    if is_repeated(descriptor):
-        return list(value)
-    if descriptor.message_type is not None:
-        return [value] if message.HasField(descriptor.name) else []
-    return [value] if value != descriptor.default_value else []
-
-
-def set_items(message: Any, descriptor: Any, values: Sequence[Any]) -> None:
-    """Set a field to the values that :func:`items` returned."""
-    message.ClearField(descriptor.name)
-    if not values:
-        return
-    target = getattr(message, descriptor.name)
-    if is_map(descriptor):
-        for key, value in values:
-            if hasattr(value, "DESCRIPTOR"):
-                target[key].CopyFrom(value)
-            else:
-                target[key] = value
-    elif is_repeated(descriptor):
-        target.extend(values)
-    elif descriptor.message_type is not None:
-        target.CopyFrom(values[0])
-        target.SetInParent()
-    else:
-        setattr(message, descriptor.name, values[0])
-
-
-def names_of(values: Sequence[Any], descriptor: Any) -> list[str] | None:
-    """Return the names of repeated messages; None if they have none that identify them."""
-    kind = descriptor.message_type
-    if is_map(descriptor) or kind is None or "name" not in kind.fields_by_name:
-        return None
-    names = [value.name for value in values]
-    return names if all(names) and len(set(names)) == len(names) else None
 
 
 class _Editor:
@@ -261,8 +213,6 @@ class _Editor:
 
 def _as_text(message: Any, descriptor: Any, values: list[Any], *, as_one_line: bool = False) -> str:
     """Return a field with some values in text format."""
-    text_format = require("google.protobuf.text_format", "export")
     part = type(message)()
     set_items(part, descriptor, values)
-    text: str = text_format.MessageToString(part, as_one_line=as_one_line, as_utf8=True)
-    return text
+    return message_text(part, as_one_line=as_one_line)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from delugeserve.artifacts import labels
+from delugeserve.artifacts.config_message import parse
 from delugeserve.artifacts.config_syntax import TextEditError, unknown_fields
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
 from delugeserve.errors import RepositoryError
@@ -243,7 +244,7 @@ def parse_config(path: Path) -> ModelConfig:
     text_format = require("google.protobuf.text_format", _EXTRA)
     try:
         text = path.read_text(encoding="utf-8")
-        message = text_format.Parse(text, pb.ModelConfig(), allow_unknown_field=True)
+        message = parse(text)
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RepositoryError(

@@ -72,19 +72,18 @@ def choose_task(
         return ChosenTask(replace(model, name=name), own=False)
 
     names = model.task.class_names if same_classes else catalogue.class_names
-    name = options.name
-    if name is None:
-        name = nearest_model_name(output.expanduser().resolve().name)
-    _check_name(name, None)
+    folder = output.expanduser().resolve().name
+    own_name = nearest_model_name(folder) if options.name is None else options.name
+    _check_name(own_name, None)
     before = initial.task if initial is not None else None
     if size is None:
         size = (before or model.task).image_size
     model.architecture.check_image_size(size)
     resize = round(size * model.task.resize_size / model.task.image_size)
-    task = Task(name, name, tuple(names), size, resize, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    task = Task(own_name, own_name, tuple(names), size, resize, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     mean, std, origin = _normalisation(options.normalise, before, catalogue, task, progress)
     task = replace(task, mean=mean, std=std)
-    spec = ModelSpec(name, model.architecture, task)
+    spec = ModelSpec(own_name, model.architecture, task)
     return ChosenTask(spec, own=True, normalised_by=origin, note=_note(task, model.task))
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as pb
 
-from delugeserve.artifacts.config_merge import describe, merge_config, parse
+from delugeserve.artifacts.config_merge import merge_config
+from delugeserve.artifacts.config_message import describe, parse
 from delugeserve.artifacts.config_rules import Artefact
 from delugeserve.artifacts.config_syntax import comments
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config
