@@ -74,6 +74,11 @@ class RunRecord:
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def network_name(self) -> str | None:
+        """The name of the trained network; None if the run is damaged."""
+        return self.config.get("name") or self.config.get("model")
+
+    @property
     def top1_error(self) -> float | None:
         """Top-1 error in percent: of the final evaluation, or before it of the kept epoch."""
         kept = self.best or (self.epochs[-1] if self.epochs else None)

@@ -110,7 +110,7 @@ def _print_runs(runs: Sequence[RunRecord]) -> None:
         (
             (
                 Text(run.name),
-                run.config.get("model", "-"),
+                Text(_title(run)),
                 run.config["recipe"]["name"] if run.config else "-",
                 run.status,
                 f"{len(run.epochs)}/{run.config['recipe']['epochs']}" if run.config else "-",
@@ -123,6 +123,13 @@ def _print_runs(runs: Sequence[RunRecord]) -> None:
         ),
         texts=4,
     )
+
+
+def _title(run: RunRecord) -> str:
+    """Return the name of a run's network; if it is not the model's, with the model's."""
+    model = run.config.get("model", "-")
+    name = run.network_name
+    return model if name in (None, model) else f"{name} ({model})"
 
 
 def _print_differences(runs: Sequence[RunRecord], differences: dict[str, list[Any]]) -> None:
@@ -146,11 +153,12 @@ def _print_differences(runs: Sequence[RunRecord], differences: dict[str, list[An
 def _write_csv(runs: Sequence[RunRecord], path: Path) -> None:
     write_csv(
         path,
-        ("run", "path", "model", "recipe", "status", "epochs", "top1_error", "seconds"),
+        ("run", "path", "network", "model", "recipe", "status", "epochs", "top1_error", "seconds"),
         (
             (
                 run.name,
                 run.path,
+                run.network_name,
                 run.config.get("model"),
                 run.config["recipe"]["name"] if run.config else None,
                 run.status,

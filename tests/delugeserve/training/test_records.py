@@ -1,5 +1,6 @@
 """Runs read back from their folders: whole, old, going on and damaged ones."""
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -240,6 +241,16 @@ def test_the_command_lists_them(make_run, run, monkeypatch):
     assert listed[1]["top1_error"] == 8.25
     fastest = json.loads(run("runs", runs, "--json", "--sort", "time")[1])
     assert [row["name"] for row in fastest][:2] == ["good", "better"]
+
+
+def test_a_network_of_its_own_name_is_listed_by_it(make_run, run, tmp_path):
+    folder = make_run("first")
+    config = json.loads((folder / "run.json").read_text()) | {"name": "flowers"}
+    (folder / "run.json").write_text(json.dumps(config))
+    assert "flowers (delugenet38)" in run("runs", folder)[1]
+    assert run("runs", folder, "--csv", tmp_path / "runs.csv")[0] == 0
+    (row,) = csv.DictReader((tmp_path / "runs.csv").read_text().splitlines())
+    assert (row["network"], row["model"]) == ("flowers", "delugenet38")
 
 
 def test_the_command_compares_them(make_run, run):
