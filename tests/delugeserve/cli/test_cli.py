@@ -112,7 +112,7 @@ def test_every_value_of_a_recipe_has_a_flag(
         "mixup": 0.2, "cutmix": 0.5, "class_weights": "balanced", "sampling": "natural",
         "augment": "trivial", "head_first": 0.1, "partial_batch": True, "patience": 3,
         "muon_rate": 0.05, "muon_momentum": 0.6, "bias_rate": 8.0, "whiten": True,
-        "small_images": 0.5, "distillation": 0.3,
+        "small_images": 0.5, "distillation": 0.3, "freeze_norms": True,
         "schedule": "step" if other == "warmup" else "cosine", **schedule,
     }  # fmt: skip
     asked = []
