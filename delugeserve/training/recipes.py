@@ -138,7 +138,7 @@ _RECIPES = (
     ),
     Recipe(
         "photos",
-        epochs=60,
+        epochs=45,
         batch_size=64,
         learning_rate=0.1,
         schedule="one-cycle",
