@@ -15,7 +15,7 @@ from delugeserve.artifacts.checkpoints import shipped_weights
 from delugeserve.artifacts.manifest import FILE_NAME
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.repository import DEFAULT_REPOSITORY, find_models
-from delugeserve.errors import InvalidReferenceError, RepositoryError, nearest_name
+from delugeserve.errors import InvalidReferenceError, RepositoryError, nearest_path
 from delugeserve.zoo import MODELS, find_model
 
 Kind = Literal["weights", "checkpoint", "onnx", "plan", "version", "repository", "endpoint"]
@@ -208,11 +208,8 @@ def _training_state(path: Path) -> InvalidReferenceError:
 
 def _missing(text: str, kinds: Collection[Kind]) -> InvalidReferenceError:
     """The error about a path or name that does not exist, with the nearest one that does."""
-    folder = Path(text).parent
-    known = [str(folder / child.name) for child in folder.iterdir()] if folder.is_dir() else []
-    if "weights" in kinds:
-        known += MODELS
-    nearest = _in_usual_folder(text, kinds) or nearest_name(str(Path(text)), known, cutoff=0.75)
+    names = MODELS if "weights" in kinds else ()
+    nearest = _in_usual_folder(text, kinds) or nearest_path(Path(text), names)
     is_path = len(Path(text).parts) > 1 or Path(text).suffix in (*_SUFFIXES, _TRAINING_STATE)
     if is_path:
         problem, remedy = f"There is no file or folder '{text}'.", "Check the path."

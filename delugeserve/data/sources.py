@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from delugeserve.data import hub
-from delugeserve.errors import DatasetError, nearest_name
+from delugeserve.errors import DatasetError, nearest_name, nearest_path
 
 
 def find_on_disk(source: str | Path) -> Path | None:
@@ -43,8 +43,11 @@ def explain_permissions(source: str | Path) -> Iterator[None]:
 
 
 def _no_such_source(name: str) -> DatasetError:
+    beside = nearest_path(Path(name).expanduser())
     nearest = None if "/" in name else nearest_name(name.lower(), hub.REPOSITORIES, 0.6)
-    if nearest:
+    if beside:
+        remedy, nearest = f"Did you mean '{beside}'?", beside
+    elif nearest:
         remedy = f"Did you mean '{nearest}', which is downloaded?"
     else:
         names = " or ".join(f"'{known}'" for known in hub.REPOSITORIES)

@@ -13,7 +13,7 @@ from delugeserve.artifacts.references import resolve_checkpoint
 from delugeserve.data.catalogue import Catalogue, open_source
 from delugeserve.data.labels import simplify
 from delugeserve.data.options import VAL_FRACTION
-from delugeserve.errors import ResumeError, UsageError
+from delugeserve.errors import ResumeError, UsageError, nearest_path
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.training.config import RunConfig, TaskOptions, default_val_fraction
 from delugeserve.training.distillation import check_teacher
@@ -91,11 +91,8 @@ def request_run(
             f"Continue it with --resume {output}, or choose another --output.",
         )
     reference = settings.get("initial_checkpoint")
-    if settings.get("freeze") and reference is None:
-        raise UsageError(
-            "--freeze trains the classifier alone, which needs weights for everything else.",
-            "Add --initial-checkpoint, or leave out --freeze.",
-        )
+    if reference is None:
+        _check_untrained(recipe, recipe_values, freeze=bool(settings.get("freeze")))
     teacher = settings.get("teacher")
     if recipe_values.get("distillation") is not None and teacher is None:
         raise UsageError(
@@ -154,9 +151,12 @@ def request_resume(folder: Path, settings: Mapping[str, Any], recipe: Mapping[st
         ResumeError: a setting that was given again has another value.
     """
     if not (folder / CONFIG_FILE).is_file():
+        nearest = None if folder.exists() else nearest_path(folder)
         raise UsageError(
             f"{folder} holds no run to resume.",
-            "Give the folder of a run; 'delugeserve runs' lists those in runs/.",
+            f"Did you mean '{nearest}'?"
+            if nearest
+            else "Give the folder of a run; 'delugeserve runs' lists those in runs/.",
         )
     record = read_run(folder)
     before = read_config(record)
@@ -176,6 +176,25 @@ def request_resume(folder: Path, settings: Mapping[str, Any], recipe: Mapping[st
             f"To train on, give more, such as --epochs {2 * before.recipe.epochs}.",
         )
     return Request(config.network(), config, folder, resume=True)
+
+
+def _check_untrained(recipe: str | None, values: Mapping[str, Any], *, freeze: bool) -> None:
+    """Refuse what makes sense for trained weights only."""
+    if freeze:
+        raise UsageError(
+            "--freeze trains the classifier alone, which needs weights for everything else.",
+            "Add --initial-checkpoint, or leave out --freeze.",
+        )
+    if values.get("freeze_norms"):
+        raise UsageError(
+            "--freeze-norms keeps the BatchNorm statistics of trained weights, and there are none.",
+            "Add --initial-checkpoint, or leave out --freeze-norms.",
+        )
+    if recipe == "finetune":
+        raise UsageError(
+            "The recipe finetune starts from trained weights, and there are none.",
+            "Add --initial-checkpoint, or leave out --recipe finetune.",
+        )
 
 
 def _has_ended(record: RunRecord) -> bool:

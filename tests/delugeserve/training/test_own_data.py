@@ -110,7 +110,7 @@ def test_a_registered_data_set_is_divided_as_the_recipe_says(tmp_path, tiny_cifa
     images = read_images(held_out.config, held_out.spec.task)
     assert (images.watched_split, images.final_split) == ("validation", "test")
     assert (len(images.train), len(images.watched), len(images.final)) == (180, 20, 100)
-    assert request(tiny_cifar, tmp_path / "run", recipe="finetune").config.val_fraction == 0.1
+    assert request(tiny_cifar, tmp_path / "run", recipe="photos").config.val_fraction == 0.1
 
 
 def test_a_fraction_that_has_no_effect(data, tmp_path):

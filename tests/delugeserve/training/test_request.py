@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from delugeserve.data.sources import find_on_disk
 from delugeserve.errors import DatasetError, ResumeError, UsageError
 from delugeserve.training.config import RunConfig, TaskOptions
 from delugeserve.training.recipes import find_recipe
@@ -72,6 +73,37 @@ def test_there_is_nothing_to_resume(tmp_path, folder):
     (folder / "run.json").write_text(json.dumps(later))
     with pytest.raises(UsageError, match="this version does not know"):
         request_resume(folder, {}, {})
+
+
+def test_a_misspelt_run_or_data_set_is_found(tmp_path, folder):
+    with pytest.raises(UsageError) as caught:
+        request_resume(folder.with_name("rum"), {}, {})
+    assert caught.value.remedy == f"Did you mean '{folder}'?"
+    (tmp_path / "flowers").mkdir()
+    with pytest.raises(DatasetError) as missing:
+        find_on_disk(tmp_path / "flower")
+    assert missing.value.name == str(tmp_path / "flowers")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "values", "settings"),
+    [
+        ("finetune", {}, {}),
+        (None, {"freeze_norms": True}, {}),
+        (None, {}, {"freeze": True}),
+    ],
+)
+def test_fine_tuning_needs_trained_weights(tmp_path, recipe, values, settings):
+    with pytest.raises(UsageError, match="--initial-checkpoint"):
+        request_run(
+            "delugenet38",
+            str(tmp_path),
+            tmp_path / "run",
+            options=TaskOptions(),
+            recipe=recipe,
+            recipe_values=values,
+            settings=settings,
+        )
 
 
 @pytest.mark.parametrize(("folders", "found"), [(["rose"], 1), (["test/rose"], ("test",))])
