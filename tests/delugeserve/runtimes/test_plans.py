@@ -49,7 +49,7 @@ def test_no_gpu(check, monkeypatch, tmp_path, backend):
     with pytest.raises(MissingDeviceError) as caught:
         check(backend)
     assert caught.value.remedy.endswith(
-        "delugeserve export --checkpoint net.safetensors --backend onnxruntime "
+        "delugeserve export --checkpoint net.safetensors --name net --backend onnxruntime "
         f"--max-batch-size 8 --repository {tmp_path}"
     )
 
@@ -95,8 +95,8 @@ def test_no_gpu_that_fits(check, monkeypatch, tmp_path, changes, required):
     assert caught.value.required == required
     assert caught.value.found == "NVIDIA T4 (7.5), NVIDIA L4 (8.9)"
     assert caught.value.remedy.endswith(
-        "delugeserve export --checkpoint net.safetensors --backend tensorrt --precision fp16 "
-        f"--max-batch-size 8 --repository {tmp_path}"
+        "delugeserve export --checkpoint net.safetensors --name net --backend tensorrt "
+        f"--precision fp16 --max-batch-size 8 --repository {tmp_path}"
     )
 
 
