@@ -130,7 +130,9 @@ def resolve_version(text: str | Path, repository: Path = DEFAULT_REPOSITORY) -> 
     """
     path = Path(text)
     stored = repository / path
-    if len(path.parts) == 1 and not path.exists() and (stored / CONFIG).is_file():
+    # The pictures that a model was trained on are often in a folder of the same name.
+    is_version = any((path / name).is_file() for name in (CONFIG, FILE_NAME))
+    if len(path.parts) == 1 and not is_version and (stored / CONFIG).is_file():
         path = stored
     return Path(recognise(str(path), {"version"}).value)
 
@@ -227,6 +229,8 @@ def _missing(text: str, kinds: Collection[Kind]) -> InvalidReferenceError:
 
 def _in_usual_folder(name: str, kinds: Collection[Kind]) -> str | None:
     """Return the path of a run or an exported model of this name in the folder for such."""
+    if len(Path(name).parts) != 1 or name in ("..", "/"):
+        return None
     for kind, folder in _USUAL_FOLDERS.items():
         if kind in kinds and (folder / name).is_dir():
             return str(folder / name)
@@ -242,7 +246,9 @@ def _not_accepted(
             if Path(text).is_dir()
             else f"The file {text} cannot be used here."
         )
-        return InvalidReferenceError(problem, _accepted(kinds), text)
+        nearest = _in_usual_folder(text, kinds)
+        remedy = f"Did you mean '{nearest}'?" if nearest else _accepted(kinds)
+        return InvalidReferenceError(problem, remedy, text, nearest=nearest)
     remedy = _accepted(kinds)
     if found.kind == "repository" and "version" in kinds:
         models = sorted(config.parent for config in Path(text).glob(f"*/{CONFIG}"))

@@ -92,6 +92,23 @@ class Catalogue:
             return set(names) == set(map(str, range(task.num_classes)))
         return is_wordnet_order(sorted(names), task) or order_in(names, task) is not None
 
+    def require_validation(self) -> None:
+        """Check that there is a split to measure a network on after each epoch.
+
+        Raises:
+            DatasetError: there is no validation split, and none was made.
+        """
+        if "validation" not in self.splits:
+            raise DatasetError(
+                f"{self.source} has no validation images to measure the network on after each"
+                " epoch.",
+                "Use --val-fraction 0.1, or add a validation split.",
+                path=self.source,
+                name="validation",
+                expected="validation",
+                found=self.splits,
+            )
+
     def require_training(self) -> None:
         """Check that a classifier can be trained on this source.
 

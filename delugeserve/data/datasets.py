@@ -137,7 +137,7 @@ def load_images(
     """
     with explain_permissions(source):
         encoded, part = _list(source, split, task, limit, progress, val_fraction)
-        images = decode_split(encoded, split, task, on_unreadable, progress)
+        images = decode_split(encoded, split, task, on_unreadable, progress, part=part)
     return replace(images, part=part)
 
 
@@ -273,17 +273,22 @@ def decode_split(
     task: Task,
     on_unreadable: OnUnreadable,
     progress: Progress,
+    *,
+    part: Part | None = None,
 ) -> LabelledImages:
     """Decode a split that was listed, and log what was read.
 
-    Arguments and errors are those of :func:`load_images`.
+    ``part`` is what the images are, if that is not the split that was asked for. The other
+    arguments, and the errors, are those of :func:`load_images`.
     """
     size = task.image_size
     decoded = decode_all(encoded, size, task.resize_size, on_unreadable, progress)
     labels = encoded.labels[decoded.rows]
     if not len(labels):
         raise no_images(encoded.source)
-    _log.info("%s", _describe(split, len(labels), len(encoded.class_names), decoded.sizes, task))
+    _log.info(
+        "%s", _describe(part or split, len(labels), len(encoded.class_names), decoded.sizes, task)
+    )
     report_skipped(encoded)
     if decoded.unreadable:
         _log.warning("%s", describe_left_out(decoded.unreadable))
@@ -368,9 +373,7 @@ def report_skipped(encoded: EncodedImages) -> None:
         _log.log(level, "%s: skipped %s.", encoded.source, encoded.skipped)
 
 
-def _describe(
-    split: SplitName, images: int, classes: int, sizes: SizeRange | None, task: Task
-) -> str:
+def _describe(split: Part, images: int, classes: int, sizes: SizeRange | None, task: Task) -> str:
     """Return, say, ``train: 3,068 images of 4 classes, 180x240 to 640x480 pixels, ...``."""
     side = task.image_size
     text = f"{split}: {images:,} images of {classes:,} classes"

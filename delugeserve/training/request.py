@@ -126,6 +126,8 @@ def request_run(
         )
     if not val_fraction and catalogue.held_out is not None:
         catalogue = open_source(data, val_fraction=0.0, progress=progress)
+    if task.own:
+        catalogue.require_validation()
     config = RunConfig(
         model=model,
         recipe=chosen,

@@ -76,15 +76,7 @@ def read_images(
         return _read_registered(config, task, reading, progress)
     if catalogue is None:
         catalogue = open_source(config.data, val_fraction=config.val_fraction, progress=progress)
-    if "validation" not in catalogue.splits:
-        raise DatasetError(
-            f"{config.data} has no validation images to measure the network on after each epoch.",
-            "Use --val-fraction 0.1, or add a validation split.",
-            path=config.data,
-            name="validation",
-            expected="validation",
-            found=catalogue.splits,
-        )
+    catalogue.require_validation()
     final_split: Measured = "test" if "test" in catalogue.splits else "validation"
     read = partial(
         catalogue.read, task=task, on_unreadable=reading.on_unreadable, progress=progress

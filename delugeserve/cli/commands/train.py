@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -182,7 +183,7 @@ def command(
             + f" on {evaluation.num_images:,} {evaluation.split} images",
             markup=False,
         )
-    print_next(f"delugeserve export --model {request.spec.name} --checkpoint {path}")
+    print_next(f"delugeserve export --checkpoint {shlex.quote(str(path))}")
 
 
 def _recipe_values(context: typer.Context) -> dict[str, Any]:

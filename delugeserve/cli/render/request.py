@@ -11,6 +11,8 @@ from delugeserve.cli.render.recipe import print_recipe
 from delugeserve.data.labels import list_names
 
 if TYPE_CHECKING:
+    from delugeserve.data.catalogue import Catalogue
+    from delugeserve.training.config import RunConfig
     from delugeserve.training.request import Request
 
 
@@ -33,8 +35,8 @@ def print_request(request: Request, processes: int) -> None:
     )
     if config.task is not None:
         _print_task(request)
-    if config.val_fraction or config.task is not None:
-        err_console.print(f"  {'validation':<15}  {_validation(request)}")
+    if request.catalogue is not None and (config.val_fraction or config.task is not None):
+        err_console.print(f"  {'validation':<15}  {_validation(request.catalogue, config)}")
     if config.freeze:
         err_console.print(f"  {'frozen':<15}  all weights but the classifier's")
     print_recipe(config.recipe)
@@ -58,10 +60,10 @@ def _print_task(request: Request) -> None:
         err_console.print(f"  {'note':<15}  {escape(chosen.note)}")
 
 
-def _validation(request: Request) -> str:
-    catalogue, part = request.catalogue, request.config.val_fraction
-    own = catalogue is not None and catalogue.held_out is None
-    what = "the validation split" if own else f"{100 * part:g} % of the training images, held out"
-    if catalogue is not None and "test" not in catalogue.splits:
+def _validation(catalogue: Catalogue, config: RunConfig) -> str:
+    own = catalogue.held_out is None
+    part = f"{100 * config.val_fraction:g} % of the training images, held out"
+    what = "the validation split" if own else part
+    if "test" not in catalogue.splits:
         return f"{what}; there is no test split"
     return f"{what}; the test split is read once, at the end"

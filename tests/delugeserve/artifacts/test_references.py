@@ -191,6 +191,12 @@ def test_the_version_of_a_folder_and_a_name(repository, monkeypatch):
     monkeypatch.chdir(repository.parent)
     assert resolve_version("tiny").resolve() == repository / "tiny" / "2"
 
+    (repository.parent / "tiny" / "rose").mkdir(parents=True)  # its pictures
+    assert resolve_version("tiny").resolve() == repository / "tiny" / "2"
+    with pytest.raises(InvalidReferenceError) as caught:
+        recognise("tiny")
+    assert caught.value.nearest == "model_repository/tiny"
+
 
 def test_a_checkpoint_where_a_version_is_wanted(run_folder, tmp_path):
     for text, option in (("delugenet38", "--model"), (str(run_folder), "--checkpoint")):

@@ -94,9 +94,8 @@ def test_without_a_test_split_the_validation_split_is_all_there_is(write_class_f
     images = read_images(one.config, one.spec.task, catalogue=one.catalogue)
     assert (images.watched_split, images.final_split) == ("validation", "validation")
     assert (len(images.train), len(images.watched), len(images.final)) == (24, 3, 3)
-    none = request(data, tmp_path / "run", val_fraction=0.0)
     with pytest.raises(DatasetError) as caught:
-        read_images(none.config, none.spec.task, catalogue=none.catalogue)
+        request(data, tmp_path / "run", val_fraction=0.0)
     assert caught.value.found == ("train",)
 
 
