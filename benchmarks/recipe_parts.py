@@ -18,7 +18,8 @@ from statistics import mean
 from typing import Any
 
 import torch
-from gpu_training import load, run
+from gpu_data import load
+from gpu_loop import Training, run
 
 from delugeserve.errors import UnknownNameError
 from delugeserve.system import hardware
@@ -84,8 +85,8 @@ def main() -> None:
                 print("The time is up.", flush=True)
                 break
             on_gpu = chosen.device == "cuda"
-            job = {"compiled": on_gpu, "graphed": on_gpu, "pflop": chosen.pflop} | PARTS[name]
-            result = run(job | {"name": name, "seed": seed}, data, chosen.device)
+            values = {"compiled": on_gpu, "graphed": on_gpu, "pflop": chosen.pflop} | PARTS[name]
+            result = run(Training(name, seed, **values), data, chosen.device)
             results.append(result)
             with file.open("a") as log:
                 log.write(json.dumps(result) + "\n")
