@@ -21,7 +21,18 @@ MINI_IMAGENET = dataclasses.replace(
     IMAGENET, class_names=IMAGENET.class_names[:2], image_size=72, resize_size=80
 )
 MINI = ModelSpec("mini", Architecture("mini", "imagenet", (4, 6), (2, 2)), MINI_IMAGENET)
-FLAGS = ("--epochs", "3", "--batch-size", "12", "--milestones", "0.5", "--precision", "fp32")
+FLAGS = (
+    "--epochs",
+    "3",
+    "--batch-size",
+    "12",
+    "--recipe",
+    "imagenet",
+    "--milestones",
+    "0.5",
+    "--precision",
+    "fp32",
+)
 
 
 @pytest.fixture
