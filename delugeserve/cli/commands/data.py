@@ -16,6 +16,9 @@ from delugeserve.data.options import VAL_FRACTION
 if TYPE_CHECKING:
     from delugeserve.data.report import DataReport
 
+_PHOTOGRAPH = 128
+"""Shorter side in pixels from which the ImageNet stem is suggested, and the size to train at."""
+
 
 def command(
     source: Annotated[
@@ -56,7 +59,10 @@ def command(
     print_data_report(report)
     if "train" in report.counts and len(report.class_names) > 1:
         data = shlex.quote(source)
-        print_next(f"delugeserve train --model delugenet38 --data {data} --output runs/first")
+        network = "--model delugenet38"
+        if report.sizes and min(report.sizes.smallest) >= _PHOTOGRAPH:
+            network = f"--model delugenet32 --image-size {_PHOTOGRAPH}"
+        print_next(f"delugeserve train {network} --data {data} --output runs/first")
 
 
 def _plain(report: DataReport) -> dict[str, Any]:

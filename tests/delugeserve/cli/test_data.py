@@ -17,12 +17,12 @@ from delugeserve.errors import DatasetError
 RNG = np.random.default_rng(0)
 
 
-def fill(folder: Path, **counts: int) -> Path:
+def fill(folder: Path, size: tuple[int, int] = (8, 9), **counts: int) -> Path:
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
             stream = io.BytesIO()
-            Image.fromarray(RNG.integers(0, 256, (8, 9, 3), np.uint8)).save(stream, "PNG")
+            Image.fromarray(RNG.integers(0, 256, (*size, 3), np.uint8)).save(stream, "PNG")
             (folder / name / f"{number}.png").write_bytes(stream.getvalue())
     return folder
 
@@ -45,6 +45,15 @@ def test_the_table_is_data_and_findings_are_warnings(tmp_path):
     assert err.count("warning: ") == 2
     assert "--class-weights" in err
     assert "next: delugeserve train" in err
+
+
+@pytest.mark.parametrize(
+    ("size", "network"), [((90, 300), "delugenet38"), ((150, 130), "delugenet32")]
+)
+def test_the_next_command_has_a_network_for_the_size(tmp_path, size, network):
+    source = fill(tmp_path, size, rose=3, tulip=3)
+    _, err = run(str(source), "--no-duplicates")
+    assert f"--model {network} " in " ".join(err.split())
 
 
 def test_a_long_table_is_cut(tmp_path):
