@@ -127,7 +127,8 @@ def test_every_value_of_a_recipe_has_a_flag(
         flags.append(flag)
     data = write_tiny_cifar(tmp_path / "data")
     base = ("train", "--model", "delugenet38", "--data", data, "--output", tmp_path / "run")
-    status, _, err = run(*base, "--teacher", "delugenet38", "--val-fraction", 0, *flags)
+    started = ("--initial-checkpoint", "delugenet38", "--teacher", "delugenet38")
+    status, _, err = run(*base, *started, "--val-fraction", 0, *flags)
     assert status == 0, err
     found = dataclasses.asdict(asked[0].recipe)
     other_stem = {other, "crop_area"}  # which this schedule, or this data, has no use for
