@@ -23,9 +23,10 @@ from gpu_step import Step
 from torch import Tensor
 
 from delugeserve.networks.build import build_network
-from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.flops import count
 from delugeserve.networks.whitening import whiten
+from delugeserve.training.distillation import Teacher, load_teacher
 from delugeserve.training.module import learning_rate
 from delugeserve.training.optimisers import build_optimiser
 from delugeserve.training.recipes import Recipe, find_recipe
@@ -215,11 +216,10 @@ class _Trainer:
             network.fuse_sums()
         return network
 
-    def _teacher(self) -> Any:
+    def _teacher(self) -> Teacher | None:
         if self.training.teacher is None:
             return None
-        teacher: Any = load_checkpoint(Path(self.training.teacher)).build().to(self.device)
-        return teacher.to(memory_format=torch.channels_last)
+        return load_teacher(Path(self.training.teacher), CIFAR10).to(self.device)
 
     def _average(self) -> Any:
         if not self.recipe.ema_decay:

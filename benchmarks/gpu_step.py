@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from delugeserve.training.distillation import Teacher
 from delugeserve.training.recipes import Recipe
-
-TEMPERATURE = 2.0  # of the teacher's and the student's probabilities
 
 
 class Step:
@@ -34,7 +33,7 @@ class Step:
         network: Any,
         optimiser: torch.optim.Optimizer,
         recipe: Recipe,
-        teacher: Any,
+        teacher: Teacher | None,
         device: str,
         graphed: bool,
     ) -> None:
@@ -88,10 +87,8 @@ class Step:
         loss = F.cross_entropy(logits, target, label_smoothing=self.recipe.label_smoothing)
         share = self.recipe.distillation
         if self.teacher is not None and share:
-            with torch.no_grad(), self._autocast():
-                soft = (self.teacher(images).float() / TEMPERATURE).softmax(1)
-            student = (logits / TEMPERATURE).log_softmax(1)
-            taught = TEMPERATURE**2 * F.kl_div(student, soft, reduction="batchmean")
+            with self._autocast():
+                taught = self.teacher(images, logits)
             loss = (1 - share) * loss + share * taught
         loss.backward()
         self.optimiser.step()
