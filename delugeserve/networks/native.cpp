@@ -171,18 +171,26 @@ void affine(const T* x, int64_t rows, int width, int threads, const float* scale
   });
 }
 
+// Writes a BatchNorm as y = scale * x + shift.
+void fold_norm(int channels, double eps, const float* weight, const float* bias, const float* mean,
+               const float* variance, std::vector<float>& scale, std::vector<float>& shift) {
+  scale.resize(channels);
+  shift.resize(channels);
+  for (int c = 0; c < channels; ++c) {
+    const double factor = weight[c] / std::sqrt(variance[c] + eps);
+    scale[c] = static_cast<float>(factor);
+    shift[c] = static_cast<float>(bias[c] - mean[c] * factor);
+  }
+}
+
 template <class T>
 void norm_forward(const T* x, int64_t rows, int channels, int fold, int threads, double eps,
                   const float* weight, const float* bias, bool relu, T* y, float* mean,
                   float* variance) {
   moments(x, rows, channels, fold, threads, mean, variance);
   if (!y) return;
-  std::vector<float> scale(channels), shift(channels);
-  for (int c = 0; c < channels; ++c) {
-    const double factor = weight[c] / std::sqrt(variance[c] + eps);
-    scale[c] = static_cast<float>(factor);
-    shift[c] = static_cast<float>(bias[c] - mean[c] * factor);
-  }
+  std::vector<float> scale, shift;
+  fold_norm(channels, eps, weight, bias, mean, variance, scale, shift);
   const std::vector<float> scales = repeat(scale.data(), channels, fold);
   const std::vector<float> shifts = repeat(shift.data(), channels, fold);
   affine(x, rows, channels * fold, threads, scales.data(), shifts.data(), relu, y);
@@ -193,12 +201,8 @@ void norm_backward(const T* dy, const T* x, int64_t rows, int channels, int fold
                    double eps, const float* weight, const float* bias, const float* mean,
                    const float* variance, bool relu, T* dx, float* dweight, float* dbias) {
   const int width = channels * fold;
-  std::vector<float> scale(channels), shift(channels);
-  for (int c = 0; c < channels; ++c) {
-    const double factor = weight[c] / std::sqrt(variance[c] + eps);
-    scale[c] = static_cast<float>(factor);
-    shift[c] = static_cast<float>(bias[c] - mean[c] * factor);
-  }
+  std::vector<float> scale, shift;
+  fold_norm(channels, eps, weight, bias, mean, variance, scale, shift);
   const std::vector<float> scales = repeat(scale.data(), channels, fold);
   const std::vector<float> shifts = repeat(shift.data(), channels, fold);
   const std::vector<float> means = repeat(mean, channels, fold);
