@@ -13,15 +13,15 @@ from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.errors import MissingExtraError, UsageError
 from delugeserve.runtimes import BACKENDS
-from delugeserve.serving.guardian import SHARED_MEMORY
-from delugeserve.serving.installation import (
+from delugeserve.serving.triton.guardian import SHARED_MEMORY
+from delugeserve.serving.triton.installation import (
     MIN_GLIBC,
     find_libpython,
     find_tritonserver,
     find_version,
     is_wheel_installed,
 )
-from delugeserve.serving.layout import FOLDER_PREFIX
+from delugeserve.serving.triton.layout import FOLDER_PREFIX
 
 _SCARCE_SHM = 32  # MiB: a few batches of large images
 

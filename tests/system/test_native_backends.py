@@ -17,10 +17,11 @@ from delugeserve.artifacts.repository import find_models
 from delugeserve.errors import ServerError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
-from delugeserve.serving import own_backends, supervisor
-from delugeserve.serving.installation import find_tritonserver
-from delugeserve.serving.own_backends import find_implementation
+from delugeserve.serving import supervisor
 from delugeserve.serving.supervisor import serve
+from delugeserve.serving.triton import own_backends
+from delugeserve.serving.triton.installation import find_tritonserver
+from delugeserve.serving.triton.own_backends import find_implementation
 from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 from delugeserve_client import Classifier
 from delugeserve_export import export, plan_export

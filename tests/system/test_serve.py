@@ -21,11 +21,13 @@ import pytest
 
 from delugeserve.artifacts.repository import find_models
 from delugeserve.errors import PortError, ServerError
-from delugeserve.serving import launch, layout, ports, procfs, tritonserver
-from delugeserve.serving.installation import find_tritonserver
-from delugeserve.serving.readiness import wait_until_ready
+from delugeserve.serving import ports
 from delugeserve.serving.supervisor import serve
-from delugeserve.serving.tritonserver import TritonServer
+from delugeserve.serving.triton import launch, layout, procfs
+from delugeserve.serving.triton import server as tritonserver
+from delugeserve.serving.triton.installation import find_tritonserver
+from delugeserve.serving.triton.readiness import wait_until_ready
+from delugeserve.serving.triton.server import TritonServer
 
 pytest.importorskip("onnx", reason="the test models need the extra 'export'")
 pytest.importorskip("openvino", reason="the backends need the extra 'server'")

@@ -9,8 +9,8 @@ import pytest
 from delugeserve.errors import ServerError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
-from delugeserve.serving import environment
 from delugeserve.serving.supervisor import serve
+from delugeserve.serving.triton import environment
 from delugeserve.system import hardware
 from delugeserve.system.hardware import Gpu
 from delugeserve.zoo import CIFAR10, Architecture, ModelSpec

@@ -24,7 +24,7 @@ from delugeserve.cli.render.console import err_console, out, print_next, print_w
 from delugeserve.cli.render.progress import show_progress
 
 if TYPE_CHECKING:
-    from delugeserve.serving.tritonserver import TritonServer
+    from delugeserve.serving.triton.server import TritonServer
 
 _MAX_PORT = 65535
 _ORDER = {True: 0, None: 1, False: 2}  # of models to try: trained, unknown, untrained

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from delugeserve.cli.commands import serve
-from delugeserve.serving.launch import Endpoints
+from delugeserve.serving.triton.launch import Endpoints
 
 
 def server(address="127.0.0.1", http=8000):

@@ -13,9 +13,10 @@ from typing import TextIO
 
 from delugeserve.artifacts.repository import StoredModel
 from delugeserve.errors import PortError, ServerError
-from delugeserve.serving import diagnosis, log, ports, procfs
-from delugeserve.serving.installation import TritonInstallation
-from delugeserve.serving.launch import Endpoints, Launch, prepare
+from delugeserve.serving import ports
+from delugeserve.serving.triton import diagnosis, log, procfs
+from delugeserve.serving.triton.installation import TritonInstallation
+from delugeserve.serving.triton.launch import Endpoints, Launch, prepare
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def start_tritonserver(
     """Start one server process for a set of models, and return its handle.
 
     The server is not ready when this returns; see
-    :func:`delugeserve.serving.readiness.wait_until_ready`. Whoever gets the handle must call
+    :func:`delugeserve.serving.triton.readiness.wait_until_ready`. Whoever gets the handle must call
     :meth:`TritonServer.stop`. If this process is killed, the server stops by itself.
 
     Args:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from delugeserve.artifacts.repository import StoredModel
-from delugeserve.serving import launch, layout
-from delugeserve.serving.installation import TritonInstallation
+from delugeserve.serving.triton import launch, layout
+from delugeserve.serving.triton.installation import TritonInstallation
 from delugeserve.system import hardware
 
 MakeModel = Callable[..., StoredModel]

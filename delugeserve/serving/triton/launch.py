@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from delugeserve.artifacts.repository import StoredModel
 from delugeserve.errors import ServerError
-from delugeserve.serving import layout, own_backends
-from delugeserve.serving.environment import build_environment
-from delugeserve.serving.installation import TritonInstallation
+from delugeserve.serving.triton import layout, own_backends
+from delugeserve.serving.triton.environment import build_environment
+from delugeserve.serving.triton.installation import TritonInstallation
 
 _EXIT_TIMEOUT = 30  # seconds the server gives requests in flight once it is asked to stop
 

@@ -15,7 +15,7 @@ from delugeserve.errors import ServerError
 from delugeserve.runtimes import BACKENDS
 from delugeserve.runtimes.base import PYTHON_RUNTIME, Backend
 
-_SOURCES = Path(__file__).parent / "backends"
+_SOURCES = Path(__file__).parents[1] / "backends"
 _SHARED = "batching.py"
 
 

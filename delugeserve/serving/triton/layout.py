@@ -18,9 +18,9 @@ from typing import TextIO
 
 from delugeserve.artifacts.repository import StoredModel
 from delugeserve.errors import ServerError
-from delugeserve.serving import own_backends
-from delugeserve.serving.guardian import remove_traces
-from delugeserve.serving.installation import TritonInstallation
+from delugeserve.serving.triton import own_backends
+from delugeserve.serving.triton.guardian import remove_traces
+from delugeserve.serving.triton.installation import TritonInstallation
 
 _log = logging.getLogger(__name__)
 

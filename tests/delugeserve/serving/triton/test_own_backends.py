@@ -12,7 +12,7 @@ from delugeserve.artifacts.repository import find_models
 from delugeserve.errors import MissingDeviceError, MissingExtraError, ServerError
 from delugeserve.runtimes import BACKENDS
 from delugeserve.runtimes.base import Backend
-from delugeserve.serving.own_backends import find_implementation, uses_own_backend
+from delugeserve.serving.triton.own_backends import find_implementation, uses_own_backend
 from delugeserve.system import hardware
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from delugeserve.serving.installation import (
+from delugeserve.serving.triton.installation import (
     TritonInstallation,
     embedded_python,
     find_libpython,

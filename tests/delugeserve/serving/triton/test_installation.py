@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from delugeserve.errors import MissingExtraError, UsageError
-from delugeserve.serving import installation as module
+from delugeserve.serving.triton import installation as module
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import time
 from types import ModuleType
 from typing import Any
 
-from delugeserve.serving import diagnosis
-from delugeserve.serving.log import tidy
-from delugeserve.serving.tritonserver import TritonServer
+from delugeserve.serving.triton import diagnosis
+from delugeserve.serving.triton.log import tidy
+from delugeserve.serving.triton.server import TritonServer
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
 _POLL = 0.05  # seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from delugeserve.errors import ServerError
-from delugeserve.serving import layout
+from delugeserve.serving.triton import layout
 
 
 def test_private_folder(prepare, installation, model):

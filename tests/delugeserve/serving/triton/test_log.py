@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from delugeserve.serving import log
+from delugeserve.serving.triton import log
 
 FAILED = """\
 W1124 03:24:02.966106 4990 pinned_memory_manager.cc:273] "Unable to allocate pinned system memory"
