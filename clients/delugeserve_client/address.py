@@ -26,6 +26,11 @@ class Address:
     host: str
     protocol: Protocol
 
+    @property
+    def has_default_port(self) -> bool:
+        """Whether the port is Triton's default for the protocol."""
+        return self.host.endswith(f":{_DEFAULT_PORTS[self.protocol]}")
+
     def __str__(self) -> str:
         return f"http://{self.host}" if self.protocol == "http" else self.host
 

@@ -27,10 +27,10 @@ from delugeserve_client.preprocessing import ImageLike, Pixels
 from delugeserve_client.results import Classification
 from delugeserve_client.served import PROBABILITIES, ServedModel, read_model
 from delugeserve_client.triton import (
-    CHANNEL_ARGUMENTS,
     Outputs,
     Reply,
     build_request,
+    channel_arguments,
     import_triton,
     read_reply,
 )
@@ -183,7 +183,7 @@ class AsyncClassifier:
         if self._client is None:
             # Not in __init__: gRPC's asyncio channel belongs to the event loop that creates it.
             self._client = triton.InferenceServerClient(
-                self._address.host, channel_args=list(CHANNEL_ARGUMENTS)
+                self._address.host, channel_args=channel_arguments(self._address)
             )
         try:
             return await getattr(self._client, method)(*arguments, **options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,8 @@ from delugeserve_client.errors import (
     ServerUnavailable,
     WrongProtocol,
 )
-from delugeserve_client.triton import CHANNEL_ARGUMENTS, failures, import_triton
+from delugeserve_client.proxies import Proxy, find_proxy, is_loopback
+from delugeserve_client.triton import channel_arguments, failures, import_triton
 
 RepositoryIndex: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -44,10 +47,14 @@ def explain(error: BaseException, address: Address, timeout: float) -> ClientErr
             url=url,
         )
     if status in ("DEADLINE_EXCEEDED", "499") or isinstance(error, TimeoutError):
+        proxy = find_proxy(address.host) if address.protocol == "grpc" else None
+        through = f" through the proxy {proxy}" if proxy else ""
         return ServerTimeout(
-            f"The server at {address} did not answer within {timeout:g} s.",
-            "Allow a longer timeout (--timeout on the command line), or check the server's load.",
+            f"The server at {address} did not answer{through} within {timeout:g} s.",
+            "Allow a longer timeout (--timeout on the command line), or check "
+            + (f"the proxy; {_without_proxy(address, proxy)}" if proxy else "the server's load."),
             url=url,
+            proxy=proxy.url if proxy else "",
             timeout=timeout,
         )
     # Triton also answers UNAVAILABLE itself, where a queue is full or a model is not ready. The
@@ -68,10 +75,34 @@ def explain(error: BaseException, address: Address, timeout: float) -> ClientErr
 
 def no_answer(address: Address) -> ServerUnavailable:
     """Return the error for an address where no server answers."""
+    url, (name, _, port) = str(address), address.host.rpartition(":")
+    if is_loopback(name):
+        option = {"grpc": "--grpc-port", "http": "--http-port"}[address.protocol]
+        port_option = "" if address.has_default_port else f" {option} {port}"
+        return ServerUnavailable(
+            f"No server answers at {address}.",
+            f"Start one with: delugeserve serve{port_option}",
+            url=url,
+        )
+    check = (
+        "Check that a server runs there, that it was started with --host to listen on an address "
+        f"which other machines reach, and that no firewall blocks port {port}"
+    )
+    proxy = find_proxy(address.host)
+    if proxy is None:
+        return ServerUnavailable(f"No server answers at {address}.", f"{check}.", url=url)
+    if address.protocol == "http":
+        return ServerUnavailable(
+            f"No server answers at {address}, which was asked without the proxy {proxy}: this "
+            "client's HTTP does not use proxies.",
+            f"{check}, or use the server's gRPC address, which is reached through the proxy.",
+            url=url,
+        )
     return ServerUnavailable(
-        f"No server answers at {address}.",
-        "Start one with: delugeserve serve",
-        url=str(address),
+        f"No server answers at {address} through the proxy {proxy}.",
+        f"{check}; {_without_proxy(address, proxy)}",
+        url=url,
+        proxy=proxy.url,
     )
 
 
@@ -79,7 +110,7 @@ def not_triton(address: Address) -> ServerUnavailable:
     """Return the error for an address where another kind of server answers."""
     return ServerUnavailable(
         f"The server at {address} is not a Triton Inference Server.",
-        "Use the address of one, or start one with: delugeserve serve",
+        "Use the address of one: 'delugeserve serve' prints its own.",
         url=str(address),
     )
 
@@ -166,7 +197,7 @@ def diagnose(address: Address, error: ServerUnavailable) -> ServerUnavailable:
             url=str(address),
             found="http",
         )
-    if address.protocol == "http" and _speaks_grpc(address.host):
+    if address.protocol == "http" and _speaks_grpc(address):
         return WrongProtocol(
             f"{address.host} speaks gRPC, not HTTP.",
             f"Use {address.host} without http://, or the server's HTTP port, usually 8000.",
@@ -213,10 +244,10 @@ def _speaks_http(host: str) -> bool:
     return True
 
 
-def _speaks_grpc(host: str) -> bool:
+def _speaks_grpc(address: Address) -> bool:
     try:
         probe = import_triton("grpc").InferenceServerClient(
-            host, channel_args=list(CHANNEL_ARGUMENTS)
+            address.host, channel_args=channel_arguments(address)
         )
     except MissingPackageError:  # only the HTTP half of tritonclient is installed
         return False
@@ -226,6 +257,14 @@ def _speaks_grpc(host: str) -> bool:
         return False
     finally:
         probe.close()
+
+
+def _without_proxy(address: Address, proxy: Proxy) -> str:
+    """Return how to reach an address directly, as the end of a remedy."""
+    name = address.host.rpartition(":")[0].strip("[]")
+    hosts = ",".join(filter(None, [os.environ.get(proxy.bypass, ""), name]))
+    command = f"export {proxy.bypass}={shlex.quote(hosts)}"
+    return f"if {name} is reached without the proxy, run: {command}"
 
 
 def _sentence(text: str) -> str:

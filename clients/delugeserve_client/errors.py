@@ -75,11 +75,13 @@ class ServerUnavailable(ClientError):
 
     Attributes:
         url: the server's address.
+        proxy: the proxy that the request went through, without password; empty if none.
     """
 
-    def __init__(self, problem: str, remedy: str, *, url: str = "") -> None:
+    def __init__(self, problem: str, remedy: str, *, url: str = "", proxy: str = "") -> None:
         super().__init__(problem, remedy)
         self.url = url
+        self.proxy = proxy
 
 
 class ServerTimeout(ServerUnavailable):
@@ -89,8 +91,10 @@ class ServerTimeout(ServerUnavailable):
         timeout: the time it had, in seconds.
     """
 
-    def __init__(self, problem: str, remedy: str, *, url: str = "", timeout: float = 0.0) -> None:
-        super().__init__(problem, remedy, url=url)
+    def __init__(
+        self, problem: str, remedy: str, *, url: str = "", proxy: str = "", timeout: float = 0.0
+    ) -> None:
+        super().__init__(problem, remedy, url=url, proxy=proxy)
         self.timeout = timeout
 
 

@@ -13,10 +13,10 @@ from delugeserve_client.errors import ClientError, ModelUnavailable, ServerUnava
 from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.served import ServedModel, read_model
 from delugeserve_client.triton import (
-    CHANNEL_ARGUMENTS,
     Outputs,
     Reply,
     build_request,
+    channel_arguments,
     failures,
     import_triton,
     read_reply,
@@ -123,7 +123,7 @@ class GrpcTransport(Transport):
         super().__init__(address, timeout)
         self.module = import_triton("grpc")
         self.client = self.module.InferenceServerClient(
-            address.host, channel_args=list(CHANNEL_ARGUMENTS)
+            address.host, channel_args=channel_arguments(address)
         )
 
     def submit(self, model: ServedModel, batch: Pixels, outputs: Outputs) -> Callable[[], Reply]:  # noqa: D102

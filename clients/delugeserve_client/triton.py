@@ -15,8 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from delugeserve_client.address import Address
 from delugeserve_client.errors import MissingPackageError
 from delugeserve_client.preprocessing import Pixels
+from delugeserve_client.proxies import find_proxy
 from delugeserve_client.served import ServedModel
 
 Reply: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -39,7 +41,7 @@ _RETRY_POLICY = {
     ]
 }
 # These replace tritonclient's own channel arguments, so the message sizes are set here again.
-CHANNEL_ARGUMENTS: Sequence[tuple[str, int | str]] = (
+_CHANNEL_ARGUMENTS: Sequence[tuple[str, int | str]] = (
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.max_receive_message_length", 2**31 - 1),
     ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
@@ -51,6 +53,16 @@ CHANNEL_ARGUMENTS: Sequence[tuple[str, int | str]] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 400),
 )
+
+
+def channel_arguments(address: Address) -> list[tuple[str, int | str]]:
+    """Return the gRPC channel arguments of a connection.
+
+    Args:
+        address: the server's address. Loopback addresses are never reached through a proxy.
+    """
+    use_proxy = find_proxy(address.host) is not None
+    return [*_CHANNEL_ARGUMENTS, ("grpc.enable_http_proxy", int(use_proxy))]
 
 
 def import_triton(name: str) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.errors import ServerError
 from delugeserve.system import hardware
+from delugeserve_client.proxies import proxy_of_environment
 
 # Instruction sets that make inference faster, as Linux names them.
 _FEATURES = {
@@ -19,6 +21,7 @@ _FEATURES = {
     ),
     "aarch64": ("asimd", "i8mm", "bf16", "sve"),
 }  # fmt: skip
+_LOOPBACK = ("localhost", "127.0.0.1")
 _NEEDED_FOR_SPEED = frozenset({"avx2", "asimd"})
 
 
@@ -30,6 +33,7 @@ def check_machine() -> Iterator[Finding]:
     yield _features()
     yield _finding("memory", _memory())
     yield from _gpus()
+    yield from _proxy()
 
 
 def _features() -> Finding:
@@ -77,6 +81,24 @@ def _gpus() -> Iterator[Finding]:
             "warning",
             "To train on the GPU, install a CUDA build: https://pytorch.org/get-started",
         )
+
+
+def _proxy() -> Iterator[Finding]:
+    proxy = proxy_of_environment()
+    if proxy is None:
+        return
+    text = f"gRPC requests to other machines go through {proxy}"
+    direct = [host for host in _LOOPBACK if proxy.is_bypassed(host)]
+    if len(direct) == len(_LOOPBACK):
+        yield _finding("proxy", text)
+        return
+    hosts = ",".join(filter(None, [os.environ.get(proxy.bypass, ""), *_LOOPBACK]))
+    yield _finding(
+        "proxy",
+        f"{text}; those of programs other than delugeserve do so even to this machine",
+        "warning",
+        f"Run: export {proxy.bypass}={shlex.quote(hosts)}",
+    )
 
 
 def _system() -> str:

@@ -54,6 +54,25 @@ def test_a_driver_that_does_not_work(nvidia_smi, script):
     assert found.remedy
 
 
+@pytest.mark.parametrize(
+    ("excluded", "status"), [("", "warning"), ("gpu", "warning"), ("localhost,127.0.0.0/8", "ok")]
+)
+def test_a_proxy_in_the_environment(monkeypatch, excluded, status):
+    for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://me:secret@proxy.example:3128")
+    monkeypatch.setenv("no_proxy", excluded)
+    (found,) = [one for one in machine.check_machine() if one.subject == "proxy"]
+    assert found.status == status
+    assert "http://proxy.example:3128 (http_proxy)" in found.text
+    assert "secret" not in found.text
+    if status == "warning":
+        value = f"{excluded},localhost,127.0.0.1".strip(",")
+        assert found.remedy == f"Run: export no_proxy={value}"
+        monkeypatch.setenv("no_proxy", value)
+        assert [one.status for one in machine.check_machine() if one.subject == "proxy"] == ["ok"]
+
+
 def test_a_cpu_without_avx2(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"sse4_2"}))
