@@ -11,20 +11,23 @@ import dataclasses
 import re
 from pathlib import Path
 
-from delugeserve.artifacts import labels
 from delugeserve.artifacts.changes import ServedVersion
 from delugeserve.artifacts.config_merge import ConfigMerge, merge_config
+from delugeserve.artifacts.config_message import message_text, parse
 from delugeserve.artifacts.config_rules import Artefact
+from delugeserve.artifacts.labels import FILE_NAME as LABELS
+from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.manifest import FILE_NAME as MANIFEST
 from delugeserve.artifacts.manifest import read_manifest
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
-from delugeserve.artifacts.model_config import ModelConfig, parse_config
+from delugeserve.artifacts.model_config import ModelConfig
 from delugeserve.artifacts.repository import version_numbers
 from delugeserve.errors import RepositoryError
+from delugeserve.system.imports import require
 
 GENERATED = "generated.pbtxt"
 
-_HEADER = re.compile(r"# 'delugeserve export' wrote this file for version (\d+)\..*\r?\n?")
+_HEADER = re.compile(r"# 'delugeserve \w+' wrote this file for version (\d+)\..*\r?\n?")
 
 
 def record_generated(folder: Path, config: ModelConfig) -> None:
@@ -32,44 +35,64 @@ def record_generated(folder: Path, config: ModelConfig) -> None:
     (folder / GENERATED).write_text(config.to_text(), encoding="utf-8")
 
 
+def pin(text: str, version: int, *, labels: bool) -> str:
+    """Return a generated configuration that serves one version, with that version's labels.
+
+    Args:
+        text: the configuration, whatever version it serves.
+        version: the version; the steps of an ensemble take theirs of the same number.
+        labels: the version has a label file, for every output.
+    """
+    message = parse(text)
+    message.version_policy.Clear()
+    message.version_policy.specific.versions.append(version)
+    for step in message.ensemble_scheduling.step if message.HasField("ensemble_scheduling") else ():
+        step.model_version = version
+    for output in message.output:
+        output.label_filename = f"{version}/{LABELS}" if labels else ""
+    return message_text(message)
+
+
 def update_config(
     served: ServedVersion | None,
-    staged: Path,
-    config: ModelConfig,
+    files: Path,
+    generated: str,
     version: int,
     fixed_parameters: frozenset[str] = frozenset(),
+    command: str = "export",
 ) -> ConfigMerge:
-    """Return the configuration that serves a new version and keeps what was written by hand.
+    """Return the configuration that serves another version and keeps what was written by hand.
 
     Args:
         served: what the model's folder serves; None if it has no configuration.
-        staged: folder with the new version's files.
-        config: what the export generates, without a version.
-        version: number of the new version.
+        files: folder with the files of the version to serve.
+        generated: its generated configuration, whatever version that serves.
+        version: its number.
         fixed_parameters: keys of parameters that set how an artefact computes.
+        command: the command that writes the file.
 
     Raises:
         RepositoryError: the file cannot be read.
     """
-    generated = config.serving(version)
+    generated = pin(generated, version, labels=(files / LABELS).is_file())
     header = (
-        f"# 'delugeserve export' wrote this file for version {version}. "
+        f"# 'delugeserve {command}' wrote this file for version {version}. "
         "The next export keeps what you change here.\n"
     )
     if served is None:
-        return ConfigMerge(header + generated.to_text())
+        return ConfigMerge(header + generated)
     text = (served.folder / CONFIG).read_bytes().decode()
     written_by = _HEADER.search(text)
-    numbers = frozenset(version_numbers(served.folder))
+    numbers = frozenset(version_numbers(served.folder)) - {version}
     merged = merge_config(
         _HEADER.sub("", text, count=1),
         _generated_before(served.folder, int(written_by[1]) if written_by else served.number),
-        generated.to_text(),
+        generated,
         Artefact(
             fixed_parameters,
-            _fitting_labels(served, staged),
+            _fitting_labels(served, files),
             numbers,
-            frozenset(one for one in numbers if _is_servable(served.folder / str(one), staged)),
+            frozenset(one for one in numbers if _is_servable(served.folder / str(one), files)),
         ),
     )
     return dataclasses.replace(merged, text=header + merged.text)
@@ -77,23 +100,29 @@ def update_config(
 
 def _generated_before(folder: Path, version: int | None) -> str | None:
     """Return what was generated for a version: nothing if no export wrote it, None if unknown."""
-    if version is None or not (folder / str(version) / MANIFEST).is_file():
-        return ""
+    files = folder / str(version)
     try:
-        return parse_config(folder / str(version) / GENERATED).serving(version).to_text()
-    except RepositoryError:
-        return None
+        text = (files / GENERATED).read_text(encoding="utf-8")
+        return pin(text, version or 0, labels=(files / LABELS).is_file())
+    except (OSError, ValueError, _parse_error()):
+        return None if (files / MANIFEST).is_file() else ""
+
+
+def _parse_error() -> type[Exception]:
+    error: type[Exception] = require("google.protobuf.text_format", "export").ParseError
+    return error
 
 
 def _fitting_labels(served: ServedVersion, staged: Path) -> frozenset[str]:
     """Return the label files that were written by hand and fit the new version's classes."""
-    names = labels.read_labels(staged / labels.FILE_NAME)
+    path = staged / LABELS
+    names = read_labels(path) if path.is_file() else ()
     if served.class_names != names:
         return frozenset()
     fitting = set()
     for name in served.config.labels.values():
         try:
-            translated = labels.read_labels(served.folder / name)
+            translated = read_labels(served.folder / name)
         except RepositoryError:
             continue
         if len(translated) == len(names):

@@ -1,8 +1,9 @@
 """Publishing a version into a Triton model repository that can be loaded at every moment.
 
 A version's files are in ``<repository>/<model>/<version>/``. ``config.pbtxt`` names the version to
-serve, and renaming it into place is the only step that changes what is served: before it the server
-finds the old version, after it the new one. A kill in between leaves an unused folder.
+serve. Both, and those of the model's companions, change in one
+:mod:`transaction <delugeserve.artifacts.transaction>`: before it commits, the server finds the old
+version, after it the new one. A kill in between leaves an unused folder.
 """
 
 from __future__ import annotations
@@ -12,23 +13,29 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from delugeserve.artifacts.changes import ServedVersion, check_classes, find_served
 from delugeserve.artifacts.config_merge import ConfigMerge
-from delugeserve.artifacts.config_update import update_config
+from delugeserve.artifacts.config_update import GENERATED, update_config
 from delugeserve.artifacts.labels import FILE_NAME as LABELS
 from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig
 from delugeserve.artifacts.names import check_model_name
+from delugeserve.artifacts.transaction import (
+    LOCK,
+    Move,
+    Transaction,
+    commit,
+    lock_repository,
+    relative,
+)
 from delugeserve.errors import RepositoryError
 from delugeserve.system.imports import require
-
-_LOCK = ".lock"
 
 
 @contextmanager
@@ -45,18 +52,34 @@ def staging(repository: Path) -> Iterator[Path]:
         prefix = f".{repository.resolve().name}-staging-"
         with contextlib.ExitStack() as stack:
             # The repository's lock keeps others from sweeping the folder before it is locked.
-            with filelock.FileLock(repository / _LOCK):
+            with lock_repository(repository):
                 _sweep(home, prefix)
                 folder = stack.enter_context(
                     tempfile.TemporaryDirectory(prefix=prefix, dir=home, ignore_cleanup_errors=True)
                 )
-                stack.enter_context(filelock.FileLock(Path(folder) / _LOCK))
+                stack.enter_context(filelock.FileLock(Path(folder) / LOCK))
             yield Path(folder)
     except OSError as error:
         raise RepositoryError(
             f"The model repository {repository} cannot be written: {error.strerror or error}.",
             "Nothing was published. Free some space, or use another --repository.",
         ) from error
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A model that is published with another one, always in the same version.
+
+    Attributes:
+        name: name of its folder in the repository.
+        staged: folder with the files of its version.
+        config: its ``config.pbtxt``, without a version to serve; steps of an ensemble get the
+            version too, and outputs its label file if ``staged`` has one.
+    """
+
+    name: str
+    staged: Path
+    config: str
 
 
 @dataclass(frozen=True)
@@ -83,6 +106,7 @@ def publish(
     config: ModelConfig,
     version: int | None = None,
     *,
+    companions: Sequence[Companion] = (),
     fixed_parameters: frozenset[str] = frozenset(),
     replace_classes: bool = False,
 ) -> Published:
@@ -94,6 +118,7 @@ def publish(
         config: how to serve it; the version is filled in here, and settings that were written into
             ``config.pbtxt`` by hand are kept.
         version: its number; None takes the next.
+        companions: models that are published with it, in the same version.
         fixed_parameters: keys of parameters that set how an artefact computes, which are not kept.
         replace_classes: publish over a model with other classes.
 
@@ -101,34 +126,55 @@ def publish(
         RepositoryError: the version exists, or the model's ``config.pbtxt`` cannot be read.
         OtherClassesError: the model has other classes.
     """
-    filelock = require("filelock", "export")
-    with filelock.FileLock(repository / _LOCK):
+    with lock_repository(repository):
         folder = repository / config.name
-        version = free_version(folder, version)
+        members = [Companion(config.name, staged, config.to_text()), *companions]
+        version = max(free_version(repository / member.name, version) for member in members)
         served = find_served(folder)
         if not replace_classes:
             check_classes(served, read_labels(staged / LABELS))
-        merged = update_config(served, staged, config, version, fixed_parameters)
-        config_file = staged.parent / CONFIG
-        config_file.write_bytes(merged.text.encode())
-        _flush(staged, config_file)
-        saved = None
-        if folder.is_dir():
-            if served is not None:
-                shutil.copymode(folder / CONFIG, config_file)
-                if merged.lost:
-                    saved = folder / f"{CONFIG}.before-{version}"
-                    shutil.copy2(folder / CONFIG, saved)
-            staged.replace(folder / str(version))
-            config_file.replace(folder / CONFIG)
-        else:
-            # A new model appears whole, or not at all.
-            whole = staged.parent / config.name
-            whole.mkdir()
-            staged.replace(whole / str(version))
-            config_file.replace(whole / CONFIG)
-            whole.replace(folder)
-    return Published(folder / str(version), served, merged, saved)
+        moves: list[Move] = []
+        files: dict[str, str | None] = {}
+        merges = []
+        for member in members:
+            target = repository / member.name
+            before = find_served(target)
+            merged = update_config(before, member.staged, member.config, version, fixed_parameters)
+            merges.append((before, merged))
+            if member.staged != staged:
+                (member.staged / GENERATED).write_text(member.config, encoding="utf-8")
+            _flush(member.staged)
+            if target.is_dir():
+                moves.append(_move(repository, member.staged, target / str(version)))
+                files[f"{member.name}/{CONFIG}"] = merged.text
+                continue
+            whole = staged.parent / "whole" / member.name
+            whole.mkdir(parents=True)
+            member.staged.replace(whole / str(version))
+            if folder.is_dir():
+                files[f"{member.name}/{CONFIG}"] = merged.text
+            else:  # a new model appears whole, or not at all
+                (whole / CONFIG).write_bytes(merged.text.encode())
+                _flush(whole)
+            moves.append(_move(repository, whole, target))
+        saved = [
+            _save(before.folder, version)
+            for before, merged in merges
+            if before is not None and merged.lost
+        ]
+        commit(repository, Transaction(tuple(moves), files))
+    return Published(folder / str(version), served, merges[0][1], next(iter(saved), None))
+
+
+def _move(repository: Path, source: Path, target: Path) -> Move:
+    return Move(relative(repository, source), relative(repository, target))
+
+
+def _save(folder: Path, version: int) -> Path:
+    """Keep a configuration of which the new one lacks parts."""
+    saved = folder / f"{CONFIG}.before-{version}"
+    shutil.copy2(folder / CONFIG, saved)
+    return saved
 
 
 def check_target(repository: Path, name: str) -> None:
@@ -209,7 +255,7 @@ def _sweep(home: Path, prefix: str) -> None:
     for folder in home.glob(f"{prefix}*"):
         with (
             contextlib.suppress(OSError, filelock.Timeout),
-            filelock.FileLock(folder / _LOCK, timeout=0),
+            filelock.FileLock(folder / LOCK, timeout=0),
         ):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -218,8 +264,9 @@ def _children(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _flush(staged: Path, config_file: Path) -> None:
-    """Flush the files to the disk before they are renamed into place."""
-    for path in (*staged.iterdir(), config_file):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+def _flush(folder: Path) -> None:
+    """Flush the files of a folder to the disk before it is renamed into place."""
+    for path in folder.iterdir():
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

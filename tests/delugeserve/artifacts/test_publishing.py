@@ -1,6 +1,8 @@
 """Publishing: loadable at every moment."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import subprocess
@@ -14,6 +16,7 @@ from delugeserve.artifacts.config_update import GENERATED, record_generated
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config, read_config
 from delugeserve.artifacts.publishing import check_target, free_version, publish, staging
+from delugeserve.artifacts.transaction import lock_repository
 from delugeserve.errors import ModelNameError, OtherClassesError, RepositoryError
 from delugeserve.zoo import MODELS
 
@@ -91,38 +94,6 @@ def test_a_version_that_is_taken_or_none_is_refused(tmp_path, wanted, problem):
     assert "--version 8" in caught.value.remedy
 
 
-class Killed(BaseException):
-    """Stands for a kill: no handler of ordinary errors may catch it."""
-
-
-class Renames:
-    """Counts the renames of a body, and kills it just before one of them."""
-
-    def __init__(self, fatal=None):
-        self.fatal, self.count = fatal, 0
-
-    def __enter__(self):
-        self.patch = pytest.MonkeyPatch()
-        original = Path.replace
-
-        def replace(path, target):
-            self.count += 1
-            if self.count == self.fatal:
-                raise Killed
-            return original(path, target)
-
-        self.patch.setattr(Path, "replace", replace)
-        return self
-
-    def __exit__(self, *_error):
-        self.patch.undo()
-
-
-# Into a model that exists: the version's folder, then config.pbtxt. A new model: the same two in
-# the staging folder, then the model's folder.
-RENAMES = {"existing": 2, "new": 3}
-
-
 def repository_of(tmp_path, kind):
     repository = tmp_path / "repository"
     if kind == "existing":
@@ -130,29 +101,26 @@ def repository_of(tmp_path, kind):
     return repository
 
 
-@pytest.mark.parametrize(
-    ("kind", "fatal"),
-    [(kind, number + 1) for kind, count in RENAMES.items() for number in range(count)],
-)
-def test_a_kill_at_any_rename_leaves_a_loadable_repository(tmp_path, kind, fatal):
-    repository = repository_of(tmp_path, kind)
-    with Renames(fatal) as renames, pytest.raises(Killed):
-        publish_one(repository, "new")
-    assert renames.count == fatal
-    if kind == "existing":
-        assert served_version(repository) == 1
-    else:
-        assert not (repository / "net").exists(), "a new model appears whole or not at all"
-    assert publish_one(repository).parent == repository / "net"
-    served_version(repository)
-
-
-@pytest.mark.parametrize("kind", RENAMES)
-def test_no_rename_is_without_a_kill_point(tmp_path, kind):
-    repository = repository_of(tmp_path, kind)
-    with Renames() as renames:
-        publish_one(repository, "new")
-    assert renames.count == RENAMES[kind]
+@pytest.mark.parametrize("kind", ["existing", "new"])
+def test_a_kill_at_any_step_leaves_a_loadable_repository(tmp_path, kind, steps):
+    for fatal in itertools.count(1):
+        repository = repository_of(tmp_path / str(fatal), kind)
+        with steps(fatal) as killed, contextlib.suppress(steps.Killed):
+            publish_one(repository, "new")
+        if not killed.dead:
+            break
+        if kind == "existing":
+            assert served_version(repository) in (1, 2)
+        elif (repository / "net").exists():  # a new model appears whole or not at all
+            assert served_version(repository) == 1
+        number = 2 if kind == "existing" else 1
+        whole = (repository / ".transaction.json").exists()
+        with lock_repository(repository):  # finishes what was committed
+            assert not whole or served_version(repository) == number
+        assert publish_one(repository).parent == repository / "net"
+        served_version(repository)
+        assert leftovers(repository) == []
+    assert fatal > 4
 
 
 def test_a_full_disk_publishes_nothing(tmp_path, monkeypatch):

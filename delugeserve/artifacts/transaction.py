@@ -1,0 +1,199 @@
+"""Changing several files of a model repository at once, under its lock.
+
+A transaction is one file, ``.transaction.json``, with everything that is to change: folders to move
+and texts to write. Renaming it into place commits it. It is then applied step by step, and each
+step can be repeated, so whoever takes the lock after a kill finishes it. Before the rename nothing
+has changed; after it, everything will.
+
+The record is a file, not a folder, because a server takes every folder of a repository for a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from delugeserve.artifacts.typed_json import from_json, to_json
+from delugeserve.errors import RepositoryError
+from delugeserve.system.files import atomic_write
+from delugeserve.system.imports import require
+
+_log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+RECORD = ".transaction.json"
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Move:
+    """A folder to move.
+
+    Attributes:
+        source: its path, relative to the repository.
+        target: where it goes, relative to the repository; nothing is there yet.
+    """
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """Changes of a repository that happen together or not at all.
+
+    Attributes:
+        moves: folders to move, in order. They come before the files.
+        files: new texts by path relative to the repository, in order; None deletes the file. A file
+            that exists keeps its permissions.
+    """
+
+    moves: tuple[Move, ...] = ()
+    files: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@contextmanager
+def lock_repository(repository: Path) -> Iterator[None]:
+    """Hold a repository's lock. A transaction that was killed is finished first.
+
+    Raises:
+        OSError: the repository cannot be written.
+    """
+    filelock = require("filelock", "export")
+    with filelock.FileLock(repository / LOCK):
+        _finish(repository)
+        yield
+
+
+@contextmanager
+def lock_for_reading(repository: Path) -> Iterator[None]:
+    """Keep others from changing a repository while it is read; it need not be writable.
+
+    Raises:
+        RepositoryError: a transaction was killed, and this user cannot finish it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock_repository(repository))
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            stack.enter_context(_lock_shared(repository))
+            if (repository / RECORD).exists():
+                raise RepositoryError(
+                    f"A change of the model repository {repository} was interrupted, and this user "
+                    "cannot write there to finish it.",
+                    "Run 'delugeserve versions' on it as a user who can.",
+                    repository,
+                ) from None
+        yield
+
+
+def commit(repository: Path, transaction: Transaction) -> None:
+    """Make all changes of a transaction; the caller holds the repository's lock.
+
+    Args:
+        repository: the model repository.
+        transaction: what to change.
+
+    Raises:
+        OSError: the record cannot be written; nothing was changed.
+    """
+    _write(repository / RECORD, json.dumps(to_json(transaction)))
+    _flush_folder(repository)
+    _apply(repository, transaction)
+
+
+def relative(repository: Path, path: Path) -> str:
+    """Return a path as a transaction has it, relative to the repository."""
+    # Steps up from a repository that is a link start at the folder that it points to.
+    return os.path.relpath(path.parent.resolve() / path.name, repository.resolve())
+
+
+def _finish(repository: Path) -> None:
+    """Apply the transaction of a process that was killed after it had committed."""
+    path = repository / RECORD
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    try:
+        transaction = from_json(Transaction, json.loads(text))
+    except ValueError as error:
+        raise RepositoryError(
+            f"{path} is damaged ({error}).",
+            "Delete it, then check the repository with: delugeserve doctor",
+            path,
+        ) from error
+    if not all(_possible(repository, move) for move in transaction.moves):
+        # Moves come first, so no text has been written.
+        _log.warning("An interrupted change of %s is dropped: its files are gone.", repository)
+        path.unlink()
+        return
+    _apply(repository, transaction)
+    _log.info("Finished an interrupted change of %s.", repository)
+
+
+def _possible(repository: Path, move: Move) -> bool:
+    inside = not move.target.startswith(os.pardir)
+    return not inside or (repository / move.source).exists() or (repository / move.target).exists()
+
+
+def _apply(repository: Path, transaction: Transaction) -> None:
+    for move in transaction.moves:
+        source, target = repository / move.source, repository / move.target
+        if source.exists() and not target.exists():
+            source.replace(target)
+            _flush_folder(target.parent)
+    for name, text in transaction.files.items():
+        path = repository / name
+        if text is None:
+            path.unlink(missing_ok=True)
+        else:
+            _write(path, text)
+        _flush_folder(path.parent)
+    (repository / RECORD).unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path, mark="new") as beside:
+        with beside.open("wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, beside)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _lock_shared(repository: Path) -> Iterator[None]:
+    """Hold the lock as a reader, which a process that changes the repository waits for."""
+    import fcntl
+
+    try:
+        descriptor = os.open(repository / LOCK, os.O_RDONLY)
+    except OSError:  # nobody has ever changed it
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
