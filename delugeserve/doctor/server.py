@@ -13,7 +13,8 @@ from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.errors import MissingExtraError, UsageError
 from delugeserve.runtimes import BACKENDS
-from delugeserve.serving.triton.guardian import SHARED_MEMORY
+from delugeserve.serving.guardian import SHARED_MEMORY
+from delugeserve.serving.private_folder import FOLDER_PREFIX
 from delugeserve.serving.triton.installation import (
     MIN_GLIBC,
     find_libpython,
@@ -21,7 +22,6 @@ from delugeserve.serving.triton.installation import (
     find_version,
     is_wheel_installed,
 )
-from delugeserve.serving.triton.layout import FOLDER_PREFIX
 
 _SCARCE_SHM = 32  # MiB: a few batches of large images
 

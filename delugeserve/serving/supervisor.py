@@ -11,9 +11,9 @@ from typing import TextIO
 from delugeserve.artifacts.repository import find_models
 from delugeserve.errors import UsageError
 from delugeserve.serving import ports
+from delugeserve.serving.private_folder import sweep
 from delugeserve.serving.triton.installation import find_tritonserver
 from delugeserve.serving.triton.launch import Endpoints
-from delugeserve.serving.triton.layout import sweep
 from delugeserve.serving.triton.readiness import wait_until_ready
 from delugeserve.serving.triton.server import TritonServer, start_tritonserver
 from delugeserve.system.progress import NO_PROGRESS, Progress

@@ -21,9 +21,9 @@ import pytest
 
 from delugeserve.artifacts.repository import find_models
 from delugeserve.errors import PortError, ServerError
-from delugeserve.serving import ports
+from delugeserve.serving import ports, private_folder, procfs
 from delugeserve.serving.supervisor import serve
-from delugeserve.serving.triton import launch, layout, procfs
+from delugeserve.serving.triton import launch
 from delugeserve.serving.triton import server as tritonserver
 from delugeserve.serving.triton.installation import find_tritonserver
 from delugeserve.serving.triton.readiness import wait_until_ready
@@ -136,7 +136,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))
         patch.setattr("tempfile.tempdir", None)
-        patch.setattr(layout, "FALLBACK_FOLDERS", ())
+        patch.setattr(private_folder, "FALLBACK_FOLDERS", ())
         yield folder
 
 
@@ -225,7 +225,7 @@ def family(pid: int) -> dict[int, str]:
     return found
 
 
-def private_folder(processes: dict[int, str]) -> Path:
+def folder_of(processes: dict[int, str]) -> Path:
     for command in processes.values():
         if match := re.search(r"--model-repository=(\S+)/models", command):
             return Path(match[1])
@@ -234,7 +234,7 @@ def private_folder(processes: dict[int, str]) -> Path:
 
 def traces(processes: dict[int, str]) -> list[object]:
     """What is left of a server: processes, its folder, shared memory."""
-    folder = private_folder(processes)
+    folder = folder_of(processes)
     alive = [pid for pid in processes if procfs.is_alive(pid)]
     return [*alive, *Path("/dev/shm").glob(f"{folder.name}*"), *([folder] * folder.exists())]
 
@@ -455,7 +455,7 @@ def test_a_signal_stops_the_command_cleanly(start, repository: Path, number):
     assert "delugeserve classify" in err
     assert "Traceback" not in err
     # Removed before the command ends; a killed process may take a moment to go.
-    assert not private_folder(processes).exists()
+    assert not folder_of(processes).exists()
     wait_until(lambda: not traces(processes))
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from delugeserve.artifacts.repository import repository_option
 from delugeserve.errors import PortError, ServerError
+from delugeserve.serving.guardian import CANNOT_RUN, SHARED_MEMORY
 from delugeserve.serving.ports import TITLES
 from delugeserve.serving.triton import log
-from delugeserve.serving.triton.guardian import CANNOT_RUN, SHARED_MEMORY
 
 _KEEP_LOG = "Start it again with --log FILE to keep the whole log."
 # The Python backend's messages, when a model is loaded and when its first batch is copied.

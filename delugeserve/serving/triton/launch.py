@@ -39,7 +39,7 @@ class Launch:
 
     command: list[str]
     environment: dict[str, str]
-    folder: layout.PrivateFolder
+    folder: layout.ServerFolder
     endpoints: Endpoints
     models: tuple[StoredModel, ...]
     cpu_only: bool
@@ -57,7 +57,7 @@ def prepare(
         ServerError: a model needs a backend that the server does not have, or the folder cannot be
             written.
     """
-    folder = layout.create_folder()
+    folder = layout.ServerFolder.create()
     try:
         layout.lay_out(folder, installation, models)
         environment = build_environment(folder.path, installation)
@@ -81,7 +81,7 @@ def prepare(
 
 
 def _arguments(
-    folder: layout.PrivateFolder, models: Sequence[StoredModel], endpoints: Endpoints
+    folder: layout.ServerFolder, models: Sequence[StoredModel], endpoints: Endpoints
 ) -> list[str]:
     arguments = [
         f"--model-repository={folder.models}",

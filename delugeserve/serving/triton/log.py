@@ -1,14 +1,8 @@
-"""Follow a server's log, and find in it why the server did not start."""
+"""Find in a server's log why the server did not start."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-import threading
-from collections import deque
-from typing import IO, TextIO
-
-_KEPT_LINES = 2000
 
 # The server's own log lines: severity, date, time, thread, source file and line.
 _PREFIX = re.compile(r"^[IWEF]\d{4} [\d:.]+ +\d+ [\w./]+:\d+\] +")
@@ -18,53 +12,6 @@ _REFUSED = re.compile(
 )
 # Written at every start on a machine without a GPU.
 _NOISE = re.compile(r"NVML|CudaDriverHelper|DCGM|pinned_memory_manager|chttp2_server")
-
-
-class LogFollower:
-    """Reads a stream to its end in the background, and keeps the last lines in memory.
-
-    Args:
-        stream: the stream, read until it ends: the server would block on a full pipe.
-        file: open file that gets every line, and is closed at the end. If the disk is full, the
-            file ends there.
-    """
-
-    def __init__(self, stream: IO[bytes], file: TextIO | None = None) -> None:
-        self._stream = stream
-        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._file = file
-        self._thread = threading.Thread(target=self._read, name="server-log", daemon=True)
-        self._thread.start()
-
-    def lines(self) -> list[str]:
-        """Return the lines so far, without newlines."""
-        return list(self._lines)
-
-    def finish(self, timeout: float = 5.0) -> list[str]:
-        """Wait up to ``timeout`` seconds for the end of the stream; return the lines."""
-        self._thread.join(timeout)
-        return self.lines()
-
-    def _read(self) -> None:
-        with self._stream:
-            for raw in self._stream:
-                line = raw.decode("utf-8", "replace").rstrip()
-                self._lines.append(line)
-                self._write(line)
-        self._close()
-
-    def _write(self, line: str) -> None:
-        if self._file:
-            try:
-                self._file.write(line + "\n")
-            except OSError:  # the disk is full
-                self._close()
-
-    def _close(self) -> None:
-        if self._file:
-            with contextlib.suppress(OSError):
-                self._file.close()
-            self._file = None
 
 
 def tail(lines: list[str], count: int = 12) -> str:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TextIO
 
 from delugeserve.artifacts.repository import StoredModel
 from delugeserve.errors import PortError, ServerError
-from delugeserve.serving import ports
-from delugeserve.serving.triton import diagnosis, log, procfs
+from delugeserve.serving import ports, procfs
+from delugeserve.serving.guarded import GRACE, GuardedProcess
+from delugeserve.serving.triton import diagnosis, log
 from delugeserve.serving.triton.installation import TritonInstallation
 from delugeserve.serving.triton.launch import Endpoints, Launch, prepare
 
-_log = logging.getLogger(__name__)
-
-_GUARDIAN = Path(__file__).with_name("guardian.py")
-_GRACE = 35.0  # seconds from SIGTERM to SIGKILL
 _POLL = 0.05  # seconds
 _IDLE_SPAN = 0.4  # seconds without work after which the server counts as drained
 _WATCH_INTERVAL = 1.0  # seconds
@@ -87,24 +80,7 @@ class TritonServer:
         self.models = [model.name for model in launch.models]
         self._launch = launch
         self._model_processes: dict[int, str] = {}
-        folder = launch.folder
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-S", str(_GUARDIAN)),
-                *(str(folder.path), folder.shm_prefix, str(_GRACE)),
-                *launch.command,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=launch.environment,
-            pass_fds=(folder.lock.fileno(),),
-            start_new_session=True,
-        )
-        if self._process.stdout is None:  # for the type checker: PIPE was asked for
-            raise RuntimeError
-        self._follower = log.LogFollower(self._process.stdout, log_file)
-        _log.debug("started process %d: %s", self._process.pid, " ".join(launch.command))
+        self._process = GuardedProcess(launch.command, launch.folder, launch.environment, log_file)
 
     def poll(self) -> int | None:
         """Return the exit status of a server that has ended, else None."""
@@ -119,18 +95,15 @@ class TritonServer:
         Raises:
             TimeoutError: it still runs after ``timeout`` seconds.
         """
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError from None
+        return self._process.wait(timeout)
 
     def log_tail(self, count: int = 12) -> str:
         """Return the last lines of the server's log, without tables and known noise."""
-        return log.tail(self._follower.lines(), count)
+        return log.tail(self._process.lines(), count)
 
     def is_listening(self) -> bool:
         """Return whether the gRPC endpoint is this server's: it has said so in its log."""
-        return any("Started GRPCInferenceService" in line for line in self._follower.lines())
+        return any("Started GRPCInferenceService" in line for line in self._process.lines())
 
     def stored_model(self, name: str) -> StoredModel:
         """Return where a model it serves is stored."""
@@ -145,7 +118,7 @@ class TritonServer:
         repository = self._launch.models[0].folder.parent
         # Name the files of the repository, not the links in the private folder.
         private, given = f"{self._launch.folder.models}/", f"{repository}/"
-        lines = [line.replace(private, given) for line in self._follower.finish()]
+        lines = [line.replace(private, given) for line in self._process.finish()]
         listening = {
             "grpc": self.endpoints.grpc,
             "http": self.endpoints.http,
@@ -164,7 +137,7 @@ class TritonServer:
             with contextlib.suppress(TimeoutError):
                 self.wait(_AFTERMATH)
                 return self._exit_error()
-            return diagnosis.explain_dead_model(model, self._follower.lines())
+            return diagnosis.explain_dead_model(model, self._process.lines())
         return None
 
     def watch(self) -> None:
@@ -190,23 +163,13 @@ class TritonServer:
             if drain:
                 self._wait_until_drained()
         finally:
-            # Tells the guardian, which has passed SIGTERM on, to kill what is left. Without it the
-            # server would wait for HTTP clients that merely keep a connection open.
-            if process.stdin:
-                process.stdin.close()
-            try:
-                process.wait(_GRACE + 5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            # If the guardian was killed, its server died with it, but not the models' processes.
-            procfs.kill_session(process.pid)
-            self._follower.finish()
-            self._launch.folder.remove()
+            # Kills what is left. Otherwise the server would wait for HTTP clients that merely keep
+            # a connection open.
+            process.stop()
 
     def _exit_error(self) -> ServerError:
-        procfs.kill_session(self._process.pid)
-        return diagnosis.explain_exit(self.poll(), self._follower.finish())
+        self._process.kill_rest()
+        return diagnosis.explain_exit(self.poll(), self._process.finish())
 
     def _wait_until_drained(self) -> None:
         """Wait for the server to end, or to have no work left.
@@ -215,7 +178,7 @@ class TritonServer:
         a second. Its count of requests in flight leaves out the batch that is being computed. So
         the processes' CPU time decides, which shows all work of models on the CPU.
         """
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + GRACE
         idle_since: float | None = None
         spent = procfs.work(self._process.pid)
         while self.poll() is None and (now := time.monotonic()) < deadline:

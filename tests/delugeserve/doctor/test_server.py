@@ -7,8 +7,8 @@ from pathlib import Path
 
 from delugeserve.doctor import server
 from delugeserve.doctor.faults import FAULTS, known_faults
+from delugeserve.serving.private_folder import FOLDER_PREFIX
 from delugeserve.serving.triton import installation
-from delugeserve.serving.triton.layout import FOLDER_PREFIX
 
 
 def test_the_installed_server():

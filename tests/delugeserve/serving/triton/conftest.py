@@ -1,4 +1,4 @@
-"""A stand-in for a server's files, and temporary folders that no other process uses."""
+"""A stand-in for a server's files."""
 
 from __future__ import annotations
 
@@ -8,21 +8,11 @@ from pathlib import Path
 import pytest
 
 from delugeserve.artifacts.repository import StoredModel
-from delugeserve.serving.triton import launch, layout
+from delugeserve.serving.triton import launch
 from delugeserve.serving.triton.installation import TritonInstallation
 from delugeserve.system import hardware
 
 MakeModel = Callable[..., StoredModel]
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only temporary folder, TMPDIR: neither /tmp nor /var/tmp is looked at."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    monkeypatch.setattr(layout, "FALLBACK_FOLDERS", ())
-    return folder
 
 
 @pytest.fixture

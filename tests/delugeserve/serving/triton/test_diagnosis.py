@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from delugeserve.errors import PortError, ServerError
+from delugeserve.serving.guardian import CANNOT_RUN
 from delugeserve.serving.triton import diagnosis
-from delugeserve.serving.triton.guardian import CANNOT_RUN
 
 PORTS = {"grpc": 8001, "http": 8000, "metrics": None}
 TABLE = """\

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
 import pytest
 
 from delugeserve.serving.triton import log
@@ -73,17 +70,3 @@ def test_the_tail_is_without_tables_and_absent_gpus():
 )
 def test_tidying(message, tidied):
     assert log.tidy(message) == tidied
-
-
-def test_a_full_disk_does_not_stop_the_reading(tmp_path):
-    with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as file:
-        follower = log.LogFollower(io.BytesIO(b"one\ntwo\nthree\n"), file)
-        assert follower.finish() == ["one", "two", "three"]
-
-
-def test_the_log_is_written_to_a_file(tmp_path):
-    path = tmp_path / "server.log"
-    with path.open("w", encoding="utf-8") as file:
-        follower = log.LogFollower(io.BytesIO(b"one\ntw\xffo\n"), file)
-        assert follower.finish() == ["one", "tw\N{REPLACEMENT CHARACTER}o"]
-    assert path.read_text() == "one\ntw\N{REPLACEMENT CHARACTER}o\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from delugeserve.serving.triton import guardian
+from delugeserve.serving import guardian
 
 HANG = 240  # seconds after which a test counts as hung; no test depends on it
 FOREVER = 1e6  # seconds
