@@ -1,8 +1,9 @@
+import asyncio
 import socket
 
 import pytest
 
-from delugeserve_client import Classifier
+from delugeserve_client import AsyncClassifier, Classifier
 from delugeserve_client.address import Address
 from delugeserve_client.diagnosis import explain
 from delugeserve_client.errors import ServerTimeout, ServerUnavailable
@@ -74,17 +75,31 @@ def test_networks_without_proxy(environment):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_loopback_is_not_asked_through_a_proxy(environment, host):
-    environment(grpc_proxy=DEAD, http_proxy=DEAD)
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        # The server hangs. Through the proxy, the connection would be refused.
+@pytest.mark.parametrize("kind", [Classifier, AsyncClassifier])
+def test_loopback_is_not_asked_through_a_proxy(environment, host, kind):
+    with listener() as server, listener() as proxy:
+        proxy_url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        environment(grpc_proxy=proxy_url, http_proxy=proxy_url)
         with pytest.raises(ServerTimeout) as caught:
-            Classifier(f"{host}:{server.getsockname()[1]}", timeout=0.2)
+            connect(kind, f"{host}:{server.getsockname()[1]}")
         assert caught.value.proxy == ""
-        server.settimeout(0)
         server.accept()
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+
+
+def listener():
+    """Return a socket to connect to, at which nothing ever answers."""
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    return server
+
+
+def connect(kind, url):
+    if kind is Classifier:
+        Classifier(url, timeout=0.2)
+    else:
+        asyncio.run(AsyncClassifier(url, timeout=0.2).connect())
 
 
 def test_other_machines_are_asked_through_it(environment):
