@@ -1,0 +1,77 @@
+"""Run the gateway: ``python -m delugeserve.serving.gateway --settings FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from delugeserve.errors import DelugeServeError, MissingExtraError
+from delugeserve.serving.gateway.settings import GatewaySettings, read_settings
+
+_DRAIN_SECONDS = 30  # that requests in flight have once the process is asked to stop
+_MOST_HEADER_BYTES = 64 * 1024
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT, finish the requests in flight, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m delugeserve.serving.gateway", description=__doc__
+    )
+    parser.add_argument("--settings", type=Path, required=True, help="JSON file with the settings")
+    arguments = parser.parse_args()
+    try:
+        settings = read_settings(arguments.settings)
+        _log_to_stdout(settings)
+        run(settings)
+    except DelugeServeError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    return 0
+
+
+def run(settings: GatewaySettings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        MissingExtraError: a package of the extra ``server`` is missing.
+    """
+    try:
+        import uvicorn
+
+        from delugeserve.serving.gateway.app import create_app
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "starlette", "server") from None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again once all is answered; by default that would be the end.
+        signal.signal(number, lambda *_: None)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+    )
+
+
+def _log_to_stdout(settings: GatewaySettings) -> None:
+    logging.basicConfig(
+        stream=sys.stdout, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    access = logging.getLogger("delugeserve.access")
+    access.setLevel(logging.INFO if settings.access_log else logging.CRITICAL)
+    access.propagate = False
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    access.addHandler(handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

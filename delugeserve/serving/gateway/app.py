@@ -1,0 +1,250 @@
+"""The ASGI application: classify pictures, list the models, tell the health."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from delugeserve.serving.gateway import pages
+from delugeserve.serving.gateway.access import CLIENT_GONE, AccessLog, trace_headers
+from delugeserve.serving.gateway.body import Admission, Picture, read_pictures
+from delugeserve.serving.gateway.errors import RequestError, unavailable
+from delugeserve.serving.gateway.health import Readiness
+from delugeserve.serving.gateway.parameters import Parameters, read_parameters
+from delugeserve.serving.gateway.settings import GatewaySettings
+from delugeserve.serving.gateway.upstream import Answer, Call, Endpoint, Upstream
+
+_T = TypeVar("_T")
+
+
+class Gateway:
+    """The endpoints of the application.
+
+    Args:
+        settings: its limits.
+        upstream: the server that it asks.
+    """
+
+    def __init__(self, settings: GatewaySettings, upstream: Upstream) -> None:
+        self._limits = settings.limits
+        self._upstream = upstream
+        self._admission = Admission(settings.limits)
+        self._readiness = Readiness(upstream)
+
+    async def classify(self, request: Request) -> Response:
+        """Classify the pictures of a request."""
+        facts: dict[str, Any] = request.state.log
+        parameters = read_parameters(request.query_params, self._limits.seconds)
+        with self._admission.admit() as held:
+            pictures = await read_pictures(request, self._limits, held)
+            facts.update(pictures=len(pictures), bytes_received=held.size)
+            work = self._classify(parameters, pictures, request)
+            return await _unless_client_leaves(request, work)
+
+    async def models(self, request: Request) -> Response:
+        """List the models that are served."""
+        endpoints = await self._upstream.endpoints()
+        return JSONResponse(
+            {
+                "models": [
+                    {
+                        "name": endpoint.name,
+                        "versions": list(endpoint.versions),
+                        "decoded_by": "server" if endpoint.takes_pictures else "gateway",
+                    }
+                    for endpoint in endpoints.values()
+                ]
+            }
+        )
+
+    async def health(self, request: Request) -> Response:
+        """Tell that the process answers."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """Tell whether every model answers a real inference."""
+        health = await self._readiness.check()
+        body: dict[str, Any] = {"ready": health.ready, "models": health.models}
+        if health.problem:
+            body["error"] = health.problem
+        return JSONResponse(body, 200 if health.ready else 503)
+
+    async def openapi(self, request: Request) -> Response:
+        """Describe the endpoints."""
+        return JSONResponse(pages.openapi(self._limits))
+
+    async def docs(self, request: Request) -> Response:
+        """Describe the endpoints, for people."""
+        return HTMLResponse(
+            pages.docs(self._limits), headers={"content-security-policy": pages.CSP}
+        )
+
+    async def _classify(
+        self, parameters: Parameters, pictures: list[Picture], request: Request
+    ) -> Response:
+        facts: dict[str, Any] = request.state.log
+        name = _choose(parameters.model, await self._upstream.endpoints())
+        facts["model"] = name
+        request_id = request.state.request_id
+        metadata = {"x-request-id": request_id, **trace_headers(request.headers)}
+        call = Call(parameters.seconds, request_id, metadata)
+        answers = await asyncio.gather(
+            *(
+                _or_error(self._upstream.classify(name, item.content, parameters.top_k, call))
+                for item in pictures
+            )
+        )
+        versions = sorted({item.version for item in answers if isinstance(item, Answer)})
+        facts["versions"] = versions
+        if len(answers) == 1:
+            if isinstance(answers[0], RequestError):
+                raise answers[0]
+            return JSONResponse({"model": name, **_to_json(answers[0])})
+        results = [
+            {"name": picture.name, **_to_json(answer)}
+            for picture, answer in zip(pictures, answers, strict=True)
+        ]
+        errors = [item for item in answers if isinstance(item, RequestError)]
+        # One picture that is none does not take the answers of the others away.
+        status = max(error.status for error in errors) if len(errors) == len(answers) else 200
+        return JSONResponse({"model": name, "results": results}, status)
+
+
+def create_app(settings: GatewaySettings, upstream: Upstream | None = None) -> ASGIApp:
+    """Return the application.
+
+    Args:
+        settings: the server's address, and the limits.
+        upstream: the connection to the server; None opens one.
+    """
+    upstream = upstream or Upstream(settings.grpc)
+    gateway = Gateway(settings, upstream)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await upstream.close()
+
+    app = Starlette(
+        routes=[
+            Route("/classify", gateway.classify, methods=["POST"]),
+            Route("/models", gateway.models),
+            Route("/healthz", gateway.health),
+            Route("/readyz", gateway.ready),
+            Route("/openapi.json", gateway.openapi),
+            Route("/docs", gateway.docs),
+        ],
+        exception_handlers={
+            RequestError: _refuse,
+            HTTPException: _no_such_route,
+            ClientDisconnect: _client_gone,
+            Exception: _failed,  # its traceback goes to the log
+        },
+        lifespan=lifespan,
+    )
+    return AccessLog(app)
+
+
+def _choose(name: str | None, endpoints: Mapping[str, Endpoint]) -> str:
+    served = list(endpoints)
+    if not served:
+        raise unavailable()
+    if name is None:
+        if len(served) > 1:
+            raise RequestError(
+                422,
+                f"The server has several models: {', '.join(served)}.",
+                f"Choose one, such as /classify?model={served[0]}.",
+                facts={"models": served},
+            )
+        return served[0]
+    if name not in endpoints:
+        near = difflib.get_close_matches(name, served, n=1, cutoff=0.4)
+        known = f"The server has: {', '.join(served)}."
+        raise RequestError(
+            404,
+            f"There is no model '{name[:80]}'.",
+            f"Did you mean '{near[0]}'? {known}" if near else known,
+            facts={"models": served},
+        )
+    return name
+
+
+def _to_json(answer: Answer | RequestError) -> dict[str, Any]:
+    if isinstance(answer, RequestError):
+        return {"status": answer.status, **answer.body()}
+    return {
+        "version": answer.version,
+        "predictions": [
+            {"label": item.label, "index": item.index, "probability": item.probability}
+            for item in answer.predictions
+        ],
+    }
+
+
+async def _or_error(work: Coroutine[Any, Any, Answer]) -> Answer | RequestError:
+    try:
+        return await work
+    except RequestError as error:
+        return error
+
+
+async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """Return what the work returns; cancel it when the client closes its connection.
+
+    Raises:
+        ClientDisconnect: the client has closed its connection.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(request.receive())  # the body is read: what comes is the end
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    request.state.log["error"] = error.problem
+    return error.response()
+
+
+async def _no_such_route(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        problem = f"{request.method} is not allowed here."
+        response = RequestError(405, problem, f"Use {allowed.replace('HEAD, ', '')}.").response()
+        response.headers["allow"] = allowed
+        return response
+    return RequestError(
+        error.status_code,
+        "There is nothing at this path.",
+        "Use POST /classify, or see GET /docs for all paths.",
+    ).response()
+
+
+async def _failed(request: Request, _error: Exception) -> Response:
+    return RequestError(
+        500,
+        "The gateway could not process the request.",
+        f"Tell whoever runs this server the request id {request.state.request_id}.",
+    ).response()
+
+
+async def _client_gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)

@@ -1,0 +1,79 @@
+"""Whether the server can answer: a real inference of every model."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from delugeserve.serving.gateway.errors import RequestError, unavailable
+from delugeserve.serving.gateway.upstream import Call, Upstream
+
+_KEPT = 1.0  # seconds for which a result is believed
+_SECONDS = 5.0  # that a model has for its inference
+
+
+@dataclass(frozen=True)
+class Health:
+    """The result of an inference of every model.
+
+    Attributes:
+        ready: whether there is a model, and all of them answered.
+        models: by name, the version that answered, or what is wrong.
+    """
+
+    ready: bool
+    models: dict[str, dict[str, Any]]
+    problem: str = ""
+
+
+class Readiness:
+    """Asks every model to classify a picture, at most once a second.
+
+    Args:
+        upstream: the server.
+    """
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._picture = _picture()
+        self._checking = asyncio.Lock()
+        self._checked_at = float("-inf")
+        self._health = Health(False, {})
+
+    async def check(self) -> Health:
+        """Return whether every model answers."""
+        async with self._checking:
+            if time.monotonic() - self._checked_at > _KEPT:
+                self._health = await self._check()
+                self._checked_at = time.monotonic()
+        return self._health
+
+    async def _check(self) -> Health:
+        try:
+            names = list(await self._upstream.endpoints())
+        except RequestError as error:
+            return Health(False, {}, error.problem)
+        if not names:
+            return Health(False, {}, unavailable().problem)
+        results = await asyncio.gather(*(self._ask(name) for name in names))
+        return Health(
+            all(ok for ok, _ in results), dict(zip(names, (r for _, r in results), strict=True))
+        )
+
+    async def _ask(self, name: str) -> tuple[bool, dict[str, Any]]:
+        try:
+            answer = await self._upstream.classify(name, self._picture, 1, Call(_SECONDS))
+        except RequestError as error:
+            return False, {"error": error.problem}
+        return True, {"version": answer.version}
+
+
+def _picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (120, 130, 140)).save(file, "JPEG")
+    return file.getvalue()

@@ -1,0 +1,258 @@
+"""The inference server behind the gateway: its models, and one picture to one answer over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from delugeserve.serving.gateway.errors import RequestError, from_server, unavailable
+from delugeserve_client.errors import ClientError, ImageError
+from delugeserve_client.results import Prediction
+from delugeserve_client.served import PROBABILITIES, ServedModel, parse_predictions, read_model
+from delugeserve_client.triton import CHANNEL_ARGUMENTS, build_request, import_triton
+
+#: The ensemble of a model that takes encoded pictures, and the decoder in it.
+IMAGE_SUFFIX, DECODE_SUFFIX = "_image", "_decode"
+
+_KEPT = 1.0  # seconds for which the list of models is believed
+_PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between attempts, while the proxy restarts
+_OWN_ARGUMENTS = {
+    # The proxy sends requests again, and a second loop of retries would multiply an overload.
+    "grpc.enable_retries": 0,
+    # http_proxy in the environment is not for servers of this machine.
+    "grpc.enable_http_proxy": 0,
+}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model that the server has ready.
+
+    Attributes:
+        name: the model's name.
+        versions: its versions that are ready.
+        takes_pictures: whether the server decodes pictures for it.
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    takes_pictures: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """What goes with a request to the server.
+
+    Attributes:
+        seconds: time that the server has.
+        request_id: id of the request, for logs.
+        headers: gRPC metadata, for traces.
+    """
+
+    seconds: float
+    request_id: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The classes of one picture.
+
+    Attributes:
+        model: the model's name.
+        version: the version that answered.
+        predictions: the most probable classes, in descending order.
+    """
+
+    model: str
+    version: str
+    predictions: tuple[Prediction, ...]
+
+
+class Upstream:
+    """A connection to the inference server.
+
+    Args:
+        address: ``host:port`` of its gRPC endpoint.
+        seconds: time that it has for questions about its models.
+    """
+
+    def __init__(self, address: str, seconds: float = 5.0) -> None:
+        self._address, self._seconds = address, seconds
+        self._client: Any = None
+        self._endpoints: dict[str, Endpoint] = {}
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+        self._described: dict[str, ServedModel] = {}
+        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+
+    async def endpoints(self, *, fresh: bool = False) -> Mapping[str, Endpoint]:
+        """Return the models that the server has ready, by name.
+
+        Args:
+            fresh: ask the server, even if it was asked a moment ago.
+
+        Raises:
+            RequestError: the server does not answer.
+        """
+        asked_at = time.monotonic()
+        async with self._reading:
+            # Whoever waited for another's question takes its answer.
+            if self._read_at < (asked_at if fresh else asked_at - _KEPT):
+                index = await self._describe("get_model_repository_index")
+                self._endpoints = _endpoints(index.get("models", []))
+                self._read_at = time.monotonic()
+        return self._endpoints
+
+    async def classify(self, name: str, picture: bytes, top_k: int, call: Call) -> Answer:
+        """Classify an encoded picture.
+
+        Args:
+            name: the model's name; one that :meth:`endpoints` returned.
+            picture: the bytes of an image file.
+            top_k: number of classes wanted.
+            call: what goes with the request.
+
+        Raises:
+            RequestError: it is not a picture, or the server did not answer.
+        """
+        endpoint = (await self.endpoints()).get(name)
+        if endpoint is None:
+            raise unavailable()
+        if endpoint.takes_pictures:
+            return await self._classify_encoded(name, picture, top_k, call)
+        return await self._classify_decoded(name, picture, top_k, call)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        client, self._client = self._client, None
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        if client is not None:
+            await client.close()
+
+    async def _classify_encoded(self, name: str, picture: bytes, top_k: int, call: Call) -> Answer:
+        grpc = import_triton("grpc")
+        tensor = grpc.InferInput("image", [1, 1], "BYTES")
+        # Of dtype object: dtype bytes would cut trailing zeros off.
+        tensor.set_data_from_numpy(np.array([[picture]], dtype=np.object_))
+        arguments = {
+            "model_name": name + IMAGE_SUFFIX,
+            "inputs": [tensor],
+            "outputs": [grpc.InferRequestedOutput(PROBABILITIES, class_count=top_k)],
+        }
+        return self._answer(name, await self._infer(name, arguments, call))
+
+    async def _classify_decoded(self, name: str, picture: bytes, top_k: int, call: Call) -> Answer:
+        for _ in range(2):
+            model = await self._model(name)
+            pixels = await self._decode(model, picture)
+            count = min(top_k, model.num_classes)
+            arguments = build_request(
+                import_triton("grpc"), model, pixels[np.newaxis], {PROBABILITIES: count}
+            )
+            try:
+                result = await self._infer(name, arguments, call)
+            except RequestError as error:
+                # Another version may take another size of input.
+                if error.status != 400 or not self._described.pop(name, None):
+                    raise
+                failure = error
+                continue
+            answer = self._answer(name, result)
+            if not model.versions or answer.version in model.versions:
+                return answer
+            # A new version is served since: its preprocessing may be another.
+            self._described.pop(name, None)
+            failure = unavailable()
+        raise failure
+
+    async def _decode(self, model: ServedModel, picture: bytes) -> Any:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                self._decoders, model.preprocessing, picture, "the picture"
+            )
+        except ImageError as error:
+            raise RequestError(400, error.problem, error.remedy) from None
+
+    async def _model(self, name: str) -> ServedModel:
+        if name not in self._described:
+            metadata = await self._describe("get_model_metadata", name)
+            config = await self._describe("get_model_config", name)
+            try:
+                self._described[name] = read_model(metadata, config["config"])
+            except ClientError as error:
+                raise RequestError(
+                    422, error.problem, "Choose a model that GET /models lists."
+                ) from None
+        return self._described[name]
+
+    @staticmethod
+    def _answer(name: str, result: Any) -> Answer:
+        (row,) = result.as_numpy(PROBABILITIES)
+        return Answer(name, result.get_response().model_version, parse_predictions(row))
+
+    async def _infer(self, name: str, arguments: dict[str, Any], call: Call) -> Any:
+        return await self._call(
+            name,
+            call.seconds,
+            "infer",
+            request_id=call.request_id,
+            headers=dict(call.headers) or None,
+            timeout=int(call.seconds * 1e6),
+            **arguments,
+        )
+
+    async def _describe(self, method: str, *arguments: str) -> Any:
+        name = arguments[0] if arguments else ""
+        return await self._call(name, self._seconds, method, *arguments, as_json=True)
+
+    async def _call(
+        self, name: str, seconds: float, method: str, *arguments: Any, **options: Any
+    ) -> Any:
+        failed = import_triton("utils").InferenceServerException
+        deadline = time.monotonic() + seconds
+        for pause in (*_PAUSES, None):
+            left = max(deadline - time.monotonic(), 0.001)
+            try:
+                function = getattr(self._connected(), method)
+                return await function(*arguments, client_timeout=left, **options)
+            except failed as error:
+                status = str(error.status() or "").rpartition(".")[2]
+                refused = from_server(status, error.message() or "", name, seconds)
+                if refused.status != 503 or pause is None or left < 2 * pause:
+                    raise refused from None
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _connected(self) -> Any:
+        # Not in __init__: gRPC's asyncio channel belongs to the event loop that creates it.
+        if self._client is None:
+            arguments = {**dict(CHANNEL_ARGUMENTS), **_OWN_ARGUMENTS}
+            self._client = import_triton("grpc.aio").InferenceServerClient(
+                self._address, channel_args=list(arguments.items())
+            )
+        return self._client
+
+
+def _endpoints(index: list[Mapping[str, Any]]) -> dict[str, Endpoint]:
+    """Return the models of a repository index, without those that belong to another."""
+    ready: dict[str, list[str]] = {}
+    for entry in index:
+        if entry.get("state") == "READY":
+            ready.setdefault(str(entry["name"]), []).append(str(entry.get("version", "")))
+    return {
+        name: Endpoint(name, tuple(versions), name + IMAGE_SUFFIX in ready)
+        for name, versions in sorted(ready.items())
+        if not any(
+            name.endswith(suffix) and name[: -len(suffix)] in ready
+            for suffix in (IMAGE_SUFFIX, DECODE_SUFFIX)
+        )
+    }
