@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import socket
 import sys
 from pathlib import Path
 
-from delugeserve.errors import DelugeServeError, MissingExtraError
+from delugeserve.errors import DelugeServeError, MissingExtraError, UsageError
 from delugeserve.serving.gateway.settings import GatewaySettings, read_settings
 
 _DRAIN_SECONDS = 30  # that requests in flight have once the process is asked to stop
@@ -47,10 +48,8 @@ def run(settings: GatewaySettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once all is answered; by default that would be the end.
         signal.signal(number, lambda *_: None)
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings),
-        host=settings.host,
-        port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -59,6 +58,21 @@ def run(settings: GatewaySettings) -> None:
         h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
+    listeners = [_listen(settings.host, settings.port)]
+    if settings.metrics_port is not None:
+        listeners.append(_listen(settings.metrics_host, settings.metrics_port))
+    uvicorn.Server(config).run(sockets=listeners)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise UsageError(
+            f"The gateway cannot listen on {host}, port {port}: {error.strerror}.",
+            "Use another port, or an address of this machine.",
+        ) from None
 
 
 def _log_to_stdout(settings: GatewaySettings) -> None:

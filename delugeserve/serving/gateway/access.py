@@ -13,6 +13,8 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from delugeserve.serving.gateway.metrics import Metrics
+
 _log = logging.getLogger(__name__)
 #: Loggers of requests; the message is a JSON object.
 access_log = logging.getLogger("delugeserve.access")
@@ -32,10 +34,11 @@ class AccessLog:
 
     Args:
         app: the application.
+        metrics: counts the requests.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -67,6 +70,7 @@ class AccessLog:
             _log.exception("request %s failed", request_id)
         finally:
             seconds = time.perf_counter() - started
+            self._metrics.request(scope["path"], status or CLIENT_GONE, seconds)
             self._write(scope, headers, facts, status or CLIENT_GONE, sent, seconds)
 
     @staticmethod

@@ -13,15 +13,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from delugeserve.serving.gateway import pages
 from delugeserve.serving.gateway.access import CLIENT_GONE, AccessLog, trace_headers
 from delugeserve.serving.gateway.body import Admission, Picture, read_pictures
 from delugeserve.serving.gateway.errors import RequestError, unavailable
+from delugeserve.serving.gateway.exposition import CONTENT_TYPE
 from delugeserve.serving.gateway.health import Readiness
+from delugeserve.serving.gateway.metrics import Metrics, collect
 from delugeserve.serving.gateway.parameters import Parameters, read_parameters
 from delugeserve.serving.gateway.settings import GatewaySettings
+from delugeserve.serving.gateway.sources import find_sources
 from delugeserve.serving.gateway.upstream import Answer, Call, Endpoint, Upstream
 
 _T = TypeVar("_T")
@@ -33,12 +36,16 @@ class Gateway:
     Args:
         settings: its limits.
         upstream: the server that it asks.
+        metrics: counts the pictures.
     """
 
-    def __init__(self, settings: GatewaySettings, upstream: Upstream) -> None:
+    def __init__(self, settings: GatewaySettings, upstream: Upstream, metrics: Metrics) -> None:
         self._limits = settings.limits
         self._upstream = upstream
+        self._metrics = metrics
         self._admission = Admission(settings.limits)
+        metrics.in_flight.set_function(lambda: self._admission.requests)
+        metrics.held_bytes.set_function(lambda: self._admission.held)
         self._readiness = Readiness(upstream)
 
     async def classify(self, request: Request) -> Response:
@@ -104,6 +111,11 @@ class Gateway:
                 for item in pictures
             )
         )
+        for item in answers:
+            if isinstance(item, Answer):
+                self._metrics.picture(name, item.version, 200)
+            else:
+                self._metrics.picture(name, "", item.status)
         versions = sorted({item.version for item in answers if isinstance(item, Answer)})
         facts["versions"] = versions
         if len(answers) == 1:
@@ -128,7 +140,8 @@ def create_app(settings: GatewaySettings, upstream: Upstream | None = None) -> A
         upstream: the connection to the server; None opens one.
     """
     upstream = upstream or Upstream(settings.grpc)
-    gateway = Gateway(settings, upstream)
+    metrics = Metrics()
+    gateway = Gateway(settings, upstream, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -152,7 +165,41 @@ def create_app(settings: GatewaySettings, upstream: Upstream | None = None) -> A
         },
         lifespan=lifespan,
     )
-    return AccessLog(app)
+    logged = AccessLog(app, metrics)
+    if settings.metrics_port is None:
+        return logged
+    return ByPort(logged, settings.metrics_port, _metrics_app(settings, metrics))
+
+
+class ByPort:
+    """ASGI application of two, which listen on different ports.
+
+    Clients reach the one through the proxy; nobody but the machine itself reaches the other.
+
+    Args:
+        app: the application.
+        port: a port.
+        other: the application for requests to this port.
+    """
+
+    def __init__(self, app: ASGIApp, port: int, other: ASGIApp) -> None:
+        self._app, self._port, self._other = app, port, other
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        there = scope["type"] == "http" and scope["server"][1] == self._port
+        await (self._other if there else self._app)(scope, receive, send)
+
+
+def _metrics_app(settings: GatewaySettings, metrics: Metrics) -> ASGIApp:
+    async def page(_request: Request) -> Response:
+        sources = find_sources(settings)
+        return Response(await collect(metrics, sources), headers={"content-type": CONTENT_TYPE})
+
+    async def health(_request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    return Starlette(routes=[Route("/metrics", page), Route("/healthz", health)])
 
 
 def _choose(name: str | None, endpoints: Mapping[str, Endpoint]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +54,11 @@ class GatewaySettings:
         grpc: ``host:port`` of the server's gRPC endpoint.
         port: port to listen on.
         host: address to listen on.
+        metrics_port: port of ``/metrics``; None for no metrics.
+        metrics_host: address of ``/metrics``.
+        replicas: URL of the metrics of each server, by the server's name.
+        envoy: URL of Envoy's page of metrics.
+        status: the supervisor's status file; what it says of replicas and Envoy counts more.
         limits: what is refused.
         access_log: whether each request is logged, as a line of JSON on standard output.
     """
@@ -60,6 +66,11 @@ class GatewaySettings:
     grpc: str
     port: int
     host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    replicas: Mapping[str, str] = field(default_factory=dict)
+    envoy: str | None = None
+    status: str | None = None
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     access_log: bool = True
 

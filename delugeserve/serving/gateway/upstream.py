@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from delugeserve.serving.gateway.errors import RequestError, from_server, unavailable
+from delugeserve_client.address import Address
 from delugeserve_client.errors import ClientError, ImageError
 from delugeserve_client.results import Prediction
 from delugeserve_client.served import PROBABILITIES, ServedModel, parse_predictions, read_model
-from delugeserve_client.triton import CHANNEL_ARGUMENTS, build_request, import_triton
+from delugeserve_client.triton import build_request, channel_arguments, import_triton
 
 #: The ensemble of a model that takes encoded pictures, and the decoder in it.
 IMAGE_SUFFIX, DECODE_SUFFIX = "_image", "_decode"
@@ -26,8 +27,6 @@ _PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between attempts, while the proxy rest
 _OWN_ARGUMENTS = {
     # The proxy sends requests again, and a second loop of retries would multiply an overload.
     "grpc.enable_retries": 0,
-    # http_proxy in the environment is not for servers of this machine.
-    "grpc.enable_http_proxy": 0,
 }
 
 
@@ -235,7 +234,10 @@ class Upstream:
     def _connected(self) -> Any:
         # Not in __init__: gRPC's asyncio channel belongs to the event loop that creates it.
         if self._client is None:
-            arguments = {**dict(CHANNEL_ARGUMENTS), **_OWN_ARGUMENTS}
+            arguments = {
+                **dict(channel_arguments(Address(self._address, "grpc"))),
+                **_OWN_ARGUMENTS,
+            }
             self._client = import_triton("grpc.aio").InferenceServerClient(
                 self._address, channel_args=list(arguments.items())
             )

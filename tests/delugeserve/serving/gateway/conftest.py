@@ -21,7 +21,7 @@ from delugeserve.serving.gateway.upstream import Upstream
 
 
 class Gateway:
-    """Sends requests to the application, which stays the same until its limits are changed."""
+    """Sends requests to the application, which is made anew when its settings change."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, address: str) -> None:
         self.loop, self.upstream = loop, Upstream(address)
@@ -29,8 +29,10 @@ class Gateway:
         self.limit()
 
     def limit(self, **limits: Any) -> None:
-        limits = dataclasses.replace(self.settings.limits, **limits)
-        self.settings = dataclasses.replace(self.settings, limits=limits)
+        self.set(limits=dataclasses.replace(self.settings.limits, **limits))
+
+    def set(self, **changes: Any) -> None:
+        self.settings = dataclasses.replace(self.settings, **changes)
         self.app = create_app(self.settings, self.upstream)
 
     def run(self, work: Any) -> Any:
