@@ -52,7 +52,8 @@ def _required() -> Mapping[str, list[str]]:
         specifier, _, marker = requirement.partition(";")
         name = re.match(r"[\w.-]+", specifier)
         extra = re.search(r"""extra\s*==\s*['"]([\w.-]+)['"]""", marker)
-        if name and extra and extra[1] != _DEVELOPMENT:
+        # An extra that includes another one requires the package itself.
+        if name and extra and extra[1] != _DEVELOPMENT and name[0] != _PACKAGE:
             required[extra[1]].append(name[0])
     return required
 

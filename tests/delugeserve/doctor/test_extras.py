@@ -25,3 +25,10 @@ def test_an_extra_for_a_gpu_is_suggested_with_a_gpu(monkeypatch, gpus, helps):
     for extra in ("tensorrt", "tensorrt-rtx"):
         assert found[extra].status == "absent"
         assert (found[extra].remedy is not None) == helps
+
+
+def test_an_extra_that_includes_another_does_not_list_the_package(monkeypatch):
+    required = ["delugeserve[container]; extra == 'server'", "psutil; extra == 'server'"]
+    monkeypatch.setattr(extras.importlib.metadata, "requires", lambda package: required)
+    (finding,) = check_extras()
+    assert (finding.subject, finding.text) == ("server", "psutil")

@@ -1,0 +1,66 @@
+"""KEDA's and Kubernetes' autoscalers scale on the same number, the queue time of a request."""
+
+from __future__ import annotations
+
+import re
+
+from deployment import KUBERNETES, load
+
+KEDA = load(KUBERNETES / "components" / "keda" / "scaledobject.yaml")
+HPA = load(KUBERNETES / "components" / "hpa" / "autoscaler.yaml")
+ADAPTER = load(KUBERNETES / "components" / "hpa" / "adapter-values.yaml")
+SERVER = load(KUBERNETES / "base" / "server.yaml")
+
+
+def test_keda_has_what_its_definition_requires():
+    """https://keda.sh/docs/latest/reference/scaledobject-spec/ and its page on Prometheus."""
+    assert KEDA["apiVersion"] == "keda.sh/v1alpha1"
+    spec = KEDA["spec"]
+    assert spec.keys() <= {
+        "scaleTargetRef", "minReplicaCount", "maxReplicaCount", "pollingInterval",
+        "cooldownPeriod", "idleReplicaCount", "fallback", "advanced", "triggers",
+    }  # fmt: skip
+    assert {"scaleTargetRef", "triggers"} <= spec.keys()
+    assert 0 < spec["minReplicaCount"] <= spec["fallback"]["replicas"] <= spec["maxReplicaCount"]
+    (trigger,) = spec["triggers"]
+    assert trigger["type"] == "prometheus"
+    assert trigger["metricType"] == "Value"
+    assert {"serverAddress", "query", "threshold"} <= trigger["metadata"].keys()
+    # The definition takes strings only.
+    assert all(isinstance(value, str) for value in trigger["metadata"].values())
+
+
+def test_both_scale_the_server():
+    name = SERVER["metadata"]["name"]
+    assert KEDA["spec"]["scaleTargetRef"]["name"] == HPA["spec"]["scaleTargetRef"]["name"] == name
+
+
+def test_both_ask_the_same_question():
+    (trigger,) = KEDA["spec"]["triggers"]
+    (rule,) = ADAPTER["rules"]["external"]
+    query = trigger["metadata"]["query"].replace('namespace="delugeserve"', "<<.LabelMatchers>>")
+    assert query.split() == rule["metricsQuery"].split()
+    (metric,) = HPA["spec"]["metrics"]
+    assert metric["external"]["metric"]["name"] == rule["name"]["as"]
+    assert metric["external"]["target"] == {
+        "type": trigger["metricType"],
+        "value": trigger["metadata"]["threshold"],
+    }
+    assert (
+        HPA["spec"]["behavior"]
+        == (KEDA["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"])
+    )
+    assert HPA["spec"]["minReplicas"] == KEDA["spec"]["minReplicaCount"]
+    assert HPA["spec"]["maxReplicas"] == KEDA["spec"]["maxReplicaCount"]
+
+
+def test_the_query_divides_time_by_requests():
+    query = KEDA["spec"]["triggers"][0]["metadata"]["query"]
+    assert set(re.findall(r"nv_\w+", query)) == {
+        "nv_inference_queue_duration_us",
+        "nv_inference_request_success",
+    }
+    assert query.count("(") == query.count(")")
+    # No traffic is no queue: never 0/0, and never an empty answer.
+    assert "> 0)" in query
+    assert query.endswith("or vector(0)")
