@@ -1,0 +1,1 @@
+"""Envoy in front of the servers: routing, retries, limits, authentication."""

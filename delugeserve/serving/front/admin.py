@@ -1,0 +1,68 @@
+"""Ask a running Envoy through its admin interface, a Unix socket."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+
+class AdminClient:
+    """Client of Envoy's admin interface.
+
+    Args:
+        path: its Unix socket.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get(self, path: str, timeout: float = 5.0) -> str:
+        """Return the answer to a GET request.
+
+        Raises:
+            OSError: Envoy does not answer, or with an error.
+        """
+        return self._ask("GET", path, timeout)
+
+    def get_json(self, path: str, timeout: float = 5.0) -> Any:
+        """Return the answer to a GET request, parsed as JSON.
+
+        Raises:
+            OSError: Envoy does not answer, or with an error.
+        """
+        return json.loads(self._ask("GET", path, timeout))
+
+    def post(self, path: str, timeout: float = 5.0) -> str:
+        """Return the answer to a POST request without a body.
+
+        Raises:
+            OSError: Envoy does not answer, or with an error.
+        """
+        return self._ask("POST", path, timeout)
+
+    def _ask(self, method: str, path: str, timeout: float) -> str:
+        connection = _UnixConnection("localhost", timeout=timeout)
+        connection.unix_path = str(self._path)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            body = response.read().decode("utf-8", "replace")
+        except http.client.HTTPException as error:
+            raise OSError(f"{method} {path}: {error!r}") from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise OSError(f"{method} {path}: {response.status}")
+        return body
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    unix_path = ""
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.unix_path)

@@ -1,0 +1,135 @@
+"""Envoy's clusters: the replicas, the gateway, the admin socket, the collector of traces.
+
+Each function returns a part of Envoy's configuration as a dict, as its JSON form has it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from delugeserve.serving.front.settings import Limits
+
+Config = dict[str, Any]
+
+REPLICAS = "replicas"
+CANARY = "canary"
+HTTP_SUFFIX = "-http"
+GATEWAY = "gateway"
+ADMIN = "admin"
+TRACING = "tracing"
+TYPES = "type.googleapis.com"
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_UNLIMITED = 1_000_000  # the limits are those of the listeners
+
+
+def replica_cluster(name: str, limits: Limits, *, http: bool, source: Config) -> Config:
+    """Return a cluster of replicas, for gRPC or for HTTP.
+
+    Args:
+        name: its name.
+        limits: limits for requests.
+        http: talk HTTP/1.1 to Triton's HTTP endpoint, instead of HTTP/2 to its gRPC endpoint.
+        source: the fields that say where its endpoints come from.
+    """
+    return {
+        "name": name,
+        "connect_timeout": "1s",
+        "lb_policy": "LEAST_REQUEST",
+        **source,
+        "typed_extension_protocol_options": _protocol(http=http),
+        "health_checks": [_health_check(http=http)],
+        # Workers learn at once that a host is healthy or not; otherwise within a second.
+        "common_lb_config": {"update_merge_window": "0s"},
+        # A host that is no longer named gets no request, even while it is healthy.
+        "ignore_health_on_host_removal": True,
+        # Requests in flight at a server that hangs are retried at another.
+        "close_connections_on_host_health_failure": True,
+        "outlier_detection": {
+            "consecutive_5xx": 5,
+            "consecutive_gateway_failure": 5,
+            "enforcing_consecutive_gateway_failure": 100,
+            "interval": "1s",
+            "base_ejection_time": "5s",
+            "max_ejection_time": "30s",
+            # The standby stays when the active replica is ejected.
+            "max_ejection_percent": 50,
+            # A server is healthy although the process of one of its models has died.
+            "successful_active_health_check_uneject_host": False,
+            "enforcing_success_rate": 0,
+            "enforcing_failure_percentage": 0,
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "priority": "DEFAULT",
+                    "max_connections": _UNLIMITED,
+                    "max_pending_requests": limits.requests,
+                    "max_requests": limits.requests,
+                    "max_retries": limits.requests,
+                }
+            ]
+        },
+    }
+
+
+def endpoint(port: int, *, name: str = "", draining: bool = False) -> Config:
+    """Return an endpoint on this machine's loopback address."""
+    found: Config = {"endpoint": {"address": socket_address("127.0.0.1", port)}}
+    if name:
+        found["endpoint"]["hostname"] = name
+    if draining:
+        found["health_status"] = "DRAINING"
+    return found
+
+
+def socket_address(address: str, port: int) -> Config:
+    """Return a TCP address."""
+    return {"socket_address": {"address": address, "port_value": port}}
+
+
+def local_cluster(name: str, address: Config) -> Config:
+    """Return a cluster of one process of this machine that speaks HTTP/1.1."""
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": _protocol(http=True),
+        "circuit_breakers": {
+            "thresholds": [
+                {
+                    "max_connections": _UNLIMITED,
+                    "max_pending_requests": _UNLIMITED,
+                    "max_requests": _UNLIMITED,
+                    "max_retries": _UNLIMITED,
+                }
+            ]
+        },
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    }
+
+
+def typed(message: str, fields: Config) -> Config:
+    """Return a message with its type."""
+    return {"@type": f"{TYPES}/{message}", **fields}
+
+
+def _protocol(*, http: bool) -> Config:
+    explicit: Config = {"http_protocol_options": {}} if http else {"http2_protocol_options": {}}
+    return {_HTTP_OPTIONS: typed(_HTTP_OPTIONS, {"explicit_http_config": explicit})}
+
+
+def _health_check(*, http: bool) -> Config:
+    kind: Config = (
+        {"http_health_check": {"path": "/v2/health/ready"}} if http else {"grpc_health_check": {}}
+    )
+    return {
+        "interval": "1s",
+        "no_traffic_interval": "1s",
+        "timeout": "1.5s",
+        "unhealthy_threshold": 2,
+        "healthy_threshold": 1,
+        **kind,
+    }

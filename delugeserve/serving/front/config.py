@@ -1,0 +1,214 @@
+"""Envoy's whole configuration: one template, for this machine and for a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from delugeserve.serving.front import clusters, listeners, routes
+from delugeserve.serving.front.clusters import CANARY, HTTP_SUFFIX, REPLICAS, Config
+from delugeserve.serving.front.settings import FrontSettings
+
+_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000, 60000)  # ms
+
+
+class RoutingSource(Protocol):
+    """Where Envoy finds the replicas and the routes to them."""
+
+    def endpoints(self, cluster: str) -> Config:
+        """Return the fields of a cluster that say where its endpoints are."""
+
+    def routes(self, listener: str, settings: FrontSettings) -> Config:
+        """Return the field of a connection manager that says where its routes are."""
+
+    @property
+    def cluster_names(self) -> tuple[str, ...]:
+        """The clusters of replicas for gRPC."""
+
+
+@dataclass(frozen=True)
+class FileRouting:
+    """Routing from files that Envoy watches.
+
+    Attributes:
+        folder: the folder of the files.
+    """
+
+    folder: Path
+    cluster_names = (REPLICAS, CANARY)
+
+    def endpoints(self, cluster: str) -> Config:
+        """Return the fields of a cluster whose endpoints are in a file."""
+        source = self._watched(f"endpoints-{cluster}.json")
+        return {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
+
+    def routes(self, listener: str, settings: FrontSettings) -> Config:
+        """Return the field of a connection manager whose routes are in a file."""
+        source = self._watched(f"routes-{listener}.json")
+        return {"rds": {"route_config_name": listener, "config_source": source}}
+
+    def _watched(self, name: str) -> Config:
+        return {
+            "resource_api_version": "V3",
+            "initial_fetch_timeout": "10s",
+            "path_config_source": {"path": str(self.folder / name)},
+        }
+
+
+@dataclass(frozen=True)
+class DnsRouting:
+    """Routing to every address of a host name, such as that of a headless Kubernetes Service.
+
+    Attributes:
+        host: the host name.
+        grpc_port: port of the replicas' gRPC endpoint.
+        http_port: port of their HTTP endpoint.
+    """
+
+    host: str
+    grpc_port: int
+    http_port: int
+    cluster_names = (REPLICAS,)
+
+    def endpoints(self, cluster: str) -> Config:
+        """Return the fields of a cluster whose endpoints are the addresses of the host name."""
+        port = self.http_port if cluster.endswith(HTTP_SUFFIX) else self.grpc_port
+        address = clusters.socket_address(self.host, port)
+        return {
+            "cluster_type": {
+                "name": "envoy.clusters.dns",
+                "typed_config": clusters.typed(
+                    "envoy.extensions.clusters.dns.v3.DnsCluster",
+                    {"dns_refresh_rate": "2s", "all_addresses_in_single_endpoint": False},
+                ),
+            },
+            "load_assignment": {
+                "cluster_name": cluster,
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+            },
+        }
+
+    def routes(self, listener: str, settings: FrontSettings) -> Config:
+        """Return the field of a connection manager that holds its routes."""
+        return {"route_config": routes.route_configuration(listener, settings, canary_share=0.0)}
+
+
+@dataclass(frozen=True)
+class LoopbackPorts:
+    """The front's own ports on this machine.
+
+    Attributes:
+        internal: port of the gRPC listener for the gateway.
+        stats: port of Envoy's statistics.
+    """
+
+    internal: int
+    stats: int
+
+
+def envoy_config(
+    settings: FrontSettings,
+    source: RoutingSource,
+    ports: LoopbackPorts | None = None,
+    admin_socket: Path | None = None,
+) -> Config:
+    """Return the bootstrap configuration of Envoy.
+
+    Args:
+        settings: what it listens on, and its limits.
+        source: where it finds the replicas.
+        ports: its ports on loopback; None leaves these listeners out.
+        admin_socket: Unix socket for the admin interface; None leaves it out.
+
+    Returns:
+        The configuration, as its JSON and YAML form have it.
+    """
+    shown = [
+        listeners.public_listener(
+            routes.GRPC, settings.grpc_port, settings, source.routes(routes.GRPC, settings)
+        )
+    ]
+    if settings.http_port is not None:
+        shown.append(
+            listeners.public_listener(
+                routes.HTTP, settings.http_port, settings, source.routes(routes.HTTP, settings)
+            )
+        )
+    config: Config = {
+        "node": {"id": "delugeserve", "cluster": "delugeserve"},
+        "static_resources": {"listeners": shown, "clusters": _clusters(settings, source)},
+        "stats_config": {
+            "histogram_bucket_settings": [
+                {
+                    "match": {"safe_regex": {"regex": r".*(_rq_time|_cx_length_ms)"}},
+                    "buckets": list(_BUCKETS),
+                }
+            ]
+        },
+        "overload_manager": _overload(settings),
+    }
+    if ports is not None:
+        internal = source.routes(routes.INTERNAL, settings)
+        shown.append(listeners.internal_listener(ports.internal, settings, internal))
+    if admin_socket is not None:
+        pipe: Config = {"pipe": {"path": str(admin_socket), "mode": 0o600}}
+        config["admin"] = {"address": pipe}
+        if ports is not None:
+            shown.append(listeners.stats_listener(ports.stats))
+            config["static_resources"]["clusters"].append(
+                clusters.local_cluster(clusters.ADMIN, pipe)
+            )
+    return config
+
+
+def _clusters(settings: FrontSettings, source: RoutingSource) -> list[Config]:
+    protocols = {"": False} if settings.http_port is None else {"": False, HTTP_SUFFIX: True}
+    made = [
+        clusters.replica_cluster(
+            name + suffix, settings.limits, http=http, source=source.endpoints(name + suffix)
+        )
+        for name in source.cluster_names
+        for suffix, http in protocols.items()
+    ]
+    if settings.gateway_port is not None:
+        address = clusters.socket_address("127.0.0.1", settings.gateway_port)
+        made.append(clusters.local_cluster(clusters.GATEWAY, address))
+    return made
+
+
+def _overload(settings: FrontSettings) -> Config:
+    """Return what Envoy refuses when its memory or its connections run out."""
+    limits = settings.limits
+    heap = "envoy.resource_monitors.fixed_heap"
+    connections = "envoy.resource_monitors.global_downstream_max_connections"
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [
+            {
+                "name": heap,
+                "typed_config": clusters.typed(
+                    "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+                    {"max_heap_size_bytes": limits.memory_bytes},
+                ),
+            },
+            {
+                "name": connections,
+                "typed_config": clusters.typed(
+                    "envoy.extensions.resource_monitors.downstream_connections.v3."
+                    "DownstreamConnectionsConfig",
+                    {"max_active_downstream_connections": limits.connections},
+                ),
+            },
+        ],
+        "actions": [
+            {
+                "name": f"envoy.overload_actions.{action}",
+                "triggers": [{"name": heap, "threshold": {"value": share}}],
+            }
+            for action, share in (
+                ("shrink_heap", 0.8),
+                ("stop_accepting_requests", 0.9),
+            )
+        ],
+    }

@@ -1,0 +1,349 @@
+"""A running front: start it, change its routing, drain it, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from delugeserve.errors import PortError, ServerError
+from delugeserve.serving import ports
+from delugeserve.serving.front.admin import AdminClient
+from delugeserve.serving.front.config import LoopbackPorts, envoy_config
+from delugeserve.serving.front.routing_files import Assignment, RoutingFiles
+from delugeserve.serving.front.settings import FrontSettings, Routing, Upstream
+from delugeserve.serving.guarded import GuardedProcess
+from delugeserve.serving.private_folder import PrivateFolder
+
+_START_SECONDS = 20.0
+_DRAIN_SECONDS = 35.0
+_POLL = 0.02  # seconds
+_SETTLE = 0.05  # seconds until the workers have what the main thread confirmed
+_GRACE = 5.0  # seconds from SIGTERM to SIGKILL
+
+
+def start_front(
+    envoy: Path, settings: FrontSettings, routing: Routing, log_file: TextIO | None = None
+) -> Front:
+    """Start Envoy, and wait until it answers on its ports.
+
+    Whoever gets the handle must call :meth:`Front.stop`. If this process is killed, Envoy stops by
+    itself.
+
+    Args:
+        envoy: the program, as :func:`delugeserve.serving.front.installation.find_envoy` finds it.
+        settings: what it listens on.
+        routing: where it sends requests.
+        log_file: an open file that gets Envoy's log, and is closed at its end.
+
+    Raises:
+        PortError: a port is taken.
+        ServerError: Envoy did not start.
+    """
+    with contextlib.ExitStack() as on_error:
+        if log_file:
+            on_error.callback(log_file.close)
+        own = ports.claim(ports.LOOPBACK, {"grpc": 0, "metrics": 0})
+        loopback = LoopbackPorts(own["grpc"] or 0, own["metrics"] or 0)
+        folder = PrivateFolder.create()
+        on_error.callback(folder.remove)
+        front = Front(envoy, settings, routing, loopback, folder, log_file)
+        on_error.pop_all()
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(front.stop, drain=False)
+        front.wait_until_started()
+        on_error.pop_all()
+    return front
+
+
+class Front:
+    """Handle of a running Envoy. Made by :func:`start_front`.
+
+    Attributes:
+        settings: what it listens on.
+        routing: where it sends requests now.
+        internal_port: port on 127.0.0.1 where the gateway reaches the replicas over gRPC, without
+            authentication.
+        admin_port: port on 127.0.0.1 of Envoy's statistics, to read only: ``/stats/prometheus``,
+            ``/clusters``.
+    """
+
+    def __init__(
+        self,
+        envoy: Path,
+        settings: FrontSettings,
+        routing: Routing,
+        loopback: LoopbackPorts,
+        folder: PrivateFolder,
+        log_file: TextIO | None,
+    ) -> None:
+        self.settings, self.routing = settings, routing
+        self.internal_port, self.admin_port = loopback.internal, loopback.stats
+        self._files = RoutingFiles(folder.path, settings)
+        self._draining: tuple[Upstream, ...] = ()
+        self._files.write_endpoints(_replicas(routing, ()), _canary(routing))
+        self._files.write_routes(routing.canary_share)
+        socket = folder.path / "admin.sock"
+        self._admin = AdminClient(socket)
+        config = folder.path / "envoy.json"
+        config.write_text(
+            json.dumps(envoy_config(settings, self._files.source, loopback, socket)),
+            encoding="utf-8",
+        )
+        config.chmod(0o600)
+        self._process = GuardedProcess(
+            [
+                *(str(envoy), "--config-path", str(config)),
+                *("--disable-hot-restart", "--concurrency", str(settings.concurrency)),
+                *("--log-level", "warning", "--drain-time-s", "2"),
+            ],
+            folder,
+            log_file=log_file,
+            grace=_GRACE,
+        )
+
+    def wait_until_started(self) -> None:
+        """Wait until Envoy accepts requests.
+
+        Raises:
+            PortError: a port is taken.
+            ServerError: it did not start.
+        """
+        if not self._wait(_START_SECONDS, lambda: self._admin.get("/ready").strip() == "LIVE"):
+            raise ServerError(
+                f"The front has not started after {_START_SECONDS:.0f} seconds.",
+                "Start it again when the machine is less busy.",
+                log_tail=self.log_tail(),
+            )
+
+    def route(self, routing: Routing, timeout: float = 10) -> None:
+        """Change where requests go; return when Envoy has applied it.
+
+        New replicas get requests once Envoy's own health check has found them healthy. Replicas
+        that are left out get no new requests. Those in flight are finished, and counted by
+        :meth:`requests_in_flight`.
+
+        Args:
+            routing: where requests go from now on.
+            timeout: seconds that this may take.
+
+        Raises:
+            ServerError: Envoy ended, or a new replica is not healthy in time. Then nothing changes.
+        """
+        deadline = time.monotonic() + timeout
+        old = self.routing
+        draining = self._still_draining(old, routing)
+        new = [upstream for upstream in routing.upstreams if upstream not in old.upstreams]
+        # New replicas are checked before the old ones go, so that a healthy one is always there.
+        self._files.write_endpoints(
+            _replicas(old, (*draining, *_without(routing.active + routing.standby, old))),
+            _canary(routing if routing.canary else old),
+        )
+        try:
+            self._confirm(deadline)
+            self._wait_until_healthy(new, deadline)
+        except ServerError:
+            self._files.write_endpoints(_replicas(old, draining), _canary(old))
+            raise
+        self._draining = (*draining, *_without(old.upstreams, routing))
+        self._files.write_endpoints(
+            _replicas(routing, self._draining), _canary(routing if routing.canary else old)
+        )
+        self._files.write_routes(routing.canary_share if routing.canary else 0.0)
+        self.routing = routing
+        self._confirm(deadline)
+        if not routing.canary and old.canary:
+            self._files.write_endpoints(_replicas(routing, self._draining), _canary(routing))
+            self._confirm(deadline)
+        time.sleep(_SETTLE)
+
+    def ejected(self) -> frozenset[str]:
+        """Return the names of the replicas that get no requests because too many failed."""
+        hosts = self._hosts()
+        return frozenset(
+            upstream.name
+            for upstream in self.routing.upstreams
+            if any(
+                host["health_status"].get("failed_outlier_check")
+                for host in hosts
+                if _port(host) in (upstream.grpc_port, upstream.http_port)
+            )
+        )
+
+    def unhealthy(self) -> frozenset[str]:
+        """Return the names of the replicas that fail Envoy's health check."""
+        hosts = self._hosts()
+        return frozenset(
+            upstream.name
+            for upstream in self.routing.upstreams
+            if any(
+                host["health_status"].get("failed_active_health_check")
+                for host in hosts
+                if _port(host) in (upstream.grpc_port, upstream.http_port)
+            )
+        )
+
+    def requests_in_flight(self, upstream: str) -> int:
+        """Return the number of requests that a replica is answering; 0 for an unknown name."""
+        found = [one for one in (*self.routing.upstreams, *self._draining) if one.name == upstream]
+        ports_of = {port for one in found for port in (one.grpc_port, one.http_port)}
+        return sum(
+            _statistic(host, "rq_active") for host in self._hosts() if _port(host) in ports_of
+        )
+
+    def poll(self) -> int | None:
+        """Return the exit status of an Envoy that has ended, else None."""
+        return self._process.poll()
+
+    def log_tail(self, count: int = 12) -> str:
+        """Return the last lines of Envoy's log."""
+        return "\n".join(self._process.lines()[-count:])
+
+    def stop(self, *, drain: bool = True) -> None:
+        """End Envoy.
+
+        Args:
+            drain: answer the requests that it has accepted first.
+        """
+        try:
+            if drain and self.poll() is None:
+                with contextlib.suppress(OSError):
+                    self._drain()
+        finally:
+            self._process.stop()
+
+    def _drain(self) -> None:
+        self._admin.post("/healthcheck/fail")  # answers tell clients to connect again elsewhere
+        self._admin.post("/drain_listeners?graceful&skip_exit")
+        self._wait(_DRAIN_SECONDS, lambda: not self._downstream_requests())
+
+    def _downstream_requests(self) -> int:
+        found = self._admin.get_json("/stats?format=json&filter=downstream_rq_active$")
+        return sum(
+            one["value"]
+            for one in found["stats"]
+            if "value" in one and not one["name"].startswith(("http.stats.", "http.admin."))
+        )
+
+    def _confirm(self, deadline: float) -> None:
+        """Wait until Envoy's main thread has read every file."""
+        versions = self._files.versions
+
+        def applied() -> bool:
+            found = self._admin.get_json(
+                "/stats?format=json&type=TextReadouts&filter=version_text$"
+            )
+            shown = {one["name"]: one["value"] for one in found["stats"] if "value" in one}
+            return all(
+                shown.get(f"{prefix}.version_text") == version
+                for prefix, version in versions.items()
+            )
+
+        if not self._wait(deadline - time.monotonic(), applied):
+            raise ServerError(
+                "The front has not read its new routing in time.",
+                "Start the server again.",
+                log_tail=self.log_tail(),
+            )
+
+    def _wait_until_healthy(self, upstreams: list[Upstream], deadline: float) -> None:
+        wanted = {one.grpc_port: one.name for one in upstreams}
+        unhealthy: set[str] = set()
+
+        def healthy() -> bool:
+            unhealthy.clear()
+            for host in self._hosts():
+                status = host["health_status"]
+                if _port(host) in wanted and (
+                    status.get("failed_active_health_check") or status.get("pending_active_hc")
+                ):
+                    unhealthy.add(wanted[_port(host)])
+            return not unhealthy
+
+        if not self._wait(deadline - time.monotonic(), healthy):
+            raise ServerError(
+                f"The front's health check fails for {', '.join(sorted(unhealthy))}.",
+                "Look in the server's log for the reason.",
+                log_tail=self.log_tail(),
+            )
+
+    def _still_draining(self, old: Routing, new: Routing) -> tuple[Upstream, ...]:
+        """Return the replicas left out earlier that still answer requests."""
+        taken = {
+            port
+            for one in (*old.upstreams, *new.upstreams)
+            for port in (one.grpc_port, one.http_port)
+        }
+        return tuple(
+            one
+            for one in self._draining
+            if not taken & {one.grpc_port, one.http_port} - {None}
+            and self.requests_in_flight(one.name)
+        )
+
+    def _hosts(self) -> list[dict[str, Any]]:
+        found = self._admin.get_json("/clusters?format=json")
+        return [
+            host
+            for cluster in found["cluster_statuses"]
+            if cluster["name"].split("-")[0] in ("replicas", "canary")
+            for host in cluster.get("host_statuses", ())
+        ]
+
+    def _wait(self, seconds: float, condition: Callable[[], bool]) -> bool:
+        """Wait until a condition holds, which an Envoy that does not answer fails."""
+        deadline = time.monotonic() + seconds
+        while True:
+            if self.poll() is not None:
+                raise self._ended()
+            with contextlib.suppress(OSError):
+                if condition():
+                    return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL)
+
+    def _ended(self) -> PortError | ServerError:
+        lines = self._process.finish()
+        refused = "".join(line for line in lines if "cannot bind" in line)
+        wanted = {"grpc": self.settings.grpc_port, "http": self.settings.http_port}
+        for endpoint, port in wanted.items():
+            if port is not None and re.search(rf":{port}\b", refused):
+                title = ports.TITLES[endpoint]
+                return PortError(f"Port {port} for {title} is already in use.", port, endpoint)
+        return ServerError(
+            "The front, Envoy, has ended.",
+            "Read the log lines, and start the server again.",
+            log_tail=self.log_tail(),
+        )
+
+
+def _replicas(routing: Routing, idle: Sequence[Upstream]) -> Assignment:
+    return Assignment((routing.active, routing.standby), idle)
+
+
+def _canary(routing: Routing) -> Assignment:
+    """Return the canary; if it fails, its requests go to the others."""
+    if not routing.canary:
+        return Assignment(())
+    return Assignment((routing.canary, routing.active, routing.standby))
+
+
+def _without(upstreams: Sequence[Upstream], routing: Routing) -> tuple[Upstream, ...]:
+    return tuple(one for one in upstreams if one not in routing.upstreams)
+
+
+def _port(host: dict[str, Any]) -> int:
+    port: int = host["address"]["socket_address"]["port_value"]
+    return port
+
+
+def _statistic(host: dict[str, Any], name: str) -> int:
+    for one in host["stats"]:
+        if one["name"] == name:
+            return int(one.get("value", 0))
+    return 0

@@ -1,0 +1,152 @@
+"""Envoy's listeners, and the filters that a request passes."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from delugeserve.serving.front import routes
+from delugeserve.serving.front.clusters import ADMIN, Config, socket_address, typed
+from delugeserve.serving.front.settings import FrontSettings, Limits
+
+_HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+_BUFFER = "envoy.extensions.filters.http.buffer.v3.Buffer"
+_HEADER_MUTATION = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
+#: The header that tells who the client is. A client cannot set it.
+CLIENT_ID = "x-client-id"
+STATS_PATHS = ("/stats", "/stats/prometheus", "/clusters", "/ready")
+
+
+def public_listener(name: str, port: int, settings: FrontSettings, route_source: Config) -> Config:
+    """Return the listener for clients: ``grpc`` or ``http``."""
+    manager = _connection_manager(name, settings.limits, route_source)
+    manager["early_header_mutation_extensions"] = [_strip_headers()]
+    return _listener(name, settings.address, port, settings, manager)
+
+
+def internal_listener(port: int, settings: FrontSettings, route_source: Config) -> Config:
+    """Return the gRPC listener for the gateway: on loopback, without authentication."""
+    manager = _connection_manager(routes.INTERNAL, settings.limits, route_source)
+    return _listener(routes.INTERNAL, "127.0.0.1", port, settings, manager)
+
+
+def stats_listener(port: int) -> Config:
+    """Return the listener for Envoy's statistics: on loopback, to read only."""
+    manager = {
+        "stat_prefix": "stats",
+        "codec_type": "HTTP1",
+        "route_config": {
+            "name": "stats",
+            "virtual_hosts": [
+                {
+                    "name": "stats",
+                    "domains": ["*"],
+                    "routes": [
+                        {
+                            "match": {
+                                "path": path,
+                                "headers": [{"name": ":method", "string_match": {"exact": "GET"}}],
+                            },
+                            "route": {"cluster": ADMIN},
+                        }
+                        for path in STATS_PATHS
+                    ],
+                }
+            ],
+        },
+        "http_filters": [_filter("envoy.filters.http.router", _ROUTER)],
+    }
+    return {
+        "name": "stats",
+        "address": socket_address("127.0.0.1", port),
+        "enable_reuse_port": False,
+        "filter_chains": [{"filters": [_network_filter(manager)]}],
+    }
+
+
+def _listener(
+    name: str, address: str, port: int, settings: FrontSettings, manager: Config
+) -> Config:
+    where: dict[str, Any] = socket_address(address, port)
+    if ipaddress.ip_address(address) == ipaddress.ip_address("::"):
+        where["socket_address"]["ipv4_compat"] = True
+    return {
+        "name": name,
+        "address": where,
+        # Otherwise a second server could listen on the same port without an error.
+        "enable_reuse_port": False,
+        "per_connection_buffer_limit_bytes": settings.limits.request_bytes,
+        "filter_chains": [{"filters": [_network_filter(manager)]}],
+    }
+
+
+def _connection_manager(name: str, limits: Limits, route_source: Config) -> Config:
+    seconds = routes.seconds
+    return {
+        "stat_prefix": name,
+        "codec_type": "AUTO" if name == routes.HTTP else "HTTP2",
+        **route_source,
+        "use_remote_address": True,
+        "generate_request_id": True,
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+        "server_name": "delugeserve",
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "max_request_headers_kb": limits.header_kib,
+        "request_headers_timeout": seconds(limits.header_seconds),
+        "request_timeout": seconds(limits.receive_seconds),
+        # An answer may take its whole time without a byte on the connection.
+        "stream_idle_timeout": seconds(limits.receive_seconds + limits.answer_seconds),
+        "drain_timeout": "1s",
+        "common_http_protocol_options": {
+            "idle_timeout": seconds(limits.idle_seconds),
+            "max_headers_count": limits.header_count,
+        },
+        "http2_protocol_options": {
+            "max_concurrent_streams": limits.streams,
+            "initial_stream_window_size": 1 << 20,
+            "initial_connection_window_size": 1 << 24,
+        },
+        "http_filters": [
+            _filter("envoy.filters.http.buffer", _BUFFER, max_request_bytes=limits.request_bytes),
+            _filter("envoy.filters.http.router", _ROUTER, suppress_envoy_headers=True),
+        ],
+    }
+
+
+def _strip_headers() -> Config:
+    """Remove what a client must not set, before anything reads it."""
+    headers = (
+        CLIENT_ID,
+        "x-envoy-retry-on",
+        "x-envoy-retry-grpc-on",
+        "x-envoy-max-retries",
+        "x-envoy-upstream-rq-timeout-ms",
+        "x-envoy-upstream-rq-per-try-timeout-ms",
+        "x-envoy-upstream-rq-timeout-alt-response",
+        "x-envoy-hedge-on-per-try-timeout",
+        "x-envoy-retriable-status-codes",
+        "x-envoy-retriable-header-names",
+        "x-envoy-upstream-alt-stat-name",
+        "x-envoy-force-trace",
+    )
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": typed(
+            _HEADER_MUTATION, {"mutations": [{"remove": header} for header in headers]}
+        ),
+    }
+
+
+def _network_filter(manager: Config) -> Config:
+    return {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": typed(_HCM, manager),
+    }
+
+
+def _filter(name: str, message: str, **fields: object) -> Config:
+    return {"name": name, "typed_config": typed(message, fields)}

@@ -1,0 +1,169 @@
+"""Envoy's routes: which requests are open, where they go, how they are retried."""
+
+from __future__ import annotations
+
+from delugeserve.serving.front.clusters import CANARY, GATEWAY, HTTP_SUFFIX, REPLICAS, Config
+from delugeserve.serving.front.settings import FrontSettings, Limits
+
+GRPC = "grpc"
+HTTP = "http"
+INTERNAL = "internal"
+_SERVICE = "/inference.GRPCInferenceService/"
+#: What a client may call; Triton's other methods change the server or tell of its machine.
+OPEN_METHODS = (
+    "ServerLive",
+    "ServerReady",
+    "ServerMetadata",
+    "ModelReady",
+    "ModelMetadata",
+    "ModelConfig",
+    "ModelStatistics",
+    "ModelInfer",
+)
+HEALTH_METHOD = "/grpc.health.v1.Health/Check"
+#: Paths of the gateway, which anybody may ask for.
+PUBLIC_GATEWAY_PATHS = ("/healthz", "/readyz")
+GATEWAY_PATHS = ("/classify", "/models", "/openapi.json", "/docs")
+_MODEL = r"/v2/models/[A-Za-z0-9_.-]+(/versions/[0-9]+)?"
+_READING = rf"/v2|{_MODEL}(/(ready|config|stats))?"
+_SHARE = 10_000  # parts in which the canary's share is counted
+_CLOSED = "This API is closed."
+
+
+def route_configuration(name: str, settings: FrontSettings, canary_share: float) -> Config:
+    """Return the routes of a listener.
+
+    Args:
+        name: the listener: ``grpc``, ``http`` or ``internal``.
+        settings: the front's settings.
+        canary_share: share of requests for the canary, from 0 to 1.
+    """
+    make = _http_routes if name == HTTP else _grpc_routes
+    limits = settings.limits
+    return {
+        "name": name,
+        "virtual_hosts": [
+            {
+                "name": name,
+                "domains": ["*"],
+                "routes": make(settings, canary_share),
+                "request_body_buffer_limit": limits.request_bytes,
+                "include_attempt_count_in_response": False,
+            }
+        ],
+        # The health checks of the clusters decide; a route never waits for one.
+        "validate_clusters": False,
+    }
+
+
+def _grpc_routes(settings: FrontSettings, share: float) -> list[Config]:
+    limits = settings.limits
+    action = _action("", share, limits, _grpc_retries(limits))
+    # A client's own deadline ends the request here too.
+    action["max_stream_duration"] = {"grpc_timeout_header_max": seconds(limits.answer_seconds)}
+    methods = [HEALTH_METHOD, *(_SERVICE + method for method in OPEN_METHODS)]
+    return [
+        *({"match": {"path": method}, "route": action} for method in methods),
+        _closed({"prefix": "/"}),
+    ]
+
+
+def _http_routes(settings: FrontSettings, share: float) -> list[Config]:
+    limits = settings.limits
+    action = _action(HTTP_SUFFIX, share, limits, _http_retries(limits))
+    routes: list[Config] = [
+        {"match": _method("path", path, "GET"), "route": action}
+        for path in ("/v2/health/live", "/v2/health/ready")
+    ]
+    if settings.gateway_port is not None:
+        gateway = {"cluster": GATEWAY, "timeout": seconds(limits.answer_seconds)}
+        routes += [
+            {"match": {"path": path}, "route": gateway}
+            for path in (*PUBLIC_GATEWAY_PATHS, *GATEWAY_PATHS)
+        ]
+    return [
+        *routes,
+        {"match": _method("safe_regex", {"regex": _READING}, "GET"), "route": action},
+        {
+            "match": _method("safe_regex", {"regex": f"{_MODEL}/infer"}, "POST"),
+            "route": action,
+        },
+        _closed({"prefix": "/v2"}),
+        _answer({"prefix": "/"}, 404, "There is nothing at this address."),
+    ]
+
+
+def _action(suffix: str, share: float, limits: Limits, retries: Config) -> Config:
+    """Return where inference goes: to the replicas, or by share to the canary."""
+    parts = round(share * _SHARE)
+    target: Config = {"cluster": REPLICAS + suffix}
+    if parts:
+        target = {
+            "weighted_clusters": {
+                "clusters": [
+                    {"name": REPLICAS + suffix, "weight": _SHARE - parts},
+                    {"name": CANARY + suffix, "weight": parts},
+                ]
+            }
+        }
+    return {**target, "timeout": seconds(limits.answer_seconds), "retry_policy": retries}
+
+
+def _grpc_retries(limits: Limits) -> Config:
+    # A model whose process died answers every request with INTERNAL.
+    conditions = "connect-failure,refused-stream,reset,unavailable,internal,cancelled"
+    return {"retry_on": conditions, **_retries(limits)}
+
+
+def _http_retries(limits: Limits) -> Config:
+    return {
+        "retry_on": "connect-failure,refused-stream,reset,gateway-error,retriable-status-codes",
+        "retriable_status_codes": [500],
+        **_retries(limits),
+    }
+
+
+def _retries(limits: Limits) -> Config:
+    return {
+        "num_retries": 4,
+        "per_try_timeout": seconds(limits.try_seconds),
+        "retry_back_off": {"base_interval": "0.025s", "max_interval": "0.5s"},
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.retry.priority."
+                "previous_priorities.v3.PreviousPrioritiesConfig",
+                "update_frequency": 1,
+            },
+        },
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.retry.host."
+                    "previous_hosts.v3.PreviousHostsPredicate"
+                },
+            }
+        ],
+        "host_selection_retry_max_attempts": 3,
+    }
+
+
+def _method(kind: str, value: object, method: str) -> Config:
+    return {kind: value, "headers": [{"name": ":method", "string_match": {"exact": method}}]}
+
+
+def _closed(match: Config) -> Config:
+    return _answer(match, 403, _CLOSED)
+
+
+def _answer(match: Config, status: int, text: str) -> Config:
+    return {
+        "match": match,
+        "direct_response": {"status": status, "body": {"inline_string": text}},
+    }
+
+
+def seconds(value: float) -> str:
+    """Return a duration as Envoy reads it."""
+    return f"{value:.3f}s"
