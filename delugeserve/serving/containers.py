@@ -55,9 +55,7 @@ _NATIVE = ("onnxruntime", "tensorrt")
 _DECODER = "python"  # the backend of the model that decodes pictures; it needs Pillow
 _MOUNT = "/models"
 _EXIT_TIMEOUT = 60  # seconds for requests in flight
-_PORTS: Mapping[str, int] = MappingProxyType(
-    {"http": 8000, "grpc": 8001, "metrics": 8002}
-)
+_PORTS: Mapping[str, int] = MappingProxyType({"http": 8000, "grpc": 8001, "metrics": 8002})
 
 
 @dataclass(frozen=True)

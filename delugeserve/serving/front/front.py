@@ -99,7 +99,7 @@ class Front:
             [
                 *(str(envoy), "--config-path", str(config)),
                 *("--disable-hot-restart", "--concurrency", str(settings.concurrency)),
-                *("--log-level", "warning", "--drain-time-s", "2"),
+                *("--log-level", "warning"),
             ],
             folder,
             log_file=log_file,
@@ -218,7 +218,7 @@ class Front:
 
     def _drain(self) -> None:
         self._admin.post("/healthcheck/fail")  # answers tell clients to connect again elsewhere
-        self._admin.post("/drain_listeners?graceful&skip_exit")
+        self._admin.post("/drain_listeners")
         self._wait(_DRAIN_SECONDS, lambda: not self._downstream_requests())
 
     def _downstream_requests(self) -> int:
