@@ -63,6 +63,14 @@ def explain(error: BaseException, address: Address, timeout: float) -> ClientErr
     from_server = any(word in words for word in ("model", "request", "queue"))
     if not status or (status == "UNAVAILABLE" and not from_server):
         return no_answer(address)
+    if "shared memory" in words:
+        # The server's own message names its memory region, and Docker's option only.
+        return InferenceFailed(
+            f"The server at {address} has too little shared memory for this batch.",
+            "Send smaller batches, or give the server more, such as with: docker run --shm-size=1g",
+            url=url,
+            message=text,
+        )
     return InferenceFailed(
         f"The server at {address} refused the request: {_sentence(text)}",
         "Send fewer requests at once, or configure a longer queue."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,18 @@ class ModelConfig:
         if self.dynamic_batching:
             message.dynamic_batching.max_queue_delay_microseconds = self.queue_delay_us
         text: str = text_format.MessageToString(message)
+        return text
+
+    def warmup_text(self, sizes: Iterable[int]) -> str:
+        """Return the lines of a ``config.pbtxt`` that warm a model up, joined to one.
+
+        Args:
+            sizes: batch sizes to run before the model is ready.
+        """
+        pb = require("tritonclient.grpc.model_config_pb2", _EXTRA)
+        text_format = require("google.protobuf.text_format", _EXTRA)
+        message = pb.ModelConfig(model_warmup=[self._warmup(pb, size) for size in sizes])
+        text: str = text_format.MessageToString(message, as_one_line=True)
         return text
 
     def _warmup(self, pb: Any, size: int) -> Any:

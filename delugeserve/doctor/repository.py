@@ -216,13 +216,24 @@ def _check_batches(served: _Served) -> Iterator[Finding]:
             f"Write max_batch_size: {verified} in {served.config_path}, or export with "
             f"--max-batch-size {largest}.",
         )
-    cold = sorted({1, max(largest, 1)} - set(served.config.warmup_batches))
+        return
+    too_large = [size for size in served.config.warmup_batches if size > largest]
+    if too_large:
+        yield _finding(
+            served.name,
+            "problem",
+            f"{CONFIG} has a warm-up of batch {' and '.join(map(str, too_large))}, but "
+            f"max_batch_size is {largest}: the server refuses the model or dies",
+            f"Write batch_size: {largest} in that model_warmup of {served.config_path}.",
+        )
+        return
+    cold = sorted({1, largest} - set(served.config.warmup_batches))
     if cold:
         yield _finding(
             served.name,
             "warning",
             f"no warm-up of batch {' and '.join(map(str, cold))}: the first such request is slow",
-            served.export_again(),
+            f"Add to {served.config_path}: {served.config.warmup_text(cold)}",
         )
 
 

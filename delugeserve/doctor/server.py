@@ -6,15 +6,20 @@ import contextlib
 import os
 import platform
 import shlex
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.doctor.findings import Finding, Status
-from delugeserve.errors import MissingExtraError, UsageError
+from delugeserve.errors import MissingExtraError, ServerError, UsageError
 from delugeserve.runtimes import BACKENDS
 from delugeserve.serving.guardian import SHARED_MEMORY
-from delugeserve.serving.private_folder import FOLDER_PREFIX
+from delugeserve.serving.private_folder import (
+    FOLDER_PREFIX,
+    find_temporary_folder,
+    reason_against,
+)
 from delugeserve.serving.triton.installation import (
     MIN_GLIBC,
     find_libpython,
@@ -51,6 +56,7 @@ def check_server() -> Iterator[Finding]:
     yield _finding(
         "backends", f"Triton's: {', '.join(native)}; ours: {', '.join(own) or 'none is installed'}"
     )
+    yield _temporary_folder()
     yield _shared_memory()
     yield _leftovers()
     yield from _faults(version)
@@ -83,6 +89,20 @@ def _faults(version: str | None) -> Iterator[Finding]:
         yield Finding("known faults of this server", fault.subject, "ok", fault.text)
 
 
+def _temporary_folder() -> Finding:
+    """Check that a server's private folder can be created and run from."""
+    try:
+        place = find_temporary_folder()
+    except ServerError as error:
+        return _finding("temporary files", error.problem, "problem", error.remedy)
+    if place == tempfile.gettempdir():
+        return _finding("temporary files", f"in {place}")
+    return _finding(
+        "temporary files",
+        f"in {place}, because {tempfile.gettempdir()} {reason_against(tempfile.gettempdir())}",
+    )
+
+
 def _shared_memory() -> Finding:
     """Check that the processes of models have room to exchange batches with the server."""
     try:
@@ -92,7 +112,14 @@ def _shared_memory() -> Finding:
             "shared memory",
             f"{SHARED_MEMORY} cannot be used ({error.strerror})",
             "problem",
-            f"Mount it with: mount -t tmpfs -o size=1g tmpfs {SHARED_MEMORY}",
+            f"As root, mount it with: mount -t tmpfs -o size=1g tmpfs {SHARED_MEMORY}",
+        )
+    if not os.access(SHARED_MEMORY, os.W_OK) or status.f_flag & os.ST_RDONLY:
+        return _finding(
+            "shared memory",
+            f"{SHARED_MEMORY} is not writable for this user",
+            "problem",
+            f"As root, run: mount -o remount,rw,mode=1777 {SHARED_MEMORY}",
         )
     free = status.f_bavail * status.f_frsize / 2**20
     amount = f"{free:.0f} MiB" if free < 1024 else f"{free / 1024:.1f} GiB"
@@ -102,7 +129,8 @@ def _shared_memory() -> Finding:
             "shared memory",
             f"{text}: large batches may not fit",
             "warning",
-            f"Enlarge it: docker run --shm-size=1g, or: mount -o remount,size=1g {SHARED_MEMORY}",
+            "Enlarge it: docker run --shm-size=1g, or as root: mount -o remount,size=1g "
+            f"{SHARED_MEMORY}",
         )
     return _finding("shared memory", text)
 

@@ -45,8 +45,12 @@ class PrivateFolder:
         import fcntl  # not on Windows, where this must import so that the error can be shown
 
         while True:
-            path = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=_temporary_folder()))
-            lock = (path / _LOCK).open("w")
+            place = find_temporary_folder()
+            try:
+                path = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=place))
+                lock = (path / _LOCK).open("w")
+            except OSError as error:
+                raise cannot_write(place, error) from error
             fcntl.flock(lock, fcntl.LOCK_EX)
             if os.fstat(lock.fileno()).st_nlink:
                 return cls(path, lock)
@@ -71,7 +75,7 @@ def sweep() -> None:
     """
     import fcntl
 
-    for lock_file in Path(_temporary_folder()).glob(f"{FOLDER_PREFIX}*/{_LOCK}"):
+    for lock_file in Path(find_temporary_folder()).glob(f"{FOLDER_PREFIX}*/{_LOCK}"):
         try:
             if lock_file.stat().st_uid != os.getuid():
                 continue
@@ -88,11 +92,23 @@ def sweep() -> None:
             os.close(lock)
 
 
-def _temporary_folder() -> str:
-    """Return the first temporary folder that suits a server."""
+def cannot_write(place: str | os.PathLike[str], error: OSError) -> ServerError:
+    """Return the error for a temporary folder that a server's files cannot be written to."""
+    return ServerError(
+        f"The server's files cannot be written to {os.fspath(place)} ({error.strerror}).",
+        "Free some space there, or set TMPDIR to a folder on another file system.",
+    )
+
+
+def find_temporary_folder() -> str:
+    """Return the first temporary folder that suits a server.
+
+    Raises:
+        ServerError: none does.
+    """
     unsuited = []
     for place in dict.fromkeys([tempfile.gettempdir(), *FALLBACK_FOLDERS]):
-        reason = _reason_against(place)
+        reason = reason_against(place)
         if not reason:
             return place
         unsuited.append(f"{place} {reason}")
@@ -103,7 +119,7 @@ def _temporary_folder() -> str:
     )
 
 
-def _reason_against(place: str) -> str:
+def reason_against(place: str) -> str:
     """Return why a temporary folder does not suit a server; empty if it does."""
     if re.search(r"[\s:]", place):
         # A space breaks the server's Python backend, a colon separates paths.

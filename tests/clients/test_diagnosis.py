@@ -50,6 +50,15 @@ def test_errors_of_tritonclient_and_the_network(error, kind):
         assert explained.timeout == 30.0
 
 
+def test_a_batch_for_which_the_server_lacks_shared_memory():
+    text = "Failed to increase the shared memory pool size for key 'x' to 1048576 bytes."
+    error = explain(grpc_error("INTERNAL", text), HERE, 30.0)
+    assert type(error) is InferenceFailed
+    assert error.message == text
+    assert "key" not in error.problem
+    assert "--shm-size" in error.remedy
+
+
 def test_words_in_the_host_name_do_not_count_as_the_servers():
     text = "DNS resolution failed for model-queue.example:8001: Domain name not found"
     error = InferenceServerException(text, status="StatusCode.UNAVAILABLE")

@@ -18,7 +18,7 @@ from delugeserve.serving.triton import log
 
 _KEEP_LOG = "Start it again with --log FILE to keep the whole log."
 # The Python backend's messages, when a model is loaded and when its first batch is copied.
-_SHM_FULL = re.compile(r"(?i)shared memory.*(no space left|pool size)")
+_SHM = re.compile(r"(?i)shared memory (?:key|pool size)(?:.* Error: (?P<cause>[^.]+))?")
 _PORT_TAKEN = re.compile(r"'[\d.]+:(\d+)' already in use")
 
 
@@ -53,11 +53,16 @@ def explain_dead_model(model: str, lines: list[str]) -> ServerError:
 
 
 def explain_failed_start(
-    lines: list[str], models: Sequence[str], ports: dict[str, int | None], repository: Path
+    status: int | None,
+    lines: list[str],
+    models: Sequence[str],
+    ports: dict[str, int | None],
+    repository: Path,
 ) -> PortError | ServerError:
     """Return the error for a server that ended before it was ready.
 
     Args:
+        status: the guardian's exit status, 128 + N for a server that died of signal N.
         lines: its log.
         models: names of the models it was to serve.
         ports: port by endpoint.
@@ -69,12 +74,13 @@ def explain_failed_start(
                 title = TITLES[endpoint]
                 return PortError(f"Port {port} for {title} is already in use.", port, endpoint)
     tail = log.tail(lines)
+    check = f"delugeserve doctor{repository_option(repository)}"
     reasons = log.failed_models(lines)
     if reasons:
         others = [model for model in models if model not in reasons]
-        if any(_SHM_FULL.search(reason) for reason in reasons.values()):
-            return _explain_small_shm(reasons, tail)
-        check = f"delugeserve doctor{repository_option(repository)}"
+        for reason in reasons.values():
+            if found := _SHM.search(reason):
+                return _explain_shm(found["cause"] or "", reasons, tail)
         instead = f", or serve only the others: {_only(others)}" if others else ""
         return ServerError(
             " ".join(f"Model '{name}' did not load: {why}" for name, why in reasons.items()),
@@ -89,6 +95,13 @@ def explain_failed_start(
             "Give the path of a server built for this machine with --tritonserver.",
             log_tail=tail,
         )
+    if (name := _signal(status)) and name != "SIGTERM":
+        return ServerError(
+            f"The server died ({name}) before it was ready.",
+            "If the machine ran out of memory, serve fewer models at once with --model; otherwise "
+            f"check files and configuration with: {check}\n{_last_lines(tail)}",
+            log_tail=tail,
+        )
     return ServerError(
         f"The server did not start: {reason}" if reason else "The server did not start.",
         f"{_KEEP_LOG} {_last_lines(tail)}",
@@ -98,6 +111,8 @@ def explain_failed_start(
 
 def explain_no_answer(model: str, reason: str, version_folder: Path) -> ServerError:
     """Return the error for a model that was loaded and answers its first request with an error."""
+    if found := _SHM.search(reason):
+        return _explain_shm(found["cause"] or "", {model: reason}, "")
     return ServerError(
         f"Model '{model}' loaded, but failed its first request: {reason}",
         f"Check it with: delugeserve verify {shlex.quote(str(version_folder))}, and start the "
@@ -115,7 +130,16 @@ def explain_timeout(model: str, seconds: float, reason: str) -> ServerError:
     )
 
 
-def _explain_small_shm(reasons: Mapping[str, str], tail: str) -> ServerError:
+def _explain_shm(cause: str, reasons: Mapping[str, str], tail: str) -> ServerError:
+    """Return the error for models that got no shared memory, and the operating system's reason."""
+    if cause and "space" not in cause and "memory" not in cause:
+        return ServerError(
+            f"The shared memory in {SHARED_MEMORY} cannot be used: {cause}.",
+            f"Mount it writable for this user; as root: mount -o remount,rw,mode=1777 "
+            f"{SHARED_MEMORY}",
+            log_tail=tail,
+            reasons=reasons,
+        )
     free = ""
     with contextlib.suppress(OSError):
         status = os.statvfs(SHARED_MEMORY)
@@ -123,8 +147,8 @@ def _explain_small_shm(reasons: Mapping[str, str], tail: str) -> ServerError:
     return ServerError(
         f"The shared memory in {SHARED_MEMORY} is too small for the models{free}: each instance "
         "needs 1 MiB and room for its largest batch.",
-        f"Enlarge it (docker run --shm-size=1g, or: mount -o remount,size=1g {SHARED_MEMORY}), or "
-        "serve fewer models at once with --model.",
+        "Serve fewer models at once with --model, or enlarge it: docker run --shm-size=1g, or as "
+        f"root: mount -o remount,size=1g {SHARED_MEMORY}",
         log_tail=tail,
         reasons=reasons,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from delugeserve.artifacts.repository import StoredModel
-from delugeserve.errors import ServerError
+from delugeserve.serving.private_folder import cannot_write
 from delugeserve.serving.triton import layout, own_backends
 from delugeserve.serving.triton.environment import build_environment
 from delugeserve.serving.triton.installation import TritonInstallation
@@ -63,10 +63,7 @@ def prepare(
         environment = build_environment(folder.path, installation)
     except OSError as error:
         folder.remove()
-        raise ServerError(
-            f"The server's files cannot be written to {folder.path.parent} ({error.strerror}).",
-            "Free some space there, or set TMPDIR to a folder on another file system.",
-        ) from error
+        raise cannot_write(folder.path.parent, error) from error
     except BaseException:
         folder.remove()
         raise

@@ -56,6 +56,8 @@ def tidy(reason: str) -> str:
         reason.strip(),
     )
     reason = re.sub(r"\s+", " ", reason).strip().strip('"')
+    # A failed warm-up gives the same reason once for each of its requests.
+    reason = "; ".join(dict.fromkeys(reason.rstrip("; ").split("; ")))
     return reason if not reason or reason.endswith((".", "!", "?")) else f"{reason}."
 
 

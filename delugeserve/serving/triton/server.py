@@ -124,7 +124,9 @@ class TritonServer:
             "http": self.endpoints.http,
             "metrics": self.endpoints.metrics,
         }
-        return diagnosis.explain_failed_start(lines, self.models, listening, repository)
+        return diagnosis.explain_failed_start(
+            self.poll(), lines, self.models, listening, repository
+        )
 
     def failure(self) -> ServerError | None:
         """Return what is wrong with a server that was ready; None if it and its models live."""

@@ -134,16 +134,36 @@ def test_a_misspelt_field(edit, only):
     assert "instance_groups, dynamic_batching.max_queue_delay" in finding.text
 
 
-def test_another_batch_size_than_was_verified(stored, edit, check):
+def test_another_batch_size_than_was_verified(stored, edit, only):
+    edit("max_batch_size: 8", "max_batch_size: 64")
+    finding = only()
+    assert finding.status == "problem"
+    assert "max_batch_size is 64" in finding.text
+    assert f"max_batch_size: 8 in {stored / 'tiny' / 'config.pbtxt'}" in finding.remedy
+
+
+def test_a_warm_up_that_exceeds_the_lowered_batch_size(edit, only):
     edit("max_batch_size: 8", "max_batch_size: 4")
-    assert not any("max_batch_size" in one.text for one in repository.check_repository(stored))
-    edit("max_batch_size: 4", "max_batch_size: 64")
-    problem, warm_up = check()
-    assert problem.status == "problem"
-    assert "max_batch_size is 64" in problem.text
-    assert f"max_batch_size: 8 in {stored / 'tiny' / 'config.pbtxt'}" in problem.remedy
-    assert warm_up.status == "warning"
-    assert "batch 64" in warm_up.text
+    finding = only()
+    assert finding.status == "problem"
+    assert "warm-up of batch 8" in finding.text
+    assert "batch_size: 4 in that model_warmup" in finding.remedy
+    edit("batch_size: 8", "batch_size: 4")
+    assert only().status == "ok"
+
+
+def test_the_remedy_for_a_missing_warm_up_can_be_pasted(stored, only):
+    path = stored / "tiny" / "config.pbtxt"
+    text = path.read_text()
+    path.write_text(text[: text.index("model_warmup")] + 'backend: "onnxruntime"\n')
+    finding = only()
+    assert finding.status == "warning"
+    assert "batch 1 and 8" in finding.text
+    where, _, addition = finding.remedy.partition(": ")
+    assert str(path) in where
+    with path.open("a") as file:
+        file.write(addition)
+    assert only().status == "ok"
 
 
 def test_a_version_that_does_not_exist(stored, only):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from delugeserve.doctor import server
 from delugeserve.doctor.faults import FAULTS, known_faults
+from delugeserve.serving import private_folder
 from delugeserve.serving.private_folder import FOLDER_PREFIX
 from delugeserve.serving.triton import installation
 
@@ -46,6 +47,27 @@ def test_a_server_without_known_faults():
     assert known_faults("2.60.0") == []
     (finding,) = server._faults(None)
     assert finding.status == "absent"
+
+
+def test_temporary_files(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert server._temporary_folder().text == f"in {tmp_path}"
+    monkeypatch.setattr(private_folder, "FALLBACK_FOLDERS", (str(tmp_path),))
+    monkeypatch.setattr("tempfile.tempdir", "/no where")
+    found = server._temporary_folder()
+    assert (found.status, found.remedy) == ("ok", None)
+    assert found.text == f"in {tmp_path}, because /no where has a space or a colon in its path"
+    monkeypatch.setattr(private_folder, "FALLBACK_FOLDERS", ())
+    found = server._temporary_folder()
+    assert found.status == "problem"
+    assert "TMPDIR" in found.remedy
+
+
+def test_shared_memory_that_cannot_be_written(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda place, mode: place != server.SHARED_MEMORY)
+    found = server._shared_memory()
+    assert found.status == "problem"
+    assert "remount,rw" in found.remedy
 
 
 def test_little_shared_memory(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -30,6 +31,17 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_replaced(temporary, monke
     assert folder.path != swept[0]
     folder.remove()
     assert not list(temporary.iterdir())
+
+
+def test_a_full_temporary_folder(temporary, monkeypatch):
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(ServerError, match="No space left") as caught:
+        PrivateFolder.create()
+    assert str(temporary) in caught.value.problem
+    assert "TMPDIR" in caught.value.remedy
 
 
 def test_sweep_looks_nowhere_but_in_its_temporary_folder(temporary, tmp_path, monkeypatch):

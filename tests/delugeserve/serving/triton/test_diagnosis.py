@@ -22,8 +22,10 @@ TABLE = """\
 error: creating server: Internal - failed to load all models"""
 
 
-def explain(text, models=("bad", "good")):
-    error = diagnosis.explain_failed_start(text.splitlines(), models, PORTS, Path("repository"))
+def explain(text, models=("bad", "good"), status=1):
+    error = diagnosis.explain_failed_start(
+        status, text.splitlines(), models, PORTS, Path("repository")
+    )
     assert error.problem.endswith(".")
     return error
 
@@ -61,12 +63,34 @@ def test_too_little_shared_memory(reason):
     error = explain(TABLE.format(reason=reason))
     assert "--shm-size" in error.remedy
     assert list(error.reasons) == ["bad"]
+    first = diagnosis.explain_no_answer("bad", reason, Path("repository/bad/1"))
+    assert (first.remedy, list(first.reasons)) == (error.remedy, ["bad"])
+
+
+@pytest.mark.parametrize("cause", ["Read-only file system", "Permission denied"])
+def test_shared_memory_that_cannot_be_written(cause):
+    reason = (
+        "Unable to initialize shared memory key 'x' to requested size (1048576 bytes). If you are "
+        "running Triton inside docker, use '--shm-size' flag to control the shared memory region "
+        f"size. Each Python backend model instance requires at least 1 MB. Error: {cause}"
+    )
+    error = explain(TABLE.format(reason=reason))
+    assert cause in error.problem
+    assert "--shm-size" not in error.remedy
+    assert "mode=1777" in error.remedy
 
 
 def test_a_server_for_another_machine():
     error = explain(f"error: creating server: {CANNOT_RUN} /opt/tritonserver: Exec format error")
     assert "/opt/tritonserver: Exec format error" in error.problem
     assert "--tritonserver" in error.remedy
+
+
+def test_a_server_that_dies_while_it_loads():
+    error = explain("loading: bad:1", status=128 + signal.SIGSEGV)
+    assert "SIGSEGV" in error.problem
+    assert "delugeserve doctor --repository repository" in error.remedy
+    assert error.log_tail == "loading: bad:1"
 
 
 def test_a_server_that_gives_no_reason():

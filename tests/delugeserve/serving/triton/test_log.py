@@ -66,6 +66,8 @@ def test_the_tail_is_without_tables_and_absent_gpus():
         ("with a full stop.", "with a full stop."),
         ("two\n  lines", "two lines."),
         ("", ""),
+        ("sample 'a': too large; too large; too large; ", "sample 'a': too large; too large."),
+        ("too large; too large; small", "too large; small."),
     ],
 )
 def test_tidying(message, tidied):
