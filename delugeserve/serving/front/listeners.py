@@ -11,6 +11,7 @@ from delugeserve.serving.front.settings import FrontSettings, Limits
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _ROUTER = "envoy.extensions.filters.http.router.v3.Router"
+_GRPC_STATS = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig"
 _BUFFER = "envoy.extensions.filters.http.buffer.v3.Buffer"
 _HEADER_MUTATION = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
 #: The header that tells who the client is. A client cannot set it.
@@ -111,6 +112,8 @@ def _connection_manager(name: str, limits: Limits, route_source: Config) -> Conf
             "initial_connection_window_size": 1 << 24,
         },
         "http_filters": [
+            # Counts answers by gRPC status; their HTTP status is 200, whatever they say.
+            _filter("envoy.filters.http.grpc_stats", _GRPC_STATS, stats_for_all_methods=False),
             _filter("envoy.filters.http.buffer", _BUFFER, max_request_bytes=limits.request_bytes),
             _filter("envoy.filters.http.router", _ROUTER, suppress_envoy_headers=True),
         ],

@@ -20,6 +20,8 @@ OPEN_METHODS = (
     "ModelStatistics",
     "ModelInfer",
 )
+#: What the gateway may call besides: it lists the models.
+INTERNAL_METHODS = ("RepositoryIndex",)
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 #: Paths of the gateway, which anybody may ask for.
 PUBLIC_GATEWAY_PATHS = ("/healthz", "/readyz")
@@ -38,7 +40,6 @@ def route_configuration(name: str, settings: FrontSettings, canary_share: float)
         settings: the front's settings.
         canary_share: share of requests for the canary, from 0 to 1.
     """
-    make = _http_routes if name == HTTP else _grpc_routes
     limits = settings.limits
     return {
         "name": name,
@@ -46,7 +47,9 @@ def route_configuration(name: str, settings: FrontSettings, canary_share: float)
             {
                 "name": name,
                 "domains": ["*"],
-                "routes": make(settings, canary_share),
+                "routes": _http_routes(settings, canary_share)
+                if name == HTTP
+                else _grpc_routes(settings, canary_share, internal=name == INTERNAL),
                 "request_body_buffer_limit": limits.request_bytes,
                 "include_attempt_count_in_response": False,
             }
@@ -56,12 +59,13 @@ def route_configuration(name: str, settings: FrontSettings, canary_share: float)
     }
 
 
-def _grpc_routes(settings: FrontSettings, share: float) -> list[Config]:
+def _grpc_routes(settings: FrontSettings, share: float, *, internal: bool) -> list[Config]:
     limits = settings.limits
     action = _action("", share, limits, _grpc_retries(limits))
     # A client's own deadline ends the request here too.
     action["max_stream_duration"] = {"grpc_timeout_header_max": seconds(limits.answer_seconds)}
-    methods = [HEALTH_METHOD, *(_SERVICE + method for method in OPEN_METHODS)]
+    opened = (*OPEN_METHODS, *(INTERNAL_METHODS if internal else ()))
+    methods = [HEALTH_METHOD, *(_SERVICE + method for method in opened)]
     return [
         *({"match": {"path": method}, "route": action} for method in methods),
         _closed({"prefix": "/"}),

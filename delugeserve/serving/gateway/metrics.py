@@ -24,13 +24,19 @@ _MOST_BYTES = 16 * 2**20  # of a page
 _OF_CLUSTERS = (
     "membership_(healthy|total)|outlier_detection_ejections_(active|enforced_total)"
     "|upstream_rq_(active|pending_overflow|retry|retry_overflow|retry_success|time|timeout|total|xx)"
-    "|upstream_cx_(active|connect_fail|total)|grpc_.*"
+    "|upstream_cx_(active|connect_fail|total)|grpc_\\d+"
 )
 _OF_LISTENERS = "downstream_rq_(active|time|timeout|total|xx)|downstream_cx_(active|total)"
 _OF_ENVOY = re.compile(
     f"envoy_(cluster_({_OF_CLUSTERS})|http_({_OF_LISTENERS})|http_local_rate_limit_rate_limited"
     "|server_(live|memory_allocated|uptime))"
 )
+_GRPC = re.compile(r"envoy_cluster_grpc_(\d+)")
+_GRPC_STATUSES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
+    "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",
+    "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip  # by number
 # Requests for these very metrics.
 _ADMIN = re.compile(r'envoy_(http_conn_manager_prefix|cluster_name)="(admin|stats)"')
 
@@ -138,7 +144,24 @@ def _read(url: str, labels: Mapping[str, str]) -> list[Family]:
     families = read_page(text.decode("utf-8"), labels, _is_wanted)
     for family in families:
         family.samples = [line for line in family.samples if not _ADMIN.search(line)]
-    return [family for family in families if family.samples]
+    return [_by_status(family) for family in families if family.samples]
+
+
+def _by_status(family: Family) -> Family:
+    """Turn Envoy's metric of one gRPC status into a label, so that statuses can be summed."""
+    found = _GRPC.fullmatch(family.name)
+    if not found or int(found[1]) >= len(_GRPC_STATUSES):
+        return family
+    label = write_labels({"grpc_status": _GRPC_STATUSES[int(found[1])]})
+    return Family(
+        "delugeserve_grpc_answers_total",
+        "counter",
+        "Answers of the servers to clients over gRPC, by status.",
+        [
+            line.replace(f"{family.name}{{", f"delugeserve_grpc_answers_total{{{label},", 1)
+            for line in family.samples
+        ],
+    )
 
 
 def _is_wanted(name: str) -> bool:
