@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from types import MappingProxyType
 
 from PIL import Image
@@ -25,6 +26,8 @@ FORMATS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "TIFF": (".tif", ".tiff"),
         "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
         "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+        # What iPhones write: Pillow reads it with the package pillow-heif.
+        **({"HEIF": (".heic", ".heif", ".hif")} if find_spec("pillow_heif") else {}),
     }
 )
 
@@ -47,4 +50,8 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
 def decodable_formats() -> list[str]:
     """Return the decoders to allow in ``Image.open``: those of the list that Pillow has here."""
     Image.init()
+    if "HEIF" in FORMATS and "HEIF" not in Image.OPEN:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return [name for name in FORMATS if name in Image.OPEN]

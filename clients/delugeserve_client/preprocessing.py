@@ -6,15 +6,17 @@ Normalisation is not part of this: the served graph does it.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +35,10 @@ INTERPOLATIONS: Mapping[str, Image.Resampling] = MappingProxyType(
         "box": Image.Resampling.BOX,
     }
 )
+
+ALGORITHM = 1
+"""Number of the algorithm in this module. It is raised when the same image and settings come to give
+other pixels, beyond what another release of Pillow changes."""
 
 # The transform that turns an image upright, by EXIF's Orientation tag (EXIF 2.32, 4.6.4.A).
 _ORIENTATION_TAG = 0x0112
@@ -53,6 +59,16 @@ _UPRIGHT = MappingProxyType(
 # times the target size, so that the resize filter still determines the result.
 _DRAFT_MARGIN = 2
 
+# How many times Image.MAX_IMAGE_PIXELS a JPEG may have if it is decoded at a fraction of its size:
+# 268 megapixels, as the largest cameras of phones have 200. A progressive JPEG may not, since its
+# decoder keeps the coefficients of all pixels.
+_DRAFT_FACTOR = 3
+
+# Each scan of a progressive JPEG decodes the whole image once more. Encoders write about ten.
+_MAX_SCANS = 200
+_JPEG_START, _SCAN_START = b"\xff\xd8\xff", b"\xff\xda"
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -70,6 +86,15 @@ class Preprocessing:
     width: int
     resize_size: int
     interpolation: str = "bicubic"
+
+    @property
+    def digest(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the settings and of :data:`ALGORITHM`.
+
+        Two programs with the same digest turn an image into the same input.
+        """
+        settings = json.dumps({"algorithm": ALGORITHM, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def scale(self, width: int, height: int) -> float:
         """Return the factor by which an image of this size is resized before the crop."""
@@ -103,7 +128,14 @@ class Preprocessing:
         Raises:
             ImageError: it is not an image, cannot be read, or does not have 8-bit pixels.
         """
-        rgb = decode(image, source or source_name(image, None), self.scale)
+        return self.fit(decode(image, source or source_name(image, None), self.scale))
+
+    def fit(self, rgb: Image.Image) -> Pixels:
+        """Resize an upright RGB image, as :func:`decode` returns it, and crop its centre.
+
+        Returns:
+            uint8 ``[height, width, 3]``.
+        """
         # Resizing only the part that the crop keeps gives the same result as resizing everything
         # and then cropping, without the memory for the sides of a panorama. Pillow's filters do
         # use the pixels beyond the box.
@@ -124,11 +156,14 @@ def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) ->
             A JPEG is decoded at a half, a quarter or an eighth of its size where that suffices.
 
     Raises:
-        ImageError: it is not an image, cannot be read, or does not have 8-bit pixels.
+        ImageError: it is not an image, cannot be read, does not have 8-bit pixels, or has more
+            than ``PIL.Image.MAX_IMAGE_PIXELS`` of them. A JPEG that is decoded at a fraction of its
+            size may have three times as many.
     """
     try:
         if isinstance(image, (str, os.PathLike)):
-            return _read(_regular_file(Path(image), source), source, scale)
+            with _regular_file(Path(image), source).open("rb") as file:
+                return _read(file, source, scale)
         if isinstance(image, bytes):
             return _read(io.BytesIO(image), source, scale)
         if isinstance(image, Image.Image):
@@ -150,11 +185,7 @@ def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) ->
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(source) from None
     except UnidentifiedImageError:
-        raise ImageError(
-            f"{_start(source)} is not an image in a supported format.",
-            "If it is an image, convert it to JPEG or PNG.",
-            source=source,
-        ) from None
+        raise _unsupported(image, source) from None
     # A damaged file makes Pillow's decoders raise nearly anything: OSError, SyntaxError,
     # ValueError, struct.error, EOFError, zlib.error, IndexError, MemoryError and others.
     except Exception as error:
@@ -202,14 +233,47 @@ def _regular_file(path: Path, source: str) -> Path:
     return path
 
 
-def _read(file: Path | io.BytesIO, source: str, scale: Callable[[int, int], float]) -> Image.Image:
-    with Image.open(file, formats=decodable_formats()) as image:
-        _check_size(image, source)
+def _read(file: BinaryIO, source: str, scale: Callable[[int, int], float]) -> Image.Image:
+    with _open(file, source) as image:
         width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
         kept = min(1.0, _DRAFT_MARGIN * scale(width, height))
         # Only affects JPEG, and only before the pixels are loaded.
         image.draft(None, (math.ceil(image.width * kept), math.ceil(image.height * kept)))
         return _to_rgb(image, source)
+
+
+def _open(file: BinaryIO, source: str) -> Image.Image:
+    """Read the header of an image, and check its size before any pixel is decoded."""
+    formats = decodable_formats()
+    is_jpeg = file.read(len(_JPEG_START)) == _JPEG_START
+    file.seek(0)
+    if not is_jpeg:
+        image = Image.open(file, formats=formats)
+        _check_size(image, source)
+        return image
+    # Image.open would refuse a large JPEG, though draft mode makes it small.
+    open_jpeg, _ = Image.OPEN["JPEG"]
+    image = open_jpeg(file, "")
+    if image.info.get("progressive"):
+        _check_size(image, source)
+        _check_scans(file, source)
+    else:
+        _check_size(image, source, _DRAFT_FACTOR)
+    return image
+
+
+def _check_scans(file: BinaryIO, source: str) -> None:
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(_SCAN_START)
+    file.seek(place)
+    if scans > _MAX_SCANS:
+        raise ImageError(
+            f"{_start(source)} is a progressive JPEG of {scans:,} scans, more than the "
+            f"{_MAX_SCANS} allowed.",
+            "Save it again as an ordinary JPEG.",
+            source=source,
+        )
 
 
 def source_name(image: object, number: int | None) -> str:
@@ -227,10 +291,10 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
-def _check_size(image: Image.Image, source: str) -> None:
+def _check_size(image: Image.Image, source: str, factor: int = 1) -> None:
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise _too_large(source)
+    if limit is not None and image.width * image.height > limit * factor:
+        raise _too_large(source, factor)
     if min(image.size) < 1:
         raise _empty(source)
 
@@ -241,10 +305,34 @@ def _empty(source: str) -> ImageError:
     )
 
 
-def _too_large(source: str) -> ImageError:
+def _unsupported(image: ImageLike, source: str) -> ImageError:
+    if _is_heif(image):
+        return ImageError(
+            f"{_start(source)} is a HEIC image, which cannot be read without the package "
+            "pillow-heif.",
+            "Convert it to JPEG, or install the package with: pip install pillow-heif",
+            source=source,
+        )
     return ImageError(
-        f"{_start(source)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the limit that guards "
-        "against decompression bombs.",
+        f"{_start(source)} is not an image in a supported format.",
+        "If it is an image, convert it to JPEG or PNG.",
+        source=source,
+    )
+
+
+def _is_heif(image: ImageLike) -> bool:
+    if isinstance(image, (str, os.PathLike)):
+        with Path(image).open("rb") as file:
+            start = file.read(12)
+    else:
+        start = image[:12] if isinstance(image, bytes) else b""
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
+
+
+def _too_large(source: str, factor: int = 1) -> ImageError:
+    return ImageError(
+        f"{_start(source)} has more than {(Image.MAX_IMAGE_PIXELS or 0) * factor:,} pixels, the "
+        "limit that guards against decompression bombs.",
         "Scale it down first.",
         source=source,
     )

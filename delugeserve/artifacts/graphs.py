@@ -2,7 +2,7 @@
 
 An exported file names its network in its metadata: ``model`` (the name), ``trained``, and as JSON
 ``architecture`` and ``task`` (:class:`~delugeserve.zoo.Architecture`,
-:class:`~delugeserve.zoo.Task`).
+:class:`~delugeserve.zoo.Task`). ``preprocessing`` is the digest of how images become its input.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from delugeserve.artifacts.preprocessing import DIGEST, preprocessing_of
 from delugeserve.artifacts.typed_json import from_json, to_json
 from delugeserve.errors import SubjectError
 from delugeserve.system.imports import require
@@ -69,6 +70,7 @@ def describe_network(spec: ModelSpec, *, trained: bool) -> dict[str, str]:
     return {
         "model": spec.name,
         "trained": str(trained).lower(),
+        DIGEST: preprocessing_of(spec.task).digest,
         **{
             key: json.dumps(to_json(value), ensure_ascii=False)
             for key, value in (("architecture", spec.architecture), ("task", spec.task))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from delugeserve.artifacts.interface import INPUT, Precision
+from delugeserve.artifacts.preprocessing import preprocessing_of
 from delugeserve.artifacts.records import (
     EvidenceRecord,
     FileRecord,
@@ -22,11 +23,13 @@ from delugeserve.artifacts.records import (
 from delugeserve.artifacts.typed_json import from_json, to_json
 from delugeserve.errors import RepositoryError
 from delugeserve.system.files import atomic_write, sha256
-from delugeserve.zoo import ModelSpec
+from delugeserve.zoo import ModelSpec, Task
 
 FILE_NAME = "manifest.json"
 EVIDENCE = "evidence.npz"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
+
+_WITHOUT_DIGEST = 5  # the schema before; what it lacks follows from the task
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Manifest:
         sum_form: how weighted sums are written.
         artefact: name of the file that the backend loads.
         max_batch_size: most images in one batch.
+        preprocessing: digest of how an image becomes the input, see
+            :class:`delugeserve_client.preprocessing.Preprocessing`.
         quantisation: None unless the precision is int8.
         verification: the newest one, by the export or by ``delugeserve verify``.
         export_verification: the one by the export; None until ``delugeserve verify`` has replaced
@@ -67,6 +72,7 @@ class Manifest:
     sum_form: SumFormChoice
     artefact: str
     max_batch_size: int
+    preprocessing: str
     quantisation: Quantisation | None
     verification: Verification
     export_verification: Verification | None
@@ -128,6 +134,8 @@ def read_manifest(folder: Path) -> Manifest:
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     found = values.get("schema_version") if isinstance(values, dict) else None
+    if found == _WITHOUT_DIGEST:
+        values, found = _add_digest(path, values), SCHEMA_VERSION
     if isinstance(found, int) and found != SCHEMA_VERSION:
         other = "an older" if found < SCHEMA_VERSION else "a newer"
         raise RepositoryError(
@@ -141,6 +149,16 @@ def read_manifest(folder: Path) -> Manifest:
         return from_json(Manifest, values)
     except ValueError as error:
         raise _damaged(path, str(error)) from error
+
+
+def _add_digest(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of schema 5 as one of schema 6, which has the preprocessing's digest."""
+    try:
+        task = from_json(Task, values["network"]["task"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, str(error)) from error
+    digest = preprocessing_of(task).digest
+    return {**values, "preprocessing": digest, "schema_version": SCHEMA_VERSION}
 
 
 def find_manifest(folder: Path, version: int | None) -> Manifest | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from delugeserve.artifacts import labels
 from delugeserve.artifacts.config_message import parse
 from delugeserve.artifacts.config_syntax import TextEditError, unknown_fields
-from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES
+from delugeserve.artifacts.interface import INPUT, PROBABILITIES
 from delugeserve.errors import RepositoryError
 from delugeserve.system.imports import require
 
@@ -19,6 +19,9 @@ FILE_NAME = "config.pbtxt"
 
 _THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS")
 _EXTRA = "export"
+
+ENSEMBLE = "ensemble"
+"""Platform of a model that runs other models."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,12 @@ class Tensor:
     Attributes:
         dtype: Triton's name of its type, such as ``TYPE_UINT8``.
         dims: shape without the batch dimension; -1 for a free size.
+        format: Triton's name of an image's layout, such as ``FORMAT_NHWC``; empty for none.
     """
 
     dtype: str
     dims: tuple[int, ...]
+    format: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,23 @@ class InstanceGroup:
     count: int = 1
     kind: str = "KIND_AUTO"
     gpus: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class EnsembleStep:
+    """A model that an ensemble runs.
+
+    Attributes:
+        model: its name.
+        inputs: the ensemble's tensor for each of its inputs.
+        outputs: the ensemble's tensor for each of its outputs.
+        version: its version; -1 for the newest.
+    """
+
+    model: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    version: int = -1
 
 
 @dataclass(frozen=True)
@@ -69,6 +91,7 @@ class ModelConfig:
         parameters: strings for the backend and for clients.
         runtime: file that Triton runs in place of the backend's own library; empty for that.
         platform: Triton's older name of the backend; empty if the file has a backend.
+        ensemble: the models that an ensemble runs; empty for any other model.
         unknown_fields: places of fields that this release does not know, such as misspelt ones.
     """
 
@@ -87,12 +110,14 @@ class ModelConfig:
     parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
     runtime: str = ""
     platform: str = ""
+    ensemble: tuple[EnsembleStep, ...] = ()
     unknown_fields: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
         """Backend, inputs and outputs are stated, so the backend need not find them out."""
-        return bool(self.backend and not self.platform and self.inputs and self.outputs)
+        known = self.platform == ENSEMBLE or (self.backend and not self.platform)
+        return bool(known and self.inputs and self.outputs)
 
     @property
     def instances(self) -> int:
@@ -116,11 +141,16 @@ class ModelConfig:
         return {name: output.dims[-1] for name, output in self.outputs.items() if output.dims}
 
     def serving(self, version: int) -> ModelConfig:
-        """Return the configuration that serves one version, with that version's labels."""
+        """Return the configuration that serves one version, with that version's labels.
+
+        An ensemble runs the same version of its models.
+        """
+        scores = [name for name, output in self.outputs.items() if output.dtype == "TYPE_FP32"]
         return dataclasses.replace(
             self,
             versions=(version,),
-            labels=dict.fromkeys(self.outputs, f"{version}/{labels.FILE_NAME}"),
+            labels=dict.fromkeys(scores, f"{version}/{labels.FILE_NAME}"),
+            ensemble=tuple(dataclasses.replace(one, version=version) for one in self.ensemble),
         )
 
     def to_text(self) -> str:
@@ -137,7 +167,12 @@ class ModelConfig:
             default_model_filename=self.artefact,
             max_batch_size=self.max_batch_size,
             input=[
-                pb.ModelInput(name=name, data_type=pb.DataType.Value(one.dtype), dims=one.dims)
+                pb.ModelInput(
+                    name=name,
+                    data_type=pb.DataType.Value(one.dtype),
+                    dims=one.dims,
+                    format=pb.ModelInput.Format.Value(one.format or "FORMAT_NONE"),
+                )
                 for name, one in self.inputs.items()
             ],
             output=[
@@ -164,6 +199,13 @@ class ModelConfig:
         )
         if self.versions:
             message.version_policy.specific.versions.extend(self.versions)
+        for step in self.ensemble:
+            message.ensemble_scheduling.step.add(
+                model_name=step.model,
+                model_version=step.version,
+                input_map=step.inputs,
+                output_map=step.outputs,
+            )
         if self.dynamic_batching:
             message.dynamic_batching.max_queue_delay_microseconds = self.queue_delay_us
         text: str = text_format.MessageToString(message)
@@ -205,6 +247,7 @@ def classifier_config(
     instance_group: InstanceGroup,
     parameters: Mapping[str, str],
     runtime: str = "",
+    outputs: Sequence[str] = (PROBABILITIES,),
 ) -> ModelConfig:
     """Return the configuration of an exported classifier, without the version to serve.
 
@@ -219,14 +262,16 @@ def classifier_config(
         parameters: strings for the backend and for clients.
         runtime: file that Triton runs in place of the backend's own library; empty lets Triton
             choose.
+        outputs: the outputs that clients can ask for. Triton's own image clients refuse a model
+            that has more than one.
     """
     return ModelConfig(
         name=name,
         backend=backend,
         artefact=artefact,
         max_batch_size=max_batch_size,
-        inputs={INPUT: Tensor("TYPE_UINT8", (image_size, image_size, 3))},
-        outputs=dict.fromkeys((LOGITS, PROBABILITIES), Tensor("TYPE_FP32", (num_classes,))),
+        inputs={INPUT: Tensor("TYPE_UINT8", (image_size, image_size, 3), "FORMAT_NHWC")},
+        outputs=dict.fromkeys(outputs, Tensor("TYPE_FP32", (num_classes,))),
         instance_groups=(instance_group,),
         dynamic_batching=True,
         warmup_batches=tuple(sorted({1, max_batch_size})),
@@ -270,8 +315,11 @@ def parse_config(path: Path) -> ModelConfig:
         artefact=message.default_model_filename,
         max_batch_size=message.max_batch_size,
         versions=tuple(message.version_policy.specific.versions),
-        inputs=_tensors(pb, message.input),
-        outputs=_tensors(pb, message.output),
+        inputs={
+            one.name: _tensor(pb, one, "" if one.format == 0 else one.Format.Name(one.format))
+            for one in message.input
+        },
+        outputs={one.name: _tensor(pb, one) for one in message.output},
         labels={one.name: one.label_filename for one in message.output if one.label_filename},
         instance_groups=tuple(
             # Triton reads a missing count as 1.
@@ -285,6 +333,12 @@ def parse_config(path: Path) -> ModelConfig:
         parameters={key: value.string_value for key, value in message.parameters.items()},
         runtime=message.runtime,
         platform="" if message.backend else message.platform,
+        ensemble=tuple(
+            EnsembleStep(
+                step.model_name, dict(step.input_map), dict(step.output_map), step.model_version
+            )
+            for step in message.ensemble_scheduling.step
+        ),
         unknown_fields=_unknown_fields(text, message),
     )
 
@@ -296,5 +350,5 @@ def _unknown_fields(text: str, message: Any) -> tuple[str, ...]:
         return ()
 
 
-def _tensors(pb: Any, messages: Any) -> dict[str, Tensor]:
-    return {one.name: Tensor(pb.DataType.Name(one.data_type), tuple(one.dims)) for one in messages}
+def _tensor(pb: Any, message: Any, layout: str = "") -> Tensor:
+    return Tensor(pb.DataType.Name(message.data_type), tuple(message.dims), layout)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from delugeserve.artifacts.companions import COMPANION_OF, companion_of, find_companions
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import read_config
 from delugeserve.errors import RepositoryError, UnknownNameError
@@ -29,6 +30,8 @@ class StoredModel:
             there is none.
         runtime: the implementation of the backend that the configuration names, such as
             ``model.py``; empty lets Triton choose.
+        companion_of: the model that it is served beside, see
+            :mod:`delugeserve.artifacts.companions`; empty for a model of its own.
     """
 
     name: str
@@ -37,12 +40,14 @@ class StoredModel:
     complete: bool
     version: int | None = None
     runtime: str = ""
+    companion_of: str = ""
 
 
 def find_models(repository: Path, names: Sequence[str] | None = None) -> list[StoredModel]:
     """Return the models of a repository, sorted by name.
 
     Hidden folders and folders without a configuration are ignored: an export may be writing them.
+    Companions of a model are part of it, and found by :func:`with_companions`.
 
     Args:
         repository: the folder that contains one folder per model.
@@ -60,8 +65,27 @@ def find_models(repository: Path, names: Sequence[str] | None = None) -> list[St
     return [_read(name, repository / name / CONFIG) for name in chosen]
 
 
+def with_companions(models: Sequence[StoredModel]) -> list[StoredModel]:
+    """Return models and the companions of each, in the order to load them.
+
+    Raises:
+        RepositoryError: the configuration of a companion is invalid.
+    """
+    return [
+        one
+        for model in models
+        for one in (
+            model,
+            *(
+                _read(folder.name, folder / CONFIG)
+                for folder in find_companions(model.folder)
+            ),
+        )
+    ]
+
+
 def list_names(repository: Path) -> list[str]:
-    """Return the names of a repository's models, sorted; no configuration is read.
+    """Return the names of a repository's models, sorted, without their companions.
 
     Raises:
         RepositoryError: there is no repository, or no model in it.
@@ -76,7 +100,9 @@ def list_names(repository: Path) -> list[str]:
         names = [
             folder.name
             for folder in sorted(repository.iterdir())
-            if not folder.name.startswith(".") and (folder / CONFIG).is_file()
+            if not folder.name.startswith(".")
+            and (folder / CONFIG).is_file()
+            and companion_of(folder) is None
         ]
     except PermissionError:
         raise RepositoryError(
@@ -134,6 +160,7 @@ def _read(name: str, path: Path) -> StoredModel:
         config.complete,
         served_version(path.parent, config.versions),
         config.runtime,
+        config.parameters.get(COMPANION_OF, ""),
     )
 
 

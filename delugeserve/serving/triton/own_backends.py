@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from delugeserve.artifacts.manifest import find_manifest
+from delugeserve.artifacts.model_config import ENSEMBLE
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.remedies import export_command
 from delugeserve.artifacts.repository import StoredModel
@@ -76,6 +77,8 @@ def check_backend(model: StoredModel, backends: Path) -> None:
         PlanError: the model is a plan for another GPU or another version of its runtime.
         ServerError: the server has no such backend.
     """
+    if model.backend == ENSEMBLE:  # the server itself
+        return
     record = BACKENDS.get(model.backend)
     own = uses_own_backend(model, backends)
     if record:
@@ -107,7 +110,9 @@ def _missing_backend(model: StoredModel, known: Sequence[str]) -> ServerError:
 
 
 def uses_cpu_only(model: StoredModel, backends: Path) -> bool:
-    """Return whether a model runs in one of our backends, on the CPU."""
+    """Return whether a model runs in one of our backends or is a companion, on the CPU."""
+    if model.companion_of:
+        return model.backend in (ENSEMBLE, "python")
     return uses_own_backend(model, backends) and not BACKENDS[model.backend].on_gpu
 
 

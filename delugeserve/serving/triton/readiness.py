@@ -7,6 +7,7 @@ import time
 from types import ModuleType
 from typing import Any
 
+from delugeserve.artifacts.image_models import BLACK_IMAGE
 from delugeserve.serving.triton import diagnosis
 from delugeserve.serving.triton.log import tidy
 from delugeserve.serving.triton.server import TritonServer
@@ -78,7 +79,7 @@ def _connect(grpc: ModuleType, url: str) -> Any:
 
 
 def _infer_zeros(grpc: ModuleType, client: Any, model: str, timeout: float) -> None:
-    """Run one inference on zeros of the shapes in the model's metadata."""
+    """Run one inference on zeros of the shapes in the model's metadata, or on a black image."""
     import numpy as np
     from tritonclient.utils import triton_to_np_dtype
 
@@ -88,8 +89,11 @@ def _infer_zeros(grpc: ModuleType, client: Any, model: str, timeout: float) -> N
         # A size of -1 is the batch, or any size at all.
         shape = [1 if size < 0 else size for size in tensor.shape]
         inputs.append(grpc.InferInput(tensor.name, shape, tensor.datatype))
-        dtype = triton_to_np_dtype(tensor.datatype)
-        inputs[-1].set_data_from_numpy(np.zeros(shape, dtype))
+        if tensor.datatype == "BYTES":
+            values = np.full(shape, BLACK_IMAGE, np.object_)
+        else:
+            values = np.zeros(shape, triton_to_np_dtype(tensor.datatype))
+        inputs[-1].set_data_from_numpy(values)
     client.infer(model, inputs, client_timeout=timeout)
 
 

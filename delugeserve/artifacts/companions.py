@@ -1,0 +1,57 @@
+"""The models that belong to another model of the repository: how they are named and found.
+
+Beside a model ``M`` an export writes ``M_decode`` and ``M_image``, see
+:mod:`delugeserve.artifacts.image_models`. They have the same versions as ``M`` and nothing of their
+own to list, verify or remove.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
+
+IMAGE, DECODE = "_image", "_decode"
+"""Ends of the names of a model's ensemble, which takes encoded images, and of its decoder."""
+
+COMPANION_OF = "companion_of"
+"""Key of the parameter in config.pbtxt that names the model that a companion belongs to."""
+
+_STATED = re.compile(
+    rf'key\s*:\s*"{COMPANION_OF}"[\s,;]*value\s*:?\s*\{{\s*string_value\s*:\s*"([^"]+)"'
+)
+
+
+def companion_names(model: str) -> tuple[str, str]:
+    """Return the names of a model's decoder and of its ensemble, in the order to load them."""
+    return model + DECODE, model + IMAGE
+
+
+def companion_of(folder: Path) -> str | None:
+    """Return the model that a model's folder belongs to; None for a model of its own.
+
+    Only names that end like a companion's are read, and as plain text, since this decides which of
+    many folders are models.
+    """
+    if not folder.name.endswith((IMAGE, DECODE)):
+        return None
+    try:
+        stated = _STATED.search((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    owner = stated[1] if stated else None
+    return owner if owner is not None and folder.name in companion_names(owner) else None
+
+
+def find_companions(folder: Path) -> list[Path]:
+    """Return the folders of a model's companions.
+
+    Args:
+        folder: the model's folder.
+    """
+    return [
+        beside
+        for name in companion_names(folder.name)
+        if companion_of(beside := folder.with_name(name)) == folder.name
+    ]
