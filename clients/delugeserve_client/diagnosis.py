@@ -22,6 +22,7 @@ from delugeserve_client.errors import (
     WrongProtocol,
 )
 from delugeserve_client.proxies import Proxy, find_proxy, is_loopback
+from delugeserve_client.served import COMPANION_SUFFIXES
 from delugeserve_client.triton import channel_arguments, failures, import_triton
 
 RepositoryIndex: TypeAlias = Sequence[Mapping[str, Any]]
@@ -216,7 +217,10 @@ def diagnose(address: Address, error: ServerUnavailable) -> ServerUnavailable:
 
 
 def _served(index: RepositoryIndex) -> list[str]:
-    return sorted({str(entry.get("name")) for entry in index if entry.get("state") == "READY"})
+    """Return the models that are ready, without those that belong to another one."""
+    ready = {str(entry.get("name")) for entry in index if entry.get("state") == "READY"}
+    companions = {name + suffix for name in ready for suffix in COMPANION_SUFFIXES}
+    return sorted(ready - companions)
 
 
 def _not_loaded(

@@ -12,6 +12,10 @@ from delugeserve_client.results import Prediction
 
 PROBABILITIES = "probabilities"
 
+COMPANION_SUFFIXES = ("_decode", "_image")
+"""Ends of the names of the models that let a server take encoded images. This client asks the model
+beside them."""
+
 # Larger requests are not faster, and gRPC copies every message a few times.
 _MAX_REQUEST_BYTES = 32 * 2**20
 
@@ -70,6 +74,13 @@ def read_model(
         UnsuitableModel: the model does not classify raw RGB images.
     """
     name = str(metadata.get("name", ""))
+    parameters = _strings(config.get("parameters") or {})
+    if owner := parameters.get("companion_of"):
+        raise UnsuitableModel(
+            f"The model '{name}' takes encoded images, but this client sends pixels.",
+            f"Use the model '{owner}'.",
+            model=name,
+        )
     inputs = metadata.get("inputs", [])
     if len(inputs) != 1:
         raise _unsuitable(name, f"has {len(inputs)} inputs instead of one")
@@ -96,14 +107,13 @@ def read_model(
         input_name=str(tensor["name"]),
         outputs=outputs,
         max_batch_size=max_batch_size,
-        preprocessing=_read_preprocessing(name, shape[1], shape[2], config.get("parameters") or {}),
+        preprocessing=_read_preprocessing(name, shape[1], shape[2], parameters),
     )
 
 
 def _read_preprocessing(
-    name: str, height: int, width: int, parameters: Mapping[str, Any]
+    name: str, height: int, width: int, values: Mapping[str, str]
 ) -> Preprocessing:
-    values = {key: str(value.get("string_value", "")) for key, value in parameters.items()}
     resize_size = min(height, width)
     if "resize_size" in values:
         text = values["resize_size"]
@@ -115,7 +125,21 @@ def _read_preprocessing(
     interpolation = values.get("interpolation", "bicubic")
     if interpolation not in INTERPOLATIONS:
         raise _unsuitable(name, f"has the unknown interpolation '{interpolation}'")
-    return Preprocessing(height, width, resize_size, interpolation)
+    preprocessing = Preprocessing(height, width, resize_size, interpolation)
+    expected = values.get("preprocessing", preprocessing.digest)  # older models have none
+    if expected != preprocessing.digest:
+        raise UnsuitableModel(
+            f"The model '{name}' was exported for another preprocessing ({expected}) than this "
+            f"client's ({preprocessing.digest}), so its predictions would be wrong.",
+            "Install the release of delugeserve that exported the model, or export it again with "
+            "this one.",
+            model=name,
+        )
+    return preprocessing
+
+
+def _strings(parameters: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value.get("string_value", "")) for key, value in parameters.items()}
 
 
 def _unsuitable(name: str, reason: str) -> UnsuitableModel:

@@ -9,6 +9,7 @@ from typing import Any
 
 from delugeserve.artifacts import labels
 from delugeserve.artifacts.config_message import copy, field_text
+from delugeserve.artifacts.interface import LOGITS, PROBABILITIES
 from delugeserve.system.imports import require
 
 _OWN_LABELS = re.compile(rf"\d+/{re.escape(labels.FILE_NAME)}")
@@ -134,7 +135,9 @@ class _Rules:
         self._take_new("default_model_filename", "it must be the artefact's file")
         if self._new.runtime or self._other_backend:
             self._take_new("runtime", f"the backend {self._new.backend} needs its own")
-        if self._merged.HasField("ensemble_scheduling"):
+        if self._new.HasField("ensemble_scheduling"):
+            self._merged.ensemble_scheduling.CopyFrom(self._new.ensemble_scheduling)
+        elif self._merged.HasField("ensemble_scheduling"):
             found = self._merged.ensemble_scheduling
             self._record("ensemble_scheduling", found, "", "the artefact is not an ensemble")
             self._merged.ClearField("ensemble_scheduling")
@@ -163,6 +166,11 @@ class _Rules:
         """
         tensors = getattr(self._merged, field)
         artefacts = {tensor.name: tensor for tensor in getattr(self._new, field)}
+        if field == "output" and PROBABILITIES in artefacts and not self._new.platform:
+            # The artefact has logits as well, whether or not they are offered.
+            logits = copy(artefacts[PROBABILITIES])
+            logits.name = LOGITS
+            artefacts.setdefault(LOGITS, logits)
         given = {tensor.name: tensor for tensor in tensors}
         final = []
         for name, tensor in given.items():
@@ -172,7 +180,7 @@ class _Rules:
                 self._record(place, tensor, "", reason, generated=True)
                 continue
             final.append(self._fit_tensor(place, tensor, artefacts[name]))
-        missing = [one for name, one in artefacts.items() if name not in given]
+        missing = [one for one in getattr(self._new, field) if one.name not in given]
         if field == "input" or not final:
             for tensor in missing:
                 reason = f"the artefact has this {field}"
@@ -196,7 +204,8 @@ class _Rules:
         """Label files name the new classes; those of a version are this version's."""
         generated = {output.name: output.label_filename for output in self._new.output}
         for output in self._merged.output:
-            found, new = output.label_filename, generated[output.name]
+            found = output.label_filename
+            new = generated.get(output.name) or generated[PROBABILITIES]
             own = _OWN_LABELS.fullmatch(found)  # of a version; it follows the version
             if not found or found == new or (found in self._artefact.label_files and not own):
                 continue

@@ -37,8 +37,9 @@ ENCODED = "encoded"
 ENCODED_TENSOR = Tensor("TYPE_STRING", (1,))
 """An encoded image: one value of type BYTES, the content of a file."""
 
-BLACK_IMAGE = b"P6 1 1 255\n\0\0\0"
-"""The smallest image that a decoder takes, to ask it whether it is ready: a PPM of one pixel."""
+PROBE_IMAGE = b"P6 1 1 255\n\xff\xff\xff"
+"""The smallest image that a decoder takes, to ask it whether it is ready: a PPM of one
+white pixel."""
 
 _PIXELS = "pixels"
 _INSTANCES = 2

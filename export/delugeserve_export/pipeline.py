@@ -18,9 +18,11 @@ from delugeserve.artifacts.changes import Changes, compare, describe_manifest
 from delugeserve.artifacts.config_merge import ConfigMerge
 from delugeserve.artifacts.config_update import record_generated
 from delugeserve.artifacts.graphs import describe_network
+from delugeserve.artifacts.image_models import StagedCompanion, stage_companions
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.manifest import Manifest, describe_files
 from delugeserve.artifacts.model_config import InstanceGroup, ModelConfig, classifier_config
+from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
 from delugeserve.artifacts.publishing import publish, staging
 from delugeserve.artifacts.records import SumFormChoice
 from delugeserve.artifacts.typed_json import to_json
@@ -166,6 +168,7 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
             sum_form=sums,
             artefact=artefact.name,
             max_batch_size=plan.build.max_batch_size,
+            preprocessing=preprocessing_of(spec.task).digest,
             quantisation=quantisation,
             verification=verification,
             export_verification=None,
@@ -181,6 +184,15 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
             return ExportOutcome(manifest, None, clock.seconds, _suggest(plan))
         with clock.stage(Stage.PUBLISH):
             manifest.write(version)
+            companions: list[StagedCompanion] = []
+            if plan.image_model:
+                (workspace / "companions").mkdir()
+                companions = stage_companions(
+                    config,
+                    preprocessing_of(spec.task),
+                    spec.task.class_names,
+                    workspace / "companions",
+                )
             done = publish(
                 version,
                 plan.repository,
@@ -188,6 +200,7 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
                 plan.version,
                 fixed_parameters=_parameters_of_precision(),
                 replace_classes=plan.replace_classes,
+                companions=companions,
             )
     facts = describe_manifest(manifest)
     return ExportOutcome(
@@ -226,10 +239,10 @@ def _configure(plan: ExportPlan, artefact: Path) -> ModelConfig:
         num_classes=task.num_classes,
         instance_group=InstanceGroup(plan.backend.instance_count, plan.backend.instance_kind),
         runtime=plan.backend.triton_runtime,
+        outputs=plan.outputs,
         parameters={
             **plan.backend.triton_parameters(plan.precision),
-            "resize_size": str(task.resize_size),
-            "interpolation": "bicubic",
+            **preprocessing_parameters(preprocessing_of(task)),
         },
     )
 

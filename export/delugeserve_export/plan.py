@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,7 +18,7 @@ from delugeserve.artifacts.changes import (
     find_served,
 )
 from delugeserve.artifacts.checkpoints import read_header
-from delugeserve.artifacts.interface import Precision, SumForm
+from delugeserve.artifacts.interface import LOGITS, PROBABILITIES, Precision, SumForm
 from delugeserve.artifacts.publishing import check_target, free_version
 from delugeserve.artifacts.references import recognise, resolve_checkpoint
 from delugeserve.data.datasets import check_source
@@ -76,6 +77,8 @@ class ExportPlan:
         data: the data set to verify on; None for crops of photographs.
         num_images: most images to verify on.
         keep_evidence: keep the images of ``data`` in the version.
+        outputs: the outputs that clients of a server can ask for.
+        image_model: publish the models that take encoded images, too.
     """
 
     spec: ModelSpec
@@ -96,6 +99,8 @@ class ExportPlan:
     data: str | None
     num_images: int
     keep_evidence: bool
+    outputs: tuple[str, ...] = (PROBABILITIES,)
+    image_model: bool = True
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -147,6 +152,8 @@ def plan_export(
     keep_evidence: bool = False,
     seed: int = 0,
     int8: Int8Options | None = None,
+    outputs: Sequence[str] = (PROBABILITIES,),
+    image_model: bool = True,
 ) -> ExportPlan:
     """Check the options of an export and work out what it will do on this machine.
 
@@ -170,6 +177,10 @@ def plan_export(
         keep_evidence: keep the test images in the version, not just their SHA-256.
         seed: of an untrained network.
         int8: how to quantise, if the precision is ``int8``; None for the defaults.
+        outputs: the outputs that clients of a server can ask for: ``probabilities``, with or
+            without ``logits``. Triton's own image clients refuse a model that has both.
+        image_model: publish the models that take encoded images, too; see
+            :mod:`delugeserve.artifacts.image_models`.
 
     Returns:
         The plan; nothing has been written.
@@ -218,7 +229,22 @@ def plan_export(
         data=data,
         num_images=min(max(affordable, _FEWEST_IMAGES), _MOST_IMAGES),
         keep_evidence=keep_evidence,
+        outputs=_choose_outputs(outputs),
+        image_model=image_model,
     )
+
+
+def _choose_outputs(names: Sequence[str]) -> tuple[str, ...]:
+    known = (LOGITS, PROBABILITIES)
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("output", name, known)
+    if PROBABILITIES not in names:
+        raise UsageError(
+            "--outputs leaves probabilities out, from which clients get the predictions.",
+            "Use --outputs logits,probabilities.",
+        )
+    return tuple(name for name in known if name in names)
 
 
 def _find_source(

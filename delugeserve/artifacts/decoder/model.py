@@ -24,7 +24,7 @@ from delugeserve_client.preprocessing import Preprocessing, decode  # noqa: E402
 
 # Larger images are decoded one at a time, as each may take a gigabyte of memory.
 _LARGE = 2**25  # pixels
-_BLACK = b"P6 1 1 255\n\0\0\0"  # the smallest image there is: a PPM of one pixel
+_WHITE = b"P6 1 1 255\n\xff\xff\xff"  # the smallest image there is: a PPM of one pixel
 
 
 class TritonPythonModel:
@@ -39,7 +39,7 @@ class TritonPythonModel:
         instances = sum(group["count"] for group in config["instance_group"])
         threads = max(1, len(os.sched_getaffinity(0)) // instances)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
-        self._decode(_BLACK, "the image")  # loads Pillow's decoders
+        self._decode(_WHITE, "the image")  # loads Pillow's decoders
 
     def execute(self, requests):
         """Decode the images of all requests; one that cannot be decoded fails its own request."""

@@ -41,6 +41,7 @@ _SOURCE = "Model"
 _ARTEFACT = "Artefact"
 _PROOF = "Verification"
 _INT8 = "int8"
+_SERVING = "Serving"
 
 
 def command(
@@ -178,6 +179,23 @@ def command(
             rich_help_panel=_ARTEFACT,
         ),
     ] = None,
+    outputs: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Outputs that clients can ask for: probabilities, or logits,probabilities. "
+            "Triton's own image clients refuse a model with two.",
+            rich_help_panel=_SERVING,
+        ),
+    ] = "probabilities",
+    image_model: Annotated[
+        bool,
+        typer.Option(
+            "--image-model/--no-image-model",
+            help="Publish NAME_image too, which takes encoded images, such as JPEG.",
+            rich_help_panel=_SERVING,
+        ),
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the options and print what would be done.")
     ] = False,
@@ -215,6 +233,8 @@ def command(
         keep_evidence=keep_evidence,
         seed=seed,
         int8=int8 if int8 != Int8Options() else None,
+        outputs=[name.strip() for name in outputs.split(",")],
+        image_model=image_model,
     )
     if dry_run:
         if json:

@@ -51,7 +51,9 @@ def _link_python(folder: Path) -> Path:
     base = Path(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable))
     packages = folder / "lib" / f"python{python_version()}" / "site-packages"
     packages.mkdir(parents=True)
-    (packages / "packages.pth").write_text("\n".join([*_package_folders(), ""]))
+    # A decoder's model.py lies in the repository, which is no place for bytecode.
+    lines = [*_package_folders(), "import sys; sys.dont_write_bytecode = True", ""]
+    (packages / "packages.pth").write_text("\n".join(lines))
     (folder / "pyvenv.cfg").write_text(
         f"home = {base.parent}\ninclude-system-site-packages = false\n"
     )

@@ -7,7 +7,7 @@ import time
 from types import ModuleType
 from typing import Any
 
-from delugeserve.artifacts.image_models import BLACK_IMAGE
+from delugeserve.artifacts.image_models import PROBE_IMAGE
 from delugeserve.serving.triton import diagnosis
 from delugeserve.serving.triton.log import tidy
 from delugeserve.serving.triton.server import TritonServer
@@ -40,8 +40,8 @@ def wait_until_ready(
     from tritonclient.utils import InferenceServerException
 
     deadline = time.monotonic() + timeout
-    progress.stage(f"load {_count(len(server.models))}", total=len(server.models))
-    waiting, reason = list(server.models), ""
+    progress.stage(f"load {_count(len(server.models))}", total=len(server.loaded))
+    waiting, reason = list(server.loaded), ""
     with contextlib.closing(_connect(tritonclient.grpc, server.grpc_url)) as client:
         while waiting:
             if server.poll() is not None:
@@ -79,7 +79,7 @@ def _connect(grpc: ModuleType, url: str) -> Any:
 
 
 def _infer_zeros(grpc: ModuleType, client: Any, model: str, timeout: float) -> None:
-    """Run one inference on zeros of the shapes in the model's metadata, or on a black image."""
+    """Run one inference on zeros of the shapes in the model's metadata, or on a tiny image."""
     import numpy as np
     from tritonclient.utils import triton_to_np_dtype
 
@@ -90,7 +90,7 @@ def _infer_zeros(grpc: ModuleType, client: Any, model: str, timeout: float) -> N
         shape = [1 if size < 0 else size for size in tensor.shape]
         inputs.append(grpc.InferInput(tensor.name, shape, tensor.datatype))
         if tensor.datatype == "BYTES":
-            values = np.full(shape, BLACK_IMAGE, np.object_)
+            values = np.full(shape, PROBE_IMAGE, np.object_)
         else:
             values = np.zeros(shape, triton_to_np_dtype(tensor.datatype))
         inputs[-1].set_data_from_numpy(values)

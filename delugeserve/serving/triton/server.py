@@ -64,7 +64,8 @@ class TritonServer:
         grpc_url: ``host:port`` for gRPC clients on this machine.
         http_url: ``host:port`` for HTTP clients on this machine, or None when HTTP is off.
         metrics_url: address of the Prometheus metrics, or None when they are off.
-        models: names of the models it serves.
+        models: names of the models it serves, without their companions.
+        loaded: names of all models it loads, in order.
         endpoints: address and ports it listens on.
     """
 
@@ -77,7 +78,8 @@ class TritonServer:
         self.metrics_url = (
             f"http://{reachable}:{endpoints.metrics}/metrics" if endpoints.metrics else None
         )
-        self.models = [model.name for model in launch.models]
+        self.models = [model.name for model in launch.models if not model.companion_of]
+        self.loaded = [model.name for model in launch.models]
         self._launch = launch
         self._model_processes: dict[int, str] = {}
         self._process = GuardedProcess(launch.command, launch.folder, launch.environment, log_file)
