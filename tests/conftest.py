@@ -36,6 +36,7 @@ from PIL import Image
 
 from delugeserve import cli
 from delugeserve.artifacts.manifest import Manifest
+from delugeserve.artifacts.preprocessing import preprocessing_of
 from delugeserve.artifacts.records import (
     EvidenceRecord,
     Origin,
@@ -249,6 +250,7 @@ def _make_manifest(**changes: Any) -> Manifest:
         sum_form=SumFormChoice("mul"),
         artefact="model.onnx",
         max_batch_size=8,
+        preprocessing=preprocessing_of(CIFAR10).digest,
         quantisation=None,
         verification=Verification("passed", "24 crops of photographs", "a machine"),
         export_verification=None,

@@ -37,8 +37,8 @@ INTERPOLATIONS: Mapping[str, Image.Resampling] = MappingProxyType(
 )
 
 ALGORITHM = 1
-"""Number of the algorithm in this module. It is raised when the same image and settings come to give
-other pixels, beyond what another release of Pillow changes."""
+"""Number of the algorithm in this module. It is raised when the same image and settings give other
+pixels than before, beyond what another release of Pillow changes."""
 
 # The transform that turns an image upright, by EXIF's Orientation tag (EXIF 2.32, 4.6.4.A).
 _ORIENTATION_TAG = 0x0112

@@ -205,7 +205,7 @@ class _Rules:
         generated = {output.name: output.label_filename for output in self._new.output}
         for output in self._merged.output:
             found = output.label_filename
-            new = generated.get(output.name) or generated[PROBABILITIES]
+            new = generated.get(output.name, generated.get(PROBABILITIES, ""))
             own = _OWN_LABELS.fullmatch(found)  # of a version; it follows the version
             if not found or found == new or (found in self._artefact.label_files and not own):
                 continue

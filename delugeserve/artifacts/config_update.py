@@ -53,6 +53,13 @@ def pin(text: str, version: int, *, labels: bool) -> str:
     return message_text(message)
 
 
+def limit_batches(text: str, largest: int) -> str:
+    """Return a generated configuration with batches of at most a given size."""
+    message = parse(text)
+    message.max_batch_size = min(message.max_batch_size, largest)
+    return message_text(message)
+
+
 def update_config(
     served: ServedVersion | None,
     files: Path,

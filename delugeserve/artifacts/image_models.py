@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import delugeserve_client
 from delugeserve.artifacts.companions import COMPANION_OF, companion_names
-from delugeserve.artifacts.config_update import record_generated
 from delugeserve.artifacts.interface import INPUT, PROBABILITIES
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.model_config import (
@@ -29,6 +27,7 @@ from delugeserve.artifacts.model_config import (
     Tensor,
 )
 from delugeserve.artifacts.preprocessing import preprocessing_parameters
+from delugeserve.artifacts.publishing import Companion
 from delugeserve_client.preprocessing import Preprocessing
 
 ENCODED = "encoded"
@@ -48,22 +47,9 @@ _CLIENT = Path(delugeserve_client.__file__).parent
 _CLIENT_MODULES = ("errors.py", "formats.py", "preprocessing.py")
 
 
-@dataclass(frozen=True)
-class StagedCompanion:
-    """A version of a companion that is ready to be published.
-
-    Attributes:
-        config: how it is served, without the version.
-        folder: the version's files.
-    """
-
-    config: ModelConfig
-    folder: Path
-
-
 def stage_companions(
     model: ModelConfig, preprocessing: Preprocessing, class_names: Sequence[str], home: Path
-) -> list[StagedCompanion]:
+) -> list[Companion]:
     """Write a version of a model's decoder and of its ensemble.
 
     Args:
@@ -72,14 +58,13 @@ def stage_companions(
         class_names: the model's.
         home: an existing folder to write into.
     """
-    decoder = decoder_config(model, preprocessing)
-    ensemble = ensemble_config(model, preprocessing)
-    staged = [StagedCompanion(one, home / one.name) for one in (decoder, ensemble)]
+    configs = (decoder_config(model, preprocessing), ensemble_config(model, preprocessing))
+    staged = [Companion(one.name, home / one.name, one.to_text()) for one in configs]
     for one in staged:
-        one.folder.mkdir()
-        record_generated(one.folder, one.config)
-    write_decoder(staged[0].folder)
-    write_labels(staged[1].folder, class_names)
+        one.staged.mkdir()
+    decoder, ensemble = staged
+    write_decoder(decoder.staged)
+    write_labels(ensemble.staged, class_names)
     return staged
 
 

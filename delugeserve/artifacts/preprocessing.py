@@ -1,4 +1,4 @@
-"""How images become a network's input, from its task; see :mod:`delugeserve_client.preprocessing`."""
+"""How images become a network's input: :mod:`delugeserve_client.preprocessing` for a task."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from delugeserve.artifacts.changes import ServedVersion, check_classes, find_served
 from delugeserve.artifacts.config_merge import ConfigMerge
-from delugeserve.artifacts.config_update import GENERATED, update_config
+from delugeserve.artifacts.config_message import parse
+from delugeserve.artifacts.config_update import GENERATED, limit_batches, update_config
 from delugeserve.artifacts.labels import FILE_NAME as LABELS
 from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
@@ -135,11 +136,14 @@ def publish(
             check_classes(served, read_labels(staged / LABELS))
         moves: list[Move] = []
         files: dict[str, str | None] = {}
-        merges = []
+        merges: list[tuple[ServedVersion | None, ConfigMerge]] = []
         for member in members:
             target = repository / member.name
             before = find_served(target)
-            merged = update_config(before, member.staged, member.config, version, fixed_parameters)
+            config_text = member.config
+            if merges:  # an ensemble's batches are no larger than its models'
+                config_text = limit_batches(config_text, parse(merges[0][1].text).max_batch_size)
+            merged = update_config(before, member.staged, config_text, version, fixed_parameters)
             merges.append((before, merged))
             if member.staged != staged:
                 (member.staged / GENERATED).write_text(member.config, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from delugeserve.artifacts.companions import COMPANION_OF, companion_of, find_co
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import read_config
 from delugeserve.errors import RepositoryError, UnknownNameError
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_REPOSITORY = Path("model_repository")
 """The repository of every command that is given no ``--repository``."""
@@ -68,20 +71,25 @@ def find_models(repository: Path, names: Sequence[str] | None = None) -> list[St
 def with_companions(models: Sequence[StoredModel]) -> list[StoredModel]:
     """Return models and the companions of each, in the order to load them.
 
+    Companions of another version than the model's are left out: the server could not load them.
+
     Raises:
         RepositoryError: the configuration of a companion is invalid.
     """
-    return [
-        one
-        for model in models
-        for one in (
-            model,
-            *(
-                _read(folder.name, folder / CONFIG)
-                for folder in find_companions(model.folder)
-            ),
-        )
-    ]
+    found: list[StoredModel] = []
+    for model in models:
+        found.append(model)
+        companions = [_read(one.name, one / CONFIG) for one in find_companions(model.folder)]
+        if all(one.version == model.version for one in companions):
+            found += companions
+        else:
+            _log.warning(
+                "The server does not take encoded images for '%s': %s has another version. "
+                "Export the model again.",
+                model.name,
+                " or ".join(one.name for one in companions),
+            )
+    return found
 
 
 def list_names(repository: Path) -> list[str]:

@@ -18,12 +18,12 @@ from delugeserve.artifacts.changes import Changes, compare, describe_manifest
 from delugeserve.artifacts.config_merge import ConfigMerge
 from delugeserve.artifacts.config_update import record_generated
 from delugeserve.artifacts.graphs import describe_network
-from delugeserve.artifacts.image_models import StagedCompanion, stage_companions
+from delugeserve.artifacts.image_models import stage_companions
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.manifest import Manifest, describe_files
 from delugeserve.artifacts.model_config import InstanceGroup, ModelConfig, classifier_config
 from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
-from delugeserve.artifacts.publishing import publish, staging
+from delugeserve.artifacts.publishing import Companion, publish, staging
 from delugeserve.artifacts.records import SumFormChoice
 from delugeserve.artifacts.typed_json import to_json
 from delugeserve.networks.inference import fold
@@ -184,15 +184,7 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
             return ExportOutcome(manifest, None, clock.seconds, _suggest(plan))
         with clock.stage(Stage.PUBLISH):
             manifest.write(version)
-            companions: list[StagedCompanion] = []
-            if plan.image_model:
-                (workspace / "companions").mkdir()
-                companions = stage_companions(
-                    config,
-                    preprocessing_of(spec.task),
-                    spec.task.class_names,
-                    workspace / "companions",
-                )
+            companions = _stage_companions(plan, config, workspace) if plan.image_model else []
             done = publish(
                 version,
                 plan.repository,
@@ -245,6 +237,13 @@ def _configure(plan: ExportPlan, artefact: Path) -> ModelConfig:
             **preprocessing_parameters(preprocessing_of(task)),
         },
     )
+
+
+def _stage_companions(plan: ExportPlan, config: ModelConfig, workspace: Path) -> list[Companion]:
+    home = workspace / "companions"
+    home.mkdir()
+    task = plan.spec.task
+    return stage_companions(config, preprocessing_of(task), task.class_names, home)
 
 
 def _parameters_of_precision() -> frozenset[str]:

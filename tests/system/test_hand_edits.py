@@ -57,6 +57,6 @@ def test_the_server_serves_the_new_version_with_the_settings_written_by_hand(exp
         assert config.response_cache.enable
         image = grpc.InferInput("image", [4, 32, 32, 3], "UINT8")
         image.set_data_from_numpy(np.zeros((4, 32, 32, 3), np.uint8))
-        logits = client.infer("tiny", [image], priority=1).as_numpy("logits")
-        assert logits.shape == (4, 10)
+        found = client.infer("tiny", [image], priority=1).as_numpy("probabilities")
+        assert found.shape == (4, 10)
         client.close()

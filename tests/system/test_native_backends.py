@@ -80,8 +80,8 @@ def native(tmp_path, monkeypatch) -> Path:
 def answers(repository: Path) -> bool:
     """Whether the model loads and answers."""
     with serve(repository, **PORTS) as server, Classifier(server.grpc_url) as classifier:
-        logits = classifier.infer(np.zeros((3, 32, 32, 3), np.uint8), "logits")
-    return logits.shape == (3, 10)
+        probabilities = classifier.infer(np.zeros((3, 32, 32, 3), np.uint8))
+    return probabilities.shape == (3, 10)
 
 
 def test_serve_uses_our_backend_for_an_exported_model(native, repository):

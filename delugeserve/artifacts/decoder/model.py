@@ -93,9 +93,7 @@ class TritonPythonModel:
 
 
 def _read_preprocessing(config):
-    parameters = {
-        key: value["string_value"] for key, value in config.get("parameters", {}).items()
-    }
+    parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
     height, width, _ = (int(size) for size in config["output"][0]["dims"])
     try:
         preprocessing = Preprocessing(

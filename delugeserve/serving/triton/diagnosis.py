@@ -10,7 +10,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from delugeserve.artifacts.repository import repository_option
+from delugeserve.artifacts.repository import StoredModel, repository_option
 from delugeserve.errors import PortError, ServerError
 from delugeserve.serving.guardian import CANNOT_RUN, SHARED_MEMORY
 from delugeserve.serving.ports import TITLES
@@ -109,15 +109,20 @@ def explain_failed_start(
     )
 
 
-def explain_no_answer(model: str, reason: str, version_folder: Path) -> ServerError:
+def explain_no_answer(model: StoredModel, reason: str) -> ServerError:
     """Return the error for a model that was loaded and answers its first request with an error."""
     if found := _SHM.search(reason):
-        return _explain_shm(found["cause"] or "", {model: reason}, "")
+        return _explain_shm(found["cause"] or "", {model.name: reason}, "")
+    version = shlex.quote(str(model.folder / str(model.version)))
+    check = (
+        f"Export '{model.companion_of}' again"
+        if model.companion_of
+        else f"Check it with: delugeserve verify {version}"
+    )
     return ServerError(
-        f"Model '{model}' loaded, but failed its first request: {reason}",
-        f"Check it with: delugeserve verify {shlex.quote(str(version_folder))}, and start the "
-        "server again with --log FILE to keep its log.",
-        reasons={model: reason},
+        f"Model '{model.name}' loaded, but failed its first request: {reason}",
+        f"{check}, and start the server again with --log FILE to keep its log.",
+        reasons={model.name: reason},
     )
 
 

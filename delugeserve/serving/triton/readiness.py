@@ -58,8 +58,7 @@ def wait_until_ready(
                     reason = tidy(error.message() or "")
                     if error.status() not in _NOT_YET:
                         stored = server.stored_model(waiting[0])
-                        folder = stored.folder / str(stored.version)
-                        raise diagnosis.explain_no_answer(waiting[0], reason, folder) from None
+                        raise diagnosis.explain_no_answer(stored, reason) from None
             if time.monotonic() > deadline:
                 raise diagnosis.explain_timeout(waiting[0], timeout, reason)
             time.sleep(_POLL)

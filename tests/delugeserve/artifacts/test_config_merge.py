@@ -27,6 +27,7 @@ def generate(version=1, largest=64, classes=2, backend="onnxruntime", **paramete
         instance_group=InstanceGroup(kind="KIND_GPU" if backend == "tensorrt" else "KIND_CPU"),
         parameters={"resize_size": "32", "interpolation": "bicubic", **parameters},
         runtime="model.py" if backend == "openvino" else "",
+        outputs=("logits", "probabilities"),
     )
     return config.serving(version).to_text()
 

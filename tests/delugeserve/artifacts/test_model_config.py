@@ -87,7 +87,9 @@ def test_an_exported_classifier_as_triton_reads_it():
     assert config.max_batch_size == 8
     assert list(config.input[0].dims) == [32, 32, 3]
     assert config.input[0].data_type == pb.TYPE_UINT8
-    assert [output.name for output in config.output] == ["logits", "probabilities"]
+    # Triton's image clients want one output, and the layout of the input.
+    assert [output.name for output in config.output] == ["probabilities"]
+    assert config.input[0].format == pb.ModelInput.FORMAT_NHWC
     assert {output.label_filename for output in config.output} == {"3/labels.txt"}
     assert config.HasField("dynamic_batching")
     assert {warmup.batch_size for warmup in config.model_warmup} == {1, 8}
@@ -99,7 +101,7 @@ def test_an_exported_classifier_as_triton_reads_it():
 
 def test_what_is_derived(tmp_path):
     assert CLASSIFIER.complete
-    assert CLASSIFIER.num_classes == {"logits": 2, "probabilities": 2}
+    assert CLASSIFIER.num_classes == {"probabilities": 2}
     assert (CLASSIFIER.instances, CLASSIFIER.instance_kinds) == (2, ("KIND_CPU",))
     assert CLASSIFIER.threads is None
     for text, threads in (("4", 4), ("0", None), ("many", None)):
