@@ -1,3 +1,4 @@
+import io
 import os
 import stat
 
@@ -7,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from delugeserve_client import ImageError
+from delugeserve_client import ImageError, preprocessing
+from delugeserve_client.formats import FORMATS
 from delugeserve_client.preprocessing import INTERPOLATIONS, Preprocessing
 
 TINY = Preprocessing(32, 32, 32)
@@ -232,9 +234,66 @@ def test_unreadable_file(jpeg):
 
 
 @pytest.mark.parametrize("limit", [100, 3000])  # beyond twice the limit Pillow itself refuses
+@pytest.mark.parametrize("options", [{"format": "PNG"}, {"format": "JPEG", "progressive": True}])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_decompression_bomb(jpeg, monkeypatch, limit):
+def test_decompression_bomb(tmp_path, monkeypatch, limit, options):
+    path = tmp_path / "bomb"
+    Image.fromarray(noise(64, 64)).save(path, **options)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(ImageError, match=f"{limit:,} pixels") as caught:
-        TINY(jpeg)
-    assert caught.value.source == str(jpeg)
+        TINY(path)
+    assert caught.value.source == str(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_jpeg_of_three_times_the_limit_passes_if_it_is_decoded_at_a_fraction(monkeypatch):
+    encoded = encode(Image.fromarray(noise(512, 512)), "JPEG")
+    expected = TINY(encoded)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 512 * 512 // 3 + 1)
+    assert np.array_equal(TINY(encoded), expected)
+    large = Preprocessing(200, 200, 200)  # draft mode leaves more than half of the width
+    with pytest.raises(ImageError, match="more than 87,382 pixels"):
+        large(encoded)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 512 * 512 // 3 - 1)
+    with pytest.raises(ImageError, match="more than 262,140 pixels"):
+        TINY(encoded)
+
+
+@pytest.mark.slow
+def test_a_photograph_of_108_megapixels():
+    # Decoded whole, it would be larger than the limit.
+    encoded = encode(Image.new("L", (12000, 9000), 200), "JPEG")
+    assert abs(int(TINY(encoded).mean()) - 200) <= 1
+
+
+def test_a_progressive_jpeg_has_a_limited_number_of_scans():
+    encoded = encode(Image.fromarray(noise(64, 64)), "JPEG", progressive=True)
+    assert TINY(encoded).shape == (32, 32, 3)
+    start = encoded.rindex(b"\xff\xda")
+    scan, end = encoded[start:-2], encoded[-2:]
+    with pytest.raises(ImageError, match="209 scans"):
+        TINY(encoded[:start] + 200 * scan + end)
+
+
+def test_heic_names_the_package_that_reads_it(tmp_path):
+    path = tmp_path / "phone.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    for image in (path, path.read_bytes()):
+        with pytest.raises(ImageError) as caught:
+            TINY(image)
+        assert "pillow-heif" in caught.value.remedy or "HEIF" in FORMATS
+
+
+def test_the_digest_stands_for_the_settings_and_the_algorithm(monkeypatch):
+    # It is written into published models: a change of ALGORITHM refuses them all.
+    assert TINY.digest == "1316da51faedf38f"
+    others = (Preprocessing(32, 32, 36), Preprocessing(32, 32, 32, "box"))
+    assert len({TINY.digest, *(one.digest for one in others)}) == 3
+    monkeypatch.setattr(preprocessing, "ALGORITHM", preprocessing.ALGORITHM + 1)
+    assert TINY.digest != "1316da51faedf38f"
+
+
+def encode(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
