@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from delugeserve.artifacts.repository import StoredModel
 from delugeserve.errors import PortError, ServerError
 from delugeserve.serving.guardian import CANNOT_RUN
 from delugeserve.serving.triton import diagnosis
@@ -63,7 +64,8 @@ def test_too_little_shared_memory(reason):
     error = explain(TABLE.format(reason=reason))
     assert "--shm-size" in error.remedy
     assert list(error.reasons) == ["bad"]
-    first = diagnosis.explain_no_answer("bad", reason, Path("repository/bad/1"))
+    stored = StoredModel("bad", Path("repository/bad"), "onnxruntime", True, 1)
+    first = diagnosis.explain_no_answer(stored, reason)
     assert (first.remedy, list(first.reasons)) == (error.remedy, ["bad"])
 
 
