@@ -101,7 +101,7 @@ def _families(status: Mapping[str, Any]) -> Iterable[Family]:
             if _is_number(version)
         ],
     )
-    share = _mapping(status, "canary").get("share")
+    share: Any = _mapping(status, "canary").get("share")
     yield _gauge(
         "delugeserve_canary_share",
         "Fraction of the requests that a canary gets; 0 without a canary.",
