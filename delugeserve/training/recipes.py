@@ -252,16 +252,7 @@ def check_effect(recipe: Recipe, task: Task, chosen: Iterable[str]) -> None:
             "--sampling balanced and --class-weights balanced both correct the classes' sizes.",
             "Leave out one of them.",
         )
-    idle = {
-        "warmup" if by_steps else "milestones": (
-            f"with the schedule {recipe.schedule}",
-            f"Leave it out, or use --schedule {'one-cycle' if by_steps else 'step'}.",
-        )
-    }
-    if not task.fits_memory:
-        otherwise = f"on images of {task.title}, which are augmented differently"
-        idle |= dict.fromkeys(("crop_padding", "cutout"), (otherwise, "Leave it out."))
-        idle["partial_batch"] = (f"on images of {task.title}, which are streamed", "Leave it out.")
+    idle = without_effect(recipe, task)
     for name in chosen:
         if name in idle and getattr(recipe, name):  # 0 and () ask for nothing
             where, remedy = idle[name]
@@ -274,6 +265,32 @@ def check_effect(recipe: Recipe, task: Task, chosen: Iterable[str]) -> None:
             f"--cutout {recipe.cutout} covers all of every image ({size} pixels).",
             f"Use less than {whole}.",
         )
+
+
+def without_effect(recipe: Recipe, task: Task) -> dict[str, tuple[str, str]]:
+    """Return the values without effect: for each attribute, under which condition, and a remedy.
+
+    Args:
+        recipe: the recipe to train with.
+        task: the data set to train on.
+    """
+    by_steps = recipe.schedule == "step"
+    idle = {
+        "warmup" if by_steps else "milestones": (
+            f"with the schedule {recipe.schedule}",
+            f"Leave it out, or use --schedule {'one-cycle' if by_steps else 'step'}.",
+        )
+    }
+    if not recipe.muon_rate:
+        idle["muon_momentum"] = ("without Muon", "Leave it out, or use --muon-rate.")
+    if task.fits_memory:
+        crops = f"on images of {task.title}, which are cropped after padding"
+        idle["crop_area"] = (crops, "Leave it out, or use --crop-padding.")
+    else:
+        otherwise = f"on images of {task.title}, which are augmented differently"
+        idle |= dict.fromkeys(("crop_padding", "cutout"), (otherwise, "Leave it out."))
+        idle["partial_batch"] = (f"on images of {task.title}, which are streamed", "Leave it out.")
+    return idle
 
 
 def _as_option(name: str) -> str:

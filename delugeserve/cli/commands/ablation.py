@@ -179,7 +179,7 @@ def _train(trials: Sequence[Trial], config: RunConfig, output: Path) -> None:
     from delugeserve.studies.trials import train_missing
 
     err_console.print(f"{len(trials)} runs in {escape(str(output))} on {escape(config.data)}")
-    print_recipe(config.recipe)
+    print_recipe(config)
     with say_how_to_resume(), show_progress() as progress:
         train_missing(trials, config, progress=progress)
 

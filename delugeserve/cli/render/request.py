@@ -39,7 +39,7 @@ def print_request(request: Request, processes: int) -> None:
         err_console.print(f"  {'validation':<15}  {_validation(request.catalogue, config)}")
     if config.freeze:
         err_console.print(f"  {'frozen':<15}  all weights but the classifier's")
-    print_recipe(config.recipe)
+    print_recipe(config)
 
 
 def _print_task(request: Request) -> None:

@@ -95,6 +95,8 @@ def test_an_unknown_schedule():
         ("cifar", CIFAR10, {"warmup": 0.1}, "--schedule one-cycle"),
         ("imagenet", IMAGENET, {"cutout": 16}, "--cutout"),
         ("imagenet", IMAGENET, {"crop_padding": 4}, "--crop-padding"),
+        ("cifar-quick", CIFAR10, {"crop_area": 0.5}, "--crop-padding"),
+        ("photos", IMAGENET, {"muon_rate": 0.0, "muon_momentum": 0.6}, "--muon-rate"),
         ("cifar", CIFAR10, {"cutout": 63}, "Use less than 63"),
         ("cifar", CIFAR10, {"sampling": "balanced", "class_weights": "balanced"}, "one of them"),
     ],
