@@ -60,6 +60,8 @@ class FileRouting:
 class DnsRouting:
     """Routing to every address of a host name, such as that of a headless Kubernetes Service.
 
+    At each address there is a whole ``delugeserve serve``, with its own front and gateway.
+
     Attributes:
         host: the host name.
         grpc_port: port of the replicas' gRPC endpoint.
@@ -91,7 +93,8 @@ class DnsRouting:
 
     def routes(self, listener: str, settings: FrontSettings) -> Config:
         """Return the field of a connection manager that holds its routes."""
-        return {"route_config": routes.route_configuration(listener, settings, canary_share=0.0)}
+        made = routes.route_configuration(listener, settings, canary_share=0.0, gateways=True)
+        return {"route_config": made}
 
 
 @dataclass(frozen=True)

@@ -32,24 +32,29 @@ _SHARE = 10_000  # parts in which the canary's share is counted
 _CLOSED = "This API is closed."
 
 
-def route_configuration(name: str, settings: FrontSettings, canary_share: float) -> Config:
+def route_configuration(
+    name: str, settings: FrontSettings, canary_share: float, *, gateways: bool = False
+) -> Config:
     """Return the routes of a listener.
 
     Args:
         name: the listener: ``grpc``, ``http`` or ``internal``.
         settings: the front's settings.
         canary_share: share of requests for the canary, from 0 to 1.
+        gateways: every replica has a gateway of its own, behind its HTTP endpoint.
     """
     limits = settings.limits
+    if name == HTTP:
+        made = _http_routes(settings, canary_share, gateways=gateways)
+    else:
+        made = _grpc_routes(settings, canary_share, internal=name == INTERNAL)
     return {
         "name": name,
         "virtual_hosts": [
             {
                 "name": name,
                 "domains": ["*"],
-                "routes": _http_routes(settings, canary_share)
-                if name == HTTP
-                else _grpc_routes(settings, canary_share, internal=name == INTERNAL),
+                "routes": made,
                 "request_body_buffer_limit": limits.request_bytes,
                 "include_attempt_count_in_response": False,
             }
@@ -72,15 +77,17 @@ def _grpc_routes(settings: FrontSettings, share: float, *, internal: bool) -> li
     ]
 
 
-def _http_routes(settings: FrontSettings, share: float) -> list[Config]:
+def _http_routes(settings: FrontSettings, share: float, *, gateways: bool) -> list[Config]:
     limits = settings.limits
     action = _action(HTTP_SUFFIX, share, limits, _http_retries(limits))
     routes: list[Config] = [
         {"match": _method("path", path, "GET"), "route": action}
         for path in ("/v2/health/live", "/v2/health/ready")
     ]
-    if settings.gateway_port is not None:
-        gateway = {"cluster": GATEWAY, "timeout": seconds(limits.answer_seconds)}
+    if gateways or settings.gateway_port is not None:
+        gateway = (
+            action if gateways else {"cluster": GATEWAY, "timeout": seconds(limits.answer_seconds)}
+        )
         routes += [
             {"match": {"path": path}, "route": gateway}
             for path in (*PUBLIC_GATEWAY_PATHS, *GATEWAY_PATHS)
