@@ -166,7 +166,7 @@ def container_command(
     *,
     host: str = "127.0.0.1",
     ports: Mapping[str, int | None] = _PORTS,
-    selected: Sequence[str] = (),
+    selected: bool = False,
     image: str | None = None,
 ) -> ContainerCommand:
     """Return the commands that build an image and serve a repository in it.
@@ -174,11 +174,11 @@ def container_command(
     Args:
         launcher: the program that runs containers.
         repository: the model repository.
-        models: the models to serve, of :func:`~delugeserve.artifacts.repository.find_models`.
+        models: the models to serve, with their companions.
         host: the address to publish the ports on; a loopback address.
         ports: port on the host for ``grpc``, ``http`` and ``metrics``; 0 lets the launcher choose,
             None leaves it out.
-        selected: the names of ``models`` if they are not the whole repository.
+        selected: ``models`` are not the whole repository.
         image: an image with the same entry point to run instead of the chosen one.
 
     Raises:
@@ -193,10 +193,11 @@ def container_command(
         )
     chosen = choose_image(models, image)
     folder = repository.resolve()
+    own = [one.name for one in models if not one.companion_of] if selected else []
     if chosen.supervised or not selected:
         mounts = [_mount(folder, _MOUNT)]
     else:  # Triton's own way to choose models would open its API for loading others
-        mounts = [_mount(folder / name, f"{_MOUNT}/{name}") for name in selected]
+        mounts = [_mount(folder / one.name, f"{_MOUNT}/{one.name}") for one in models]
     return ContainerCommand(
         chosen,
         (launcher, "build", *chosen.build) if chosen.build else (),
@@ -208,7 +209,7 @@ def container_command(
             *mounts,
             *_publish(host, ports),
             chosen.name,
-            *(_serve(chosen, ports, selected) if chosen.supervised else _triton(ports)),
+            *(_serve(chosen, ports, own) if chosen.supervised else _triton(ports)),
         ),
     )
 

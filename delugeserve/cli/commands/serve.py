@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from delugeserve.cli.launcher import DryRun, Image, LauncherOption, print_container_command
 from delugeserve.cli.options import (
     DEFAULT_REPOSITORY,
     DEFAULT_URL,
@@ -90,11 +91,30 @@ def command(
         bool,
         typer.Option("--json", help="Print the endpoints as one line of JSON, once ready."),
     ] = False,
+    launcher: LauncherOption = None,
+    image: Image = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Serve the models of a repository with Triton until Ctrl-C or SIGTERM."""
     from delugeserve.serving import ports
     from delugeserve.serving.supervisor import serve
 
+    if launcher or image or dry_run:
+        print_container_command(
+            launcher,
+            repository,
+            model,
+            host=host,
+            ports={
+                "grpc": grpc_port,
+                "http": None if no_http else http_port,
+                "metrics": metrics_port,
+            },
+            image=image,
+            dry_run=dry_run,
+            json=json,
+        )
+        return
     if log:
         check_output_file(log)
     if not ports.is_loopback(ports.resolve_host(host)):

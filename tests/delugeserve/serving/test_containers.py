@@ -166,10 +166,10 @@ def test_the_gpu_is_named_as_each_launcher_does(stored):
 def test_chosen_models_are_the_only_ones(stored):
     ours, plain = stored("a", "openvino"), stored("b", "onnxruntime")
     repository = ours.folder.parent
-    command = container_command("docker", repository, [ours], selected=["a"]).run
+    command = container_command("docker", repository, [ours], selected=True).run
     assert "--model=a" in command
     # Triton's explicit mode would let clients load others.
-    command = container_command("docker", repository, [plain], selected=["b"]).run
+    command = container_command("docker", repository, [plain], selected=True).run
     (mount,) = values(command, "--mount")
     assert f"source={repository / 'b'},target=/models/b" in mount
     assert not any("model-control-mode" in word for word in command)
