@@ -62,6 +62,7 @@ SLOW = (
     "delugeserve/networks/test_native.py",
     "delugeserve/runtimes/test_tensorrt.py",
     "delugeserve/serving/front/test_front.py",
+    "delugeserve/serving/front/test_guard.py",
     "delugeserve/studies/test_connectivity.py",
     "delugeserve/studies/test_profiling.py",
     "delugeserve/training/test_best_run.py",

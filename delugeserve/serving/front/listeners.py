@@ -5,30 +5,29 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from delugeserve.serving.front import routes
+from delugeserve.serving.front import filters, replies, routes
 from delugeserve.serving.front.clusters import ADMIN, Config, socket_address, typed
 from delugeserve.serving.front.settings import FrontSettings, Limits
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-_ROUTER = "envoy.extensions.filters.http.router.v3.Router"
-_GRPC_STATS = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig"
-_BUFFER = "envoy.extensions.filters.http.buffer.v3.Buffer"
 _HEADER_MUTATION = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
-#: The header that tells who the client is. A client cannot set it.
-CLIENT_ID = "x-client-id"
 STATS_PATHS = ("/stats", "/stats/prometheus", "/clusters", "/ready")
 
 
 def public_listener(name: str, port: int, settings: FrontSettings, route_source: Config) -> Config:
     """Return the listener for clients: ``grpc`` or ``http``."""
-    manager = _connection_manager(name, settings.limits, route_source)
+    manager = _connection_manager(
+        name, settings.limits, route_source, filters.public_filters(settings)
+    )
     manager["early_header_mutation_extensions"] = [_strip_headers()]
     return _listener(name, settings.address, port, settings, manager)
 
 
 def internal_listener(port: int, settings: FrontSettings, route_source: Config) -> Config:
     """Return the gRPC listener for the gateway: on loopback, without authentication."""
-    manager = _connection_manager(routes.INTERNAL, settings.limits, route_source)
+    manager = _connection_manager(
+        routes.INTERNAL, settings.limits, route_source, filters.internal_filters(settings)
+    )
     return _listener(routes.INTERNAL, "127.0.0.1", port, settings, manager)
 
 
@@ -56,7 +55,7 @@ def stats_listener(port: int) -> Config:
                 }
             ],
         },
-        "http_filters": [_filter("envoy.filters.http.router", _ROUTER)],
+        "http_filters": [filters.router()],
     }
     return {
         "name": "stats",
@@ -82,7 +81,9 @@ def _listener(
     }
 
 
-def _connection_manager(name: str, limits: Limits, route_source: Config) -> Config:
+def _connection_manager(
+    name: str, limits: Limits, route_source: Config, http_filters: list[Config]
+) -> Config:
     seconds = routes.seconds
     return {
         "stat_prefix": name,
@@ -111,19 +112,15 @@ def _connection_manager(name: str, limits: Limits, route_source: Config) -> Conf
             "initial_stream_window_size": 1 << 20,
             "initial_connection_window_size": 1 << 24,
         },
-        "http_filters": [
-            # Counts answers by gRPC status; their HTTP status is 200, whatever they say.
-            _filter("envoy.filters.http.grpc_stats", _GRPC_STATS, stats_for_all_methods=False),
-            _filter("envoy.filters.http.buffer", _BUFFER, max_request_bytes=limits.request_bytes),
-            _filter("envoy.filters.http.router", _ROUTER, suppress_envoy_headers=True),
-        ],
+        "local_reply_config": replies.local_replies(limits, grpc=name != routes.HTTP),
+        "http_filters": http_filters,
     }
 
 
 def _strip_headers() -> Config:
     """Remove what a client must not set, before anything reads it."""
     headers = (
-        CLIENT_ID,
+        filters.CLIENT_ID,
         "x-envoy-retry-on",
         "x-envoy-retry-grpc-on",
         "x-envoy-max-retries",
@@ -149,7 +146,3 @@ def _network_filter(manager: Config) -> Config:
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": typed(_HCM, manager),
     }
-
-
-def _filter(name: str, message: str, **fields: object) -> Config:
-    return {"name": name, "typed_config": typed(message, fields)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from delugeserve.serving.front import filters
 from delugeserve.serving.front.clusters import CANARY, GATEWAY, HTTP_SUFFIX, REPLICAS, Config
 from delugeserve.serving.front.settings import FrontSettings, Limits
 
@@ -33,7 +36,12 @@ _CLOSED = "This API is closed."
 
 
 def route_configuration(
-    name: str, settings: FrontSettings, canary_share: float, *, gateways: bool = False
+    name: str,
+    settings: FrontSettings,
+    canary_share: float,
+    keys: Mapping[str, str] | None = None,
+    *,
+    gateways: bool = False,
 ) -> Config:
     """Return the routes of a listener.
 
@@ -42,12 +50,19 @@ def route_configuration(
         settings: the front's settings.
         canary_share: share of requests for the canary, from 0 to 1.
         gateways: every replica has a gateway of its own, behind its HTTP endpoint.
+        keys: names of clients by the SHA-256 of their API keys; None where keys are not used.
     """
     limits = settings.limits
     if name == HTTP:
         made = _http_routes(settings, canary_share, gateways=gateways)
     else:
         made = _grpc_routes(settings, canary_share, internal=name == INTERNAL)
+    scripts = {}
+    if name != INTERNAL:
+        values = {"json_bytes": limits.json_bytes, "json_depth": limits.json_depth}
+        scripts = filters.context(filters.GUARD, values)
+        if settings.security.keys is not None:
+            scripts |= filters.context(filters.IDENTITY, dict(keys or {}))
     return {
         "name": name,
         "virtual_hosts": [
@@ -56,7 +71,7 @@ def route_configuration(
                 "domains": ["*"],
                 "routes": made,
                 "request_body_buffer_limit": limits.request_bytes,
-                "include_attempt_count_in_response": False,
+                "typed_per_filter_config": scripts,
             }
         ],
         # The health checks of the clusters decide; a route never waits for one.
@@ -70,9 +85,9 @@ def _grpc_routes(settings: FrontSettings, share: float, *, internal: bool) -> li
     # A client's own deadline ends the request here too.
     action["max_stream_duration"] = {"grpc_timeout_header_max": seconds(limits.answer_seconds)}
     opened = (*OPEN_METHODS, *(INTERNAL_METHODS if internal else ()))
-    methods = [HEALTH_METHOD, *(_SERVICE + method for method in opened)]
     return [
-        *({"match": {"path": method}, "route": action} for method in methods),
+        _public({"match": {"path": HEALTH_METHOD}, "route": action}, settings),
+        *({"match": {"path": _SERVICE + method}, "route": action} for method in opened),
         _closed({"prefix": "/"}),
     ]
 
@@ -81,7 +96,7 @@ def _http_routes(settings: FrontSettings, share: float, *, gateways: bool) -> li
     limits = settings.limits
     action = _action(HTTP_SUFFIX, share, limits, _http_retries(limits))
     routes: list[Config] = [
-        {"match": _method("path", path, "GET"), "route": action}
+        _public({"match": _method("path", path, "GET"), "route": action}, settings)
         for path in ("/v2/health/live", "/v2/health/ready")
     ]
     if gateways or settings.gateway_port is not None:
@@ -89,9 +104,10 @@ def _http_routes(settings: FrontSettings, share: float, *, gateways: bool) -> li
             action if gateways else {"cluster": GATEWAY, "timeout": seconds(limits.answer_seconds)}
         )
         routes += [
-            {"match": {"path": path}, "route": gateway}
-            for path in (*PUBLIC_GATEWAY_PATHS, *GATEWAY_PATHS)
+            _public({"match": _method("path", path, "GET"), "route": gateway}, settings)
+            for path in PUBLIC_GATEWAY_PATHS
         ]
+        routes += [{"match": {"path": path}, "route": gateway} for path in GATEWAY_PATHS]
     return [
         *routes,
         {"match": _method("safe_regex", {"regex": _READING}, "GET"), "route": action},
@@ -162,6 +178,13 @@ def _retries(limits: Limits) -> Config:
 
 def _method(kind: str, value: object, method: str) -> Config:
     return {kind: value, "headers": [{"name": ":method", "string_match": {"exact": method}}]}
+
+
+def _public(route: Config, settings: FrontSettings) -> Config:
+    """Return a route that needs no key: whoever asks whether a server lives has none."""
+    if settings.security.keys is None:
+        return route
+    return {**route, "typed_per_filter_config": filters.disabled(filters.IDENTITY)}
 
 
 def _closed(match: Config) -> Config:

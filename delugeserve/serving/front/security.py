@@ -24,3 +24,8 @@ class Security:
     client_ca: Path | None = None
     keys: Path | None = None
     insecure: bool = False
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether the front knows who a client is."""
+        return self.keys is not None or self.client_ca is not None

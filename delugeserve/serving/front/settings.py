@@ -71,7 +71,7 @@ class Limits:
     """
 
     request_bytes: int = 64 * MIB
-    json_bytes: int = 8 * MIB
+    json_bytes: int = 4 * MIB
     json_depth: int = 64
     header_kib: int = 32
     header_count: int = 64

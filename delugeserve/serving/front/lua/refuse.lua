@@ -1,0 +1,27 @@
+local function is_grpc(headers)
+  return (headers:get("content-type") or ""):sub(1, 16) == "application/grpc"
+end
+
+-- Answer a request with an error: over gRPC as a status, otherwise as JSON.
+local function refuse(handle, http_status, grpc_status, message, challenge)
+  if is_grpc(handle:headers()) then
+    handle:respond({
+      [":status"] = "200",
+      ["content-type"] = "application/grpc",
+      ["grpc-status"] = tostring(grpc_status),
+      ["grpc-message"] = message,
+    }, "")
+    return
+  end
+  local headers = {[":status"] = tostring(http_status), ["content-type"] = "application/json"}
+  if challenge then headers["www-authenticate"] = challenge end
+  handle:respond(headers, '{"error":"' .. message .. '"}\n')
+end
+
+-- Call a function, and refuse the request if the function fails: Envoy itself would let it pass.
+local function guarded(handle, check)
+  local fine, problem = pcall(check, handle)
+  if fine then return end
+  handle:logErr(tostring(problem))
+  refuse(handle, 500, 13, "The request cannot be checked.")
+end
