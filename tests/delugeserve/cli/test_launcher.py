@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from delugeserve.artifacts.model_config import classifier_config
+from delugeserve.artifacts.model_config import InstanceGroup, classifier_config
 from delugeserve.runtimes import BACKENDS
 
 
@@ -24,6 +24,8 @@ def repository(tmp_path):
         max_batch_size=8,
         image_size=32,
         num_classes=10,
+        instance_group=InstanceGroup(record.instance_count, record.instance_kind),
+        parameters={},
         runtime=record.triton_runtime,
     )
     (folder / "config.pbtxt").write_text(config.serving(1).to_text())
