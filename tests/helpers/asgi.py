@@ -114,6 +114,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     Attributes:
         models: the versions that are ready, by model.
+        own: models that are not companions, although they have a companion's name.
         handler: returns the probabilities for a request, or aborts it.
         size: height and width of the input of models that take pixels.
         requests: what was asked for inference.
@@ -122,6 +123,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """
 
     models: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"colour": ("1",)})
+    own: tuple[str, ...] = ()
     handler: Handler = field(default=lambda request, context: [0.7, 0.2, 0.1])
     size: tuple[int, int] = (8, 12)
     requests: list[Any] = field(default_factory=list)
@@ -145,7 +147,11 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return reply
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        return service_pb2.ModelConfigResponse(config={"name": request.name, "max_batch_size": 4})
+        reply = service_pb2.ModelConfigResponse(config={"name": request.name, "max_batch_size": 4})
+        owner, _, end = request.name.rpartition("_")
+        if end in ("image", "decode") and request.name not in self.own:
+            reply.config.parameters["companion_of"].string_value = owner
+        return reply
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self.requests.append(request)

@@ -101,16 +101,16 @@ def _ask(port, method, path, body=None, headers=None):
         return response.status, response.read()
 
 
-def _picture(colour, kind="JPEG"):
+def _image(colour, kind="JPEG"):
     file = io.BytesIO()
     Image.new("RGB", (90, 60), colour).save(file, kind)
     return file.getvalue()
 
 
-def test_a_picture_gets_its_class(endpoint):
+def test_an_image_gets_its_class(endpoint):
     port, _ = endpoint
     for colour, label in (("red", "red"), ("blue", "blue")):
-        status, body = _ask(port, "POST", "/classify?top_k=99", _picture(colour))
+        status, body = _ask(port, "POST", "/classify?top_k=99", _image(colour))
         answer = json.loads(body)
         assert (status, answer["version"]) == (200, "1"), body
         assert answer["predictions"][0]["label"] == label
@@ -120,7 +120,7 @@ def test_a_picture_gets_its_class(endpoint):
 def test_errors_are_json_through_the_proxy(endpoint):
     port, _ = endpoint
     for path, status in (("/classify", 400), ("/classify?model=color", 404), ("/metrics", 404)):
-        found, body = _ask(port, "POST", path, b"no picture")
+        found, body = _ask(port, "POST", path, b"not an image")
         assert found == status, body
 
 
@@ -135,7 +135,7 @@ def test_health_is_asked_through_the_proxy(endpoint):
 
 def test_one_page_has_the_metrics_of_all(endpoint):
     port, metrics = endpoint
-    _ask(port, "POST", "/classify", _picture("red"))
+    _ask(port, "POST", "/classify", _image("red"))
     status, body = _ask(metrics, "GET", "/metrics")
     assert status == 200
     text = body.decode()

@@ -1,4 +1,4 @@
-"""The ASGI application: classify pictures, list the models, tell the health."""
+"""The ASGI application: classify images, list the models, tell the health."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from delugeserve.serving.gateway import pages
 from delugeserve.serving.gateway.access import CLIENT_GONE, AccessLog, trace_headers
-from delugeserve.serving.gateway.body import Admission, Picture, read_pictures
+from delugeserve.serving.gateway.body import Admission, EncodedImage, read_images
 from delugeserve.serving.gateway.errors import RequestError, unavailable
 from delugeserve.serving.gateway.exposition import CONTENT_TYPE
 from delugeserve.serving.gateway.health import Readiness
@@ -36,7 +36,7 @@ class Gateway:
     Args:
         settings: its limits.
         upstream: the server that it asks.
-        metrics: counts the pictures.
+        metrics: counts the images.
     """
 
     def __init__(self, settings: GatewaySettings, upstream: Upstream, metrics: Metrics) -> None:
@@ -49,13 +49,13 @@ class Gateway:
         self._readiness = Readiness(upstream)
 
     async def classify(self, request: Request) -> Response:
-        """Classify the pictures of a request."""
+        """Classify the images of a request."""
         facts: dict[str, Any] = request.state.log
         parameters = read_parameters(request.query_params, self._limits.seconds)
         with self._admission.admit() as held:
-            pictures = await read_pictures(request, self._limits, held)
-            facts.update(pictures=len(pictures), bytes_received=held.size)
-            work = self._classify(parameters, pictures, request)
+            images = await read_images(request, self._limits, held)
+            facts.update(images=len(images), bytes_received=held.size)
+            work = self._classify(parameters, images, request)
             return await _unless_client_leaves(request, work)
 
     async def models(self, request: Request) -> Response:
@@ -67,7 +67,7 @@ class Gateway:
                     {
                         "name": endpoint.name,
                         "versions": list(endpoint.versions),
-                        "decoded_by": "server" if endpoint.takes_pictures else "gateway",
+                        "decoded_by": "server" if endpoint.takes_encoded else "gateway",
                     }
                     for endpoint in endpoints.values()
                 ]
@@ -97,7 +97,7 @@ class Gateway:
         )
 
     async def _classify(
-        self, parameters: Parameters, pictures: list[Picture], request: Request
+        self, parameters: Parameters, images: list[EncodedImage], request: Request
     ) -> Response:
         facts: dict[str, Any] = request.state.log
         name = _choose(parameters.model, await self._upstream.endpoints())
@@ -108,14 +108,14 @@ class Gateway:
         answers = await asyncio.gather(
             *(
                 _or_error(self._upstream.classify(name, item.content, parameters.top_k, call))
-                for item in pictures
+                for item in images
             )
         )
         for item in answers:
             if isinstance(item, Answer):
-                self._metrics.picture(name, item.version, 200)
+                self._metrics.image(name, item.version, 200)
             else:
-                self._metrics.picture(name, "", item.status)
+                self._metrics.image(name, "", item.status)
         versions = sorted({item.version for item in answers if isinstance(item, Answer)})
         facts["versions"] = versions
         if len(answers) == 1:
@@ -123,11 +123,11 @@ class Gateway:
                 raise answers[0]
             return JSONResponse({"model": name, **_to_json(answers[0])})
         results = [
-            {"name": picture.name, **_to_json(answer)}
-            for picture, answer in zip(pictures, answers, strict=True)
+            {"name": image.name, **_to_json(answer)}
+            for image, answer in zip(images, answers, strict=True)
         ]
         errors = [item for item in answers if isinstance(item, RequestError)]
-        # One picture that is none does not take the answers of the others away.
+        # One part that is not an image does not take the answers of the others away.
         status = max(error.status for error in errors) if len(errors) == len(answers) else 200
         return JSONResponse({"model": name, "results": results}, status)
 

@@ -1,4 +1,4 @@
-"""Read the pictures of a request, within limits."""
+"""Read the images of a request, within limits."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from starlette.requests import Request
 from delugeserve.serving.gateway.errors import RequestError
 from delugeserve.serving.gateway.settings import GatewayLimits
 
-PART = "image"  # name of the multipart fields that hold pictures
+PART = "image"  # name of the multipart fields that hold images
 
 # "curl --data-binary @cat.jpg" declares a form, whatever the file is.
 _RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded", "binary/octet-stream")
 _MULTIPART = "multipart/form-data"
-_SEND_A_PICTURE = (
+_SEND_AN_IMAGE = (
     "Send the bytes of a JPEG, PNG or WebP file as the body, or several files as parts named "
     f"'{PART}' of multipart/form-data."
 )
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of a request.
+class EncodedImage:
+    """An image of a request.
 
     Attributes:
         name: its file name in a multipart request; empty otherwise.
@@ -104,8 +104,8 @@ class _InMemory(MultiPartParser):
         )
 
 
-async def read_pictures(request: Request, limits: GatewayLimits, held: Held) -> list[Picture]:
-    """Read a request's pictures: its body, or the parts of a multipart body.
+async def read_images(request: Request, limits: GatewayLimits, held: Held) -> list[EncodedImage]:
+    """Read a request's images: its body, or the parts of a multipart body.
 
     Args:
         request: the request; its body was not read.
@@ -113,10 +113,10 @@ async def read_pictures(request: Request, limits: GatewayLimits, held: Held) -> 
         held: counts the bytes.
 
     Returns:
-        One or more pictures, none of them empty.
+        One or more images, none of them empty.
 
     Raises:
-        RequestError: the body is too large, arrives too slowly, or holds no picture.
+        RequestError: the body is too large, arrives too slowly, or holds no image.
         ClientDisconnect: the client went away.
     """
     kind = _content_type(request)
@@ -125,18 +125,18 @@ async def read_pictures(request: Request, limits: GatewayLimits, held: Held) -> 
     try:
         with anyio.fail_after(limits.body_seconds):
             if kind == _MULTIPART:
-                pictures = await _read_parts(request, stream, limits)
+                images = await _read_parts(request, stream, limits)
             else:
-                pictures = [Picture("", b"".join([chunk async for chunk in stream]))]
+                images = [EncodedImage("", b"".join([chunk async for chunk in stream]))]
     except TimeoutError:
         raise RequestError(
             408,
             f"The request's body did not arrive within {limits.body_seconds:g} s.",
-            "Send a smaller picture, or send it over a faster connection.",
+            "Send a smaller image, or send it over a faster connection.",
         ) from None
-    for picture in pictures:
-        _check_picture(picture, limits)
-    return pictures
+    for image in images:
+        _check_image(image, limits)
+    return images
 
 
 def _content_type(request: Request) -> str:
@@ -147,9 +147,7 @@ def _content_type(request: Request) -> str:
         )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _MULTIPART and kind not in _RAW and not kind.startswith("image/"):
-        raise RequestError(
-            415, f"The request's body is of the type '{kind[:80]}'.", _SEND_A_PICTURE
-        )
+        raise RequestError(415, f"The request's body is of the type '{kind[:80]}'.", _SEND_AN_IMAGE)
     return kind
 
 
@@ -171,7 +169,7 @@ async def _limited(
 
 async def _read_parts(
     request: Request, stream: AsyncGenerator[bytes, None], limits: GatewayLimits
-) -> list[Picture]:
+) -> list[EncodedImage]:
     _, options = parse_options_header(request.headers["content-type"])
     boundary = options.get(b"boundary", b"")
     if not 0 < len(boundary) <= 70:  # RFC 2046, 5.1.1
@@ -192,36 +190,36 @@ async def _read_parts(
         raise RequestError(
             400, "The multipart body is damaged.", "Let the HTTP client write it."
         ) from None
-    pictures = [await _read_part(name, value) for name, value in form.multi_items()]
-    if not pictures:
-        raise RequestError(422, f"The request has no file named '{PART}'.", _SEND_A_PICTURE)
-    return pictures
+    images = [await _read_part(name, value) for name, value in form.multi_items()]
+    if not images:
+        raise RequestError(422, f"The request has no file named '{PART}'.", _SEND_AN_IMAGE)
+    return images
 
 
-async def _read_part(name: str, value: UploadFile | str) -> Picture:
+async def _read_part(name: str, value: UploadFile | str) -> EncodedImage:
     if name != PART or isinstance(value, str):
         raise RequestError(
             422,
-            f"The request has a part named '{name[:80]}' that is not a picture.",
+            f"The request has a part named '{name[:80]}' that is not an image.",
             f"Name the parts '{PART}', and send a file in each.",
         )
-    picture = Picture((value.filename or "")[:200], await value.read())
+    image = EncodedImage((value.filename or "")[:200], await value.read())
     await value.close()
-    return picture
+    return image
 
 
-def _check_picture(picture: Picture, limits: GatewayLimits) -> None:
-    if not picture.content:
-        raise RequestError(400, "The request has an empty picture.", _SEND_A_PICTURE)
-    if len(picture.content) > limits.image_bytes:
-        raise _too_large("A picture", limits.image_bytes)
+def _check_image(image: EncodedImage, limits: GatewayLimits) -> None:
+    if not image.content:
+        raise RequestError(400, "The request has an empty image.", _SEND_AN_IMAGE)
+    if len(image.content) > limits.image_bytes:
+        raise _too_large("An image", limits.image_bytes)
 
 
 def _too_large(what: str, limit: int) -> RequestError:
     return RequestError(
         413,
         f"{what} is larger than {limit:,} bytes.",
-        "Send a smaller picture: scale it down, or send fewer of them in one request.",
+        "Send a smaller image: scale it down, or send fewer of them in one request.",
     )
 
 

@@ -11,6 +11,9 @@ from starlette.responses import JSONResponse
 # What must not reach a client: absolute paths, and everything from a traceback on.
 _PATH = re.compile(r"(?<![\w.:/])/(?:[\w.+-]+/)+[\w.+-]*|/(?:home|root|tmp|usr|work|var|opt)\S*")
 _LONGEST = 300  # characters of a server's message
+_OF_ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
+_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?]) (?=[A-Z])")
+_TOO_MANY_PIXELS = re.compile(r"more than [\d,]+ pixels")
 
 
 class RequestError(Exception):
@@ -73,14 +76,20 @@ def from_server(status: str, message: str, model: str, seconds: float) -> Reques
     if status in ("UNAVAILABLE", "CANCELLED", "NOT_FOUND"):
         return unavailable()
     if status == "INVALID_ARGUMENT":
-        return RequestError(
-            400, presentable(message), "Send a JPEG, PNG or WebP picture that opens elsewhere."
-        )
+        return from_decoder(_OF_ENSEMBLE.sub("", message))
     return RequestError(
         502,
         f"The model '{model}' could not process the request.",
         "Send the request again. If it fails again, tell whoever runs this server.",
     )
+
+
+def from_decoder(message: str) -> RequestError:
+    """Translate what the decoder says of an image: what is wrong, and what to do about it."""
+    text = presentable(message)
+    problem, *rest = _BETWEEN_SENTENCES.split(text, maxsplit=1)
+    remedy = rest[0] if rest else "Send a JPEG, PNG or WebP file that other programs can open."
+    return RequestError(413 if _TOO_MANY_PIXELS.search(problem) else 400, problem, remedy)
 
 
 def unavailable() -> RequestError:

@@ -32,7 +32,7 @@ class Health:
 
 
 class Readiness:
-    """Asks every model to classify a picture, at most once a second.
+    """Asks every model to classify an image, at most once a second.
 
     Args:
         upstream: the server.
@@ -40,7 +40,7 @@ class Readiness:
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._picture = _picture()
+        self._image = _probe_image()
         self._checking = asyncio.Lock()
         self._checked_at = float("-inf")
         self._health = Health(False, {})
@@ -67,13 +67,13 @@ class Readiness:
 
     async def _ask(self, name: str) -> tuple[bool, dict[str, Any]]:
         try:
-            answer = await self._upstream.classify(name, self._picture, 1, Call(_SECONDS))
+            answer = await self._upstream.classify(name, self._image, 1, Call(_SECONDS))
         except RequestError as error:
             return False, {"error": error.problem}
         return True, {"version": answer.version}
 
 
-def _picture() -> bytes:
+def _probe_image() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), (120, 130, 140)).save(file, "JPEG")
     return file.getvalue()

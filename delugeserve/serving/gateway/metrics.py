@@ -74,9 +74,9 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
-        self._pictures = Counter(
-            "delugeserve_gateway_pictures",
-            "Pictures, by model, version and HTTP status; the version is empty without an answer.",
+        self._images = Counter(
+            "delugeserve_gateway_images",
+            "Images, by model, version and HTTP status; the version is empty without an answer.",
             ("model", "version", "status"),
             registry=self._registry,
         )
@@ -104,9 +104,9 @@ class Metrics:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def picture(self, model: str, version: str, status: int) -> None:
-        """Count a picture of a model that is served."""
-        self._pictures.labels(model, version, str(status)).inc()
+    def image(self, model: str, version: str, status: int) -> None:
+        """Count an image of a model that is served."""
+        self._images.labels(model, version, str(status)).inc()
 
 
 async def collect(metrics: Metrics, sources: Sources) -> str:

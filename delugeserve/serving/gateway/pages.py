@@ -14,11 +14,11 @@ from delugeserve.serving.gateway.settings import GatewayLimits
 CSP = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
 
 STATUSES = {
-    400: "A picture cannot be read, or the body is damaged.",
+    400: "An image cannot be read, or the body is damaged.",
     404: "There is no such model; `models` lists those that there are.",
     408: "The body did not arrive in time.",
-    413: "The body or a picture is too large.",
-    415: "The body is not of a type that holds pictures, or it is compressed.",
+    413: "The body or an image is too large.",
+    415: "The body is not of a type that holds images, or it is compressed.",
     422: "A parameter or a part is missing, unknown or invalid.",
     429: "Too many requests: wait as long as Retry-After says.",
     500: "The gateway failed.",
@@ -99,7 +99,7 @@ def _classify(limits: GatewayLimits) -> dict[str, Any]:
     parts = {"type": "array", "items": {"type": "string", "contentMediaType": "image/*"}}
     return {
         "operationId": "classify",
-        "summary": "Classify one picture, or several.",
+        "summary": "Classify one image, or several.",
         "parameters": [
             _parameter(
                 "model", {"type": "string"}, "Name of the model; not needed if there is one."
@@ -107,7 +107,7 @@ def _classify(limits: GatewayLimits) -> dict[str, Any]:
             _parameter(
                 "top_k",
                 {"type": "integer", "minimum": 1, "maximum": MOST, "default": TOP_K},
-                f"Number of classes for each picture, {TOP_K} by default.",
+                f"Number of classes for each image, {TOP_K} by default.",
             ),
             _parameter(
                 "timeout",
@@ -134,7 +134,7 @@ def _classify(limits: GatewayLimits) -> dict[str, Any]:
         },
         "responses": {
             "200": {
-                "description": "The classes of the picture; a list of results for several.",
+                "description": "The classes of the image; a list of results for several.",
                 "content": {
                     "application/json": {
                         "schema": {"anyOf": [_reference("Classification"), _reference("Results")]}

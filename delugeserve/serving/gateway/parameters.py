@@ -20,7 +20,7 @@ class Parameters:
 
     Attributes:
         model: the model's name; None for the server's only one.
-        top_k: number of classes for each picture.
+        top_k: number of classes for each image.
         seconds: time that the server has for an answer.
     """
 

@@ -20,9 +20,9 @@ class GatewayLimits:
     """What the gateway refuses, to protect itself and the servers behind it.
 
     Attributes:
-        image_bytes: size of one encoded picture.
+        image_bytes: size of one encoded image.
         request_bytes: size of a request's body.
-        images: number of pictures in a request.
+        images: number of images in a request.
         requests: number of requests to ``/classify`` at once.
         buffered_bytes: size of all bodies held at once.
         body_seconds: time in which a request's body must arrive.

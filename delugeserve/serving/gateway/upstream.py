@@ -1,4 +1,4 @@
-"""The inference server behind the gateway: its models, and one picture to one answer over gRPC."""
+"""The inference server behind the gateway: its models, and one image to one answer over gRPC."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from delugeserve.serving.gateway.errors import RequestError, from_server, unavailable
+from delugeserve.artifacts.companions import COMPANION_OF, DECODE, IMAGE
+from delugeserve.serving.gateway.errors import (
+    RequestError,
+    from_decoder,
+    from_server,
+    unavailable,
+)
 from delugeserve_client.address import Address
 from delugeserve_client.errors import ClientError, ImageError
 from delugeserve_client.results import Prediction
 from delugeserve_client.served import PROBABILITIES, ServedModel, parse_predictions, read_model
 from delugeserve_client.triton import build_request, channel_arguments, import_triton
-
-#: The ensemble of a model that takes encoded pictures, and the decoder in it.
-IMAGE_SUFFIX, DECODE_SUFFIX = "_image", "_decode"
 
 _KEPT = 1.0  # seconds for which the list of models is believed
 _PAUSES = (0.1, 0.2, 0.4, 0.8)  # seconds between attempts, while the proxy restarts
@@ -37,12 +40,12 @@ class Endpoint:
     Attributes:
         name: the model's name.
         versions: its versions that are ready.
-        takes_pictures: whether the server decodes pictures for it.
+        takes_encoded: whether the server decodes images for it.
     """
 
     name: str
     versions: tuple[str, ...]
-    takes_pictures: bool
+    takes_encoded: bool
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """The classes of one picture.
+    """The classes of one image.
 
     Attributes:
         model: the model's name.
@@ -90,6 +93,7 @@ class Upstream:
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
         self._described: dict[str, ServedModel] = {}
+        self._owners: dict[tuple[str, tuple[str, ...]], str] = {}
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
 
     async def endpoints(self, *, fresh: bool = False) -> Mapping[str, Endpoint]:
@@ -106,28 +110,33 @@ class Upstream:
             # Whoever waited for another's question takes its answer.
             if self._read_at < (asked_at if fresh else asked_at - _KEPT):
                 index = await self._describe("get_model_repository_index")
-                self._endpoints = _endpoints(index.get("models", []))
+                self._endpoints = await self._find_endpoints(_ready(index.get("models", [])))
                 self._read_at = time.monotonic()
         return self._endpoints
 
-    async def classify(self, name: str, picture: bytes, top_k: int, call: Call) -> Answer:
-        """Classify an encoded picture.
+    async def classify(self, name: str, image: bytes, top_k: int, call: Call) -> Answer:
+        """Classify an encoded image.
 
         Args:
             name: the model's name; one that :meth:`endpoints` returned.
-            picture: the bytes of an image file.
+            image: the bytes of an image file.
             top_k: number of classes wanted.
             call: what goes with the request.
 
         Raises:
-            RequestError: it is not a picture, or the server did not answer.
+            RequestError: it is not an image, or the server did not answer.
         """
         endpoint = (await self.endpoints()).get(name)
-        if endpoint is None:
-            raise unavailable()
-        if endpoint.takes_pictures:
-            return await self._classify_encoded(name, picture, top_k, call)
-        return await self._classify_decoded(name, picture, top_k, call)
+        try:
+            return await self._classify(endpoint, image, top_k, call)
+        except RequestError as error:
+            if error.status != 503:
+                raise
+            # The server may have got or lost the ensemble that decodes for this model.
+            now = (await self.endpoints(fresh=True)).get(name)
+            if now is None or endpoint is None or now.takes_encoded == endpoint.takes_encoded:
+                raise
+            return await self._classify(now, image, top_k, call)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -136,22 +145,50 @@ class Upstream:
         if client is not None:
             await client.close()
 
-    async def _classify_encoded(self, name: str, picture: bytes, top_k: int, call: Call) -> Answer:
+    async def _find_endpoints(self, ready: Mapping[str, tuple[str, ...]]) -> dict[str, Endpoint]:
+        owners = {
+            name: await self._owner(name, versions)
+            for name, versions in ready.items()
+            if any(name.endswith(end) and name[: -len(end)] in ready for end in (IMAGE, DECODE))
+        }
+        return {
+            name: Endpoint(name, versions, owners.get(name + IMAGE) == name)
+            for name, versions in ready.items()
+            if not owners.get(name)
+        }
+
+    async def _owner(self, name: str, versions: tuple[str, ...]) -> str:
+        """Return the model that a model belongs to; empty for one of its own."""
+        if (name, versions) not in self._owners:
+            config = (await self._describe("get_model_config", name))["config"]
+            stated = config.get("parameters", {}).get(COMPANION_OF, {})
+            self._owners[name, versions] = str(stated.get("string_value", ""))
+        return self._owners[name, versions]
+
+    async def _classify(
+        self, endpoint: Endpoint | None, image: bytes, top_k: int, call: Call
+    ) -> Answer:
+        if endpoint is None:
+            raise unavailable()
+        ask = self._classify_encoded if endpoint.takes_encoded else self._classify_decoded
+        return await ask(endpoint.name, image, top_k, call)
+
+    async def _classify_encoded(self, name: str, image: bytes, top_k: int, call: Call) -> Answer:
         grpc = import_triton("grpc")
         tensor = grpc.InferInput("image", [1, 1], "BYTES")
         # Of dtype object: dtype bytes would cut trailing zeros off.
-        tensor.set_data_from_numpy(np.array([[picture]], dtype=np.object_))
+        tensor.set_data_from_numpy(np.array([[image]], dtype=np.object_))
         arguments = {
-            "model_name": name + IMAGE_SUFFIX,
+            "model_name": name + IMAGE,
             "inputs": [tensor],
             "outputs": [grpc.InferRequestedOutput(PROBABILITIES, class_count=top_k)],
         }
         return self._answer(name, await self._infer(name, arguments, call))
 
-    async def _classify_decoded(self, name: str, picture: bytes, top_k: int, call: Call) -> Answer:
+    async def _classify_decoded(self, name: str, image: bytes, top_k: int, call: Call) -> Answer:
         for _ in range(2):
             model = await self._model(name)
-            pixels = await self._decode(model, picture)
+            pixels = await self._decode(model, image)
             count = min(top_k, model.num_classes)
             arguments = build_request(
                 import_triton("grpc"), model, pixels[np.newaxis], {PROBABILITIES: count}
@@ -172,14 +209,14 @@ class Upstream:
             failure = unavailable()
         raise failure
 
-    async def _decode(self, model: ServedModel, picture: bytes) -> Any:
+    async def _decode(self, model: ServedModel, image: bytes) -> Any:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(
-                self._decoders, model.preprocessing, picture, "the picture"
+                self._decoders, model.preprocessing, image, "the image"
             )
         except ImageError as error:
-            raise RequestError(400, error.problem, error.remedy) from None
+            raise from_decoder(str(error)) from None
 
     async def _model(self, name: str) -> ServedModel:
         if name not in self._described:
@@ -244,17 +281,10 @@ class Upstream:
         return self._client
 
 
-def _endpoints(index: list[Mapping[str, Any]]) -> dict[str, Endpoint]:
-    """Return the models of a repository index, without those that belong to another."""
+def _ready(index: list[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Return the versions that are ready, by model."""
     ready: dict[str, list[str]] = {}
     for entry in index:
         if entry.get("state") == "READY":
             ready.setdefault(str(entry["name"]), []).append(str(entry.get("version", "")))
-    return {
-        name: Endpoint(name, tuple(versions), name + IMAGE_SUFFIX in ready)
-        for name, versions in sorted(ready.items())
-        if not any(
-            name.endswith(suffix) and name[: -len(suffix)] in ready
-            for suffix in (IMAGE_SUFFIX, DECODE_SUFFIX)
-        )
-    }
+    return {name: tuple(versions) for name, versions in sorted(ready.items())}

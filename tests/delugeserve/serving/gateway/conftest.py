@@ -62,7 +62,7 @@ def gateway(triton: FakeTriton) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
-    """Returns a picture of one colour, encoded."""
+    """Returns an image of one colour, encoded."""
 
     def encode(colour: str = "red", size: tuple[int, int] = (48, 32), kind: str = "PNG") -> bytes:
         file = io.BytesIO()

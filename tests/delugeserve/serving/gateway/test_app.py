@@ -18,7 +18,7 @@ def _abort(status, message):
     return handler
 
 
-def test_a_picture_as_the_body_gets_its_classes(gateway, triton, encode):
+def test_an_image_as_the_body_gets_its_classes(gateway, triton, encode):
     answer = gateway.post("/classify?top_k=2", encode("red"))
     assert answer.status == 200, answer.body
     assert answer.json() == {
@@ -34,19 +34,58 @@ def test_a_picture_as_the_body_gets_its_classes(gateway, triton, encode):
     assert (pixels == (255, 0, 0)).all()
 
 
-def test_a_server_that_decodes_gets_the_picture_as_it_is(gateway, triton, encode):
+def test_a_server_that_decodes_gets_the_image_as_it_is(gateway, triton, encode):
     triton.models = {"colour": ("3",), "colour_image": ("3",), "colour_decode": ("3",)}
-    picture = encode("red") + b"\0\0"
-    answer = gateway.post("/classify?model=colour", picture)
+    image = encode("red") + b"\0\0"
+    answer = gateway.post("/classify?model=colour", image)
     assert (answer.status, answer.json()["version"]) == (200, "3")
     (request,) = triton.requests
     assert request.model_name == "colour_image"
-    assert sent_bytes(request) == picture
+    assert sent_bytes(request) == image
     models = gateway.get("/models").json()["models"]
     assert models == [{"name": "colour", "versions": ["3"], "decoded_by": "server"}]
 
 
-def test_parts_get_an_answer_each_and_one_that_is_no_picture_fails_alone(gateway, encode):
+def test_a_server_that_loses_its_decoder_is_asked_without_it(gateway, triton, encode, monkeypatch):
+    monkeypatch.setattr("delugeserve.serving.gateway.upstream._PAUSES", (0.001,))
+    triton.models = {"colour": ("3",), "colour_image": ("3",)}
+    assert gateway.post("/classify", encode()).status == 200
+    triton.models = {"colour": ("4",)}
+    answer = gateway.post("/classify", encode())
+    assert (answer.status, answer.json()["version"]) == (200, "4")
+
+
+def test_a_model_with_a_companions_name_may_be_a_model_of_its_own(gateway, triton, encode):
+    triton.models = {"colour": ("3",), "colour_image": ("3",)}
+    triton.own = ("colour_image",)
+    models = gateway.get("/models").json()["models"]
+    assert [(model["name"], model["decoded_by"]) for model in models] == [
+        ("colour", "gateway"), ("colour_image", "gateway")
+    ]  # fmt: skip
+
+
+def test_an_image_with_too_many_pixels_is_told_from_one_that_is_damaged(
+    gateway, triton, encode, monkeypatch
+):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 500)
+    answer = gateway.post("/classify", encode())
+    assert (answer.status, answer.json()["remedy"]) == (413, "Scale it down first.")
+    triton.models = {"colour": ("1",), "colour_image": ("1",)}
+    gateway.run(gateway.upstream.endpoints(fresh=True))
+    problem = "The image has more than 1,000 pixels, the limit. Scale it down first."
+    message = f"in ensemble 'colour_image', {problem}"
+    triton.handler = _abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+    decoded = gateway.post("/classify", encode())
+    assert (decoded.status, decoded.json()) == (
+        413,
+        {
+            "error": "The image has more than 1,000 pixels, the limit.",
+            "remedy": "Scale it down first.",
+        },
+    )
+
+
+def test_parts_get_an_answer_each_and_one_that_is_not_an_image_fails_alone(gateway, encode):
     headers, body = multipart(
         ("image", "a.png", encode("red")), ("image", "b.jpg", b"no"), ("image", "c", encode("blue"))
     )
@@ -72,7 +111,7 @@ def test_one_part_is_answered_as_a_body_is(gateway, encode):
 @pytest.mark.parametrize(
     ("target", "body", "headers", "status"),
     [
-        ("/classify", b"no picture", {}, 400),
+        ("/classify", b"not an image", {}, 400),
         ("/classify", b"", {}, 400),
         ("/classify?model=colours", None, {}, 404),
         ("/classify", None, {"content-type": "application/json"}, 415),
@@ -120,8 +159,8 @@ def test_another_method_is_refused(gateway, method):
     assert "error" in answer.json()
 
 
-def test_a_part_that_is_no_picture_is_refused(gateway, encode):
-    for parts in ([("picture", "a.png", encode())], [("image", None, b"text")], []):
+def test_a_part_that_is_not_an_image_is_refused(gateway, encode):
+    for parts in ([("photo", "a.png", encode())], [("image", None, b"text")], []):
         headers, body = multipart(*parts)
         assert gateway.post("/classify", body, headers=headers).status == 422
 
@@ -134,16 +173,16 @@ def test_too_many_parts_are_refused(gateway, encode):
 
 def test_the_size_of_a_body_is_limited_whether_it_is_declared_or_not(gateway, triton, encode):
     gateway.limit(request_bytes=500, image_bytes=500)
-    picture = encode()
-    assert len(picture) < 500
-    assert gateway.post("/classify", picture).status == 200
+    image = encode()
+    assert len(image) < 500
+    assert gateway.post("/classify", image).status == 200
     assert gateway.post("/classify", headers={"content-length": "501"}).status == 413
     chunks = [b"x" * 300, b"x" * 201]
     assert gateway.post("/classify", chunks=chunks).status == 413
     headers, body = multipart(("image", "a", b"x" * 501))
     assert gateway.post("/classify", body, headers=headers).status == 413
-    gateway.limit(image_bytes=len(picture) - 1)
-    assert gateway.post("/classify", picture).status == 413
+    gateway.limit(image_bytes=len(image) - 1)
+    assert gateway.post("/classify", image).status == 413
 
 
 def test_a_body_that_arrives_too_slowly_is_given_up(gateway):
@@ -152,19 +191,19 @@ def test_a_body_that_arrives_too_slowly_is_given_up(gateway):
 
 
 def test_bodies_together_are_limited_and_the_count_returns_to_zero(gateway, triton, encode):
-    picture = encode()
-    gateway.limit(requests=1, buffered_bytes=len(picture))
+    image = encode()
+    gateway.limit(requests=1, buffered_bytes=len(image))
 
     async def together():
-        first = call(gateway.app, "POST", "/classify", chunks=[picture])
+        first = call(gateway.app, "POST", "/classify", chunks=[image])
         return await asyncio.gather(first, call(gateway.app, "POST", "/classify", chunks=[b"x"]))
 
     answers = gateway.run(together())
     assert sorted(answer.status for answer in answers) == [200, 429]
     refused = max(answers, key=lambda answer: answer.status)
     assert int(refused.headers["retry-after"]) >= 1
-    assert gateway.post("/classify", picture).status == 200
-    assert gateway.post("/classify", picture + b"x").status == 429
+    assert gateway.post("/classify", image).status == 200
+    assert gateway.post("/classify", image + b"x").status == 429
 
 
 @pytest.mark.parametrize(
@@ -292,7 +331,7 @@ def test_each_request_is_one_line_of_json_in_the_log(gateway, encode, caplog):
     )
     assert {**first, "time": 0, "seconds": 0, "request_id": 0, "bytes_sent": 0} == {
         "time": 0, "request_id": 0, "method": "POST", "path": "/classify", "status": 200,
-        "seconds": 0, "bytes_sent": 0, "client": "team-a", "pictures": 1,
+        "seconds": 0, "bytes_sent": 0, "client": "team-a", "images": 1,
         "bytes_received": len(encode()), "model": "colour", "versions": ["1"],
     }  # fmt: skip
     assert (second["status"], "secret" in json.dumps(second)) == (422, False)

@@ -54,10 +54,10 @@ def test_metrics_are_on_a_port_of_their_own(gateway):
     assert gateway.get("/healthz", port=PORT).status == 200
 
 
-def test_requests_and_pictures_are_counted(gateway, encode):
+def test_requests_and_images_are_counted(gateway, encode):
     gateway.set(metrics_port=PORT)
     gateway.post("/classify", encode())
-    gateway.post("/classify", b"no picture")
+    gateway.post("/classify", b"not an image")
     gateway.post("/classify?model=other", encode())
     gateway.get("/" + "x" * 50)
     samples = _scrape(gateway)
@@ -66,9 +66,9 @@ def test_requests_and_pictures_are_counted(gateway, encode):
     assert samples[requests, ("path", "/classify"), ("status", "400")] == 1
     assert samples[requests, ("path", "/classify"), ("status", "404")] == 1
     assert samples[requests, ("path", "other"), ("status", "404")] == 1
-    pictures = "delugeserve_gateway_pictures_total", ("model", "colour")
-    assert samples[(*pictures, ("status", "200"), ("version", "1"))] == 1
-    assert samples[(*pictures, ("status", "400"), ("version", ""))] == 1
+    images = "delugeserve_gateway_images_total", ("model", "colour")
+    assert samples[(*images, ("status", "200"), ("version", "1"))] == 1
+    assert samples[(*images, ("status", "400"), ("version", ""))] == 1
     assert samples["delugeserve_gateway_request_seconds_count", ("path", "/classify")] == 3
     assert samples["delugeserve_gateway_requests_in_flight",] == 0
 
