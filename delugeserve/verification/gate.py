@@ -182,8 +182,8 @@ class _Report:
             Check(
                 f"logits, {name}",
                 found.relative_error <= allowed,
-                f"error {found.relative_error:.2g}",
-                f"at most {allowed:.2g} of the logits' standard deviation",
+                f"RMS error {found.relative_error:.2g}",
+                f"at most {allowed:.2g}",
                 f"largest difference {found.max_error:.2g}, image {found.worst_image}",
                 compared=True,
             )
@@ -263,7 +263,7 @@ def _invariance_check(one: Invariance, budget: float) -> Check:
     return Check(
         f"{one.name}, batch of {one.batch_size}",
         one.relative_error <= allowed,
-        f"difference {one.relative_error:.2g}",
-        f"at most {allowed:.2g} of the logits' standard deviation",
+        f"RMS error {one.relative_error:.2g}",
+        f"at most {allowed:.2g}",
         f"largest at image {one.worst_image}" if one.relative_error else "",
     )

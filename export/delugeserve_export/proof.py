@@ -109,9 +109,9 @@ def check_graph(
     found = compare(infer, evidence.images, evidence.logits, batch_size, precision)
     allowed = BUDGETS[precision].allowed_error(trained=trained)
     return Check(
-        f"its ONNX graph in {precision}, by {backend.title}",
+        f"ONNX graph in {precision}, by {backend.title}",
         found.relative_error <= allowed,
-        f"logit error {found.relative_error:.2g}, the same class on {found.top1_agreement:.1%}",
-        f"error at most {allowed:.2g} of the logits' standard deviation",
+        f"RMS error {found.relative_error:.2g}, same top-1 {found.top1_agreement:.1%}",
+        f"RMS error at most {allowed:.2g}",
         f"largest difference {found.max_error:.2g}, image {found.worst_image}",
     )

@@ -190,5 +190,5 @@ def test_a_plan_is_judged_by_its_graph(plan_for):
     if not hardware.usable_gpus():
         assert manifest.verification.status == "built, not run"
         graph = manifest.verification.checks[-1]
-        assert graph.name == "its ONNX graph in int8, by ONNX Runtime"
+        assert graph.name == "ONNX graph in int8, by ONNX Runtime"
         assert graph.passed

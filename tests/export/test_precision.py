@@ -62,7 +62,7 @@ def test_a_trained_network_stays_within_the_budget(float_type, sum_form, tmp_pat
         trained=True,
     )
     assert check.passed, check
-    error = float(check.found.removeprefix("logit error ").partition(",")[0])
+    error = float(check.found.removeprefix("RMS error ").partition(",")[0])
     assert error > 1e-4, "rounding leaves a trace; without one it was fp32"
 
 

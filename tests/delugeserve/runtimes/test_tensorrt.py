@@ -319,7 +319,7 @@ def test_an_export_without_a_gpu_is_built_and_not_run(plan_for):
     here, in_engine, in_graph = verification.checks
     assert "an NVIDIA GPU" in here.found
     assert in_engine.found == "matrix products: 15 in bf16"
-    assert in_graph.name == "its ONNX graph in bf16, by OpenVINO"
+    assert in_graph.name == "ONNX graph in bf16, by OpenVINO"
     assert manifest.engine.version == rtx.__version__
     assert manifest.engine.profile["image"].max == (16, 32, 32, 3)
     assert manifest.speed == {}
@@ -385,7 +385,7 @@ def test_a_graph_with_wrong_logits_is_rejected(plan_for, monkeypatch):
     outcome = export(plan_for())
     assert outcome.manifest.verification.status == "failed"
     (check,) = outcome.manifest.verification.failures
-    assert check.name == "its ONNX graph in fp16, by ONNX Runtime"
+    assert check.name == "ONNX graph in fp16, by ONNX Runtime"
     assert not (plan_for().repository / "tiny").exists()
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from delugeserve.artifacts.records import Check, Comparison, EvidenceRecord, Flip, Verification
 from delugeserve.cli.render.verification import _name_image, print_verification, print_verifications
+from delugeserve.verification.gate import _invariance_check, check_precision
+from delugeserve.verification.invariance import Invariance
 
 ON = "100 test images of pets and 16 crops of photographs"
 
@@ -57,6 +59,26 @@ def test_an_untrained_network_has_no_agreement_to_require(manifest, capsys):
     out, err = capsys.readouterr()
     assert "116 of 116" in out
     assert "close" not in out + err
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_longest_checks_fit_100_columns(manifest, capsys, passed):
+    found = 1.2e-5 if passed else 0.51
+    checks = (
+        check_precision("int8", {"fp32": 149, "int8": 149 if passed else 0}, 149),
+        _invariance_check(Invariance("shuffled images", 256, True, found, 240), 0.15),
+        Check(
+            "ONNX graph in int8, by ONNX Runtime", passed,
+            "RMS error 0.0051, same top-1 99.6%", "RMS error at most 0.15", "image 240",
+        ),
+    )  # fmt: skip
+    verification = dataclasses.replace(
+        manifest.verification, checks=checks, status="passed" if passed else "failed"
+    )
+    print_verification(dataclasses.replace(manifest, verification=verification))
+    out, err = capsys.readouterr()
+    assert max(map(len, (out + err).splitlines())) <= 100
+    assert ("worst case of ONNX graph in int8, by ONNX Runtime: image 240" in out) != passed
 
 
 def test_both_verifications_are_shown(manifest, capsys):
