@@ -19,6 +19,7 @@ from delugeserve.runtimes import choose_backend
 from delugeserve.runtimes.base import Backend, load_runs
 from delugeserve.verification.evidence import read_evidence
 from delugeserve.verification.gate import batch_sizes, verify
+from delugeserve.verification.served import centred_evidence
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def verify_version(
     *,
     images: NDArray[np.uint8] | None = None,
     machine: str | None = None,
+    centred: bool = False,
 ) -> VerificationOutcome:
     """Verify a version again, and add the result to its manifest.
 
@@ -80,6 +82,8 @@ def verify_version(
         images: images of that data set, uint8 ``[N, H, W, 3]``, in any order. Those that the
             version was verified on are found by their SHA-256.
         machine: where ``infer`` runs; None for this machine.
+        centred: ``infer`` returns centred logits, as the server offers probabilities alone; see
+            :mod:`delugeserve.verification.served`.
 
     Returns:
         The result, passed or failed.
@@ -94,6 +98,8 @@ def verify_version(
     precision = manifest.precision
     check_files(folder, manifest)
     evidence = read_evidence(folder, manifest.evidence).select(images)
+    if centred:
+        evidence = centred_evidence(evidence)
     computed_in = None
     if infer is not None:
         runs = {precision: infer}

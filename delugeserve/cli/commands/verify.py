@@ -75,14 +75,15 @@ def command(
     from delugeserve.verification.verify import verify_version
 
     manifest = read_manifest(folder)
-    with show_progress() as progress, _served(url, manifest.model, folder.resolve().name) as infer:
+    with show_progress() as progress, _served(url, manifest.model, folder.resolve().name) as served:
+        infer, centred = served
         images = None
         if data is not None:
             progress.stage("read images")
             images = _load_images(data, folder, manifest)
         progress.stage("verify")
         machine = f"the server at {url}" if url else None
-        outcome = verify_version(folder, infer, images=images, machine=machine)
+        outcome = verify_version(folder, infer, images=images, machine=machine, centred=centred)
     if json:
         print_json(outcome.manifest.to_json())
     else:
@@ -150,23 +151,25 @@ def _find_images(data: str, manifest: Manifest, evidence: DataEvidence) -> NDArr
 
 
 @contextmanager
-def _served(url: str | None, model: str, version: str) -> Iterator[Infer | None]:
-    """Return how to run a version through a server; None without one."""
+def _served(url: str | None, model: str, version: str) -> Iterator[tuple[Infer | None, bool]]:
+    """Return how to run a version through a server, or None, and whether its logits are centred."""
     if url is None:
-        yield None
+        yield None, False
         return
     from delugeserve.artifacts.interface import LOGITS, PROBABILITIES
+    from delugeserve.verification.served import centred_logits
     from delugeserve_client import Classifier, ModelUnavailable, ServerUnavailable
 
     with Classifier(url, model, model_version=version) as classifier:
+        offers_logits = LOGITS in classifier.model.outputs
 
         def infer(images: NDArray[np.uint8]) -> Outputs:
             try:
-                return (
-                    classifier.infer(images, output=LOGITS),
-                    classifier.infer(images, output=PROBABILITIES),
-                )
+                probabilities = classifier.infer(images, output=PROBABILITIES)
+                if not offers_logits:
+                    return centred_logits(probabilities), probabilities
+                return classifier.infer(images, output=LOGITS), probabilities
             except (ServerUnavailable, ModelUnavailable) as error:  # not the artefact's fault
                 raise UsageError(error.problem, error.remedy) from error
 
-        yield infer
+        yield infer, not offers_logits
