@@ -44,7 +44,7 @@ class ClosedLoop:
         self.cores: list[float] = []
         self.executed: list[float] = []
         self._inputs = _prepared(batch, find_model(model).task.image_size)
-        self._outputs = [triton.InferRequestedOutput("logits")]
+        self._outputs = [triton.InferRequestedOutput("probabilities")]
 
     def __call__(self) -> float:
         """Run the loop once and return images/s."""

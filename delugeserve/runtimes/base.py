@@ -85,6 +85,8 @@ class Backend(ABC):
         instance_count: number of instances in config.pbtxt.
         triton_runtime: ``runtime`` in config.pbtxt; empty lets Triton choose, which takes a native
             backend before a Python-based one. See :data:`PYTHON_RUNTIME`.
+        offers_all_outputs: Triton's backend loads an artefact only if config.pbtxt has all of its
+            outputs.
         support_files: files to copy next to the ``model.py`` of its Python-based backend.
         options: the fields of :class:`BuildOptions` that it supports, apart from the largest batch.
     """
@@ -105,6 +107,7 @@ class Backend(ABC):
     # and a lone image is answered fastest so.
     instance_count: ClassVar[int] = 1
     triton_runtime: ClassVar[str] = ""
+    offers_all_outputs: ClassVar[bool] = False
     support_files: ClassVar[tuple[Path, ...]] = ()
     options: ClassVar[frozenset[str]] = frozenset()
 

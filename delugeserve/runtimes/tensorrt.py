@@ -292,6 +292,7 @@ class TensorRt(_PlanBackend):
     module = "tensorrt"
     distributions = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
     extra = serving_extra = "tensorrt"
+    offers_all_outputs = True
     containers = "https://docs.nvidia.com/deeplearning/frameworks/support-matrix/index.html"
     builds_without_gpu = False
 

@@ -60,6 +60,7 @@ class ExportOutcome:
             artefact.
         saved_config: where the old ``config.pbtxt`` was saved, because the new one lacks comments
             or fields of it; None if it lacks none.
+        image_model: name of the model that takes encoded images; None if there is none.
     """
 
     manifest: Manifest
@@ -69,6 +70,7 @@ class ExportOutcome:
     changes: Changes | None = None
     config: ConfigMerge | None = None
     saved_config: Path | None = None
+    image_model: str | None = None
 
     @property
     def published(self) -> bool:
@@ -202,6 +204,7 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
         changes=compare(done.before, spec.task.class_names, facts) if done.before else None,
         config=done.config,
         saved_config=done.saved,
+        image_model=plan.image_model_name,
     )
 
 

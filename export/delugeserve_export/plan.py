@@ -18,6 +18,7 @@ from delugeserve.artifacts.changes import (
     find_served,
 )
 from delugeserve.artifacts.checkpoints import read_header
+from delugeserve.artifacts.companions import companion_names
 from delugeserve.artifacts.interface import LOGITS, PROBABILITIES, Precision, SumForm
 from delugeserve.artifacts.publishing import check_target, free_version
 from delugeserve.artifacts.references import recognise, resolve_checkpoint
@@ -103,6 +104,11 @@ class ExportPlan:
     image_model: bool = True
 
     @property
+    def image_model_name(self) -> str | None:
+        """Name of the model that takes encoded images; None if there will be none."""
+        return companion_names(self.name)[1] if self.image_model else None
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages to run, in order. An artefact that cannot run here is not timed."""
         left_out = {
@@ -178,7 +184,8 @@ def plan_export(
         seed: of an untrained network.
         int8: how to quantise, if the precision is ``int8``; None for the defaults.
         outputs: the outputs that clients of a server can ask for: ``probabilities``, with or
-            without ``logits``. Triton's own image clients refuse a model that has both.
+            without ``logits``. Triton's own image clients refuse a model that has both. A plan of
+            TensorRT always has both, since Triton's backend for it insists on that.
         image_model: publish the models that take encoded images, too; see
             :mod:`delugeserve.artifacts.image_models`.
 
@@ -229,12 +236,12 @@ def plan_export(
         data=data,
         num_images=min(max(affordable, _FEWEST_IMAGES), _MOST_IMAGES),
         keep_evidence=keep_evidence,
-        outputs=_choose_outputs(outputs),
+        outputs=_choose_outputs(outputs, chosen_backend),
         image_model=image_model,
     )
 
 
-def _choose_outputs(names: Sequence[str]) -> tuple[str, ...]:
+def _choose_outputs(names: Sequence[str], backend: Backend) -> tuple[str, ...]:
     known = (LOGITS, PROBABILITIES)
     for name in names:
         if name not in known:
@@ -244,7 +251,7 @@ def _choose_outputs(names: Sequence[str]) -> tuple[str, ...]:
             "--outputs leaves probabilities out, from which clients get the predictions.",
             "Use --outputs logits,probabilities.",
         )
-    return tuple(name for name in known if name in names)
+    return tuple(name for name in known if name in names or backend.offers_all_outputs)
 
 
 def _find_source(

@@ -41,6 +41,8 @@ def describe_plan(plan: ExportPlan) -> dict[str, Any]:
         "data": plan.data,
         "most_images": plan.num_images,
         "keep_evidence": plan.keep_evidence,
+        "outputs": plan.outputs,
+        "image_model": plan.image_model_name,
         "stages": [stage.value for stage in plan.stages],
         "folder": str(plan.folder),
         "changes": describe_changes(plan.changes),
@@ -55,6 +57,7 @@ def describe_outcome(outcome: ExportOutcome) -> dict[str, Any]:
     config = outcome.config
     return values | {
         "folder": str(outcome.folder),
+        "image_model": outcome.image_model,
         "changes": describe_changes(outcome.changes),
         "config": {
             "kept": to_json(config.kept),
@@ -83,6 +86,8 @@ def print_plan(plan: ExportPlan) -> None:
         "sum form": plan.sum_form or "auto: the fastest on this machine (timed once, then cached)",
         "verified batch sizes": sizes,
         "verified images": images,
+        "outputs": ", ".join(plan.outputs),
+        "encoded images": f"{facts['image_model']} takes them" if plan.image_model else "",
         "stages": ", ".join(facts["stages"]),
         "output": str(plan.folder),
     }
@@ -136,6 +141,8 @@ def print_report(plan: ExportPlan, outcome: ExportOutcome) -> None:
             f"{sum(outcome.seconds.values()):.1f} s"
         )
     )
+    if outcome.image_model is not None:
+        out.print(escape(f"{outcome.image_model}: takes encoded images, such as JPEG files"))
     if outcome.folder is not None:
         _print_other_versions(outcome.folder)
     print_publication(outcome)
