@@ -18,6 +18,7 @@ from delugeserve.artifacts.repository import (
     list_names,
 )
 from delugeserve.artifacts.versions import Version, read_version
+from delugeserve.doctor.companions import check_companions, find_orphans
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.doctor.plans import check_plan
 from delugeserve.doctor.server import native_backends, own_backends
@@ -38,6 +39,7 @@ def check_repository(repository: Path) -> Iterator[Finding]:
     except RepositoryError as error:
         yield _finding(str(repository), "absent", error.problem, error.remedy)
         return
+    yield from find_orphans(repository)
     native, own = native_backends(), own_backends()
     for name in names:
         try:
@@ -109,6 +111,7 @@ def _check_model(
         *_check_batches(served),
         *_check_threads(served),
         *_check_backend(served, native | own),
+        *check_companions(stored, config),
         *check_plan(served.version, stored, native=_is_native(stored, native)),
     ]
     yield from found or [_finding(name, "ok", _describe(served))]
