@@ -287,6 +287,7 @@ class OtherClassesError(RepositoryError):
         added: classes that only the new version has.
         removed: classes that only the served version has.
         reordered: both have the same classes, in another order.
+        remedy: what to do about it; None for that of an export.
 
     Attributes:
         version: see above.
@@ -304,6 +305,7 @@ class OtherClassesError(RepositoryError):
         added: Iterable[str] = (),
         removed: Iterable[str] = (),
         reordered: bool = False,
+        remedy: str | None = None,
     ) -> None:
         self.version, self.reordered = version, reordered
         self.added, self.removed = tuple(added), tuple(removed)
@@ -318,7 +320,8 @@ class OtherClassesError(RepositoryError):
             difference = f"has other classes ({old}, now {new}; {'; '.join(details)})"
         super().__init__(
             f"The model {model}, version {version}, {difference}.",
-            "Use --name to publish under another name, or --replace-classes to publish over it.",
+            remedy
+            or "Use --name to publish under another name, or --replace-classes to publish over it.",
         )
 
 

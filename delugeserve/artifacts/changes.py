@@ -11,7 +11,7 @@ from delugeserve.artifacts import labels
 from delugeserve.artifacts.interface import INPUT
 from delugeserve.artifacts.manifest import Manifest, find_manifest
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
-from delugeserve.artifacts.model_config import ModelConfig, read_config
+from delugeserve.artifacts.model_config import ModelConfig, parse_config
 from delugeserve.artifacts.repository import version_numbers
 from delugeserve.errors import OtherClassesError, RepositoryError
 from delugeserve.zoo import Task
@@ -29,6 +29,7 @@ class ServedVersion:
         config: how it is served.
         manifest: None if there is none that this release can read.
         class_names: None if they are not known.
+        file: the configuration's file.
     """
 
     folder: Path
@@ -36,6 +37,12 @@ class ServedVersion:
     config: ModelConfig
     manifest: Manifest | None
     class_names: tuple[str, ...] | None
+    file: Path
+
+    @property
+    def text(self) -> str:
+        """The configuration as it is written."""
+        return self.file.read_bytes().decode()
 
     def facts(self) -> dict[str, Any]:
         """Return what is known of it, under the names of :func:`describe_manifest`."""
@@ -98,15 +105,20 @@ class Changes:
     facts: Mapping[str, Change]
 
 
-def find_served(folder: Path) -> ServedVersion | None:
+def find_served(folder: Path, name: str = CONFIG) -> ServedVersion | None:
     """Return what a model's folder serves; None if it has no configuration.
+
+    Args:
+        folder: the model's folder.
+        name: name of the configuration's file.
 
     Raises:
         RepositoryError: its configuration cannot be read.
     """
-    if not (folder / CONFIG).is_file():
+    file = folder / name
+    if not file.is_file():
         return None
-    config = read_config(folder)
+    config = parse_config(file)
     numbers = version_numbers(folder)
     allowed = [number for number in numbers if number in config.versions] or numbers
     number = max(allowed, default=None)
@@ -123,7 +135,7 @@ def find_served(folder: Path) -> ServedVersion | None:
                 break
             except RepositoryError:
                 continue
-    return ServedVersion(folder, number, config, manifest, names)
+    return ServedVersion(folder, number, config, manifest, names, file)
 
 
 def compare_classes(before: Sequence[str], now: Sequence[str]) -> ClassChanges:
@@ -135,12 +147,15 @@ def compare_classes(before: Sequence[str], now: Sequence[str]) -> ClassChanges:
     )
 
 
-def check_classes(served: ServedVersion | None, class_names: Sequence[str]) -> None:
+def check_classes(
+    served: ServedVersion | None, class_names: Sequence[str], remedy: str | None = None
+) -> None:
     """Refuse to replace a model by one with other classes.
 
     Args:
         served: what is served; None for nothing.
         class_names: of the new version.
+        remedy: what to do about it; None for that of an export.
 
     Raises:
         OtherClassesError: the classes differ, or those of the served version are not known.
@@ -149,7 +164,7 @@ def check_classes(served: ServedVersion | None, class_names: Sequence[str]) -> N
         return
     where = f"'{served.folder.name}' in {served.folder.parent}"
     if served.class_names is None:
-        raise OtherClassesError(where, served.number, None)
+        raise OtherClassesError(where, served.number, None, remedy=remedy)
     changes = compare_classes(served.class_names, class_names)
     if changes:
         raise OtherClassesError(
@@ -159,6 +174,7 @@ def check_classes(served: ServedVersion | None, class_names: Sequence[str]) -> N
             added=changes.added,
             removed=changes.removed,
             reordered=changes.reordered,
+            remedy=remedy,
         )
 
 

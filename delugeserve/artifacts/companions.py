@@ -18,6 +18,9 @@ IMAGE, DECODE = "_image", "_decode"
 COMPANION_OF = "companion_of"
 """Key of the parameter in config.pbtxt that names the model that a companion belongs to."""
 
+OFF = f"{CONFIG}.off"
+"""The configuration of a companion while a version is served that has no such companion."""
+
 _STATED = re.compile(
     rf'key\s*:\s*"{COMPANION_OF}"[\s,;]*value\s*:?\s*\{{\s*string_value\s*:\s*"([^"]+)"'
 )
@@ -28,30 +31,36 @@ def companion_names(model: str) -> tuple[str, str]:
     return model + DECODE, model + IMAGE
 
 
-def companion_of(folder: Path) -> str | None:
+def companion_of(folder: Path, file: str = CONFIG) -> str | None:
     """Return the model that a model's folder belongs to; None for a model of its own.
 
     Only names that end like a companion's are read, and as plain text, since this decides which of
     many folders are models.
+
+    Args:
+        folder: the folder.
+        file: name of its configuration.
     """
     if not folder.name.endswith((IMAGE, DECODE)):
         return None
     try:
-        stated = _STATED.search((folder / CONFIG).read_text(encoding="utf-8"))
+        stated = _STATED.search((folder / file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return None
     owner = stated[1] if stated else None
     return owner if owner is not None and folder.name in companion_names(owner) else None
 
 
-def find_companions(folder: Path) -> list[Path]:
-    """Return the folders of a model's companions.
+def find_companions(folder: Path, *, off: bool = False) -> list[Path]:
+    """Return the folders of a model's companions, in the order to load them.
 
     Args:
         folder: the model's folder.
+        off: with those that are not served now, because the served version has none.
     """
+    files = (CONFIG, OFF) if off else (CONFIG,)
     return [
         beside
         for name in companion_names(folder.name)
-        if companion_of(beside := folder.with_name(name)) == folder.name
+        if folder.name in [companion_of(beside := folder.with_name(name), file) for file in files]
     ]

@@ -19,81 +19,52 @@ from delugeserve.artifacts.labels import FILE_NAME as LABELS
 from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.manifest import FILE_NAME as MANIFEST
 from delugeserve.artifacts.manifest import read_manifest
-from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
-from delugeserve.artifacts.model_config import ModelConfig
 from delugeserve.artifacts.repository import version_numbers
+from delugeserve.artifacts.serving_records import pin, read_record
 from delugeserve.errors import RepositoryError
-from delugeserve.system.imports import require
-
-GENERATED = "generated.pbtxt"
 
 _HEADER = re.compile(r"# 'delugeserve \w+' wrote this file for version (\d+)\..*\r?\n?")
-
-
-def record_generated(folder: Path, config: ModelConfig) -> None:
-    """Write what is generated for a version, whatever its number, into its folder."""
-    (folder / GENERATED).write_text(config.to_text(), encoding="utf-8")
-
-
-def pin(text: str, version: int, *, labels: bool) -> str:
-    """Return a generated configuration that serves one version, with that version's labels.
-
-    Args:
-        text: the configuration, whatever version it serves.
-        version: the version; the steps of an ensemble take theirs of the same number.
-        labels: the version has a label file, for every output.
-    """
-    message = parse(text)
-    message.version_policy.Clear()
-    message.version_policy.specific.versions.append(version)
-    for step in message.ensemble_scheduling.step if message.HasField("ensemble_scheduling") else ():
-        step.model_version = version
-    for output in message.output:
-        output.label_filename = f"{version}/{LABELS}" if labels else ""
-    return message_text(message)
-
-
-def limit_batches(text: str, largest: int) -> str:
-    """Return a generated configuration with batches of at most a given size."""
-    message = parse(text)
-    message.max_batch_size = min(message.max_batch_size, largest)
-    return message_text(message)
 
 
 def update_config(
     served: ServedVersion | None,
     files: Path,
-    generated: str,
+    record: str,
     version: int,
     fixed_parameters: frozenset[str] = frozenset(),
     command: str = "export",
+    largest: int | None = None,
 ) -> ConfigMerge:
     """Return the configuration that serves another version and keeps what was written by hand.
 
     Args:
         served: what the model's folder serves; None if it has no configuration.
         files: folder with the files of the version to serve.
-        generated: its generated configuration, whatever version that serves.
+        record: what its export generated, whatever version that serves.
         version: its number.
         fixed_parameters: keys of parameters that set how an artefact computes.
         command: the command that writes the file.
+        largest: the largest batch of the model whose companion it is; None for other models.
 
     Raises:
         RepositoryError: the file cannot be read.
     """
-    generated = pin(generated, version, labels=(files / LABELS).is_file())
+    generated = _limit(pin(record, version, labels=(files / LABELS).is_file()), largest)
     header = (
         f"# 'delugeserve {command}' wrote this file for version {version}. "
         "The next export keeps what you change here.\n"
     )
     if served is None:
         return ConfigMerge(header + generated)
-    text = (served.folder / CONFIG).read_bytes().decode()
+    text = served.text
     written_by = _HEADER.search(text)
     numbers = frozenset(version_numbers(served.folder)) - {version}
+    before = _generated_before(served.folder, int(written_by[1]) if written_by else served.number)
+    if before and largest is not None:  # it followed the model, whatever a person wrote there
+        before = _limit(before, served.config.max_batch_size)
     merged = merge_config(
         _HEADER.sub("", text, count=1),
-        _generated_before(served.folder, int(written_by[1]) if written_by else served.number),
+        before,
         generated,
         Artefact(
             fixed_parameters,
@@ -105,19 +76,28 @@ def update_config(
     return dataclasses.replace(merged, text=header + merged.text)
 
 
+def same_settings(one: str, other: str) -> bool:
+    """Whether two texts differ at most in the line that names the command that wrote them."""
+    return _HEADER.sub("", one, count=1) == _HEADER.sub("", other, count=1)
+
+
+def _limit(text: str, largest: int | None) -> str:
+    """Return a generated configuration with batches of at most a given size."""
+    if largest is None:
+        return text
+    message = parse(text)
+    message.max_batch_size = min(message.max_batch_size, largest)
+    return message_text(message)
+
+
 def _generated_before(folder: Path, version: int | None) -> str | None:
     """Return what was generated for a version: nothing if no export wrote it, None if unknown."""
-    files = folder / str(version)
-    try:
-        text = (files / GENERATED).read_text(encoding="utf-8")
-        return pin(text, version or 0, labels=(files / LABELS).is_file())
-    except (OSError, ValueError, _parse_error()):
+    if version is None:
+        return ""
+    files, text = folder / str(version), read_record(folder, version)
+    if text is None:
         return None if (files / MANIFEST).is_file() else ""
-
-
-def _parse_error() -> type[Exception]:
-    error: type[Exception] = require("google.protobuf.text_format", "export").ParseError
-    return error
+    return pin(text, version, labels=(files / LABELS).is_file())
 
 
 def _fitting_labels(served: ServedVersion, staged: Path) -> frozenset[str]:

@@ -18,15 +18,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from delugeserve.artifacts.canary import FILE_NAME as CANARY
+from delugeserve.artifacts.canary import read_canary
 from delugeserve.artifacts.changes import ServedVersion, check_classes, find_served
 from delugeserve.artifacts.config_merge import ConfigMerge
-from delugeserve.artifacts.config_message import parse
-from delugeserve.artifacts.config_update import GENERATED, limit_batches, update_config
+from delugeserve.artifacts.history import FILE_NAME as HISTORY
+from delugeserve.artifacts.history import history_text, read_history
 from delugeserve.artifacts.labels import FILE_NAME as LABELS
 from delugeserve.artifacts.labels import read_labels
+from delugeserve.artifacts.members import Member, configure_members
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig
 from delugeserve.artifacts.names import check_model_name
+from delugeserve.artifacts.serving_records import GENERATED
 from delugeserve.artifacts.transaction import (
     LOCK,
     Move,
@@ -68,22 +72,6 @@ def staging(repository: Path) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Companion:
-    """A model that is published with another one, always in the same version.
-
-    Attributes:
-        name: name of its folder in the repository.
-        staged: folder with the files of its version.
-        config: its ``config.pbtxt``, without a version to serve; steps of an ensemble get the
-            version too, and outputs its label file if ``staged`` has one.
-    """
-
-    name: str
-    staged: Path
-    config: str
-
-
-@dataclass(frozen=True)
 class Published:
     """A published version.
 
@@ -107,7 +95,7 @@ def publish(
     config: ModelConfig,
     version: int | None = None,
     *,
-    companions: Sequence[Companion] = (),
+    companions: Sequence[Member] = (),
     fixed_parameters: frozenset[str] = frozenset(),
     replace_classes: bool = False,
 ) -> Published:
@@ -129,56 +117,53 @@ def publish(
     """
     with lock_repository(repository):
         folder = repository / config.name
-        members = [Companion(config.name, staged, config.to_text()), *companions]
+        members = [Member(config.name, staged, config.to_text()), *companions]
         version = max(free_version(repository / member.name, version) for member in members)
         served = find_served(folder)
         if not replace_classes:
             check_classes(served, read_labels(staged / LABELS))
-        moves: list[Move] = []
-        files: dict[str, str | None] = {}
-        merges: list[tuple[ServedVersion | None, ConfigMerge]] = []
+        found = configure_members(
+            repository,
+            members,
+            version,
+            fixed_parameters,
+            "export",
+        )
+        files = dict(found.texts)
+        if served is not None and served.number is not None:
+            past = (*read_history(folder, served.number), served.number)
+            files[f"{config.name}/{HISTORY}"] = history_text(past)
+        canary = read_canary(repository)
+        if canary is not None and canary.model == config.name:
+            files[CANARY] = None
+        moves = []
         for member in members:
             target = repository / member.name
-            before = find_served(target)
-            config_text = member.config
-            if merges:  # an ensemble's batches are no larger than its models'
-                config_text = limit_batches(config_text, parse(merges[0][1].text).max_batch_size)
-            merged = update_config(before, member.staged, config_text, version, fixed_parameters)
-            merges.append((before, merged))
-            if member.staged != staged:
-                (member.staged / GENERATED).write_text(member.config, encoding="utf-8")
-            _flush(member.staged)
+            if member.files != staged:
+                (member.files / GENERATED).write_text(member.record, encoding="utf-8")
+            _flush(member.files)
             if target.is_dir():
-                moves.append(_move(repository, member.staged, target / str(version)))
-                files[f"{member.name}/{CONFIG}"] = merged.text
+                moves.append(_move(repository, member.files, target / str(version)))
                 continue
             whole = staged.parent / "whole" / member.name
             whole.mkdir(parents=True)
-            member.staged.replace(whole / str(version))
-            if folder.is_dir():
-                files[f"{member.name}/{CONFIG}"] = merged.text
-            else:  # a new model appears whole, or not at all
-                (whole / CONFIG).write_bytes(merged.text.encode())
+            member.files.replace(whole / str(version))
+            if not folder.is_dir():  # a new model appears whole, or not at all
+                text = files.pop(f"{member.name}/{CONFIG}") or ""
+                (whole / CONFIG).write_bytes(text.encode())
                 _flush(whole)
             moves.append(_move(repository, whole, target))
-        saved = [
-            _save(before.folder, version)
-            for before, merged in merges
-            if before is not None and merged.lost
-        ]
         commit(repository, Transaction(tuple(moves), files))
-    return Published(folder / str(version), served, merges[0][1], next(iter(saved), None))
+    return Published(
+        folder / str(version),
+        served,
+        found.merges[config.name],
+        next((path for path in found.saved if path.parent == folder), None),
+    )
 
 
 def _move(repository: Path, source: Path, target: Path) -> Move:
     return Move(relative(repository, source), relative(repository, target))
-
-
-def _save(folder: Path, version: int) -> Path:
-    """Keep a configuration of which the new one lacks parts."""
-    saved = folder / f"{CONFIG}.before-{version}"
-    shutil.copy2(folder / CONFIG, saved)
-    return saved
 
 
 def check_target(repository: Path, name: str) -> None:

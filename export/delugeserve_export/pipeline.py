@@ -16,7 +16,6 @@ import torch
 from delugeserve._version import __version__
 from delugeserve.artifacts.changes import Changes, compare, describe_manifest
 from delugeserve.artifacts.config_merge import ConfigMerge
-from delugeserve.artifacts.config_update import record_generated
 from delugeserve.artifacts.graphs import describe_network
 from delugeserve.artifacts.image_models import stage_companions
 from delugeserve.artifacts.labels import write_labels
@@ -25,6 +24,7 @@ from delugeserve.artifacts.model_config import InstanceGroup, ModelConfig, class
 from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
 from delugeserve.artifacts.publishing import Companion, publish, staging
 from delugeserve.artifacts.records import SumFormChoice
+from delugeserve.artifacts.serving_records import record_generated
 from delugeserve.artifacts.typed_json import to_json
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes import BACKENDS

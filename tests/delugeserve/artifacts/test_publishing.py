@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from delugeserve.artifacts import publishing as triton_repository
-from delugeserve.artifacts.config_update import GENERATED, record_generated
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config, read_config
 from delugeserve.artifacts.publishing import check_target, free_version, publish, staging
+from delugeserve.artifacts.serving_records import GENERATED, record_generated
 from delugeserve.artifacts.transaction import lock_repository
 from delugeserve.errors import ModelNameError, OtherClassesError, RepositoryError
 from delugeserve.zoo import MODELS
