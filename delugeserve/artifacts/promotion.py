@@ -189,13 +189,39 @@ def clear_canary(repository: Path) -> Canary | None:
     return canary
 
 
+def find_model(repository: Path, model: str) -> ServedVersion:
+    """Return what a model serves; companions of another model are not models of their own.
+
+    Args:
+        repository: the model repository.
+        model: name of the model.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        RepositoryError: it is a companion of another model, or its configuration cannot be read.
+    """
+    names = list_names(repository)
+    if model not in names:
+        raise UnknownNameError(f"model in '{repository}' named", model, names)
+    served = find_served(repository / model)
+    if served is None:  # it was removed just now
+        raise UnknownNameError(f"model in '{repository}' named", model, ())
+    base = served.config.parameters.get(COMPANION_OF)
+    if base is not None:
+        raise RepositoryError(
+            f"'{model}' is a companion of '{base}' and always serves the same version.",
+            f"Give the name of that model: {base}",
+        )
+    return served
+
+
 def configs_of(repository: Path, model: str, version: int) -> Mapping[str, str]:
     """Return the configurations that would serve a version, by model: its own and its companions'.
 
-    This is what a canary serves. Nothing is changed; errors are those of :func:`promote`.
+    This is what a canary serves. The caller holds the repository's lock, for reading at least.
+    Errors are those of :func:`promote`.
     """
-    with lock_for_reading(_existing(repository)):
-        plan = _plan(repository, model, version, replace_classes=True)
+    plan = _plan(repository, model, version, replace_classes=True)
     return {name: merge.text for name, merge in plan.configs.items()}
 
 
@@ -219,30 +245,8 @@ def _existing(repository: Path) -> Path:
     return repository
 
 
-def _find(repository: Path, model: str) -> ServedVersion:
-    """Return what a model serves.
-
-    Raises:
-        UnknownNameError: there is no such model.
-        RepositoryError: it is a companion of another model, or its configuration cannot be read.
-    """
-    names = list_names(repository)
-    if model not in names:
-        raise UnknownNameError(f"model in '{repository}' named", model, names)
-    served = find_served(repository / model)
-    if served is None:  # it was removed just now
-        raise UnknownNameError(f"model in '{repository}' named", model, ())
-    base = served.config.parameters.get(COMPANION_OF)
-    if base is not None:
-        raise RepositoryError(
-            f"'{model}' is a companion of '{base}' and always serves the same version.",
-            f"Use the name {base} instead.",
-        )
-    return served
-
-
 def _plan_rollback(repository: Path, model: str) -> Promotion:
-    served = _find(repository, model)
+    served = find_model(repository, model)
     canary = read_canary(repository)
     if canary is not None and canary.model == model and served.number is not None:
         return Promotion(model, served.number, served.number, {}, {CANARY: None}, ended=canary)
@@ -265,7 +269,7 @@ def _plan_rollback(repository: Path, model: str) -> Promotion:
 def _plan(
     repository: Path, model: str, version: int | None, *, replace_classes: bool = False
 ) -> Promotion:
-    served, canary = _find(repository, model), read_canary(repository)
+    served, canary = find_model(repository, model), read_canary(repository)
     if canary is not None and canary.model != model:
         canary = None
     folder = repository / model

@@ -42,10 +42,16 @@ from delugeserve.artifacts.transaction import (
 from delugeserve.errors import RepositoryError
 from delugeserve.system.imports import require
 
+_REMEDY = "Nothing was published. Free some space, or use another --repository."
+
 
 @contextmanager
-def staging(repository: Path) -> Iterator[Path]:
+def staging(repository: Path, remedy: str = _REMEDY) -> Iterator[Path]:
     """Yield a private folder on the repository's file system, removed at the end.
+
+    Args:
+        repository: the model repository.
+        remedy: what to do if the folder cannot be written, for the error.
 
     Raises:
         RepositoryError: the repository cannot be written, or its disk is full.
@@ -67,7 +73,7 @@ def staging(repository: Path) -> Iterator[Path]:
     except OSError as error:
         raise RepositoryError(
             f"The model repository {repository} cannot be written: {error.strerror or error}.",
-            "Nothing was published. Free some space, or use another --repository.",
+            remedy,
         ) from error
 
 

@@ -39,7 +39,8 @@ class Move:
 
     Attributes:
         source: its path, relative to the repository.
-        target: where it goes, relative to the repository; nothing is there yet.
+        target: where it goes, relative to the repository; nothing is there yet. In a hidden folder
+            it is to be deleted.
     """
 
     source: str
@@ -143,16 +144,19 @@ def _finish(repository: Path) -> None:
 
 
 def _possible(repository: Path, move: Move) -> bool:
-    inside = not move.target.startswith(os.pardir)
-    return not inside or (repository / move.source).exists() or (repository / move.target).exists()
+    """Whether a move can be made or has been; what was moved to a hidden folder may be gone."""
+    hidden = move.target.startswith(".")
+    return hidden or (repository / move.source).exists() or (repository / move.target).exists()
 
 
 def _apply(repository: Path, transaction: Transaction) -> None:
     for move in transaction.moves:
         source, target = repository / move.source, repository / move.target
         if source.exists() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
             source.replace(target)
             _flush_folder(target.parent)
+            _flush_folder(source.parent)
     for name, text in transaction.files.items():
         path = repository / name
         if text is None:

@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import Literal
 
 from delugeserve.artifacts import labels
+from delugeserve.artifacts.canary import Canary, read_canary
 from delugeserve.artifacts.manifest import FILE_NAME, Manifest, read_manifest
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig, read_config
-from delugeserve.artifacts.repository import find_models, list_names
+from delugeserve.artifacts.repository import (
+    COMPANION_OF,
+    StoredModel,
+    companions,
+    find_models,
+    list_names,
+    version_numbers,
+)
+from delugeserve.artifacts.transaction import lock_for_reading
 from delugeserve.errors import RepositoryError
 from delugeserve.system.files import sha256
 
@@ -80,6 +89,86 @@ class RepositoryModel:
     manifest: Manifest | None
     bytes: int
     fault: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredVersion:
+    """A version of a model in a repository.
+
+    Attributes:
+        model: name of the model.
+        version: its number.
+        served: whether requests for the model get it.
+        share: fraction of the requests that it gets as the canary; None if it is not the canary.
+        manifest: None if it cannot be read.
+        classes: number of classes; None if that is not known.
+        bytes: size of its folder and of those of the model's companions.
+        fault: why the manifest cannot be read; None if it can.
+    """
+
+    model: str
+    version: int
+    served: bool
+    share: float | None
+    manifest: Manifest | None
+    classes: int | None
+    bytes: int
+    fault: str | None = None
+
+
+def list_versions(repository: Path, model: str | None = None) -> list[StoredVersion]:
+    """Return every version of every model, in order.
+
+    Args:
+        repository: the model repository.
+        model: the model to list; None for all.
+
+    Raises:
+        RepositoryError: there is no repository, no model in it, or a configuration is invalid.
+        UnknownNameError: there is no model of the given name.
+    """
+    list_names(repository)
+    with lock_for_reading(repository):
+        stored = find_models(repository, None if model is None else [model])
+        canary = read_canary(repository)
+        return [
+            _stored_version(one, number, canary)
+            for one in stored
+            if COMPANION_OF not in read_config(one.folder).parameters
+            for number in version_numbers(one.folder)
+        ]
+
+
+def _stored_version(model: StoredModel, number: int, canary: Canary | None) -> StoredVersion:
+    folder = model.folder / str(number)
+    manifest, fault = None, None
+    try:
+        manifest = read_manifest(folder)
+    except RepositoryError as error:
+        fault = error.problem
+    label_file = folder / labels.FILE_NAME
+    if manifest is not None:
+        classes: int | None = manifest.network.task.num_classes
+    else:
+        classes = len(labels.read_labels(label_file)) if label_file.is_file() else None
+    names = [model.name, *companions(model.folder.parent, model.name)]
+    sizes = [
+        path.stat().st_size
+        for name in names
+        for path in (model.folder.parent / name / str(number)).rglob("*")
+        if path.is_file()
+    ]
+    on_trial = canary is not None and (canary.model, canary.version) == (model.name, number)
+    return StoredVersion(
+        model.name,
+        number,
+        number == model.version,
+        canary.share if canary is not None and on_trial else None,
+        manifest,
+        classes,
+        sum(sizes),
+        fault,
+    )
 
 
 def read_version(folder: Path) -> Version:

@@ -23,14 +23,19 @@ from delugeserve.cli.commands import (
     doctor,
     evaluate,
     export,
+    gc,
     inspect,
     models,
     profile,
+    promote,
     quickstart,
+    remove,
+    rollback,
     runs,
     serve,
     train,
     verify,
+    versions,
 )
 from delugeserve.cli.render.console import print_error, start_logging
 from delugeserve.cli.usage import Command, Group, run
@@ -88,6 +93,7 @@ _PANELS = {
     "Start here": (quickstart, doctor, models),
     "Train and evaluate": (data, train, runs, evaluate),
     "Export": (export, verify, inspect, benchmark_engines),
+    "Versions": (versions, promote, rollback, remove, gc),
     "Serve": (serve, classify, benchmark),
     "Experiments of the paper": (ablation, connectivity, profile),
 }

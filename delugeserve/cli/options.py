@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from delugeserve.artifacts.repository import DEFAULT_REPOSITORY as DEFAULT_REPOSITORY
-from delugeserve.errors import UsageError
+from delugeserve.errors import RepositoryError, UsageError
 from delugeserve.zoo import MODELS
 
 DEFAULT_URL = "localhost:8001"
@@ -75,6 +75,40 @@ BatchSizes = Annotated[
         help="Images per request: a list (1,8,32) or a range START:STOP:STEP (1:16:4).",
     ),
 ]
+
+
+def complete_stored(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete the name of a model in ``--repository``."""
+    from delugeserve.artifacts.repository import list_names
+
+    repository = context.params.get("repository") or DEFAULT_REPOSITORY
+    try:
+        return [name for name in list_names(Path(repository)) if name.startswith(incomplete)]
+    except RepositoryError:
+        return []
+
+
+_STORED_MODEL = typer.Argument(
+    metavar="MODEL",
+    help="Model in the repository.",
+    show_default=False,
+    autocompletion=complete_stored,
+)
+StoredModelName = Annotated[str, _STORED_MODEL]
+OptionalStoredModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help=with_default("Model in the repository.", "all models"),
+        show_default=False,
+        autocompletion=complete_stored,
+    ),
+]
+VersionNumber = int | None
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Delete, instead of printing what would be.")]
 
 
 def parse_counts(option: str, text: str) -> list[int]:

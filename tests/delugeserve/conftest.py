@@ -1,4 +1,4 @@
-"""Fixtures: Python-based Triton backends, and progress that acts at a stage."""
+"""Fixtures: Python-based Triton backends, repositories of several versions, and others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import pytest
 from PIL import Image
 
 from delugeserve import serving
+from delugeserve.artifacts.manifest import describe_files
+from delugeserve.artifacts.model_config import InstanceGroup, classifier_config
+from delugeserve.artifacts.serving_records import GENERATED, pin
 from delugeserve.runtimes import BACKENDS
+from delugeserve.zoo import MODELS
 
 SOURCES = Path(serving.__file__).parent / "backends"
 
@@ -112,3 +116,90 @@ def write_class_folders():
         return folder
 
     return write
+
+
+ENSEMBLE = """
+name: "net_image" platform: "ensemble" max_batch_size: 8
+input { name: "image" data_type: TYPE_STRING dims: [1] }
+output { name: "probabilities" data_type: TYPE_FP32 dims: [2] }
+ensemble_scheduling {
+  step { model_name: "net_decode" model_version: -1
+    input_map { key: "encoded" value: "image" } output_map { key: "image" value: "pixels" } }
+  step { model_name: "net" model_version: -1
+    input_map { key: "image" value: "pixels" }
+    output_map { key: "probabilities" value: "probabilities" } }
+}
+parameters { key: "companion_of" value { string_value: "net" } }
+"""
+DECODER = """
+name: "net_decode" backend: "python" max_batch_size: 8
+input { name: "encoded" data_type: TYPE_STRING dims: [1] }
+output { name: "image" data_type: TYPE_UINT8 dims: [32, 32, 3] }
+instance_group { count: 2 kind: KIND_CPU }
+parameters { key: "companion_of" value { string_value: "net" } }
+"""
+
+
+@pytest.fixture(scope="session")
+def add_version(make_manifest):
+    """Write versions without exporting them: number to backend, largest batch, classes."""
+
+    def add_version(repository, number, backend="onnxruntime", largest=8, classes=("cat", "dog"),
+            companions=False, **manifest):  # fmt: skip
+        folder = repository / "net" / str(number)
+        folder.mkdir(parents=True)
+        artefact = {"onnxruntime": "model.onnx", "openvino": "model.xml"}[backend]
+        config = classifier_config(
+            name="net",
+            backend=backend,
+            artefact=artefact,
+            max_batch_size=largest,
+            image_size=32,
+            num_classes=len(classes),
+            instance_group=InstanceGroup(number, "KIND_CPU"),
+            parameters={"resize_size": "32"} | ({"HINT_BF16": "YES"} if number == 2 else {}),
+        )
+        (folder / artefact).write_text(f"weights {number}")
+        (folder / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
+        (folder / GENERATED).write_text(config.to_text())
+        make_manifest(
+            network=MODELS["delugenet38"].with_classes(tuple(classes)),
+            backend=backend,
+            artefact=artefact,
+            max_batch_size=largest,
+            files=describe_files(sorted(folder.iterdir())),
+            **manifest,
+        ).write(folder)
+        texts = {"net": config.to_text()}
+        if companions:
+            for name, text in (("net_decode", DECODER), ("net_image", ENSEMBLE)):
+                own = repository / name / str(number)
+                own.mkdir(parents=True)
+                (own / GENERATED).write_text(text)
+                texts[name] = text
+            (own / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
+        for name, text in texts.items():
+            header = f"# 'delugeserve export' wrote this file for version {number}. Next.\n"
+            path = repository / name / "config.pbtxt"
+            path.write_text(header + pin(text, number, labels=name != "net_decode"))
+
+    return add_version
+
+
+@pytest.fixture(scope="session")
+def three_versions(add_version):
+    """Write three versions of another backend or batch size each; the third is served."""
+
+    def three_versions(repository):
+        add_version(repository, 1)
+        add_version(repository, 2, "openvino", 16)
+        add_version(repository, 3, largest=32)
+        return repository
+
+    return three_versions
+
+
+@pytest.fixture
+def repository(tmp_path, three_versions):
+    """A repository with three versions of the model ``net``; the third is served."""
+    return three_versions(tmp_path)

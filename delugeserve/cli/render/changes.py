@@ -12,7 +12,7 @@ from delugeserve.errors import list_some
 
 if TYPE_CHECKING:
     from delugeserve.artifacts.changes import Changes, ClassChanges
-    from delugeserve.artifacts.config_merge import KeptSetting
+    from delugeserve.artifacts.config_merge import ConfigMerge, KeptSetting
     from delugeserve_export import ExportOutcome
 
 _TITLES = {
@@ -56,16 +56,21 @@ def print_publication(outcome: ExportOutcome) -> None:
     config = outcome.config
     if config is None:
         return
-    for setting in config.kept:
-        out.print(escape(f"config.pbtxt, kept as you wrote it: {_describe_setting(setting)}"))
-    for one in config.replaced:
-        now = f"is now {one.written}" if one.written else "was removed"
-        was = one.found or "left out"
-        print_warning(f"config.pbtxt: {one.field} was {was} and {now}: {one.reason}.")
+    print_config(config)
     if outcome.saved_config is not None:
         print_warning(
             f"Comments of config.pbtxt could not be kept. The old file is {outcome.saved_config}."
         )
+
+
+def print_config(config: ConfigMerge, file: str = "config.pbtxt") -> None:
+    """Print what stays of a configuration that was edited by hand, and what does not."""
+    for setting in config.kept:
+        out.print(escape(f"{file}, kept as you wrote it: {_describe_setting(setting)}"))
+    for one in config.replaced:
+        now = f"is now {one.written}" if one.written else "was removed"
+        was = one.found or "left out"
+        print_warning(f"{file}: {one.field} was {was} and {now}: {one.reason}.")
 
 
 def _describe_setting(setting: KeptSetting) -> str:

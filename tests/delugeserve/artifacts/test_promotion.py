@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from delugeserve.artifacts.canary import Canary, read_canary
 from delugeserve.artifacts.config_message import parse
-from delugeserve.artifacts.manifest import describe_files
-from delugeserve.artifacts.model_config import InstanceGroup, classifier_config, read_config
+from delugeserve.artifacts.model_config import read_config
 from delugeserve.artifacts.promotion import (
     clear_canary,
     configs_of,
@@ -22,7 +21,7 @@ from delugeserve.artifacts.promotion import (
     set_canary,
 )
 from delugeserve.artifacts.records import Check, Verification
-from delugeserve.artifacts.serving_records import GENERATED, pin
+from delugeserve.artifacts.serving_records import GENERATED
 from delugeserve.artifacts.transaction import lock_repository
 from delugeserve.errors import (
     OtherClassesError,
@@ -30,87 +29,6 @@ from delugeserve.errors import (
     UnknownNameError,
     UsageError,
 )
-from delugeserve.zoo import MODELS
-
-ENSEMBLE = """
-name: "net_image" platform: "ensemble" max_batch_size: 8
-input { name: "image" data_type: TYPE_STRING dims: [1] }
-output { name: "probabilities" data_type: TYPE_FP32 dims: [2] }
-ensemble_scheduling {
-  step { model_name: "net_decode" model_version: -1
-    input_map { key: "encoded" value: "image" } output_map { key: "image" value: "pixels" } }
-  step { model_name: "net" model_version: -1
-    input_map { key: "image" value: "pixels" }
-    output_map { key: "probabilities" value: "probabilities" } }
-}
-parameters { key: "companion_of" value { string_value: "net" } }
-"""
-DECODER = """
-name: "net_decode" backend: "python" max_batch_size: 8
-input { name: "encoded" data_type: TYPE_STRING dims: [1] }
-output { name: "image" data_type: TYPE_UINT8 dims: [32, 32, 3] }
-instance_group { count: 2 kind: KIND_CPU }
-parameters { key: "companion_of" value { string_value: "net" } }
-"""
-
-
-@pytest.fixture(scope="session")
-def add(make_manifest):
-    """Write versions without exporting them: number to backend, largest batch, classes."""
-
-    def add(repository, number, backend="onnxruntime", largest=8, classes=("cat", "dog"),
-            companions=False, **manifest):  # fmt: skip
-        folder = repository / "net" / str(number)
-        folder.mkdir(parents=True)
-        artefact = {"onnxruntime": "model.onnx", "openvino": "model.xml"}[backend]
-        config = classifier_config(
-            name="net",
-            backend=backend,
-            artefact=artefact,
-            max_batch_size=largest,
-            image_size=32,
-            num_classes=len(classes),
-            instance_group=InstanceGroup(number, "KIND_CPU"),
-            parameters={"resize_size": "32"} | ({"HINT_BF16": "YES"} if number == 2 else {}),
-        )
-        (folder / artefact).write_text(f"weights {number}")
-        (folder / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
-        (folder / GENERATED).write_text(config.to_text())
-        make_manifest(
-            network=MODELS["delugenet38"].with_classes(tuple(classes)),
-            backend=backend,
-            artefact=artefact,
-            max_batch_size=largest,
-            files=describe_files(sorted(folder.iterdir())),
-            **manifest,
-        ).write(folder)
-        texts = {"net": config.to_text()}
-        if companions:
-            for name, text in (("net_decode", DECODER), ("net_image", ENSEMBLE)):
-                own = repository / name / str(number)
-                own.mkdir(parents=True)
-                (own / GENERATED).write_text(text)
-                texts[name] = text
-            (own / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
-        for name, text in texts.items():
-            header = f"# 'delugeserve export' wrote this file for version {number}. Next.\n"
-            path = repository / name / "config.pbtxt"
-            path.write_text(header + pin(text, number, labels=name != "net_decode"))
-
-    return add
-
-
-def three_versions(repository, add):
-    """Three versions of another backend or batch size each; the third is served."""
-    add(repository, 1)
-    add(repository, 2, "openvino", 16)
-    add(repository, 3, largest=32)
-    return repository
-
-
-@pytest.fixture
-def repository(tmp_path, add):
-    return three_versions(tmp_path, add)
 
 
 def config(repository, name="net"):
@@ -210,10 +128,10 @@ def test_a_missing_model_or_version_is_named_with_those_that_exist(repository):
         promote(repository / "none", "net")
 
 
-def test_a_damaged_or_failed_version_is_refused(repository, add):
+def test_a_damaged_or_failed_version_is_refused(repository, add_version):
     (repository / "net/1/model.onnx").write_text("changed")
     failed = Verification("failed", "", "", (Check("logits", False, "1", "0"),))
-    add(repository, 4, verification=failed)
+    add_version(repository, 4, verification=failed)
     promote(repository, "net", 3)
     for number in (1, 4):
         with pytest.raises(RepositoryError):
@@ -221,8 +139,8 @@ def test_a_damaged_or_failed_version_is_refused(repository, add):
     assert served(repository) == 3
 
 
-def test_other_classes_need_a_flag_but_not_on_the_way_back(repository, add):
-    add(repository, 4, classes=("cow", "pig", "hen"))
+def test_other_classes_need_a_flag_but_not_on_the_way_back(repository, add_version):
+    add_version(repository, 4, classes=("cow", "pig", "hen"))
     with pytest.raises(OtherClassesError) as caught:
         promote(repository, "net", 3)
     assert "--replace-classes" in caught.value.remedy
@@ -253,9 +171,9 @@ def test_a_model_of_somebody_else_changes_its_version_alone(tmp_path):
     assert read_config(folder).versions == (1,)
 
 
-def test_companions_follow(tmp_path, add):
-    add(tmp_path, 1, companions=True)
-    add(tmp_path, 2, companions=True)
+def test_companions_follow(tmp_path, add_version):
+    add_version(tmp_path, 1, companions=True)
+    add_version(tmp_path, 2, companions=True)
     edit(tmp_path, "count: 2", "count: 4", "net_decode")
     done = promote(tmp_path, "net", 1)
     assert list(done.configs) == ["net", "net_decode", "net_image"]
@@ -267,9 +185,9 @@ def test_companions_follow(tmp_path, add):
     assert "net" in caught.value.remedy
 
 
-def test_companions_are_off_while_a_version_has_none(tmp_path, add):
-    add(tmp_path, 1)
-    add(tmp_path, 2, companions=True)
+def test_companions_are_off_while_a_version_has_none(tmp_path, add_version):
+    add_version(tmp_path, 1)
+    add_version(tmp_path, 2, companions=True)
     edit(tmp_path, "count: 2", "count: 4", "net_decode")
     done = promote(tmp_path, "net", 1)
     assert done.off == ("net_decode", "net_image")
@@ -313,11 +231,11 @@ def test_a_damaged_canary_is_named(repository):
     assert caught.value.path == repository / ".canary.json"
 
 
-def test_a_kill_leaves_every_companion_at_one_version(tmp_path, add, steps):
+def test_a_kill_leaves_every_companion_at_one_version(tmp_path, add_version, steps):
     for fatal in itertools.count(1):
         repository = tmp_path / str(fatal)
-        add(repository, 1, companions=True)
-        add(repository, 2, companions=True)
+        add_version(repository, 1, companions=True)
+        add_version(repository, 2, companions=True)
         with steps(fatal) as killed, contextlib.suppress(steps.Killed):
             promote(repository, "net", 1)
         if not killed.dead:
@@ -340,9 +258,9 @@ ACTIONS = st.one_of(
 @settings(max_examples=25)
 @given(actions=st.lists(ACTIONS, max_size=8))
 def test_any_sequence_serves_one_whole_version_and_keeps_what_was_written(
-    tmp_path_factory, add, actions
+    tmp_path_factory, add_version, three_versions, actions
 ):
-    repository = three_versions(tmp_path_factory.mktemp("sequence"), add)
+    repository = three_versions(tmp_path_factory.mktemp("sequence"))
     path = repository / "net/config.pbtxt"
     written, instances, past, now = set(), None, [1, 2], 3
     for action, value in actions:

@@ -1,0 +1,174 @@
+"""Removing models and versions that nobody is served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from delugeserve.artifacts.canary import FILE_NAME as CANARY
+from delugeserve.artifacts.canary import read_canary
+from delugeserve.artifacts.changes import find_served
+from delugeserve.artifacts.history import read_history
+from delugeserve.artifacts.promotion import find_model
+from delugeserve.artifacts.publishing import staging
+from delugeserve.artifacts.repository import (
+    COMPANION_OF,
+    companions,
+    list_names,
+    repository_option,
+    version_numbers,
+)
+from delugeserve.artifacts.transaction import (
+    Move,
+    Transaction,
+    commit,
+    lock_for_reading,
+    lock_repository,
+    relative,
+)
+from delugeserve.errors import RepositoryError
+
+_REMEDY = "Run the command as a user who may write there."
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A version to remove, or a whole model.
+
+    Attributes:
+        model: name of the model.
+        version: number of the version; None for the whole model.
+        folders: what is removed: of the model and of its companions.
+        bytes: their size.
+    """
+
+    model: str
+    version: int | None
+    folders: tuple[Path, ...]
+    bytes: int
+
+
+def plan_removal(repository: Path, model: str, version: int | None = None) -> Removal:
+    """Return what :func:`remove` would do; nothing is changed. Arguments and errors are its."""
+    find_model(repository, model)
+    with lock_for_reading(repository):
+        return _plan(repository, model, version)
+
+
+def remove(repository: Path, model: str, version: int | None = None) -> Removal:
+    """Remove a version that is not served, or a whole model.
+
+    Args:
+        repository: the model repository.
+        model: name of the model.
+        version: number of the version; None removes the model.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        RepositoryError: there is no such version, it is served or the canary, or the repository
+            cannot be written.
+    """
+    find_model(repository, model)
+    with staging(repository, _REMEDY) as away, lock_repository(repository):
+        plan = _plan(repository, model, version)
+        _carry_out(repository, away, [plan])
+    return plan
+
+
+def plan_gc(repository: Path, keep: int) -> tuple[Removal, ...]:
+    """Return what :func:`collect` would remove; nothing is changed. Arguments are its."""
+    list_names(repository)
+    with lock_for_reading(repository):
+        return _plan_gc(repository, keep)
+
+
+def collect(repository: Path, keep: int) -> tuple[Removal, ...]:
+    """Remove old versions of all models.
+
+    The version that is served, the canary and the version that ``rollback`` would serve stay.
+
+    Args:
+        repository: the model repository.
+        keep: number of the newest versions of each model that stay as well.
+
+    Raises:
+        RepositoryError: the repository or a configuration cannot be read, or it cannot be written.
+    """
+    list_names(repository)
+    with staging(repository, _REMEDY) as away, lock_repository(repository):
+        plans = _plan_gc(repository, keep)
+        _carry_out(repository, away, plans)
+    return plans
+
+
+def _plan(repository: Path, model: str, version: int | None) -> Removal:
+    names = [*reversed(companions(repository, model)), model]
+    if version is None:
+        return _describe(model, None, [repository / name for name in names])
+    served, canary = find_model(repository, model), read_canary(repository)
+    numbers, option = version_numbers(repository / model), repository_option(repository)
+    if version not in numbers:
+        raise RepositoryError(
+            f"'{model}' has no version {version}.",
+            f"Choose one of: {', '.join(map(str, numbers))}.",
+            repository / model,
+        )
+    if version == served.number or version in served.config.versions:
+        remedy = f"Promote another version first: delugeserve promote {model} VERSION{option}"
+        if numbers == [version]:
+            remedy = f"Remove the model with: delugeserve remove {model}{option}"
+        raise RepositoryError(
+            f"Version {version} of '{model}' is served.", remedy, repository / model
+        )
+    if canary is not None and (canary.model, canary.version) == (model, version):
+        raise RepositoryError(
+            f"Version {version} of '{model}' is the canary.",
+            f"End it first: delugeserve rollback {model}{option}",
+            repository / model,
+        )
+    return _describe(model, version, [repository / name / str(version) for name in names])
+
+
+def _plan_gc(repository: Path, keep: int) -> tuple[Removal, ...]:
+    canary, plans = read_canary(repository), []
+    for name in list_names(repository):
+        folder = repository / name
+        served = find_served(folder)
+        if served is None or COMPANION_OF in served.config.parameters:
+            continue
+        numbers = version_numbers(folder)
+        before = [one for one in read_history(folder, served.number) if one in numbers]
+        kept = {
+            served.number,
+            *served.config.versions,
+            *before[-1:],
+            *numbers[max(0, len(numbers) - keep) :],
+        }
+        if canary is not None and canary.model == name:
+            kept.add(canary.version)
+        plans += [_plan(repository, name, one) for one in numbers if one not in kept]
+    return tuple(plans)
+
+
+def _describe(model: str, version: int | None, folders: Sequence[Path]) -> Removal:
+    existing = tuple(folder for folder in folders if folder.is_dir())
+    size = sum(
+        path.stat().st_size for folder in existing for path in folder.rglob("*") if path.is_file()
+    )
+    return Removal(model, version, existing, size)
+
+
+def _carry_out(repository: Path, away: Path, plans: Sequence[Removal]) -> None:
+    """Move the folders out of the repository at once; ``away`` is deleted afterwards."""
+    folders = [folder for plan in plans for folder in plan.folders]
+    if not folders:
+        return
+    moves = tuple(
+        Move(relative(repository, folder), relative(repository, away / str(place)))
+        for place, folder in enumerate(folders)
+    )
+    canary = read_canary(repository)
+    whole = {plan.model for plan in plans if plan.version is None}
+    ended: dict[str, str | None] = {CANARY: None} if canary and canary.model in whole else {}
+    commit(repository, Transaction(moves, ended))
