@@ -19,6 +19,7 @@ import delugeserve_client
 from delugeserve.artifacts.companions import COMPANION_OF, companion_names
 from delugeserve.artifacts.interface import INPUT, PROBABILITIES
 from delugeserve.artifacts.labels import write_labels
+from delugeserve.artifacts.members import Member
 from delugeserve.artifacts.model_config import (
     ENSEMBLE,
     EnsembleStep,
@@ -27,7 +28,6 @@ from delugeserve.artifacts.model_config import (
     Tensor,
 )
 from delugeserve.artifacts.preprocessing import preprocessing_parameters
-from delugeserve.artifacts.publishing import Companion
 from delugeserve_client.preprocessing import Preprocessing
 
 ENCODED = "encoded"
@@ -49,7 +49,7 @@ _CLIENT_MODULES = ("errors.py", "formats.py", "preprocessing.py")
 
 def stage_companions(
     model: ModelConfig, preprocessing: Preprocessing, class_names: Sequence[str], home: Path
-) -> list[Companion]:
+) -> list[Member]:
     """Write a version of a model's decoder and of its ensemble.
 
     Args:
@@ -59,12 +59,12 @@ def stage_companions(
         home: an existing folder to write into.
     """
     configs = (decoder_config(model, preprocessing), ensemble_config(model, preprocessing))
-    staged = [Companion(one.name, home / one.name, one.to_text()) for one in configs]
+    staged = [Member(one.name, home / one.name, one.to_text()) for one in configs]
     for one in staged:
-        one.staged.mkdir()
+        one.files.mkdir()
     decoder, ensemble = staged
-    write_decoder(decoder.staged)
-    write_labels(ensemble.staged, class_names)
+    write_decoder(decoder.files)
+    write_labels(ensemble.files, class_names)
     return staged
 
 

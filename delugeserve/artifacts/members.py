@@ -74,7 +74,11 @@ def configure_members(
     for member in members:
         folder = repository / member.name
         now = find_served(folder) or find_served(folder, OFF)
-        merged = update_config(now, member.files, member.record, version, fixed_parameters, command)
+        merged = update_config(
+            now, member.files, member.record, version, fixed_parameters, command, largest
+        )
+        if largest is None:  # an ensemble's batches are no larger than its models'
+            largest = parse(merged.text).max_batch_size
         merges[member.name] = merged
         was_off = now is not None and now.file.name == OFF
         if now is None or was_off or not same_settings(now.text, merged.text):

@@ -25,6 +25,7 @@ from delugeserve.artifacts.changes import (
     describe_manifest,
     find_served,
 )
+from delugeserve.artifacts.companions import companion_of, find_companions
 from delugeserve.artifacts.config_merge import ConfigMerge
 from delugeserve.artifacts.config_message import parse
 from delugeserve.artifacts.history import FILE_NAME as HISTORY
@@ -36,8 +37,6 @@ from delugeserve.artifacts.manifest import check_files, read_manifest
 from delugeserve.artifacts.members import Member, configure_members
 from delugeserve.artifacts.remedies import export_command
 from delugeserve.artifacts.repository import (
-    COMPANION_OF,
-    companions,
     list_names,
     repository_option,
     version_numbers,
@@ -201,17 +200,16 @@ def find_model(repository: Path, model: str) -> ServedVersion:
         RepositoryError: it is a companion of another model, or its configuration cannot be read.
     """
     names = list_names(repository)
-    if model not in names:
-        raise UnknownNameError(f"model in '{repository}' named", model, names)
-    served = find_served(repository / model)
-    if served is None:  # it was removed just now
-        raise UnknownNameError(f"model in '{repository}' named", model, ())
-    base = served.config.parameters.get(COMPANION_OF)
+    folder = repository / model
+    base = companion_of(folder)
     if base is not None:
         raise RepositoryError(
             f"'{model}' is a companion of '{base}' and always serves the same version.",
             f"Give the name of that model: {base}",
         )
+    served = find_served(folder) if model in names else None
+    if served is None:
+        raise UnknownNameError(f"model in '{repository}' named", model, names)
     return served
 
 
@@ -281,13 +279,13 @@ def _plan(
             class_names,
             "Promote a version with the same classes, or use --replace-classes to serve this one.",
         )
-    names = [model, *companions(repository, model)]
+    folders = [folder, *find_companions(folder, off=True)]
     members = [
-        Member(name, repository / name / str(number), find_record(repository / name, number))
-        for name in names
-        if name == model or (repository / name / str(number)).is_dir()
+        Member(one.name, one / str(number), find_record(one, number))
+        for one in folders
+        if one == folder or (one / str(number)).is_dir()
     ]
-    fixed = frozenset(key for name in names for key in _generated_parameters(repository / name))
+    fixed = frozenset(key for one in folders for key in _generated_parameters(one))
     found = configure_members(repository, members, number, fixed, "promote")
     texts = dict(found.texts)
     if canary is not None:

@@ -9,12 +9,11 @@ from pathlib import Path
 from delugeserve.artifacts.canary import FILE_NAME as CANARY
 from delugeserve.artifacts.canary import read_canary
 from delugeserve.artifacts.changes import find_served
+from delugeserve.artifacts.companions import find_companions
 from delugeserve.artifacts.history import read_history
 from delugeserve.artifacts.promotion import find_model
 from delugeserve.artifacts.publishing import staging
 from delugeserve.artifacts.repository import (
-    COMPANION_OF,
-    companions,
     list_names,
     repository_option,
     version_numbers,
@@ -103,31 +102,30 @@ def collect(repository: Path, keep: int) -> tuple[Removal, ...]:
 
 
 def _plan(repository: Path, model: str, version: int | None) -> Removal:
-    names = [*reversed(companions(repository, model)), model]
+    folder = repository / model
+    folders = [*reversed(find_companions(folder, off=True)), folder]
     if version is None:
-        return _describe(model, None, [repository / name for name in names])
+        return _describe(model, None, folders)
     served, canary = find_model(repository, model), read_canary(repository)
-    numbers, option = version_numbers(repository / model), repository_option(repository)
+    numbers, option = version_numbers(folder), repository_option(repository)
     if version not in numbers:
         raise RepositoryError(
             f"'{model}' has no version {version}.",
             f"Choose one of: {', '.join(map(str, numbers))}.",
-            repository / model,
+            folder,
         )
     if version == served.number or version in served.config.versions:
         remedy = f"Promote another version first: delugeserve promote {model} VERSION{option}"
         if numbers == [version]:
             remedy = f"Remove the model with: delugeserve remove {model}{option}"
-        raise RepositoryError(
-            f"Version {version} of '{model}' is served.", remedy, repository / model
-        )
+        raise RepositoryError(f"Version {version} of '{model}' is served.", remedy, folder)
     if canary is not None and (canary.model, canary.version) == (model, version):
         raise RepositoryError(
             f"Version {version} of '{model}' is the canary.",
             f"End it first: delugeserve rollback {model}{option}",
-            repository / model,
+            folder,
         )
-    return _describe(model, version, [repository / name / str(version) for name in names])
+    return _describe(model, version, [one / str(version) for one in folders])
 
 
 def _plan_gc(repository: Path, keep: int) -> tuple[Removal, ...]:
@@ -135,7 +133,7 @@ def _plan_gc(repository: Path, keep: int) -> tuple[Removal, ...]:
     for name in list_names(repository):
         folder = repository / name
         served = find_served(folder)
-        if served is None or COMPANION_OF in served.config.parameters:
+        if served is None:  # it was removed just now
             continue
         numbers = version_numbers(folder)
         before = [one for one in read_history(folder, served.number) if one in numbers]

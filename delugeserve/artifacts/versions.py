@@ -8,13 +8,12 @@ from typing import Literal
 
 from delugeserve.artifacts import labels
 from delugeserve.artifacts.canary import Canary, read_canary
+from delugeserve.artifacts.companions import find_companions
 from delugeserve.artifacts.manifest import FILE_NAME, Manifest, read_manifest
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig, read_config
 from delugeserve.artifacts.repository import (
-    COMPANION_OF,
     StoredModel,
-    companions,
     find_models,
     list_names,
     version_numbers,
@@ -134,7 +133,6 @@ def list_versions(repository: Path, model: str | None = None) -> list[StoredVers
         return [
             _stored_version(one, number, canary)
             for one in stored
-            if COMPANION_OF not in read_config(one.folder).parameters
             for number in version_numbers(one.folder)
         ]
 
@@ -151,11 +149,10 @@ def _stored_version(model: StoredModel, number: int, canary: Canary | None) -> S
         classes: int | None = manifest.network.task.num_classes
     else:
         classes = len(labels.read_labels(label_file)) if label_file.is_file() else None
-    names = [model.name, *companions(model.folder.parent, model.name)]
     sizes = [
         path.stat().st_size
-        for name in names
-        for path in (model.folder.parent / name / str(number)).rglob("*")
+        for one in (model.folder, *find_companions(model.folder, off=True))
+        for path in (one / str(number)).rglob("*")
         if path.is_file()
     ]
     on_trial = canary is not None and (canary.model, canary.version) == (model.name, number)

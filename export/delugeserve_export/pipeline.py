@@ -20,9 +20,10 @@ from delugeserve.artifacts.graphs import describe_network
 from delugeserve.artifacts.image_models import stage_companions
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.manifest import Manifest, describe_files
+from delugeserve.artifacts.members import Member
 from delugeserve.artifacts.model_config import InstanceGroup, ModelConfig, classifier_config
 from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
-from delugeserve.artifacts.publishing import Companion, publish, staging
+from delugeserve.artifacts.publishing import publish, staging
 from delugeserve.artifacts.records import SumFormChoice
 from delugeserve.artifacts.serving_records import record_generated
 from delugeserve.artifacts.typed_json import to_json
@@ -242,7 +243,7 @@ def _configure(plan: ExportPlan, artefact: Path) -> ModelConfig:
     )
 
 
-def _stage_companions(plan: ExportPlan, config: ModelConfig, workspace: Path) -> list[Companion]:
+def _stage_companions(plan: ExportPlan, config: ModelConfig, workspace: Path) -> list[Member]:
     home = workspace / "companions"
     home.mkdir()
     task = plan.spec.task
