@@ -9,23 +9,26 @@ It is made by the template of ``delugeserve serve``, with addresses from DNS ins
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from delugeserve.serving.front import clusters, listeners
+from delugeserve.serving.front import clusters, listeners, tls
 from delugeserve.serving.front.config import DnsRouting, envoy_config
 from delugeserve.serving.front.security import Security
 from delugeserve.serving.front.settings import MIB, FrontSettings, Limits
 
 HERE = Path(__file__).parent
 TARGET = HERE / "kubernetes" / "base" / "envoy.yaml"
+SECRET = TARGET.with_name(f"secret-{tls.SERVER}.json")
 SERVERS = "delugeserve-server"  # the headless Service of kubernetes/base/services.yaml
 HTTP, GRPC, HEALTH, ADMIN = 8000, 8001, 8003, 9901
 TLS = Path("/etc/delugeserve/tls")
 KEYS = Path("/etc/delugeserve/keys/keys.txt")
+SECURITY = Security(certificate=TLS / "tls.crt", private_key=TLS / "tls.key", keys=KEYS)
 HEADER = """\
 # Envoy in front of the servers, from the template of delugeserve serve by deploy/render.py.
 # Change those two instead of this file; a test compares them.
@@ -59,11 +62,7 @@ def cluster_config(servers: str = SERVERS) -> dict[str, Any]:
         grpc_port=GRPC,
         http_port=HTTP,
         gateway_port=None,
-        security=Security(
-            certificate=TLS / "tls.crt",
-            private_key=TLS / "tls.key",
-            keys=KEYS,
-        ),
+        security=SECURITY,
         limits=Limits(memory_bytes=768 * MIB),  # of a container with 1 GiB
         access_log=Path("/dev/stdout"),
     )
@@ -85,6 +84,11 @@ def render(servers: str = SERVERS) -> str:
     return HEADER + body
 
 
+def render_secret() -> str:
+    """Return the file that names the certificate, which Envoy takes anew when it is renewed."""
+    return json.dumps(tls.secret(tls.SERVER, SECURITY, watched=True), indent=2) + "\n"
+
+
 def main() -> None:
     """Write the file, or print the configuration for other servers."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -96,6 +100,7 @@ def main() -> None:
         sys.stdout.write(render(servers))
     else:
         TARGET.write_text(render(), encoding="utf-8")
+        SECRET.write_text(render_secret(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ SLOW = (
     "delugeserve/cli/test_verify.py",
     "delugeserve/networks/test_native.py",
     "delugeserve/runtimes/test_tensorrt.py",
+    "delugeserve/serving/front/test_access.py",
     "delugeserve/serving/front/test_front.py",
     "delugeserve/serving/front/test_guard.py",
     "delugeserve/studies/test_connectivity.py",

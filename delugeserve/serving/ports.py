@@ -4,42 +4,86 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import socket
 from collections.abc import Mapping
 
 from delugeserve.errors import PortError, UsageError
+from delugeserve.system.imports import require
 
 LOOPBACK = "127.0.0.1"
+_USE_HOST = (
+    f"Use --host {LOOPBACK} for this machine alone, or --host 0.0.0.0 for all its addresses."
+)
 #: Endpoints as messages name them.
 TITLES: Mapping[str, str] = {"grpc": "gRPC", "http": "HTTP", "metrics": "metrics"}
 
 
-def resolve_host(host: str) -> str:
-    """Return the IPv4 address to listen on, for a name or an address.
+def resolve_host(host: str, *, ipv6: bool = False) -> str:
+    """Return the address to listen on, for a name or an address.
 
-    The server joins address and port with a colon, which rules IPv6 out.
+    Args:
+        host: name, IPv4 or IPv6 address, with or without brackets.
+        ipv6: also take an IPv6 address; of a name with both, IPv4 comes first. A tritonserver
+            itself joins address and port with a colon, which rules IPv6 out.
 
     Raises:
-        UsageError: the name has no IPv4 address.
+        UsageError: the name has no such address.
     """
-    try:
-        return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0])
-    except (OSError, UnicodeError):
-        raise UsageError(
-            f"'{host}' has no IPv4 address.",
-            f"Use --host {LOOPBACK} for this machine alone, or --host 0.0.0.0 for all its "
-            "addresses.",
-        ) from None
+    families = (socket.AF_INET, socket.AF_INET6) if ipv6 else (socket.AF_INET,)
+    for family in families:
+        with contextlib.suppress(OSError, UnicodeError):
+            found = socket.getaddrinfo(_without_brackets(host), None, family, socket.SOCK_STREAM)
+            return str(found[0][4][0])
+    kind = "address" if ipv6 else "IPv4 address"
+    raise UsageError(f"'{host}' has no {kind}.", _USE_HOST)
 
 
 def is_loopback(address: str) -> bool:
     """Return whether only this machine can reach the address."""
-    return address.startswith("127.")
+    return ipaddress.ip_address(address).is_loopback
 
 
 def reachable(address: str) -> str:
     """Return the address under which clients on this machine reach what listens on ``address``."""
-    return LOOPBACK if address == "0.0.0.0" else address  # noqa: S104
+    return LOOPBACK if _is_wildcard(address) else address
+
+
+def join(address: str, port: int) -> str:
+    """Return ``address:port``, with an IPv6 address in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def machine_addresses(address: str) -> tuple[str, ...]:
+    """Return the addresses under which other machines reach what listens on ``address``.
+
+    For 0.0.0.0 and :: these are the addresses of the network interfaces that are up.
+    """
+    if not _is_wildcard(address):
+        return (address,)
+    psutil = require("psutil", "server")
+    up = psutil.net_if_stats()
+    families = {socket.AF_INET, socket.AF_INET6} if ":" in address else {socket.AF_INET}
+    found = [
+        one.address
+        for interface, addresses in psutil.net_if_addrs().items()
+        if interface in up and up[interface].isup
+        for one in addresses
+        if one.family in families
+    ]
+    return tuple(
+        one
+        for one in found
+        if "%" not in one and not (is_loopback(one) or ipaddress.ip_address(one).is_link_local)
+    )
+
+
+def _is_wildcard(address: str) -> bool:
+    return ipaddress.ip_address(address).is_unspecified
+
+
+def _without_brackets(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | None]:
@@ -49,7 +93,7 @@ def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | Non
     server says so in its log.
 
     Args:
-        address: IPv4 address to listen on.
+        address: IPv4 or IPv6 address to listen on.
         wanted: port by endpoint; 0 means any free port, None means off.
 
     Returns:
@@ -76,7 +120,10 @@ def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | Non
 
 
 def _bind(held: contextlib.ExitStack, address: str, port: int, endpoint: str) -> int:
-    listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+    if family == socket.AF_INET6:  # :: takes IPv4 clients too
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     # As the server does: a port that a stopped server left in TIME_WAIT counts as free.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -91,9 +138,7 @@ def _bind(held: contextlib.ExitStack, address: str, port: int, endpoint: str) ->
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             raise UsageError(
-                f"This machine does not have the address {address}.",
-                f"Use --host {LOOPBACK} for this machine alone, or --host 0.0.0.0 for all its "
-                "addresses.",
+                f"This machine does not have the address {address}.", _USE_HOST
             ) from None
         problem = f"Port {port} for {TITLES[endpoint]} is already in use."
         raise PortError(problem, port, endpoint) from None

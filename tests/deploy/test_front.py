@@ -20,6 +20,7 @@ from delugeserve.serving.front.installation import find_envoy
 FRONT = load(KUBERNETES / "base" / "front.yaml")
 SERVICES = {one["metadata"]["name"]: one for one in load_all(KUBERNETES / "base" / "services.yaml")}
 CONFIG = KUBERNETES / "base" / "envoy.yaml"
+SECRET = CONFIG.with_name("secret-server.json")
 CONTAINER = FRONT["spec"]["template"]["spec"]["containers"][0]
 
 
@@ -63,7 +64,9 @@ def local(config, tmp_path):
     certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
     (tmp_path / "keys.txt").write_text("")
-    text = CONFIG.read_text()
+    secret = SECRET.read_text().replace("/etc/delugeserve/tls", str(tmp_path))
+    (tmp_path / SECRET.name).write_text(secret)
+    text = CONFIG.read_text().replace("/etc/envoy/", f"{tmp_path}/")
     text = re.sub(r"/etc/delugeserve/(tls|keys)(?=[/\s])", str(tmp_path), text)
     ports = {name: port for name, (_, port) in addresses(config).items()}
     ports["admin"] = config["admin"]["address"]["socket_address"]["port_value"]
@@ -79,6 +82,7 @@ def local(config, tmp_path):
 
 def test_it_is_rendered(render):
     assert CONFIG.read_text() == render.render(), "run: python deploy/render.py"
+    assert SECRET.read_text() == render.render_secret(), "run: python deploy/render.py"
 
 
 def test_envoy_accepts_it(envoy, local):

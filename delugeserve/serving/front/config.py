@@ -26,6 +26,10 @@ class RoutingSource(Protocol):
     def cluster_names(self) -> tuple[str, ...]:
         """The clusters of replicas for gRPC."""
 
+    @property
+    def secrets(self) -> Path:
+        """Folder of the files that name certificates."""
+
 
 @dataclass(frozen=True)
 class FileRouting:
@@ -37,6 +41,11 @@ class FileRouting:
 
     folder: Path
     cluster_names = (REPLICAS, CANARY)
+
+    @property
+    def secrets(self) -> Path:
+        """Folder of the files that name certificates."""
+        return self.folder
 
     def endpoints(self, cluster: str) -> Config:
         """Return the fields of a cluster whose endpoints are in a file."""
@@ -66,11 +75,14 @@ class DnsRouting:
         host: the host name.
         grpc_port: port of the replicas' gRPC endpoint.
         http_port: port of their HTTP endpoint.
+        secrets: folder of the files that name certificates, whose content
+            :func:`delugeserve.serving.front.tls.secret` returns.
     """
 
     host: str
     grpc_port: int
     http_port: int
+    secrets: Path = Path("/etc/envoy")
     cluster_names = (REPLICAS,)
 
     def endpoints(self, cluster: str) -> Config:
@@ -129,13 +141,21 @@ def envoy_config(
     """
     shown = [
         listeners.public_listener(
-            routes.GRPC, settings.grpc_port, settings, source.routes(routes.GRPC, settings)
+            routes.GRPC,
+            settings.grpc_port,
+            settings,
+            source.routes(routes.GRPC, settings),
+            source.secrets,
         )
     ]
     if settings.http_port is not None:
         shown.append(
             listeners.public_listener(
-                routes.HTTP, settings.http_port, settings, source.routes(routes.HTTP, settings)
+                routes.HTTP,
+                settings.http_port,
+                settings,
+                source.routes(routes.HTTP, settings),
+                source.secrets,
             )
         )
     config: Config = {

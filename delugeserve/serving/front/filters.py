@@ -5,16 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from delugeserve.serving.front.clusters import Config, typed
+from delugeserve.serving.front.security import Jwt
 from delugeserve.serving.front.settings import FrontSettings, Limits
 
 #: The header that tells who the client is. A client cannot set it.
 CLIENT_ID = "x-client-id"
 IDENTITY = "delugeserve.identity"
 GUARD = "delugeserve.guard"
+TOKENS = "envoy.filters.http.jwt_authn"
 _LUA = "envoy.extensions.filters.http.lua.v3.Lua"
 _LUA_PER_ROUTE = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
 _GRPC_STATS = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig"
 _BUFFER = "envoy.extensions.filters.http.buffer.v3.Buffer"
+_JWT = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
+_JWT_PER_ROUTE = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig"
+_ISSUER = "issuer"
 _RATE_LIMIT = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 _ROUTER = "envoy.extensions.filters.http.router.v3.Router"
 #: The folder of the Lua scripts.
@@ -35,6 +40,8 @@ def public_filters(settings: FrontSettings) -> list[Config]:
     filters = []
     if settings.security.keys is not None:
         filters.append(_script(IDENTITY, "sha256", "refuse", "identity"))
+    if settings.security.jwt is not None:
+        filters.append(_tokens(settings.security.jwt))
     if settings.limits.requests_per_second is not None:
         filters.append(_rate_limit(settings))
     return [
@@ -51,14 +58,27 @@ def internal_filters(settings: FrontSettings) -> list[Config]:
     return [grpc_statistics(), buffer(settings.limits), router()]
 
 
-def context(filter_name: str, values: Config) -> Config:
-    """Return the part of a route's configuration that a script reads its values from."""
-    return {filter_name: typed(_LUA_PER_ROUTE, {"filter_context": values})}
+def script_values(settings: FrontSettings) -> Config:
+    """Return the part of a route's configuration that the scripts read their values from."""
+    limits, keys = settings.limits, settings.security.keys
+    values: dict[str, Config] = {
+        GUARD: {"json_bytes": limits.json_bytes, "json_depth": limits.json_depth}
+    }
+    if keys is not None:
+        values[IDENTITY] = {"keys": str(keys.absolute())}
+    return {
+        name: typed(_LUA_PER_ROUTE, {"filter_context": context}) for name, context in values.items()
+    }
 
 
-def disabled(filter_name: str) -> Config:
-    """Return the part of a route's configuration that turns a script off."""
-    return {filter_name: typed(_LUA_PER_ROUTE, {"disabled": True})}
+def without_authentication(settings: FrontSettings) -> Config:
+    """Return the part of a route's configuration that asks for no key and no token."""
+    found: Config = {}
+    if settings.security.keys is not None:
+        found[IDENTITY] = typed(_LUA_PER_ROUTE, {"disabled": True})
+    if settings.security.jwt is not None:
+        found[TOKENS] = typed(_JWT_PER_ROUTE, {"disabled": True})
+    return found
 
 
 def buffer(limits: Limits) -> Config:
@@ -85,6 +105,24 @@ def _script(name: str, *files: str) -> Config:
     code = "\n".join((SCRIPTS / f"{file}.lua").read_text(encoding="utf-8") for file in files)
     return http_filter(
         name, _LUA, default_source_code={"inline_string": code}, stat_prefix=name.split(".")[1]
+    )
+
+
+def _tokens(jwt: Jwt) -> Config:
+    """Return the filter that checks JSON Web Tokens; the token's subject is the client's name."""
+    provider: Config = {
+        "issuer": jwt.issuer,
+        "local_jwks": {"filename": str(jwt.jwks)},
+        "claim_to_headers": [{"header_name": CLIENT_ID, "claim_name": "sub"}],
+    }
+    if jwt.audience is not None:
+        provider["audiences"] = [jwt.audience]
+    return http_filter(
+        TOKENS,
+        _JWT,
+        providers={_ISSUER: provider},
+        requirement_map={_ISSUER: {"provider_name": _ISSUER}},
+        rules=[{"match": {"prefix": "/"}, "requirement_name": _ISSUER}],
     )
 
 

@@ -16,6 +16,7 @@ from delugeserve.serving.front.admin import AdminClient
 from delugeserve.serving.front.config import LoopbackPorts, envoy_config
 from delugeserve.serving.front.routing_files import Assignment, RoutingFiles
 from delugeserve.serving.front.settings import FrontSettings, Routing, Upstream
+from delugeserve.serving.front.tls import Certificates
 from delugeserve.serving.guarded import GuardedProcess
 from delugeserve.serving.private_folder import PrivateFolder
 
@@ -41,12 +42,15 @@ def start_front(
         log_file: an open file that gets Envoy's log, and is closed at its end.
 
     Raises:
+        UsageError: its certificates or keys cannot be used, or it would listen for other machines
+            without them.
         PortError: a port is taken.
         ServerError: Envoy did not start.
     """
     with contextlib.ExitStack() as on_error:
         if log_file:
             on_error.callback(log_file.close)
+        settings.security.check(settings.address)
         own = ports.claim(ports.LOOPBACK, {"grpc": 0, "metrics": 0})
         loopback = LoopbackPorts(own["grpc"] or 0, own["metrics"] or 0)
         folder = PrivateFolder.create()
@@ -87,6 +91,8 @@ class Front:
         self._draining: tuple[Upstream, ...] = ()
         self._files.write_endpoints(_replicas(routing, ()), _canary(routing))
         self._files.write_routes(routing.canary_share)
+        self._certificates = Certificates(settings.security, folder.path)
+        self._certificates.start()
         socket = folder.path / "admin.sock"
         self._admin = AdminClient(socket)
         config = folder.path / "envoy.json"
@@ -214,6 +220,7 @@ class Front:
                 with contextlib.suppress(OSError):
                     self._drain()
         finally:
+            self._certificates.stop()
             self._process.stop()
 
     def _drain(self) -> None:

@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Any
 
 from delugeserve.serving.front import filters, replies, routes
 from delugeserve.serving.front.clusters import ADMIN, Config, socket_address, typed
 from delugeserve.serving.front.settings import FrontSettings, Limits
+from delugeserve.serving.front.tls import transport_socket
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _HEADER_MUTATION = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
 STATS_PATHS = ("/stats", "/stats/prometheus", "/clusters", "/ready")
 
 
-def public_listener(name: str, port: int, settings: FrontSettings, route_source: Config) -> Config:
-    """Return the listener for clients: ``grpc`` or ``http``."""
+def public_listener(
+    name: str, port: int, settings: FrontSettings, route_source: Config, secrets: Path
+) -> Config:
+    """Return a listener for clients.
+
+    Args:
+        name: ``grpc`` or ``http``.
+        port: its port.
+        settings: the front's settings.
+        route_source: the field that says where its routes are.
+        secrets: folder of the files that name certificates.
+    """
     manager = _connection_manager(
         name, settings.limits, route_source, filters.public_filters(settings)
     )
-    manager["early_header_mutation_extensions"] = [_strip_headers()]
-    return _listener(name, settings.address, port, settings, manager)
+    manager["early_header_mutation_extensions"] = [_own_headers(settings)]
+    listener = _listener(name, settings.address, port, settings, manager)
+    tls = transport_socket(settings.security, secrets, http1=name == routes.HTTP)
+    if tls is not None:
+        listener["filter_chains"][0]["transport_socket"] = tls
+        listener["filter_chains"][0]["transport_socket_connect_timeout"] = routes.seconds(
+            settings.limits.header_seconds
+        )
+    return listener
 
 
 def internal_listener(port: int, settings: FrontSettings, route_source: Config) -> Config:
@@ -117,8 +136,11 @@ def _connection_manager(
     }
 
 
-def _strip_headers() -> Config:
-    """Remove what a client must not set, before anything reads it."""
+def _own_headers(settings: FrontSettings) -> Config:
+    """Remove the headers that a client must not set, before anything reads them.
+
+    A client with a certificate is known by the certificate's subject.
+    """
     headers = (
         filters.CLIENT_ID,
         "x-envoy-retry-on",
@@ -133,11 +155,13 @@ def _strip_headers() -> Config:
         "x-envoy-upstream-alt-stat-name",
         "x-envoy-force-trace",
     )
+    mutations: list[Config] = [{"remove": header} for header in headers]
+    if settings.security.client_ca is not None:
+        named = {"key": filters.CLIENT_ID, "value": "%DOWNSTREAM_PEER_SUBJECT%"}
+        mutations.append({"append": {"header": named}})
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
-        "typed_config": typed(
-            _HEADER_MUTATION, {"mutations": [{"remove": header} for header in headers]}
-        ),
+        "typed_config": typed(_HEADER_MUTATION, {"mutations": mutations}),
     }
 
 

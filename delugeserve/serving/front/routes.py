@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from delugeserve.serving.front import filters
 from delugeserve.serving.front.clusters import CANARY, GATEWAY, HTTP_SUFFIX, REPLICAS, Config
 from delugeserve.serving.front.settings import FrontSettings, Limits
@@ -36,12 +34,7 @@ _CLOSED = "This API is closed."
 
 
 def route_configuration(
-    name: str,
-    settings: FrontSettings,
-    canary_share: float,
-    keys: Mapping[str, str] | None = None,
-    *,
-    gateways: bool = False,
+    name: str, settings: FrontSettings, canary_share: float, *, gateways: bool = False
 ) -> Config:
     """Return the routes of a listener.
 
@@ -50,19 +43,13 @@ def route_configuration(
         settings: the front's settings.
         canary_share: share of requests for the canary, from 0 to 1.
         gateways: every replica has a gateway of its own, behind its HTTP endpoint.
-        keys: names of clients by the SHA-256 of their API keys; None where keys are not used.
     """
     limits = settings.limits
     if name == HTTP:
         made = _http_routes(settings, canary_share, gateways=gateways)
     else:
         made = _grpc_routes(settings, canary_share, internal=name == INTERNAL)
-    scripts = {}
-    if name != INTERNAL:
-        values = {"json_bytes": limits.json_bytes, "json_depth": limits.json_depth}
-        scripts = filters.context(filters.GUARD, values)
-        if settings.security.keys is not None:
-            scripts |= filters.context(filters.IDENTITY, dict(keys or {}))
+    scripts = {} if name == INTERNAL else filters.script_values(settings)
     return {
         "name": name,
         "virtual_hosts": [
@@ -182,9 +169,7 @@ def _method(kind: str, value: object, method: str) -> Config:
 
 def _public(route: Config, settings: FrontSettings) -> Config:
     """Return a route that needs no key: whoever asks whether a server lives has none."""
-    if settings.security.keys is None:
-        return route
-    return {**route, "typed_per_filter_config": filters.disabled(filters.IDENTITY)}
+    return {**route, "typed_per_filter_config": filters.without_authentication(settings)}
 
 
 def _closed(match: Config) -> Config:

@@ -64,10 +64,37 @@ def test_names_become_addresses():
     assert ports.resolve_host("0.0.0.0") == "0.0.0.0"
     with pytest.raises(UsageError, match="::1"):
         ports.resolve_host("::1")
+    assert ports.resolve_host("::1", ipv6=True) == "::1"
+    assert ports.resolve_host("[::]", ipv6=True) == "::"
+    with pytest.raises(UsageError, match=r"no\.such"):
+        ports.resolve_host("no.such.host.invalid", ipv6=True)
 
 
 def test_reachable_addresses():
-    assert ports.is_loopback("127.0.0.1")
-    assert not ports.is_loopback("0.0.0.0")
-    assert ports.reachable("0.0.0.0") == "127.0.0.1"
+    assert [ports.is_loopback(one) for one in ("127.0.0.1", "::1", "127.1.2.3")] == [True] * 3
+    assert [ports.is_loopback(one) for one in ("0.0.0.0", "::", "10.0.0.7")] == [False] * 3
+    assert ports.reachable("0.0.0.0") == ports.reachable("::") == "127.0.0.1"
     assert ports.reachable("10.0.0.7") == "10.0.0.7"
+    assert ports.join("10.0.0.7", 8001) == "10.0.0.7:8001"
+    assert ports.join("::1", 8001) == "[::1]:8001"
+
+
+def test_addresses_for_other_machines():
+    pytest.importorskip("psutil", reason="needs delugeserve[server]")
+    assert ports.machine_addresses("10.0.0.7") == ("10.0.0.7",)
+    every = ports.machine_addresses("0.0.0.0")
+    assert not {"0.0.0.0", "127.0.0.1"} & set(every)
+    for address in every:
+        ports.claim(address, {"grpc": 0})
+    assert set(every) <= set(ports.machine_addresses("::"))
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_a_port_of_ipv6():
+    try:
+        chosen = ports.claim("::1", {"grpc": 0})["grpc"]
+    except UsageError:
+        pytest.skip("needs the address ::1")
+    taken = socket.create_server(("::1", chosen), family=socket.AF_INET6)
+    with taken, pytest.raises(PortError):
+        ports.claim("::1", {"grpc": chosen})

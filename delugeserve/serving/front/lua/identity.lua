@@ -1,6 +1,27 @@
 -- Refuse a request without a valid API key; tell the others' names.
--- The filter context has the name of each key, by the SHA-256 of the key.
+-- The filter context has the path of the key file: lines of a key's SHA-256 and the client's name.
 local LONGEST_KEY = 256
+local FRESH = 1 -- seconds for which the file is not read again
+local known = {path = nil, read_at = 0, names = {}}
+
+-- Return the names by digest. A file that cannot be read has no keys.
+local function read_names(path)
+  local names, file = {}, io.open(path, "r")
+  if not file then return names end
+  for line in file:lines() do
+    local digest, name = line:match("^(%x+) +%*?([%w_.@-]+)%s*$")
+    if digest and #digest == 64 and #name <= 64 then names[digest] = name end
+  end
+  file:close()
+  return names
+end
+
+local function names_in(path, now)
+  if known.path ~= path or math.abs(now - known.read_at) >= FRESH then
+    known = {path = path, read_at = now, names = read_names(path)}
+  end
+  return known.names
+end
 
 local function given_key(headers)
   local authorization = headers:get("authorization")
@@ -18,7 +39,8 @@ local function check_key(handle)
     refuse(handle, 401, 16, "An API key is required.", "Bearer")
     return
   end
-  local name = #key <= LONGEST_KEY and handle:filterContext():get(sha256(key))
+  local names = names_in(handle:filterContext():get("keys"), os.time())
+  local name = #key <= LONGEST_KEY and names[sha256(key)]
   if not name then
     refuse(handle, 401, 16, "The API key is not valid.", 'Bearer error="invalid_token"')
     return
