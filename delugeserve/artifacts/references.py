@@ -6,6 +6,7 @@ Every command that takes a model, a checkpoint, a run, a version or a server rec
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +165,7 @@ def _recognise_folder(folder: Path, text: str) -> Reference | None:
     if any(folder.glob(f"*{_TRAINING_STATE}")):
         raise InvalidReferenceError(
             f"The run in {folder} has no checkpoint yet: its training has not ended.",
-            f"Resume it with: delugeserve train --resume {folder}",
+            f"Resume it with: delugeserve train --resume {shlex.quote(str(folder))}",
             text,
         )
     return None
@@ -202,8 +203,8 @@ def _training_state(path: Path) -> InvalidReferenceError:
         f"{path} is a training state, not a checkpoint.",
         f"Give {checkpoints[0]}."
         if checkpoints
-        else f"Resume the run with 'delugeserve train --resume {path.parent}': "
-        "it writes a .safetensors file at its end.",
+        else "Resume the run, which writes a .safetensors file at its end: "
+        f"delugeserve train --resume {shlex.quote(str(path.parent))}",
         str(path),
     )
 
@@ -255,7 +256,7 @@ def _not_accepted(
         remedy = f"Give one of its models, such as {models[0]}."
     elif found.kind in ("weights", "checkpoint") and kinds == {"version"}:
         option = "model" if found.kind == "weights" else "checkpoint"
-        remedy = f"Export it first: delugeserve export --{option} {text}"
+        remedy = f"Export it first: delugeserve export --{option} {shlex.quote(text)}"
     return InvalidReferenceError(
         f"{text} is {_NOUNS[found.kind]}, which cannot be used here.",
         remedy,

@@ -122,10 +122,10 @@ def list_names(repository: Path) -> list[str]:
         here = repository.absolute()
         for folder, kind in ((here, "model"), (here.parent, "version")):
             if (folder / CONFIG).is_file():
-                parent = shlex.quote(str(folder.parent))
                 raise RepositoryError(
                     f"'{repository}' is the folder of a {kind}, not a model repository.",
-                    f"Give the folder that contains the model: --repository {parent}",
+                    "Give the folder that contains the model: --repository "
+                    f"{shlex.quote(str(folder.parent))}",
                     repository,
                 )
         raise RepositoryError(

@@ -138,7 +138,7 @@ def _no_version(stored: StoredModel) -> Finding:
 
 def _check_verification(served: _Served) -> Iterator[Finding]:
     verification = served.version.manifest.verification
-    folder = _quote(served.version.folder)
+    version = _quote(served.version.folder)
     if verification.status == "failed":
         failures = "; ".join(f"{check.name}: {check.found}" for check in verification.failures)
         yield _finding(
@@ -146,14 +146,14 @@ def _check_verification(served: _Served) -> Iterator[Finding]:
             "problem",
             f"its last verification failed{f' ({failures})' if failures else ''}",
             "Export it in another precision or for another backend, or, if the runtime was changed "
-            f"in the meantime, restore it and run: delugeserve verify {folder}",
+            f"in the meantime, restore it and run: delugeserve verify {version}",
         )
     elif verification.status != "passed":
         yield _finding(
             served.name,
             "warning",
             "it was built, but has not been verified",
-            f"On a machine that can run it: delugeserve verify {folder}",
+            f"On a machine that can run it: delugeserve verify {version}",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -120,7 +121,9 @@ def check_gallery_path(path: Path) -> None:
         MissingExtraError: Jinja is not installed.
     """
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError("Gallery path must end in .html.", f"Use --gallery {path.stem}.html.")
+        page = path.parent / f"{path.stem}.html"
+        remedy = f"Use --gallery {shlex.quote(str(page))}"
+        raise UsageError("Gallery path must end in .html.", remedy)
     require("jinja2", "export")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,7 +91,7 @@ def check_folder(output: Path, config: RunConfig, *, resume: bool) -> None:
     if exists and not resume:
         raise UsageError(
             f"{output} already holds a run.",
-            f"Continue it with --resume {output}, or choose another --output.",
+            f"Continue it with --resume {shlex.quote(str(output))}, or choose another --output.",
         )
     if not exists and resume:
         raise UsageError(f"{output} holds no run to resume.", "Start one there with --output.")

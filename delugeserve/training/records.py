@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,7 +150,7 @@ def read_runs(folder: Path) -> list[RunRecord]:
     if not runs:
         raise UsageError(
             f"{folder} holds no runs.",
-            f"Start one with: delugeserve train --output {folder / 'NAME'}",
+            f"Start one with: delugeserve train --output {shlex.quote(str(folder / 'NAME'))}",
         )
     return [read_run(run) for run in runs]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,7 @@ def request_run(
     if (output / CONFIG_FILE).exists():
         raise UsageError(
             f"{output} already holds a run.",
-            f"Continue it with --resume {output}, or choose another --output.",
+            f"Continue it with --resume {shlex.quote(str(output))}, or choose another --output.",
         )
     reference = settings.get("initial_checkpoint")
     if reference is None:

@@ -58,11 +58,10 @@ def command(
         return
     print_data_report(report)
     if "train" in report.counts and len(report.class_names) > 1:
-        data = shlex.quote(source)
         network = "--model delugenet38"
         if report.sizes and min(report.sizes.smallest) >= _PHOTOGRAPH:
             network = f"--model delugenet32 --image-size {_PHOTOGRAPH}"
-        print_next(f"delugeserve train {network} --data {data} --output runs/first")
+        print_next(f"delugeserve train {network} --data {shlex.quote(source)} --output runs/first")
 
 
 def _plain(report: DataReport) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def command(
         if resume is not None:
             if output is not None and output.resolve() != resume.resolve():
                 raise UsageError(
-                    f"--resume {resume} and --output {output} name two folders.",
+                    f"--resume '{resume}' and --output '{output}' name two folders.",
                     "Leave out --output.",
                 )
             for option in ("image_size", "normalise"):

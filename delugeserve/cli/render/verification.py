@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,7 +192,9 @@ def check_report_path(path: Path | None) -> None:
     if path is None:
         return
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError("Report path must end in .html.", f"Use --report {path.stem}.html.")
+        page = path.parent / f"{path.stem}.html"
+        remedy = f"Use --report {shlex.quote(str(page))}"
+        raise UsageError("Report path must end in .html.", remedy)
     check_output_file(path)
     for module in ("jinja2", "matplotlib.figure"):
         require(module, "export")
