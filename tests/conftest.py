@@ -64,6 +64,7 @@ SLOW = (
     "delugeserve/serving/front/test_access.py",
     "delugeserve/serving/front/test_front.py",
     "delugeserve/serving/front/test_guard.py",
+    "delugeserve/serving/front/test_observing.py",
     "delugeserve/studies/test_connectivity.py",
     "delugeserve/studies/test_profiling.py",
     "delugeserve/training/test_best_run.py",

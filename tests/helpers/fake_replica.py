@@ -102,6 +102,27 @@ def _http_handler(replica: FakeReplica) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class FakeCollector:
+    """A collector of traces: keeps the messages that it gets, as bytes."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self._grpc = grpc.server(ThreadPoolExecutor(2))
+        self._grpc.add_generic_rpc_handlers((self,))
+        self.port = self._grpc.add_insecure_port("127.0.0.1:0")
+        self._grpc.start()
+
+    def service(self, details):
+        def take(message, context):
+            self.messages.append(message)
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(take)
+
+    def stop(self) -> None:
+        self._grpc.stop(0)
+
+
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

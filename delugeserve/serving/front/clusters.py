@@ -111,6 +111,33 @@ def local_cluster(name: str, address: Config) -> Config:
     }
 
 
+def dns_cluster(name: str, host: str, port: int) -> Config:
+    """Return a cluster of one gRPC server, by its host name or address."""
+    return {
+        "name": name,
+        "connect_timeout": "1s",
+        "cluster_type": dns(),
+        "typed_extension_protocol_options": _protocol(http=False),
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": socket_address(host, port)}}]}
+            ],
+        },
+    }
+
+
+def dns() -> Config:
+    """Return the type of a cluster whose endpoints are all addresses of a host name."""
+    return {
+        "name": "envoy.clusters.dns",
+        "typed_config": typed(
+            "envoy.extensions.clusters.dns.v3.DnsCluster",
+            {"dns_refresh_rate": "2s", "all_addresses_in_single_endpoint": False},
+        ),
+    }
+
+
 def typed(message: str, fields: Config) -> Config:
     """Return a message with its type."""
     return {"@type": f"{TYPES}/{message}", **fields}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from delugeserve.serving.front import clusters, listeners, routes
+from delugeserve.serving.front import clusters, listeners, observing, routes
 from delugeserve.serving.front.clusters import CANARY, HTTP_SUFFIX, REPLICAS, Config
 from delugeserve.serving.front.settings import FrontSettings
 
@@ -90,13 +90,7 @@ class DnsRouting:
         port = self.http_port if cluster.endswith(HTTP_SUFFIX) else self.grpc_port
         address = clusters.socket_address(self.host, port)
         return {
-            "cluster_type": {
-                "name": "envoy.clusters.dns",
-                "typed_config": clusters.typed(
-                    "envoy.extensions.clusters.dns.v3.DnsCluster",
-                    {"dns_refresh_rate": "2s", "all_addresses_in_single_endpoint": False},
-                ),
-            },
+            "cluster_type": clusters.dns(),
             "load_assignment": {
                 "cluster_name": cluster,
                 "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
@@ -197,6 +191,9 @@ def _clusters(settings: FrontSettings, source: RoutingSource) -> list[Config]:
     if settings.gateway_port is not None:
         address = clusters.socket_address("127.0.0.1", settings.gateway_port)
         made.append(clusters.local_cluster(clusters.GATEWAY, address))
+    collector = observing.collector_cluster(settings)
+    if collector is not None:
+        made.append(collector)
     return made
 
 

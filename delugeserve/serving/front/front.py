@@ -105,7 +105,7 @@ class Front:
             [
                 *(str(envoy), "--config-path", str(config)),
                 *("--disable-hot-restart", "--concurrency", str(settings.concurrency)),
-                *("--log-level", "warning"),
+                *("--log-level", "warning", "--file-flush-interval-msec", "1000"),
             ],
             folder,
             log_file=log_file,

@@ -6,12 +6,13 @@ import ipaddress
 from pathlib import Path
 from typing import Any
 
-from delugeserve.serving.front import filters, replies, routes
+from delugeserve.serving.front import filters, observing, replies, routes
 from delugeserve.serving.front.clusters import ADMIN, Config, socket_address, typed
-from delugeserve.serving.front.settings import FrontSettings, Limits
+from delugeserve.serving.front.settings import FrontSettings
 from delugeserve.serving.front.tls import transport_socket
 
 _HCM = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+_REQUEST_ID = "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"
 _HEADER_MUTATION = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
 STATS_PATHS = ("/stats", "/stats/prometheus", "/clusters", "/ready")
 
@@ -28,9 +29,8 @@ def public_listener(
         route_source: the field that says where its routes are.
         secrets: folder of the files that name certificates.
     """
-    manager = _connection_manager(
-        name, settings.limits, route_source, filters.public_filters(settings)
-    )
+    manager = _connection_manager(name, settings, route_source, filters.public_filters(settings))
+    manager["access_log"] = observing.access_log(settings)
     manager["early_header_mutation_extensions"] = [_own_headers(settings)]
     listener = _listener(name, settings.address, port, settings, manager)
     tls = transport_socket(settings.security, secrets, http1=name == routes.HTTP)
@@ -45,7 +45,7 @@ def public_listener(
 def internal_listener(port: int, settings: FrontSettings, route_source: Config) -> Config:
     """Return the gRPC listener for the gateway: on loopback, without authentication."""
     manager = _connection_manager(
-        routes.INTERNAL, settings.limits, route_source, filters.internal_filters(settings)
+        routes.INTERNAL, settings, route_source, filters.internal_filters(settings)
     )
     return _listener(routes.INTERNAL, "127.0.0.1", port, settings, manager)
 
@@ -101,10 +101,10 @@ def _listener(
 
 
 def _connection_manager(
-    name: str, limits: Limits, route_source: Config, http_filters: list[Config]
+    name: str, settings: FrontSettings, route_source: Config, http_filters: list[Config]
 ) -> Config:
-    seconds = routes.seconds
-    return {
+    seconds, limits = routes.seconds, settings.limits
+    manager: Config = {
         "stat_prefix": name,
         "codec_type": "AUTO" if name == routes.HTTP else "HTTP2",
         **route_source,
@@ -112,6 +112,13 @@ def _connection_manager(
         "generate_request_id": True,
         "preserve_external_request_id": True,
         "always_set_request_id_in_response": True,
+        # A client's own id stays as it is, and need not be a UUID for the request to be traced.
+        "request_id_extension": {
+            "typed_config": typed(
+                _REQUEST_ID,
+                {"pack_trace_reason": False, "use_request_id_for_trace_sampling": False},
+            )
+        },
         "server_name": "delugeserve",
         "normalize_path": True,
         "merge_slashes": True,
@@ -134,6 +141,10 @@ def _connection_manager(
         "local_reply_config": replies.local_replies(limits, grpc=name != routes.HTTP),
         "http_filters": http_filters,
     }
+    traced = observing.tracing(settings)
+    if traced is not None:
+        manager["tracing"] = traced
+    return manager
 
 
 def _own_headers(settings: FrontSettings) -> Config:

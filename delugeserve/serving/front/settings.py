@@ -99,8 +99,9 @@ class FrontSettings:
         gateway_port: port of the gateway on this machine; None if there is none.
         security: TLS and authentication.
         limits: limits for requests.
-        tracing: address of an OpenTelemetry collector, such as ``http://localhost:4317``; None
-            sends no traces.
+        tracing: address of an OpenTelemetry collector's gRPC endpoint, such as
+            ``http://localhost:4317``; None sends no traces.
+        tracing_share: share of requests that are traced, from 0 to 1.
         access_log: file that gets a line of JSON for each request; None writes none.
         concurrency: worker threads.
     """
@@ -112,5 +113,6 @@ class FrontSettings:
     security: Security = field(default_factory=Security)
     limits: Limits = field(default_factory=Limits)
     tracing: str | None = None
+    tracing_share: float = 1.0
     access_log: Path | None = None
     concurrency: int = 1
