@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import http.client
 import importlib.util
 import re
 import shutil
 import socket
+import ssl
 import subprocess
-import time
 
+import grpc
 import pytest
 import yaml
 from deployment import DEPLOY, KUBERNETES, ROOT, load, load_all, walk
+from fake_replica import FakeReplica, wait_until
 
 from delugeserve.errors import MissingExtraError
 from delugeserve.serving.front.installation import find_envoy
+from delugeserve.serving.front.keys import add_key
 
 FRONT = load(KUBERNETES / "base" / "front.yaml")
 SERVICES = {one["metadata"]["name"]: one for one in load_all(KUBERNETES / "base" / "services.yaml")}
@@ -58,26 +63,67 @@ def addresses(config):
 
 @pytest.fixture
 def local(config, tmp_path):
-    """Write the configuration for this machine: free ports, files that exist."""
+    """Write the configuration for this machine: free ports, files and a server that exist."""
     trustme = pytest.importorskip("trustme", reason="needs the extra 'dev'")
-    certificate = trustme.CA().issue_cert("localhost")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
     certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+    authority.cert_pem.write_to_path(tmp_path / "ca.crt")
     (tmp_path / "keys.txt").write_text("")
     secret = SECRET.read_text().replace("/etc/delugeserve/tls", str(tmp_path))
     (tmp_path / SECRET.name).write_text(secret)
-    text = CONFIG.read_text().replace("/etc/envoy/", f"{tmp_path}/")
-    text = re.sub(r"/etc/delugeserve/(tls|keys)(?=[/\s])", str(tmp_path), text)
-    ports = {name: port for name, (_, port) in addresses(config).items()}
-    ports["admin"] = config["admin"]["address"]["socket_address"]["port_value"]
+    config = copy.deepcopy(config)
+    ports = {}
     with contextlib.ExitStack() as held:
-        for name, port in ports.items():
+        for one in (*config["static_resources"]["listeners"], {"name": "admin", **config["admin"]}):
             free = held.enter_context(socket.create_server(("127.0.0.1", 0)))
-            ports[name] = free.getsockname()[1]
-            text = text.replace(f"port_value: {port}\n", f"port_value: {ports[name]}\n")
-    path = tmp_path / "envoy.yaml"
-    path.write_text(text.replace("address: delugeserve-server", "address: localhost"))
-    return path, ports
+            ports[one["name"]] = free.getsockname()[1]
+            where = one["address"]["socket_address"]
+            where["address"], where["port_value"] = "127.0.0.1", ports[one["name"]]
+
+    def write(grpc_port=1, http_port=1):
+        servers = {"replicas": grpc_port, "replicas-http": http_port, "admin": ports["admin"]}
+        for cluster in config["static_resources"]["clusters"]:
+            for one in walk(cluster["load_assignment"]):
+                if isinstance(one, dict) and "socket_address" in one:
+                    where = one["socket_address"]
+                    where["port_value"] = servers[cluster["name"]]
+                    if where["address"] == "delugeserve-server":
+                        where["address"] = "localhost"
+        text = yaml.safe_dump(config).replace("/etc/envoy/", f"{tmp_path}/")
+        path = tmp_path / "envoy.yaml"
+        path.write_text(re.sub(r"/etc/delugeserve/(tls|keys)(?=[/\s])", str(tmp_path), text))
+        return path, ports
+
+    return write
+
+
+@pytest.fixture
+def running(envoy, local, tmp_path):
+    """Start a real Envoy with the configuration; return its ports when it answers."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**servers):
+            path, ports = local(**servers)
+            log = stack.enter_context((tmp_path / "log").open("w"))
+            command = [envoy, "-c", path, "--disable-hot-restart", "--concurrency", "1"]
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+
+            def ready():
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                with contextlib.suppress(OSError):
+                    client = http.client.HTTPConnection("127.0.0.1", ports["stats"], timeout=5)
+                    client.request("GET", "/ready")
+                    return client.getresponse().status == 200
+                return False
+
+            wait_until(ready)
+            return ports
+
+        yield start
 
 
 def test_it_is_rendered(render):
@@ -86,7 +132,7 @@ def test_it_is_rendered(render):
 
 
 def test_envoy_accepts_it(envoy, local):
-    path, _ = local
+    path, _ = local()
     command = [envoy, "--mode", "validate", "--disable-hot-restart", "-c", path]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -158,36 +204,54 @@ def prestop():
 
 
 @pytest.mark.slow
-def test_the_pod_drains_before_it_stops(envoy, config, local, tmp_path):
+def test_the_pod_drains_before_it_stops(config, running):
     """The script of preStop asks a real Envoy to drain."""
     if shutil.which("bash") is None:
         pytest.skip("needs bash")
-    path, ports = local
-    script = prestop().replace(str(config["admin"]["address"]["socket_address"]["port_value"]),
-                               str(ports["admin"]))  # fmt: skip
-    script = re.sub(r"sleep \d+$", "true", script)
-    command = [envoy, "-c", path, "--disable-hot-restart", "--concurrency", "1"]
-    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
-        try:
-            answer = ""
-            for _ in range(200):
-                with contextlib.suppress(OSError):
-                    with socket.create_connection(("127.0.0.1", ports["stats"]), 5) as client:
-                        client.sendall(
-                            b"GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-                        )
-                        answer = client.makefile().readline()
-                    break
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.05)
-            assert " 200 " in answer
-            result = subprocess.run(
-                ["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False
+    ports = running()
+    admin = str(config["admin"]["address"]["socket_address"]["port_value"])
+    script = re.sub(r"sleep \d+$", "true", prestop().replace(admin, str(ports["admin"])))
+    result = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("HTTP/1.1 200 OK")
+
+
+@pytest.mark.slow
+def test_clients_reach_the_servers_with_tls_and_a_key(running, tmp_path):
+    key = add_key(tmp_path / "keys.txt", "team")
+    replica = FakeReplica("server-0")
+    try:
+        ports = running(grpc_port=replica.grpc_port, http_port=replica.http_port)
+        trust = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+
+        def ask(method, path, **headers):
+            client = http.client.HTTPSConnection(
+                "localhost", ports["http"], timeout=10, context=trust
             )
-            assert result.returncode == 0, result.stderr
-            assert result.stdout.startswith("HTTP/1.1 200 OK")
-        finally:
-            process.terminate()
+            client.request(method, path, b"image" if method == "POST" else None, headers)
+            answer = client.getresponse()
+            return answer.status, answer.read()
+
+        wait_until(lambda: ask("GET", "/readyz")[0] == 200)  # a probe has no key
+        assert ask("POST", "/classify")[0] == 401
+        assert ask("POST", "/classify", **{"x-api-key": "wrong"})[0] == 401
+        assert ask("POST", "/classify", **{"x-api-key": key}) == (200, b"server-0")
+        assert ask("POST", "/v2/repository/models/a/load", **{"x-api-key": key})[0] == 403
+
+        credentials = grpc.ssl_channel_credentials((tmp_path / "ca.crt").read_bytes())
+        with grpc.secure_channel(
+            f"localhost:{ports['grpc']}", credentials, [("grpc.enable_http_proxy", 0)]
+        ) as channel:
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            with pytest.raises(grpc.RpcError) as refused:
+                infer(b"", timeout=10)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            metadata = (("authorization", f"Bearer {key}"),)
+            assert infer(b"", timeout=10, metadata=metadata) == b"server-0"
+    finally:
+        replica.stop()
 
 
 def test_other_servers_have_the_same_configuration(render, config):

@@ -133,7 +133,12 @@ def dns() -> Config:
         "name": "envoy.clusters.dns",
         "typed_config": typed(
             "envoy.extensions.clusters.dns.v3.DnsCluster",
-            {"dns_refresh_rate": "2s", "all_addresses_in_single_endpoint": False},
+            {
+                "dns_refresh_rate": "2s",
+                "all_addresses_in_single_endpoint": False,
+                # A server that listens on 0.0.0.0 often has an IPv6 address in DNS too.
+                "dns_lookup_family": "V4_PREFERRED",
+            },
         ),
     }
 
