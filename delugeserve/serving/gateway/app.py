@@ -165,6 +165,7 @@ def create_app(settings: GatewaySettings, upstream: Upstream | None = None) -> A
         },
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # the address would come from the request's own headers
     logged = AccessLog(app, metrics)
     if settings.metrics_port is None:
         return logged
