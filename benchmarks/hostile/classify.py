@@ -119,7 +119,8 @@ def _classify_chunks(rng: random.Random, target: Target) -> HostileRequest:
 def _classify_size(rng: random.Random, target: Target) -> HostileRequest:
     length = rng.choice((target.largest + 1, 2**40, 2**63, 10**30))
     lying = {"content-length": str(length)}
-    expected = TOO_LARGE | {400}
+    # A body that is announced and does not come is waited for.
+    expected = TOO_LARGE | {400, 408}
     if not target.large or rng.random() < 0.7:
         return _classify(target, f"content-length {length}", expected, headers=lying)
     count = target.largest // len(_BLOCK) + 2

@@ -49,7 +49,7 @@ def _wrong_tensor(rng: random.Random, target: Target) -> HostileRequest:
     if "parameters" in tensor:
         del whole["data"]
     body = json.dumps({"inputs": [{**whole, **tensor}]}).encode()
-    return _infer(target, f"a tensor with {kind}", _BAD | {403}, body)
+    return _infer(target, f"a tensor with {kind}", _BAD | {403, 404}, body)
 
 
 def _wrong_json(rng: random.Random, target: Target) -> HostileRequest:

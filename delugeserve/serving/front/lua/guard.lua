@@ -98,8 +98,14 @@ local function hide_details(handle)
   if not status or status < 400 then return end
   local body = handle:body()
   if body then
-    local length = body:setBytes(without_details(body:getBytes(0, body:length())))
+    local text = body:getBytes(0, body:length())
+    local length = body:setBytes(without_details(text))
     handle:headers():replace("content-length", length)
+    -- Triton answers 500 to JSON that it cannot read, which is the client's error.
+    local unread = text:find("failed to parse", 1, true) or text:find("Unable to parse", 1, true)
+    if status == 500 and unread then
+      handle:headers():replace(":status", "400")
+    end
   end
 end
 

@@ -247,6 +247,27 @@ def test_paths_and_tracebacks_of_a_server_are_hidden(setup):
     assert caught.value.details() == "no image"
 
 
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (b"failed to parse the request JSON buffer: Invalid value. at 0", 400),
+        (b"Unable to parse 'shape': attempt to access JSON non-array as array", 400),
+        (b"Stub process 'm' is not healthy.", 500),
+    ],
+)
+def test_json_that_a_server_cannot_read_is_the_clients_error(setup, message, expected):
+    setup.active.http_answer = setup.standby.http_answer = lambda: (
+        500,
+        b'{"error":"' + message + b'"}',
+    )
+    try:
+        status, _, body = setup.http("POST", INFER, b"{}")
+    finally:
+        for replica in (setup.active, setup.standby):
+            replica.http_answer = lambda name=replica.name: (200, name.encode())
+    assert (status, message in body) == (expected, True)
+
+
 def test_no_replica_answers(start):
     setup = start(limits=LIMITS)
     setup.active.stop()
