@@ -23,7 +23,12 @@ from delugeserve.artifacts.config_message import (
     set_items,
 )
 from delugeserve.artifacts.config_rules import Artefact, ReplacedSetting, apply_rules, lower_warmup
-from delugeserve.artifacts.config_syntax import TextEditError, comments, unknown_fields
+from delugeserve.artifacts.config_syntax import (
+    TextEditError,
+    comments,
+    find_unknown_fields,
+    unknown_fields,
+)
 from delugeserve.artifacts.config_text import edit_text
 
 
@@ -94,15 +99,8 @@ def merge_config(
         if written.get(name) != generates.get(name)
     ]
     edited, lost = _write(text, found, merged)
-    unknown = [KeptSetting(name, value) for name, value in _unknown(edited, new).items()]
+    unknown = [KeptSetting(name, value) for name, value in unknown_fields(edited, new).items()]
     return ConfigMerge(edited, (*kept, *unknown), replaced, lost)
-
-
-def _unknown(text: str, message: Any) -> dict[str, str]:
-    try:
-        return unknown_fields(text, message)
-    except TextEditError:
-        return {}
 
 
 def _write(text: str, found: Any, merged: Any) -> tuple[str, tuple[str, ...]]:
@@ -120,7 +118,7 @@ def _write(text: str, found: Any, merged: Any) -> tuple[str, tuple[str, ...]]:
     except TextEditError:
         written = message_text(merged)
         try:
-            return written, (*comments(text), *unknown_fields(text, found))
+            return written, (*comments(text), *find_unknown_fields(text, found))
         except TextEditError:
             return written, ("comments and unknown fields",)
 

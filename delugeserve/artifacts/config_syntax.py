@@ -158,6 +158,17 @@ def find_fields(text: str) -> list[Entry]:
 def unknown_fields(text: str, message: Any) -> dict[str, str]:
     """Return the fields that a message type does not have, as they are written, by their place.
 
+    None are found in a text that cannot be parsed; see :func:`find_unknown_fields`.
+    """
+    try:
+        return find_unknown_fields(text, message)
+    except TextEditError:
+        return {}
+
+
+def find_unknown_fields(text: str, message: Any) -> dict[str, str]:
+    """Return the fields that a message type does not have, as they are written, by their place.
+
     Raises:
         TextEditError: the text cannot be parsed.
     """

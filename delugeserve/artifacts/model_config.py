@@ -10,7 +10,7 @@ from typing import Any
 
 from delugeserve.artifacts import labels
 from delugeserve.artifacts.config_message import parse
-from delugeserve.artifacts.config_syntax import TextEditError, unknown_fields
+from delugeserve.artifacts.config_syntax import unknown_fields
 from delugeserve.artifacts.interface import INPUT, PROBABILITIES
 from delugeserve.errors import RepositoryError
 from delugeserve.system.imports import require
@@ -339,15 +339,8 @@ def parse_config(path: Path) -> ModelConfig:
             )
             for step in message.ensemble_scheduling.step
         ),
-        unknown_fields=_unknown_fields(text, message),
+        unknown_fields=tuple(unknown_fields(text, message)),
     )
-
-
-def _unknown_fields(text: str, message: Any) -> tuple[str, ...]:
-    try:
-        return tuple(unknown_fields(text, message))
-    except TextEditError:
-        return ()
 
 
 def _tensor(pb: Any, message: Any, layout: str = "") -> Tensor:

@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
+from pictures import write_pictures
 from PIL import Image
 
 pytest.importorskip("onnxruntime", reason="the backends need the extra 'server'")
@@ -23,18 +23,8 @@ COLOURS = {"daisy, white": (220, 220, 210), "rose": (190, 30, 50), "Tülpe 郁�
 HANG_S = 600  # a guard against tests that hang, not a limit that a busy machine can meet
 
 
-def write_flowers(folder, count=30):
-    rng = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            size = (*rng.integers(40, 90, 2), 3)
-            pixels = rng.normal(colour, 25, size).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
-
-
 def test_a_folder_of_pictures_becomes_a_served_classifier(tmp_path):
-    write_flowers(tmp_path / "flowers")
+    write_pictures(tmp_path / "flowers", COLOURS, count=30)
     Image.new("RGB", (300, 200), COLOURS["rose"]).save(tmp_path / "a rose.png")
     environment = os.environ | {"COLUMNS": "100", "PYTHONUTF8": "1"}
 

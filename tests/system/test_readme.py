@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import skimage
+from pictures import write_pictures
 from PIL import Image
 
+FLOWERS = {"rose": (200, 30, 60), "tulip": (230, 200, 40)}
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -22,7 +23,7 @@ def test_the_readmes_sessions_run(tmp_path, console_commands):
     folder = Path(str(skimage.__file__)).parent / "data"
     for name, picture in (("cat", "chelsea.png"), ("rose", "rocket.jpg")):
         Image.open(folder / picture).convert("RGB").save(tmp_path / f"{name}.jpg")
-    write_flowers(tmp_path / "flowers")
+    write_pictures(tmp_path / "flowers", FLOWERS, count=10)
     session = [words[1:] for words in console_commands(README) if words[0] == "delugeserve"]
     first = ["export", "serve", "classify", "benchmark"]
     assert [line[0] for line in session] == [*first, "train", "export", "serve", "classify"]
@@ -56,17 +57,6 @@ def test_the_readmes_sessions_run(tmp_path, console_commands):
     pictures, flowers = answers
     assert re.search(r"cat\.jpg.*cat", pictures)
     assert re.search(r"rose\.jpg.*(rose|tulip)", flowers), "a class of the folder"
-
-
-def write_flowers(folder: Path) -> None:
-    """Write ten pictures of each of two classes: reddish and yellowish noise."""
-    rng = np.random.default_rng(0)
-    for name, colour in (("rose", (200, 30, 60)), ("tulip", (230, 200, 40))):
-        (folder / name).mkdir(parents=True)
-        for number in range(10):
-            noise = rng.integers(-30, 30, (70, 80, 3)) + np.array(colour)
-            picture = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
-            picture.save(folder / name / f"{number}.jpg")
 
 
 def stop(server: "subprocess.Popen[str] | None") -> None:

@@ -14,6 +14,7 @@ from rich.text import Text
 from delugeserve.artifacts.references import Reference, recognise, resolve_version
 from delugeserve.cli.options import Json, complete_models, with_default
 from delugeserve.cli.render.console import err_console, out, print_facts, print_json, print_table
+from delugeserve.cli.render.figures import percent
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.data.options import VAL_FRACTION
 from delugeserve.data.unreadable import OnUnreadable
@@ -221,10 +222,10 @@ def _print_report(report: Report, title: str, images_per_s: float, part: str = "
     out.print(f"[bold]{escape(title)} on {report.num_images:,} {part} images[/]")
     print_facts(
         {
-            "top-1 error": f"{report.top1_error:.2f} % (95 % interval {low:.2f} to {high:.2f})",
-            "top-5 error": _percent(report.top5_error),
+            "top-1 error": f"{percent(report.top1_error)} (95 % interval {low:.2f} to {high:.2f})",
+            "top-5 error": percent(report.top5_error),
             **_augmented(report),
-            "calibration error": f"{report.calibration_error:.2f} % (ECE)",
+            "calibration error": f"{percent(report.calibration_error)} (ECE)",
             "negative log-likelihood": f"{report.negative_log_likelihood:.3f}",
             "speed": f"{images_per_s:,.0f} images/s",
         }
@@ -251,13 +252,9 @@ def _augmented(report: Report) -> dict[str, str]:
         return {}
     flag = f"--tta {report.tta.augmentation}"
     return {
-        f"top-1 error, {flag}": _percent(report.tta.top1_error),
-        f"top-5 error, {flag}": _percent(report.tta.top5_error),
+        f"top-1 error, {flag}": percent(report.tta.top1_error),
+        f"top-5 error, {flag}": percent(report.tta.top5_error),
     }
-
-
-def _percent(error: float | None) -> str:
-    return "" if error is None else f"{error:.2f} %"
 
 
 def _mistake(one: ClassReport) -> str:

@@ -13,6 +13,7 @@ import typer
 from delugeserve.cli import recipe_options, training_options
 from delugeserve.cli.options import Json
 from delugeserve.cli.render.console import err_console, out, print_json, print_next, start_logging
+from delugeserve.cli.render.figures import percent
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.request import print_request
 from delugeserve.cli.render.resume import say_how_to_resume
@@ -178,8 +179,8 @@ def command(
     else:
         top5 = evaluation.top5_error
         out.print(
-            f"{path}: top-1 error {evaluation.top1_error:.2f} %"
-            + ("" if top5 is None else f", top-5 error {top5:.2f} %")
+            f"{path}: top-1 error {percent(evaluation.top1_error)}"
+            + ("" if top5 is None else f", top-5 error {percent(top5)}")
             + f" on {evaluation.num_images:,} {evaluation.split} images",
             markup=False,
         )

@@ -12,6 +12,7 @@ from rich.text import Text
 from delugeserve.artifacts.graphs import read_network
 from delugeserve.artifacts.remedies import export_command
 from delugeserve.cli.render.console import err_console, out, print_facts, print_table, print_warning
+from delugeserve.cli.render.figures import percent
 from delugeserve.cli.render.verification import print_verifications
 from delugeserve.system.hardware import describe_capabilities
 
@@ -216,8 +217,8 @@ def _test_errors(metrics: Mapping[str, Any]) -> str:
     top5 = metrics.get("top5_error")  # None for five classes or fewer
     images = metrics.get("num_images")
     return (
-        f"top-1 error {_percent(metrics['top1_error'])}"
-        + ("" if top5 is None else f", top-5 error {_percent(top5)}")
+        f"top-1 error {percent(metrics['top1_error'])}"
+        + ("" if top5 is None else f", top-5 error {percent(top5)}")
         + (
             f" on {images:,} {metrics.get('split', 'test')} images"
             if isinstance(images, int)
@@ -316,10 +317,6 @@ def _settings(values: Mapping[str, Any]) -> str:
         for key, value in values.items()
         if value not in ([], None, "")
     )
-
-
-def _percent(value: Any) -> str:
-    return f"{value:.2f} %" if isinstance(value, (int, float)) else f"{value} %"
 
 
 def _number(value: Any) -> str:

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from delugeserve.data.encoded import NEARBY, ImageStore
 from delugeserve.data.labels import number_names
-from delugeserve.data.readers.layout import Layout
-from delugeserve.data.readers.split_files import SplitFiles, common_path, find_files
+from delugeserve.data.readers.split_files import ShardedLayout, common_path, find_files
 from delugeserve.data.readers.tables import IMAGE_COLUMNS, LABEL_COLUMNS, list_rows
 from delugeserve.data.splits import Listing, SplitName
 from delugeserve.errors import DatasetError
@@ -26,7 +25,7 @@ from delugeserve.system.imports import require
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
 
-class _ParquetFiles(Layout):
+class _ParquetFiles(ShardedLayout):
     """Parquet files, one or more for each split.
 
     Args:
@@ -34,10 +33,6 @@ class _ParquetFiles(Layout):
     """
 
     form = "parquet"
-
-    def __init__(self, files: SplitFiles) -> None:
-        self.path, self.splits, self.divided = files.path, files.splits, files.divided
-        self._files = files
 
     def list_split(
         self, split: SplitName, *, limit: int | None = None, progress: Progress = NO_PROGRESS
@@ -63,12 +58,6 @@ class _ParquetFiles(Layout):
         store = _ParquetStore(files, np.array(starting, np.int64).reshape(-1, 3), len(numbers))
         source = common_path(files)
         return Listing(source, store, numbers, names or _class_names(_open(files[0])))
-
-    def missing(self, split: SplitName) -> DatasetError:
-        return self._files.missing(split)
-
-    def check(self, split: SplitName) -> None:
-        self._files.of(split)
 
 
 def find(path: Path) -> _ParquetFiles | None:

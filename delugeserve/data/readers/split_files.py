@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from delugeserve.data.readers.layout import Layout
 from delugeserve.data.splits import SPLIT_NAMES, SplitName, split_named
 from delugeserve.errors import DatasetError
 
@@ -76,6 +77,24 @@ class SplitFiles:
             path=self.path,
             name=split,
         )
+
+
+class ShardedLayout(Layout):
+    """One or more files for each split.
+
+    Args:
+        files: the files of each split.
+    """
+
+    def __init__(self, files: SplitFiles) -> None:
+        self.path, self.splits, self.divided = files.path, files.splits, files.divided
+        self._files = files
+
+    def missing(self, split: SplitName) -> DatasetError:  # noqa: D102
+        return self._files.missing(split)
+
+    def check(self, split: SplitName) -> None:  # noqa: D102
+        self._files.of(split)
 
 
 def find_files(path: Path, *suffixes: str) -> SplitFiles | None:

@@ -13,8 +13,12 @@ from delugeserve.artifacts.labels import check_class_names
 from delugeserve.data.encoded import FileStore
 from delugeserve.data.formats import is_image_file
 from delugeserve.data.labels import as_numbers, list_names, number_names
-from delugeserve.data.readers.layout import Layout
-from delugeserve.data.readers.split_files import SplitFiles, common_path, find_files
+from delugeserve.data.readers.split_files import (
+    ShardedLayout,
+    SplitFiles,
+    common_path,
+    find_files,
+)
 from delugeserve.data.skipped import SkippedFiles
 from delugeserve.data.splits import SPLIT_NAMES, Listing, SplitName, split_named
 from delugeserve.errors import DatasetError
@@ -60,7 +64,7 @@ class _Rows:
         self.places.append(other.places[row])
 
 
-class _Tables(Layout):
+class _Tables(ShardedLayout):
     """CSV files of paths and labels.
 
     Args:
@@ -70,8 +74,7 @@ class _Tables(Layout):
     form = "CSV"
 
     def __init__(self, files: SplitFiles) -> None:
-        self.path, self.splits, self.divided = files.path, files.splits, files.divided
-        self._files = files
+        super().__init__(files)
         self._rows: dict[SplitName, _Rows] = {}
         if not files.divided:
             (file,) = files.of("train")
@@ -97,7 +100,7 @@ class _Tables(Layout):
 
     def missing(self, split: SplitName) -> DatasetError:
         if self._files.divided:
-            return self._files.missing(split)
+            return super().missing(split)
         return DatasetError(
             f"{self.path} has no rows of the {split} split.",
             f"Add rows with '{split}' in the column '{_SPLIT_COLUMNS[0]}'.",

@@ -22,8 +22,7 @@ from delugeserve.artifacts.labels import check_class_names
 from delugeserve.data.encoded import ImageStore
 from delugeserve.data.formats import is_image_file
 from delugeserve.data.labels import as_numbers, number_names
-from delugeserve.data.readers.layout import Layout
-from delugeserve.data.readers.split_files import SplitFiles, common_path, find_files
+from delugeserve.data.readers.split_files import ShardedLayout, common_path, find_files
 from delugeserve.data.skipped import SkippedFiles
 from delugeserve.data.splits import Listing, SplitName, split_named
 from delugeserve.errors import DatasetError
@@ -35,7 +34,7 @@ _NAMES = ("classnames.txt", "classes.txt", "labels.txt")
 _LONGEST_LABEL = 2**16  # bytes
 
 
-class _Tars(Layout):
+class _Tars(ShardedLayout):
     """WebDataset archives, one or more for each split.
 
     Args:
@@ -43,10 +42,6 @@ class _Tars(Layout):
     """
 
     form = "WebDataset"
-
-    def __init__(self, files: SplitFiles) -> None:
-        self.path, self.splits, self.divided = files.path, files.splits, files.divided
-        self._files = files
 
     def list_split(
         self, split: SplitName, *, limit: int | None = None, progress: Progress = NO_PROGRESS
@@ -93,12 +88,6 @@ class _Tars(Layout):
             if (folder / name).is_file():
                 return tuple((folder / name).read_text("utf-8").splitlines())
         return None
-
-    def missing(self, split: SplitName) -> DatasetError:
-        return self._files.missing(split)
-
-    def check(self, split: SplitName) -> None:
-        self._files.of(split)
 
 
 def find(path: Path) -> _Tars | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     except FileNotFoundError:
         raise UsageError(
             f"There is no file {path} of API keys.",
-            f"Make one with: delugeserve keys add NAME --file {path}",
+            f"Make one with: delugeserve keys add NAME --file {shlex.quote(str(path))}",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
@@ -65,7 +66,8 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
         if not match:
             raise UsageError(
                 f"Line {number} of the API keys {path} is not a SHA-256 and a name.",
-                f"Remove the line, then use: delugeserve keys add NAME --file {path}",
+                "Remove the line, then use: delugeserve keys add NAME --file "
+                f"{shlex.quote(str(path))}",
             )
         keys.append(ApiKey(match[2], match[1]))
     return tuple(keys)
