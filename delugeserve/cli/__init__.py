@@ -25,6 +25,7 @@ from delugeserve.cli.commands import (
     export,
     gc,
     inspect,
+    keys,
     models,
     profile,
     promote,
@@ -94,7 +95,7 @@ _PANELS = {
     "Train and evaluate": (data, train, runs, evaluate),
     "Export": (export, verify, inspect, benchmark_engines),
     "Versions": (versions, promote, rollback, remove, gc),
-    "Serve": (serve, classify, benchmark),
+    "Serve": (serve, keys, classify, benchmark),
     "Experiments of the paper": (ablation, connectivity, profile),
 }
 
