@@ -242,8 +242,8 @@ pre {{ background: #8882; padding: .8rem; overflow-x: auto }}
 <button>Classify</button>
 </form>
 <h2>With curl</h2>
-<pre>curl --data-binary @cat.jpg 'http://localhost:8080/classify?top_k=3'
-curl -F {part}=@cat.jpg -F {part}=@ship.png http://localhost:8080/classify</pre>
+<pre>curl --data-binary @cat.jpg 'http://localhost:8000/classify?top_k=3'
+curl -F {part}=@cat.jpg -F {part}=@ship.png http://localhost:8000/classify</pre>
 <h2>Paths</h2>
 <table>
 {paths}
