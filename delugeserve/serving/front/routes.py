@@ -20,9 +20,8 @@ OPEN_METHODS = (
     "ModelConfig",
     "ModelStatistics",
     "ModelInfer",
+    "RepositoryIndex",  # lists the models; loading and unloading are closed
 )
-#: What the gateway may call besides: it lists the models.
-INTERNAL_METHODS = ("RepositoryIndex",)
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 #: Paths of the gateway, which anybody may ask for.
 PUBLIC_GATEWAY_PATHS = ("/healthz", "/readyz")
@@ -48,7 +47,7 @@ def route_configuration(
     if name == HTTP:
         made = _http_routes(settings, canary_share, gateways=gateways)
     else:
-        made = _grpc_routes(settings, canary_share, internal=name == INTERNAL)
+        made = _grpc_routes(settings, canary_share)
     scripts = {} if name == INTERNAL else filters.script_values(settings)
     return {
         "name": name,
@@ -66,15 +65,14 @@ def route_configuration(
     }
 
 
-def _grpc_routes(settings: FrontSettings, share: float, *, internal: bool) -> list[Config]:
+def _grpc_routes(settings: FrontSettings, share: float) -> list[Config]:
     limits = settings.limits
     action = _action("", share, limits, _grpc_retries(limits))
     # A client's own deadline ends the request here too.
     action["max_stream_duration"] = {"grpc_timeout_header_max": seconds(limits.answer_seconds)}
-    opened = (*OPEN_METHODS, *(INTERNAL_METHODS if internal else ()))
     return [
         _public({"match": {"path": HEALTH_METHOD}, "route": action}, settings),
-        *({"match": {"path": _SERVICE + method}, "route": action} for method in opened),
+        *({"match": {"path": _SERVICE + method}, "route": action} for method in OPEN_METHODS),
         _closed({"prefix": "/"}),
     ]
 
@@ -102,6 +100,7 @@ def _http_routes(settings: FrontSettings, share: float, *, gateways: bool) -> li
             "match": _method("safe_regex", {"regex": f"{_MODEL}/infer"}, "POST"),
             "route": action,
         },
+        {"match": _method("path", "/v2/repository/index", "POST"), "route": action},
         _closed({"prefix": "/v2"}),
         _answer({"prefix": "/"}, 404, "There is nothing at this address."),
     ]
