@@ -85,9 +85,7 @@ def _http_routes(settings: FrontSettings, share: float, *, gateways: bool) -> li
         for path in ("/v2/health/live", "/v2/health/ready")
     ]
     if gateways or settings.gateway_port is not None:
-        gateway = (
-            action if gateways else {"cluster": GATEWAY, "timeout": seconds(limits.answer_seconds)}
-        )
+        gateway = action if gateways else _gateway(limits)
         routes += [
             _public({"match": _method("path", path, "GET"), "route": gateway}, settings)
             for path in PUBLIC_GATEWAY_PATHS
@@ -104,6 +102,19 @@ def _http_routes(settings: FrontSettings, share: float, *, gateways: bool) -> li
         _closed({"prefix": "/v2"}),
         _answer({"prefix": "/"}, 404, "There is nothing at this address."),
     ]
+
+
+def _gateway(limits: Limits) -> Config:
+    """Return where requests for the gateway go. They wait while it is started again."""
+    return {
+        "cluster": GATEWAY,
+        "timeout": seconds(limits.answer_seconds),
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream,reset",
+            "num_retries": 10,
+            "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
+        },
+    }
 
 
 def _action(suffix: str, share: float, limits: Limits, retries: Config) -> Config:

@@ -13,6 +13,8 @@ from delugeserve.errors import DelugeServeError, MissingExtraError, UsageError
 from delugeserve.serving.gateway.settings import GatewaySettings, read_settings
 
 _DRAIN_SECONDS = 30  # that requests in flight have once the process is asked to stop
+# Longer than the hour that Envoy keeps an idle connection: the side that sends must close it.
+_KEEP_ALIVE_SECONDS = 2 * 3600
 _MOST_HEADER_BYTES = 64 * 1024
 
 
@@ -56,6 +58,7 @@ def run(settings: GatewaySettings) -> None:
         proxy_headers=False,
         ws="none",
         h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     listeners = [_listen(settings.host, settings.port)]

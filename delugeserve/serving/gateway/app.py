@@ -24,7 +24,7 @@ from delugeserve.serving.gateway.health import Readiness
 from delugeserve.serving.gateway.metrics import Metrics, collect
 from delugeserve.serving.gateway.parameters import Parameters, read_parameters
 from delugeserve.serving.gateway.settings import GatewaySettings
-from delugeserve.serving.gateway.sources import find_sources
+from delugeserve.serving.gateway.sources import find_sources, is_stopping
 from delugeserve.serving.gateway.upstream import Answer, Call, Endpoint, Upstream
 
 _T = TypeVar("_T")
@@ -46,7 +46,7 @@ class Gateway:
         self._admission = Admission(settings.limits)
         metrics.in_flight.set_function(lambda: self._admission.requests)
         metrics.held_bytes.set_function(lambda: self._admission.held)
-        self._readiness = Readiness(upstream)
+        self._readiness = Readiness(upstream, lambda: is_stopping(settings))
 
     async def classify(self, request: Request) -> Response:
         """Classify the images of a request."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +37,11 @@ class Readiness:
 
     Args:
         upstream: the server.
+        stopping: returns whether the server is about to end.
     """
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+    def __init__(self, upstream: Upstream, stopping: Callable[[], bool]) -> None:
+        self._upstream, self._stopping = upstream, stopping
         self._image = _probe_image()
         self._checking = asyncio.Lock()
         self._checked_at = float("-inf")
@@ -54,6 +56,8 @@ class Readiness:
         return self._health
 
     async def _check(self) -> Health:
+        if self._stopping():
+            return Health(False, {}, "The server is stopping.")
         try:
             names = list(await self._upstream.endpoints())
         except RequestError as error:

@@ -28,6 +28,11 @@ _FRESH = 15.0  # seconds after which a supervisor that writes each second counts
 _Samples = Iterable[tuple[Mapping[str, str], float]]
 
 
+def is_stopping(settings: GatewaySettings) -> bool:
+    """Return whether the supervisor says that the server is about to end."""
+    return settings.status is not None and _read(Path(settings.status)).get("state") == "stopping"
+
+
 def find_sources(settings: GatewaySettings) -> Sources:
     """Return where metrics are now: as the supervisor says, else as the settings say."""
     if settings.status is None:

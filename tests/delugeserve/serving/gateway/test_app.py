@@ -369,6 +369,16 @@ def test_a_server_without_models_is_not_ready(gateway, triton):
     assert gateway.get("/readyz").status == 503
 
 
+def test_a_server_that_is_stopping_is_not_ready(gateway, tmp_path):
+    status = tmp_path / "status.json"
+    gateway.set(status=str(status))
+    status.write_text('{"state": "stopping"}')
+    assert gateway.get("/readyz").status == 503
+    gateway.set()  # forgets what was found out
+    status.write_text('{"state": "serving"}')
+    assert gateway.get("/readyz").status == 200
+
+
 def test_readiness_asks_at_most_once_a_second(gateway, triton):
     async def together():
         return await asyncio.gather(*(call(gateway.app, "GET", "/readyz") for _ in range(20)))
