@@ -1,7 +1,8 @@
 """The command line: one file per command in :mod:`delugeserve.cli.commands`.
 
 Standard output is data, standard error is messages. Exit status: 0 for success, 1 for work that
-failed, 2 for a mistake the user can fix, 130 for Ctrl-C, 143 for SIGTERM.
+failed, 2 for a mistake the user can fix, 130 for Ctrl-C, 143 for SIGTERM. For ``serve``, both are the
+expected end, with status 0.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from delugeserve_client.errors import ClientError
 _EPILOG = (
     "Example: delugeserve export --model delugenet38\n\n"
     "Exit status: 0 success; 1 the work failed; 2 a mistake that you can fix; 130 Ctrl-C; "
-    "143 SIGTERM.\n\n"
+    "143 SIGTERM; 'serve' ends with 0 on both.\n\n"
     "Environment: DELUGESERVE_DATA is the default for --data.\n\n"
     "DelugeNets: Kuen et al., https://arxiv.org/abs/1611.05552"
 )
