@@ -1,8 +1,8 @@
 """The command line: one file per command in :mod:`delugeserve.cli.commands`.
 
 Standard output is data, standard error is messages. Exit status: 0 for success, 1 for work that
-failed, 2 for a mistake the user can fix, 130 for Ctrl-C, 143 for SIGTERM. For ``serve``, both are the
-expected end, with status 0.
+failed, 2 for a mistake the user can fix, 130 for Ctrl-C, 143 for SIGTERM. ``serve`` ends with 0
+on both.
 """
 
 from __future__ import annotations
