@@ -159,7 +159,8 @@ class ModelSpec:
 
 def _class_names(task: str) -> tuple[str, ...]:
     path = _PACKAGE / "data" / "classes" / f"{task}.txt"
-    return tuple(path.read_text(encoding="utf-8").splitlines())
+    # Not splitlines(), which ends a line at other characters too.
+    return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
 
 
 CIFAR10 = Task(

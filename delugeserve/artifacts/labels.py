@@ -64,4 +64,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
             f"{path} cannot be read: {error.strerror or error}.",
             "Copy the version again from where it was exported, or export the model again.",
         ) from error
+    return split_names(text)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    r"""Return the names in a text with one name per line; a line ends at ``\n`` only."""
     return tuple(text.removesuffix("\n").split("\n")) if text else ()

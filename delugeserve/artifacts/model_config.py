@@ -80,7 +80,8 @@ class ModelConfig:
         backend: what runs it; derived from ``platform`` if the file has no backend.
         artefact: file that the backend loads; empty for the backend's default.
         max_batch_size: most images in one batch.
-        versions: the versions to serve; empty for Triton's default, the newest.
+        versions: the versions to serve; empty if ``newest`` says which.
+        newest: number of the newest versions to serve, Triton's default is one; None for all.
         inputs: by name.
         outputs: by name.
         labels: files with class names by output, relative to the model's folder.
@@ -100,6 +101,7 @@ class ModelConfig:
     artefact: str = ""
     max_batch_size: int = 0
     versions: tuple[int, ...] = ()
+    newest: int | None = 1
     inputs: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     outputs: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -199,6 +201,10 @@ class ModelConfig:
         )
         if self.versions:
             message.version_policy.specific.versions.extend(self.versions)
+        elif self.newest is None:
+            message.version_policy.all.SetInParent()
+        elif self.newest > 1:
+            message.version_policy.latest.num_versions = self.newest
         for step in self.ensemble:
             message.ensemble_scheduling.step.add(
                 model_name=step.model,
@@ -315,6 +321,9 @@ def parse_config(path: Path) -> ModelConfig:
         artefact=message.default_model_filename,
         max_batch_size=message.max_batch_size,
         versions=tuple(message.version_policy.specific.versions),
+        newest=None
+        if message.version_policy.HasField("all")
+        else message.version_policy.latest.num_versions or 1,
         inputs={
             one.name: _tensor(pb, one, "" if one.format == 0 else one.Format.Name(one.format))
             for one in message.input

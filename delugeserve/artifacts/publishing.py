@@ -30,6 +30,7 @@ from delugeserve.artifacts.members import Member, configure_members
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig
 from delugeserve.artifacts.names import check_model_name
+from delugeserve.artifacts.repository import check_not_nested
 from delugeserve.artifacts.serving_records import GENERATED
 from delugeserve.artifacts.transaction import (
     LOCK,
@@ -180,10 +181,12 @@ def check_target(repository: Path, name: str) -> None:
         name: name of the model.
 
     Raises:
-        RepositoryError: the repository or the model's folder is a file, or cannot be written.
+        RepositoryError: the repository or the model's folder is a file, or cannot be written, or
+            the repository is the folder of a model.
         ModelNameError: no model can have this name.
     """
     check_model_name(name)
+    check_not_nested(repository)
     folder = repository / name
     for path, what in ((repository, "a model repository"), (folder, "the folder of a model")):
         if path.exists() and not path.is_dir():

@@ -92,6 +92,29 @@ def with_companions(models: Sequence[StoredModel]) -> list[StoredModel]:
     return found
 
 
+def check_not_nested(repository: Path) -> None:
+    """Refuse the folder of a model, or a folder in it, as a model repository.
+
+    Args:
+        repository: the folder; it need not exist.
+
+    Raises:
+        RepositoryError: it is one.
+    """
+    here = repository.absolute()
+    for folder, kind in ((here, "model"), (here.parent, "version"), (here.parent.parent, "")):
+        if (folder / CONFIG).is_file():
+            what = (
+                f"the folder of a {kind}" if kind and here.is_dir() else "inside a model's folder"
+            )
+            raise RepositoryError(
+                f"'{repository}' is {what}, not a model repository.",
+                "Give the folder that contains the model: --repository "
+                f"{shlex.quote(str(folder.parent))}",
+                repository,
+            )
+
+
 def list_names(repository: Path) -> list[str]:
     """Return the names of a repository's models, sorted, without their companions.
 
@@ -99,6 +122,7 @@ def list_names(repository: Path) -> list[str]:
         RepositoryError: there is no repository, or no model in it.
     """
     if not repository.is_dir():
+        check_not_nested(repository)
         raise RepositoryError(
             f"There is no model repository at '{repository}'.",
             _export_into(repository),
@@ -119,15 +143,7 @@ def list_names(repository: Path) -> list[str]:
             repository,
         ) from None
     if not names:
-        here = repository.absolute()
-        for folder, kind in ((here, "model"), (here.parent, "version")):
-            if (folder / CONFIG).is_file():
-                raise RepositoryError(
-                    f"'{repository}' is the folder of a {kind}, not a model repository.",
-                    "Give the folder that contains the model: --repository "
-                    f"{shlex.quote(str(folder.parent))}",
-                    repository,
-                )
+        check_not_nested(repository)
         raise RepositoryError(
             f"There is no model in the repository '{repository}'.",
             _export_into(repository),

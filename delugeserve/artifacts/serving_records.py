@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from delugeserve.artifacts.config_message import message_text, parse
-from delugeserve.artifacts.interface import INPUT
 from delugeserve.artifacts.labels import FILE_NAME as LABELS
 from delugeserve.artifacts.manifest import Manifest, find_manifest
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig, Tensor, parse_config
+from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
 from delugeserve.artifacts.repository import version_numbers
 from delugeserve.errors import RepositoryError
 
@@ -118,8 +118,11 @@ def _adapt(config: ModelConfig, manifest: Manifest) -> ModelConfig:
         config,
         artefact=manifest.artefact,
         max_batch_size=largest,
-        inputs={INPUT: Tensor("TYPE_UINT8", (size, size, 3))},
+        inputs={
+            name: dataclasses.replace(one, dims=(size, size, 3))
+            for name, one in config.inputs.items()
+        },
         outputs=dict.fromkeys(config.outputs, Tensor("TYPE_FP32", (task.num_classes,))),
         warmup_batches=tuple(sorted({1, largest})) if config.warmup_batches else (),
-        parameters={**config.parameters, "resize_size": str(task.resize_size)},
+        parameters={**config.parameters, **preprocessing_parameters(preprocessing_of(task))},
     )

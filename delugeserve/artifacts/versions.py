@@ -18,6 +18,7 @@ from delugeserve.artifacts.repository import (
     list_names,
     version_numbers,
 )
+from delugeserve.artifacts.served_labels import LabelFault, find_label_faults
 from delugeserve.artifacts.transaction import lock_for_reading
 from delugeserve.errors import RepositoryError
 from delugeserve.system.files import sha256
@@ -53,6 +54,7 @@ class Version:
         files: all files but the manifest.
         labels: class names.
         config: how it is served; None without a configuration.
+        label_faults: outputs that answer with the labels of another version.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Version:
     files: tuple[StoredFile, ...]
     labels: tuple[str, ...]
     config: ModelConfig | None
+    label_faults: tuple[LabelFault, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,10 +181,13 @@ def read_version(folder: Path) -> Version:
     manifest = read_manifest(folder)
     model = folder.parent
     config = served = None
+    faults: list[LabelFault] = []
     if (model / CONFIG).is_file():
         config = read_config(model)
         (stored,) = find_models(model.parent, [model.name])
         served = str(stored.version) == folder.name
+        if served:
+            faults = find_label_faults(model, config)
     label_file = folder / labels.FILE_NAME
     return Version(
         folder=folder,
@@ -192,6 +198,7 @@ def read_version(folder: Path) -> Version:
         files=compare_files(folder, manifest),
         labels=labels.read_labels(label_file) if label_file.is_file() else (),
         config=config,
+        label_faults=tuple(faults),
     )
 
 
@@ -239,6 +246,8 @@ def _read_model(repository: Path, name: str) -> RepositoryModel:
             manifest = read_manifest(folder)
         except RepositoryError as error:
             fault = error.problem
+    for found in find_label_faults(stored.folder, config):
+        fault = f"In '{name}', {found.problem}. {found.remedy}"
     return RepositoryModel(
         name,
         stored.version,

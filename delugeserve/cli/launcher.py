@@ -54,7 +54,7 @@ def print_container_command(
         RepositoryError: there is no repository, or no model in it.
         PlanError: no image is known for a plan.
     """
-    from delugeserve.artifacts.repository import find_models, with_companions
+    from delugeserve.artifacts.served_labels import models_to_serve
     from delugeserve.serving.containers import container_command
 
     if launcher is None:
@@ -70,7 +70,7 @@ def print_container_command(
     found = container_command(
         launcher,
         repository,
-        with_companions(find_models(repository, names)),
+        models_to_serve(repository, names),
         host=host,
         ports=ports,
         selected=bool(names),

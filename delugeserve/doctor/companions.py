@@ -13,7 +13,7 @@ from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig, read_config
 from delugeserve.artifacts.preprocessing import DIGEST
 from delugeserve.artifacts.remedies import export_command
-from delugeserve.artifacts.repository import StoredModel, served_version
+from delugeserve.artifacts.repository import StoredModel, repository_option, served_version
 from delugeserve.doctor.findings import Finding
 from delugeserve_client.preprocessing import Preprocessing
 
@@ -43,21 +43,21 @@ def check_companions(model: StoredModel, config: ModelConfig) -> Iterator[Findin
                 model,
                 f"{folder.name} serves version {version}, but version {model.version} of "
                 f"{model.name} is served, so it is left out",
+                folder,
             )
         elif steps - {model.version}:
             listed = ", ".join(map(str, sorted(steps)))
             yield _problem(
-                model, f"{folder.name} runs version {listed} of its models, not {model.version}"
+                model,
+                f"{folder.name} runs version {listed} of its models, not {model.version}",
+                folder,
             )
         if companion.max_batch_size > config.max_batch_size >= 1:
-            yield Finding(
-                "repository",
-                model.name,
-                "problem",
+            yield _problem(
+                model,
                 f"{folder.name} takes batches up to {companion.max_batch_size}, but {model.name} "
                 f"up to {config.max_batch_size}: the server refuses to load it",
-                f"Write max_batch_size: {config.max_batch_size} in "
-                f"{shlex.quote(str(folder / CONFIG))}.",
+                folder,
             )
         digest, expected = companion.parameters.get(DIGEST), config.parameters.get(DIGEST)
         if digest != expected:
@@ -100,7 +100,12 @@ def _check_digest(model: StoredModel, config: ModelConfig) -> Iterator[Finding]:
         )
 
 
-def _problem(model: StoredModel, text: str) -> Finding:
-    manifest = find_manifest(model.folder, model.version)
-    remedy = f"Export it again with: {export_command(model.folder, manifest)}"
+def _problem(model: StoredModel, text: str, companion: Path | None = None) -> Finding:
+    """Return a problem that ``promote`` mends where the companion has the version, or an export."""
+    if companion is not None and (companion / str(model.version)).is_dir():
+        option = repository_option(model.folder.parent)
+        remedy = f"Mend it with: delugeserve promote {model.name} {model.version}{option}"
+    else:
+        manifest = find_manifest(model.folder, model.version)
+        remedy = f"Export it again with: {export_command(model.folder, manifest)}"
     return Finding("repository", model.name, "problem", text, remedy)

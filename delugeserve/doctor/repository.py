@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from delugeserve.artifacts.companions import find_companions
 from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.manifest import FILE_NAME
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
@@ -16,7 +17,9 @@ from delugeserve.artifacts.repository import (
     StoredModel,
     find_models,
     list_names,
+    repository_option,
 )
+from delugeserve.artifacts.served_labels import find_label_faults
 from delugeserve.artifacts.versions import Version, read_version
 from delugeserve.doctor.companions import check_companions, find_orphans
 from delugeserve.doctor.findings import Finding, Status
@@ -124,8 +127,8 @@ def _no_version(stored: StoredModel) -> Finding:
             stored.name,
             "problem",
             f"{CONFIG} serves a version that does not exist (there is {', '.join(others)})",
-            f"Write version_policy {{ specific {{ versions: {others[-1]} }} }} in "
-            f"{_quote(stored.folder / CONFIG)}.",
+            f"Serve one of them with: delugeserve promote {stored.name} {others[-1]}"
+            f"{repository_option(stored.folder.parent)}",
         )
     return _finding(
         stored.name,
@@ -174,20 +177,15 @@ def _check_files(served: _Served) -> Iterator[Finding]:
 
 
 def _check_labels(served: _Served) -> Iterator[Finding]:
-    number = served.version.number
+    faults = find_label_faults(served.stored.folder, served.config)
+    for companion in find_companions(served.stored.folder):
+        faults += find_label_faults(companion, read_config(companion))
+    for fault in faults:
+        yield _finding(served.name, "problem", fault.problem, fault.remedy)
+    wrong = {fault.output for fault in faults}
     for output, name in served.config.labels.items():
-        first, *rest = PurePosixPath(name).parts
         path = served.stored.folder / name
-        remedy = served.export_again()
-        if rest and first.isdecimal() and first != number:
-            text = (
-                f"the labels of {output} are those of version {first} ({name}), but version "
-                f"{number} is served"
-            )
-            own = PurePosixPath(number, *rest)
-            if (served.stored.folder / own).is_file():
-                remedy = f'Write label_filename: "{own}" for {output} in {served.config_path}.'
-        elif not path.is_file():
+        if not path.is_file():
             text = f"{name}, the labels of {output}, is missing"
         elif (labels := len(read_labels(path))) != (
             values := served.config.num_classes.get(output)
@@ -195,7 +193,8 @@ def _check_labels(served: _Served) -> Iterator[Finding]:
             text = f"{name} has {labels} labels, but {output} has {values} values"
         else:
             continue
-        yield _finding(served.name, "problem", text, remedy)
+        if output not in wrong:
+            yield _finding(served.name, "problem", text, served.export_again())
 
 
 def _check_fields(served: _Served) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from delugeserve.artifacts.repository import find_models, with_companions
+from delugeserve.artifacts.served_labels import models_to_serve
 from delugeserve.errors import UsageError
 from delugeserve.serving import ports
 from delugeserve.serving.private_folder import sweep
@@ -66,7 +66,7 @@ def serve(
         ServerError: a model did not load, or the server died.
     """
     progress.stage("start the server")
-    stored = with_companions(find_models(repository, models))
+    stored = models_to_serve(repository, models)
     installation = find_tritonserver(tritonserver)
     sweep()
     address = ports.resolve_host(host)

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from delugeserve.artifacts.interface import Infer
 from delugeserve.artifacts.manifest import Manifest, check_files, read_manifest
+from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
+from delugeserve.artifacts.model_config import read_config
+from delugeserve.artifacts.served_labels import check_served_labels, served_versions
 from delugeserve.errors import DelugeServeError, RepositoryError, reason_of
 from delugeserve.runtimes import choose_backend
 from delugeserve.runtimes.base import Backend, load_runs
@@ -89,7 +92,8 @@ def verify_version(
         The result, passed or failed.
 
     Raises:
-        RepositoryError: there is no version, its files have changed, or its runtime cannot load it.
+        RepositoryError: there is no version, its files have changed, its runtime cannot load it, or
+            it is served with the labels of another version.
         DatasetError: the version was verified on none of ``images``.
         MissingExtraError: its runtime is not installed.
         UsageError: ``infer`` raised it; the manifest stays as it was.
@@ -97,6 +101,7 @@ def verify_version(
     manifest = read_manifest(folder)
     precision = manifest.precision
     check_files(folder, manifest)
+    _check_labels(folder.resolve())
     evidence = read_evidence(folder, manifest.evidence).select(images)
     if centred:
         evidence = centred_evidence(evidence)
@@ -131,6 +136,14 @@ def verify_version(
     except OSError as error:
         return VerificationOutcome(manifest, error.strerror or str(error))
     return VerificationOutcome(manifest)
+
+
+def _check_labels(folder: Path) -> None:
+    model = folder.parent
+    if (model / CONFIG).is_file() and folder.name.isdecimal():
+        config = read_config(model)
+        if int(folder.name) in served_versions(model, config):
+            check_served_labels(model, config)
 
 
 @contextmanager

@@ -152,6 +152,8 @@ def print_version(found: Version) -> None:
     )
     out.print()
     print_verifications(found.manifest)
+    for fault in found.label_faults:
+        print_warning(f"In '{found.model}', {fault.problem}. {fault.remedy}")
     if any(file.state in ("changed", "missing") for file in found.files):
         command = export_command(found.folder.parent, found.manifest)
         print_warning(f"Files differ from those that were exported. Export them again: {command}")

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from delugeserve.artifacts.labels import check_class_names
+from delugeserve.artifacts.labels import check_class_names, split_names
 from delugeserve.data.encoded import ImageStore
 from delugeserve.data.formats import is_image_file
 from delugeserve.data.labels import as_numbers, number_names
@@ -86,7 +86,7 @@ class _Tars(ShardedLayout):
         folder = self.path if self.path.is_dir() else self.path.parent
         for name in _NAMES:
             if (folder / name).is_file():
-                return tuple((folder / name).read_text("utf-8").splitlines())
+                return split_names((folder / name).read_text("utf-8"))
         return None
 
 

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delugeserve.artifacts.labels import FILE_NAME, check_class_names, read_labels, write_labels
+from delugeserve.artifacts.labels import (
+    FILE_NAME,
+    check_class_names,
+    read_labels,
+    split_names,
+    write_labels,
+)
 from delugeserve.errors import ClassNameError, RepositoryError
 
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
@@ -46,3 +52,15 @@ def test_lines_end_at_newlines_only(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(RepositoryError, match=FILE_NAME):
         read_labels(tmp_path / FILE_NAME)
+
+
+def test_nothing_else_splits_names(tmp_path):
+    """The classes of the registry and of archives are read alike."""
+    for split in (split_names, lambda text: read_labels(write(tmp_path, text))):
+        assert split("tabby\u2028cat\ndog\x85fox\n") == ("tabby\u2028cat", "dog\x85fox")
+
+
+def write(folder, text):
+    path = folder / FILE_NAME
+    path.write_bytes(text.encode())
+    return path

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from delugeserve.artifacts.repository import find_models
+from delugeserve.artifacts.publishing import check_target
+from delugeserve.artifacts.repository import find_models, list_names
 from delugeserve.errors import RepositoryError, UnknownNameError
 
 COMPLETE = """
@@ -94,3 +95,14 @@ def test_names_that_the_server_cannot_load(tmp_path: Path):
     with pytest.raises(RepositoryError, match="'original'") as caught:
         find_models(tmp_path)
     assert caught.value.path == tmp_path / "renamed" / "config.pbtxt"
+
+
+@pytest.mark.parametrize("place", ["model", "model/1", "model/new", "model/1/new"])
+def test_a_folder_of_a_model_is_no_repository(tmp_path: Path, place: str):
+    """Neither to serve from nor to export into, which would nest one in it."""
+    (add(tmp_path, "model") / "1").mkdir()
+    for use in (list_names, lambda folder: check_target(folder, "model")):
+        with pytest.raises(RepositoryError) as caught:
+            use(tmp_path / place)
+        assert caught.value.remedy.endswith(f"--repository {tmp_path}")
+    check_target(tmp_path, "model")
