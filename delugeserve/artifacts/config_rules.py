@@ -301,6 +301,8 @@ class _Rules:
                 reason = f"max_batch_size is {largest}"
             elif inputs != tensors:
                 reason = "its input is not the artefact's"
+            elif warmup in self._new.model_warmup and _has_size(final, warmup.batch_size):
+                continue
             else:
                 final.append(warmup)
                 continue
@@ -317,10 +319,16 @@ class _Rules:
             [warmup.batch_size for warmup in config.model_warmup] if config else []
             for config in (self._before, self._found, self._new)
         )
-        if before and new and max(before) not in found:
+        # A person who lowered max_batch_size may have lowered the warm-up with it.
+        lowered = max(found, default=0) == self._found.max_batch_size
+        if before and new and max(before) not in found and not lowered:
             left = [one for one in self._merged.model_warmup if one.batch_size != max(new)]
             del self._merged.model_warmup[:]
             self._merged.model_warmup.extend(left)
+
+
+def _has_size(warmups: Sequence[Any], size: int) -> bool:
+    return any(warmup.batch_size == size for warmup in warmups)
 
 
 def _text(value: Any) -> str:
