@@ -82,6 +82,7 @@ def _log_to_stdout(settings: GatewaySettings) -> None:
     logging.basicConfig(
         stream=sys.stdout, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of each damaged body
     access = logging.getLogger("delugeserve.access")
     access.setLevel(logging.INFO if settings.access_log else logging.CRITICAL)
     access.propagate = False

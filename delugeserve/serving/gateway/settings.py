@@ -32,7 +32,7 @@ class GatewayLimits:
     image_bytes: int = 32 * _MIB
     request_bytes: int = 64 * _MIB
     images: int = 32
-    requests: int = 64
+    requests: int = 256
     buffered_bytes: int = 512 * _MIB
     body_seconds: float = 30.0
     seconds: float = 30.0
