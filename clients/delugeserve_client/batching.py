@@ -19,6 +19,8 @@ from delugeserve_client.preprocessing import ImageLike, Pixels, source_name
 from delugeserve_client.results import Classification
 from delugeserve_client.served import ServedModel, parse_predictions
 
+LOGITS = "logits"
+
 OnError: TypeAlias = Literal["raise", "return"]
 
 # Requests in flight: one being computed, one waiting, and a margin for servers with several
@@ -128,7 +130,9 @@ def check_batch(batch: Pixels, model: ServedModel, output: str) -> None:
         known = sorted(model.outputs)
         raise OutputError(
             f"The model '{model.name}' has no output '{output}'.",
-            f"Use one of: {', '.join(known)}.",
+            "Use probabilities, or export the model with --outputs logits,probabilities."
+            if output == LOGITS
+            else f"Use one of: {', '.join(known)}.",
             output=output,
             known=known,
         )

@@ -110,7 +110,7 @@ class Classifier:
         Args:
             batch: uint8 ``[N, H, W, 3]``, RGB, with the model's H and W. N may be any number: the
                 batch is split into requests.
-            output: ``probabilities`` or ``logits``.
+            output: ``probabilities``, or ``logits`` of a model that was exported with them.
 
         Returns:
             float32 ``[N, classes]``.

@@ -32,11 +32,13 @@ class Tensor:
         dtype: Triton's name of its type, such as ``TYPE_UINT8``.
         dims: shape without the batch dimension; -1 for a free size.
         format: Triton's name of an image's layout, such as ``FORMAT_NHWC``; empty for none.
+        ragged: the server may join requests of different free sizes to a batch.
     """
 
     dtype: str
     dims: tuple[int, ...]
     format: str = ""
+    ragged: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ class ModelConfig:
                     data_type=pb.DataType.Value(one.dtype),
                     dims=one.dims,
                     format=pb.ModelInput.Format.Value(one.format or "FORMAT_NONE"),
+                    allow_ragged_batch=one.ragged,
                 )
                 for name, one in self.inputs.items()
             ],
@@ -325,10 +328,18 @@ def parse_config(path: Path) -> ModelConfig:
         if message.version_policy.HasField("all")
         else message.version_policy.latest.num_versions or 1,
         inputs={
-            one.name: _tensor(pb, one, "" if one.format == 0 else one.Format.Name(one.format))
+            one.name: Tensor(
+                pb.DataType.Name(one.data_type),
+                tuple(one.dims),
+                one.Format.Name(one.format) if one.format else "",
+                one.allow_ragged_batch,
+            )
             for one in message.input
         },
-        outputs={one.name: _tensor(pb, one) for one in message.output},
+        outputs={
+            one.name: Tensor(pb.DataType.Name(one.data_type), tuple(one.dims))
+            for one in message.output
+        },
         labels={one.name: one.label_filename for one in message.output if one.label_filename},
         instance_groups=tuple(
             # Triton reads a missing count as 1.
@@ -350,7 +361,3 @@ def parse_config(path: Path) -> ModelConfig:
         ),
         unknown_fields=tuple(unknown_fields(text, message)),
     )
-
-
-def _tensor(pb: Any, message: Any, layout: str = "") -> Tensor:
-    return Tensor(pb.DataType.Name(message.data_type), tuple(message.dims), layout)

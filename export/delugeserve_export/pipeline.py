@@ -247,7 +247,7 @@ def _stage_companions(plan: ExportPlan, config: ModelConfig, workspace: Path) ->
     home = workspace / "companions"
     home.mkdir()
     task = plan.spec.task
-    return stage_companions(config, preprocessing_of(task), task.class_names, home)
+    return stage_companions(config, preprocessing_of(task), task.class_names, home, plan.decoder)
 
 
 def _parameters_of_precision() -> frozenset[str]:

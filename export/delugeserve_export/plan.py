@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import get_args
 
 from delugeserve.artifacts.changes import (
     Changes,
@@ -19,6 +20,7 @@ from delugeserve.artifacts.changes import (
 )
 from delugeserve.artifacts.checkpoints import read_header
 from delugeserve.artifacts.companions import companion_names
+from delugeserve.artifacts.image_models import Decoder
 from delugeserve.artifacts.interface import LOGITS, PROBABILITIES, Precision, SumForm
 from delugeserve.artifacts.publishing import check_target, free_version
 from delugeserve.artifacts.references import recognise, resolve_checkpoint
@@ -80,6 +82,7 @@ class ExportPlan:
         keep_evidence: keep the images of ``data`` in the version.
         outputs: the outputs that clients of a server can ask for.
         image_model: publish the models that take encoded images, too.
+        decoder: what decodes encoded images on the server.
     """
 
     spec: ModelSpec
@@ -102,6 +105,7 @@ class ExportPlan:
     keep_evidence: bool
     outputs: tuple[str, ...] = (PROBABILITIES,)
     image_model: bool = True
+    decoder: Decoder = "python"
 
     @property
     def image_model_name(self) -> str | None:
@@ -160,6 +164,7 @@ def plan_export(
     int8: Int8Options | None = None,
     outputs: Sequence[str] = (PROBABILITIES,),
     image_model: bool = True,
+    decoder: str = "python",
 ) -> ExportPlan:
     """Check the options of an export and work out what it will do on this machine.
 
@@ -188,6 +193,8 @@ def plan_export(
             TensorRT always has both, since Triton's backend for it insists on that.
         image_model: publish the models that take encoded images, too; see
             :mod:`delugeserve.artifacts.image_models`.
+        decoder: what decodes encoded images on the server: ``python`` (Pillow), or ``dali`` for a
+            server with NVIDIA GPUs and Triton's DALI backend.
 
     Returns:
         The plan; nothing has been written.
@@ -238,6 +245,7 @@ def plan_export(
         keep_evidence=keep_evidence,
         outputs=_choose_outputs(outputs, chosen_backend),
         image_model=image_model,
+        decoder=_choose_decoder(decoder),
     )
 
 
@@ -252,6 +260,14 @@ def _choose_outputs(names: Sequence[str], backend: Backend) -> tuple[str, ...]:
             "Use --outputs logits,probabilities.",
         )
     return tuple(name for name in known if name in names or backend.offers_all_outputs)
+
+
+def _choose_decoder(name: str) -> Decoder:
+    known: tuple[Decoder, ...] = get_args(Decoder)
+    for one in known:
+        if name == one:
+            return one
+    raise UnknownNameError("decoder", name, known)
 
 
 def _find_source(

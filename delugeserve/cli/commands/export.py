@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
+from delugeserve.artifacts.image_models import Decoder
 from delugeserve.artifacts.interface import Precision, SumForm
 from delugeserve.artifacts.records import CalibrationMethod
 from delugeserve.cli.options import DEFAULT_REPOSITORY, Repository, complete_models, with_default
@@ -196,6 +197,15 @@ def command(
             rich_help_panel=_SERVING,
         ),
     ] = True,
+    decoder: Annotated[
+        Decoder,
+        typer.Option(
+            metavar="NAME",
+            help="Decoder of NAME_image: python (Pillow, on the CPU) or dali (on an NVIDIA GPU, in "
+            "NVIDIA's Triton container).",
+            rich_help_panel=_SERVING,
+        ),
+    ] = "python",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the options and print what would be done.")
     ] = False,
@@ -235,6 +245,7 @@ def command(
         int8=int8 if int8 != Int8Options() else None,
         outputs=[name.strip() for name in outputs.split(",")],
         image_model=image_model,
+        decoder=decoder,
     )
     if dry_run:
         if json:

@@ -97,6 +97,14 @@ def check_backend(model: StoredModel, backends: Path) -> None:
 
 def _missing_backend(model: StoredModel, known: Sequence[str]) -> ServerError:
     manifest = find_manifest(model.folder, model.version)
+    if model.companion_of:
+        return ServerError(
+            f"Model '{model.name}' needs the backend '{model.backend}', which this server does not "
+            f"have (it has {', '.join(known)}).",
+            f"Export '{model.companion_of}' again with --decoder python, or give a server that has "
+            "it with --tritonserver.",
+            reasons={model.name: f"The server does not have the backend '{model.backend}'."},
+        )
     kind = "Python-based backend" if model.runtime == PYTHON_RUNTIME else "backend"
     return ServerError(
         f"Model '{model.name}' needs the {kind} '{model.backend}', which this server does not "

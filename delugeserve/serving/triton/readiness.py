@@ -7,7 +7,7 @@ import time
 from types import ModuleType
 from typing import Any
 
-from delugeserve.artifacts.image_models import PROBE_IMAGE
+from delugeserve.artifacts.image_models import probe
 from delugeserve.serving.triton import diagnosis
 from delugeserve.serving.triton.log import tidy
 from delugeserve.serving.triton.server import TritonServer
@@ -85,13 +85,12 @@ def _infer_zeros(grpc: ModuleType, client: Any, model: str, timeout: float) -> N
     metadata = client.get_model_metadata(model, client_timeout=timeout)
     inputs = []
     for tensor in metadata.inputs:
-        # A size of -1 is the batch, or any size at all.
-        shape = [1 if size < 0 else size for size in tensor.shape]
-        inputs.append(grpc.InferInput(tensor.name, shape, tensor.datatype))
-        if tensor.datatype == "BYTES":
-            values = np.full(shape, PROBE_IMAGE, np.object_)
-        else:
+        values = probe(tensor.datatype, tensor.shape)
+        if values is None:
+            # A size of -1 is the batch, or any size at all.
+            shape = [1 if size < 0 else size for size in tensor.shape]
             values = np.zeros(shape, triton_to_np_dtype(tensor.datatype))
+        inputs.append(grpc.InferInput(tensor.name, list(values.shape), tensor.datatype))
         inputs[-1].set_data_from_numpy(values)
     client.infer(model, inputs, client_timeout=timeout)
 

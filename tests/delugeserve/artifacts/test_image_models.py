@@ -25,6 +25,7 @@ from delugeserve.artifacts.image_models import (
     ensemble_config,
     stage_companions,
     write_decoder,
+    write_pipeline,
 )
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config
 from delugeserve_client.preprocessing import Preprocessing
@@ -99,9 +100,9 @@ def test_companions_are_known_by_name_and_parameter(tmp_path):
 def test_what_is_staged(tmp_path):
     decoder, ensemble = stage_companions(MODEL, PREPROCESSING, ("a", "b", "c"), tmp_path)
     assert [one.name for one in (decoder, ensemble)] == list(companion_names("net"))
-    assert (ensemble.staged / "labels.txt").read_text() == "a\nb\nc\n"
-    assert (decoder.staged / "model.py").is_file()
-    assert not (decoder.staged / "labels.txt").exists()
+    assert (ensemble.files / "labels.txt").read_text() == "a\nb\nc\n"
+    assert (decoder.files / "model.py").is_file()
+    assert not (decoder.files / "labels.txt").exists()
 
 
 def test_the_decoder_needs_numpy_and_pillow_alone(tmp_path):
@@ -241,6 +242,50 @@ def test_damaged_images_do_not_disturb_their_neighbours(load, kind):
 def test_another_preprocessing_is_refused(load, pb_utils, parameters, says):
     with pytest.raises(pb_utils.TritonModelException, match=says):
         load(**parameters)
+
+
+def test_a_decoder_for_dali(tmp_path):
+    decoder, ensemble = stage_companions(
+        MODEL, PREPROCESSING, ("a", "b", "c"), tmp_path, decoder="dali"
+    )
+    config = text_format.Parse(decoder.record, pb.ModelConfig())
+    assert config.backend == "dali"
+    assert (config.input[0].data_type, list(config.input[0].dims)) == (pb.TYPE_UINT8, [-1])
+    assert config.input[0].allow_ragged_batch
+    assert text_format.Parse(ensemble.record, pb.ModelConfig()).input[0].data_type == pb.TYPE_UINT8
+    (pipeline,) = decoder.files.iterdir()
+    assert pipeline.name == "dali.py"
+    assert "RESIZE_SIZE, BATCH_SIZE = 16, 16, 20, 8\n" in pipeline.read_text()
+
+
+def test_the_pipeline_for_dali_gives_nearly_the_clients_pixels(tmp_path):
+    pytest.importorskip("nvidia.dali", reason="needs DALI (nvidia-dali-cuda120)")
+    skimage = pytest.importorskip("skimage.data", reason="needs photographs (scikit-image)")
+    images = []
+    for name, orientation in (("astronaut", 1), ("chelsea", 6), ("coffee", 3)):
+        stream, exif = io.BytesIO(), Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(getattr(skimage, name)()).save(stream, "JPEG", quality=92, exif=exif)
+        images.append(stream.getvalue())
+    preprocessing = Preprocessing(224, 168, 200)
+    write_pipeline(tmp_path, MODEL, preprocessing)
+    script = (tmp_path / "dali.py").read_text()
+    on_cpu = script.replace('DECODER, DEVICE = "mixed", 0', 'DECODER, DEVICE = "cpu", None')
+    assert on_cpu != script
+    (tmp_path / "dali_on_cpu.py").write_text(on_cpu)
+    spec = importlib.util.spec_from_file_location("dali_on_cpu", tmp_path / "dali_on_cpu.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["dali_on_cpu"] = module  # DALI reads the source of the function
+    spec.loader.exec_module(module)
+    pipeline = module.decoder()
+    pipeline.build()
+    pipeline.feed_input(ENCODED, [np.frombuffer(one + bytes(9), np.uint8) for one in images])
+    (found,) = pipeline.run()
+    expected = np.stack([preprocessing(image) for image in images]).astype(int)
+    difference = np.abs(found.as_array() - expected)
+    assert difference.mean() < 0.3
+    assert difference.max() < 20
+    assert pipeline.serialize()
 
 
 def test_the_probe_is_an_image():
