@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import shutil
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -196,3 +198,24 @@ def test_the_user_who_can_read_the_repository_runs_it(stored, monkeypatch):
     assert values(podman, "--userns") == ["keep-id"]
     monkeypatch.setattr(os, "getuid", lambda: 0)  # then the image's own user does
     assert not values(container_command("docker", model.folder.parent, [model]).run, "--user")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "tensorrt"])
+def test_docker_itself_parses_it(stored, backend):
+    """Its command line checks the options before it looks for a daemon, of which there is none."""
+    if shutil.which("docker") is None:
+        pytest.skip("needs docker")
+    model = stored("a, b", backend, built_by="10.13.3.9")
+    ports = {"grpc": 9001, "http": 0, "metrics": 8002}
+    command = container_command("docker", model.folder.parent, [model], ports=ports).run
+
+    def complaint(words):
+        environment = {**os.environ, "DOCKER_HOST": "unix:///nonexistent"}
+        result = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode != 0
+        return result.stderr
+
+    assert "Cannot connect" in complaint(command)
+    assert "unknown flag" in complaint(
+        [word.replace("--cap-drop", "--cap-dorp") for word in command]
+    )
