@@ -22,6 +22,8 @@ from image_decoding import photographs
 
 from delugeserve import find_model, serve
 from delugeserve.artifacts.preprocessing import preprocessing_of
+from delugeserve_client.address import parse_address
+from delugeserve_client.triton import channel_arguments
 from delugeserve_export import export, plan_export
 
 METHOD = """The images are JPEGs of 500 x 375. A closed loop: each of some client threads
@@ -110,7 +112,11 @@ def main() -> None:
             common.out.print(f"{name}: {done.manifest.backend} in {done.manifest.precision}")
         with (
             serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server,
-            closing(triton.InferenceServerClient(server.grpc_url)) as client,
+            closing(
+                triton.InferenceServerClient(
+                    server.grpc_url, channel_args=channel_arguments(parse_address(server.grpc_url))
+                )
+            ) as client,
         ):
             for name in chosen.models:
                 asked = contestants(client, name, chosen)

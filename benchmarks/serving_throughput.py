@@ -21,6 +21,8 @@ import tritonclient.grpc as triton
 from closed_loop import ClosedLoop, random_images
 
 from delugeserve import BACKENDS, find_model, serve
+from delugeserve_client.address import parse_address
+from delugeserve_client.triton import channel_arguments
 from delugeserve_export import export, plan_export
 
 METHOD = """One artefact, exported once, runs with all cores in this process and in the server's
@@ -91,7 +93,11 @@ def main() -> None:
             common.out.print(f"{name}: {backend.title} in {done.manifest.precision}")
         with (
             serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server,
-            closing(triton.InferenceServerClient(server.grpc_url)) as client,
+            closing(
+                triton.InferenceServerClient(
+                    server.grpc_url, channel_args=channel_arguments(parse_address(server.grpc_url))
+                )
+            ) as client,
         ):
             for name, (artefact, infer) in engines.items():
                 results.append(compare(name, artefact, infer, client, chosen))

@@ -55,8 +55,7 @@ def proxy_of_environment() -> Proxy | None:
     url = urllib.parse.urlsplit(os.environ.get(variable, ""))
     if url.scheme != "http" or not url.hostname:  # gRPC ignores proxies of other kinds
         return None
-    location = url.netloc.rpartition("@")[2]
-    return Proxy(f"http://{location}", variable, _first_set(_BYPASS_VARIABLES))
+    return Proxy(without_password(url.geturl()), variable, _first_set(_BYPASS_VARIABLES))
 
 
 def find_proxy(host: str) -> Proxy | None:
@@ -70,6 +69,12 @@ def find_proxy(host: str) -> Proxy | None:
     if proxy is None or is_loopback(name) or proxy.is_bypassed(name):
         return None
     return proxy
+
+
+def without_password(url: str) -> str:
+    """Return a proxy's scheme, host and port, for a message."""
+    parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _first_set(variables: tuple[str, ...]) -> str:

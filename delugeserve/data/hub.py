@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from types import MappingProxyType
 from delugeserve.data.splits import SplitName
 from delugeserve.errors import DatasetError
 from delugeserve.system.imports import require
+from delugeserve_client.proxies import without_password
 
 _NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*", re.ASCII)
 
@@ -19,6 +21,7 @@ REPOSITORIES: Mapping[str, str] = MappingProxyType(
 )
 
 
+_HOST = "huggingface.co"
 _CONVERTED = "refs/convert/parquet"
 
 
@@ -68,13 +71,22 @@ def download(name: str, split: SplitName | None = None) -> Path:
 
 
 def _failed(name: str, reason: str) -> DatasetError:
+    hub = f"the Hugging Face Hub{_through_proxy()}"
     if name in REPOSITORIES:
-        problem = f"Cannot download '{name}' from the Hugging Face Hub ({reason})."
+        problem = f"Cannot download '{name}' from {hub} ({reason})."
         remedy = "Connect to the internet and try again, or give a folder with the data set."
     else:
         problem = (
             f"There is no file or folder '{name}', and no data set of this name can be downloaded"
-            f" from the Hugging Face Hub ({reason})."
+            f" from {hub} ({reason})."
         )
         remedy = "Check the path or name, and for a download the connection to the internet."
     return DatasetError(problem, remedy, path=name, name=name, found=reason)
+
+
+def _through_proxy() -> str:
+    """Return the proxy that the download goes through, as part of a sentence; empty if none."""
+    url = urllib.request.getproxies().get("https")
+    if not url or urllib.request.proxy_bypass(_HOST):
+        return ""
+    return f" through the proxy {without_password(url)}"

@@ -68,6 +68,24 @@ def test_a_data_set_without_parquet_files(tmp_path, monkeypatch):
     assert caught.value.name == "someone/texts"
 
 
+@pytest.mark.parametrize("name", ["cifar10", "someone/flowers"])
+def test_a_failed_download_names_the_proxy(monkeypatch, name):
+    def download(**_options: Any) -> str:
+        raise OSError("Connection refused")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setenv("https_proxy", "http://me:secret@proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "localhost")
+    with pytest.raises(DatasetError) as caught:
+        hub.download(name)
+    assert "Hub through the proxy http://proxy.example:3128 (" in caught.value.problem
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("no_proxy", "huggingface.co")
+    with pytest.raises(DatasetError) as caught:
+        hub.download(name)
+    assert "proxy" not in caught.value.problem
+
+
 def test_a_misspelt_path_in_a_folder_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "download", lambda *_: pytest.fail("it was downloaded"))
     monkeypatch.chdir(tmp_path)
