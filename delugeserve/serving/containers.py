@@ -52,7 +52,8 @@ with the plan's."""
 # Backends of NVIDIA's image that serve our artefacts unchanged; it has no tensorrt_rtx, and its
 # OpenVINO backend refuses ours.
 _NATIVE = ("onnxruntime", "tensorrt")
-_DECODER = "python"  # the backend of the model that decodes pictures; it needs Pillow
+# Backends of the model that decodes images: ours needs Pillow, NVIDIA's image has the other.
+_DECODER, _DECODER_ON_GPU = "python", "dali"
 _MOUNT = "/models"
 _EXIT_TIMEOUT = 60  # seconds for requests in flight
 _PORTS: Mapping[str, int] = MappingProxyType({"http": 8000, "grpc": 8001, "metrics": 8002})
@@ -114,7 +115,9 @@ def choose_image(models: Sequence[StoredModel], image: str | None = None) -> Con
     if any(model.runtime == PYTHON_RUNTIME and model.backend in _NATIVE for model in models):
         ours.append(PYTHON_RUNTIME)
     foreign = backends - BACKENDS.keys() - {_DECODER}
-    gpu = any(name in BACKENDS and BACKENDS[name].on_gpu for name in backends)
+    gpu = any(
+        name == _DECODER_ON_GPU or (name in BACKENDS and BACKENDS[name].on_gpu) for name in backends
+    )
     version = _tensorrt_version(models)
     if image:
         return ContainerImage(
@@ -137,7 +140,7 @@ def choose_image(models: Sequence[StoredModel], image: str | None = None) -> Con
             supervised=False,
         )
     needs = (
-        "the picture decoder needs Pillow"
+        "the decoder of images needs Pillow"
         if ours == [_DECODER]
         else f"{', '.join(ours)} needs a Python-based backend of ours"
     )

@@ -1,4 +1,4 @@
-# NVIDIA's Triton with our Python-based backends, the picture decoder's packages and the supervisor, for GPUs.
+# NVIDIA's Triton with our Python-based backends, the packages of the decoder of images and the supervisor, for GPUs.
 # A TensorRT plan needs the TensorRT that built it: `delugeserve serve --launcher docker --dry-run` prints the tag.
 # Build it in the checkout:
 #   docker build -f deploy/docker/nvidia.Dockerfile --build-arg TRITON_TAG=25.10-py3 -t delugeserve:0.1.0-triton25.10 .
