@@ -18,7 +18,8 @@ class Target:
         largest: bytes above which a body is refused.
         keys: whether clients need a key; then wrong keys are tried.
         slow_seconds: for how long a slow client sends; 0 leaves slow clients out.
-        large: whether bodies above ``largest`` are sent.
+        large: whether bodies above ``largest`` are sent or announced. Envoy waits for what is
+            announced, for 30 s by default.
     """
 
     model: str

@@ -113,9 +113,8 @@ def _path(rng: random.Random, target: Target) -> HostileRequest:
 def _closed_path(rng: random.Random, target: Target) -> HostileRequest:
     path = rng.choice(
         (
-            "/v2/repository/index", "/v2/../v2/repository/index", "//v2/repository/index",
-            "/v2//repository/index", "/v2/%72epository/index", "/V2/repository",
-            f"/v2/repository/models/{target.model}/unload", "/v2/logging", "/v2/trace/setting",
+            "/v2/logging", "/v2/../v2/logging", "//v2/logging", "/v2//logging", "/v2/%6cogging",
+            "/V2/logging", f"/v2/repository/models/{target.model}/unload", "/v2/trace/setting",
             f"/v2/repository/models/{target.model}/load", "/v2/cudasharedmemory/status",
             f"/v2/models/{target.model}/trace/setting", "/v2/systemsharedmemory/region/x/register",
         )
@@ -203,7 +202,7 @@ def _grpc_garbage(rng: random.Random, target: Target) -> HostileRequest:
 
 def _grpc_closed(rng: random.Random, target: Target) -> HostileRequest:
     method = rng.choice(
-        ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "ModelStreamInfer",
+        ("RepositoryModelLoad", "RepositoryModelUnload", "ModelStreamInfer",
          "SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "CudaSharedMemoryStatus",
          "TraceSetting", "LogSettings", "Nothing")
     )  # fmt: skip

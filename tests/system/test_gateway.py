@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import itertools
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
+import grpc
 import pytest
 from PIL import Image
 
@@ -20,12 +24,15 @@ pytest.importorskip("starlette", reason="the gateway needs the extra 'server'")
 pytest.importorskip("onnx", reason="the test model needs the extra 'export'")
 pytest.importorskip("pytriton.constants", reason="there is no tritonserver (nvidia-pytriton)")
 
+from asgi import multipart
+
 from delugeserve.serving import ports
 from delugeserve.serving.front.front import start_front
 from delugeserve.serving.front.installation import find_envoy
 from delugeserve.serving.front.settings import FrontSettings, Routing, Upstream
 from delugeserve.serving.gateway.settings import GatewaySettings
 from delugeserve.serving.supervisor import serve
+from delugeserve_client import Classifier
 
 pytestmark = pytest.mark.system
 
@@ -39,10 +46,20 @@ STATUS = {
 HANG = 240  # seconds after which it counts as hung; nothing depends on it
 
 
+class Endpoint(NamedTuple):
+    http: int
+    grpc: int
+    metrics: int
+
+
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory, write_colour_model):
-    """Ports of Envoy's HTTP and of the metrics, with everything behind them."""
+def endpoint(tmp_path_factory, write_colour_model, exported):
+    """Ports of Envoy's HTTP, of its gRPC, and of the metrics, with everything behind them.
+
+    The model ``tiny`` has an ensemble that decodes images, the model ``colour`` has none.
+    """
     folder = tmp_path_factory.mktemp("gateway")
+    shutil.copytree(exported, folder / "repository")
     write_colour_model(folder / "repository" / "colour")
     ports_free = ports.claim("127.0.0.1", {"grpc": 0, "http": 0, "metrics": 0})
     gateway = ports.claim("127.0.0.1", {"http": 0})
@@ -77,7 +94,7 @@ def endpoint(tmp_path_factory, write_colour_model):
         stack.callback(process.wait)
         stack.callback(process.terminate)
         _wait_for(gateway["http"], process)
-        yield ports_free["http"], ports_free["metrics"]
+        yield Endpoint(ports_free["http"], ports_free["grpc"], ports_free["metrics"])
 
 
 def _port(url):
@@ -107,36 +124,84 @@ def _image(colour, kind="JPEG"):
     return file.getvalue()
 
 
-def test_an_image_gets_its_class(endpoint):
-    port, _ = endpoint
-    for colour, label in (("red", "red"), ("blue", "blue")):
-        status, body = _ask(port, "POST", "/classify?top_k=99", _image(colour))
+def test_an_image_gets_its_class_decoded_by_the_gateway(endpoint):
+    for colour in ("red", "blue"):
+        status, body = _ask(
+            endpoint.http, "POST", "/classify?model=colour&top_k=99", _image(colour)
+        )
         answer = json.loads(body)
         assert (status, answer["version"]) == (200, "1"), body
-        assert answer["predictions"][0]["label"] == label
+        assert answer["predictions"][0]["label"] == colour
         assert len(answer["predictions"]) == 3
 
 
+def test_an_image_gets_its_class_decoded_by_the_server(endpoint, exported):
+    image = _image("red")
+    status, body = _ask(endpoint.http, "POST", "/classify?model=tiny&top_k=99", image)
+    assert status == 200, body
+    found = {item["label"]: item["probability"] for item in json.loads(body)["predictions"]}
+    with Classifier(f"localhost:{endpoint.grpc}", "tiny") as classifier:
+        (expected,) = classifier.classify([image], top_k=99)
+    assert len(found) == 10
+    for item in expected.predictions:
+        assert found[item.label] == pytest.approx(item.probability, abs=1e-5)
+
+
 def test_errors_are_json_through_the_proxy(endpoint):
-    port, _ = endpoint
-    for path, status in (("/classify", 400), ("/classify?model=color", 404), ("/metrics", 404)):
-        found, body = _ask(port, "POST", path, b"not an image")
-        assert found == status, body
+    for path, body, status in (
+        ("/classify?model=colour", b"not an image", 400),
+        ("/classify?model=tiny", b"not an image", 400),
+        ("/classify?model=tiny", _image("red")[:400], 400),
+        ("/classify", _image("red"), 422),
+        ("/classify?model=color", _image("red"), 404),
+        ("/metrics", b"", 404),
+    ):
+        found, answer = _ask(endpoint.http, "POST", path, body)
+        assert found == status, answer
+        assert json.loads(answer)["error"].endswith(".")
+
+
+def test_an_image_that_cannot_be_decoded_fails_alone(endpoint):
+    headers, body = multipart(("image", "a", _image("red")), ("image", "b", _image("red")[:300]))
+    status, answer = _ask(endpoint.http, "POST", "/classify?model=tiny", body, headers)
+    good, bad = json.loads(answer)["results"]
+    assert (status, bad["status"], good["version"]) == (200, 400, "1")
 
 
 def test_health_is_asked_through_the_proxy(endpoint):
-    port, _ = endpoint
-    assert _ask(port, "GET", "/healthz")[0] == 200
-    status, body = _ask(port, "GET", "/readyz")
-    assert (status, json.loads(body)["models"]["colour"]["version"]) == (200, "1")
-    status, body = _ask(port, "GET", "/models")
-    assert [model["name"] for model in json.loads(body)["models"]] == ["colour"]
+    assert _ask(endpoint.http, "GET", "/healthz")[0] == 200
+    status, body = _ask(endpoint.http, "GET", "/readyz")
+    versions = {name: model["version"] for name, model in json.loads(body)["models"].items()}
+    assert (status, versions) == (200, {"colour": "1", "tiny": "1"})
+    models = json.loads(_ask(endpoint.http, "GET", "/models")[1])["models"]
+    assert {model["name"]: model["decoded_by"] for model in models} == {
+        "colour": "gateway", "tiny": "server"
+    }  # fmt: skip
+
+
+def test_hostile_requests_get_their_errors_and_harm_nobody(endpoint, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from hostile import Target, hostile_requests
+    from hostile.sending import send, send_grpc
+
+    channel = grpc.insecure_channel(f"127.0.0.1:{endpoint.grpc}")
+    good = _image("red")
+    with contextlib.closing(channel):
+        requests = hostile_requests(5, Target("tiny", large=False))
+        for request in itertools.islice(requests, 60):
+            if request.protocol == "grpc":
+                status, text = send_grpc(channel, request)
+            else:
+                status, body = send(("127.0.0.1", endpoint.http), request)
+                text = body.decode(errors="replace")
+            assert status in request.expected, (request.protocol, request.kind, text[:300])
+            assert not re.search(r"Traceback|site-packages|model\.py|/tmp/", text), text
+            assert _ask(endpoint.http, "POST", "/classify?model=tiny", good)[0] == 200
 
 
 def test_one_page_has_the_metrics_of_all(endpoint):
-    port, metrics = endpoint
-    _ask(port, "POST", "/classify", _image("red"))
-    status, body = _ask(metrics, "GET", "/metrics")
+    _ask(endpoint.http, "POST", "/classify?model=tiny", _image("red"))
+    status, body = _ask(endpoint.metrics, "GET", "/metrics")
     assert status == 200
     text = body.decode()
     found = {re.split(r"[{ ]", line)[0] for line in text.splitlines() if line[0] != "#"}
