@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from delugeserve.errors import UsageError
-from delugeserve.system.files import atomic_write
+from delugeserve.system.files import write_output
 from delugeserve.system.imports import require
 
 if TYPE_CHECKING:
@@ -37,15 +37,8 @@ def save_figure(figure: Figure, path: Path) -> None:
         UsageError: the path has another suffix, or the file cannot be written.
     """
     check_suffix(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as beside:
-            figure.savefig(beside)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            "Choose a file in another folder.",
-        ) from error
+    with write_output(path) as beside:
+        figure.savefig(beside)
 
 
 def check_picture_path(path: Path) -> None:

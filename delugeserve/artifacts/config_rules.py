@@ -293,7 +293,7 @@ class _Rules:
         """Warm-up requests fit the inputs and the largest batch."""
         largest = self._merged.max_batch_size
         tensors = {one.name: (one.data_type, list(one.dims)) for one in self._new.input}
-        final = []
+        final: list[Any] = []
         self._remove_largest_warmup()
         for warmup in self._merged.model_warmup:
             inputs = {name: (one.data_type, list(one.dims)) for name, one in warmup.inputs.items()}

@@ -17,7 +17,7 @@ from delugeserve._version import __version__
 from delugeserve.data.datasets import LabelledImages
 from delugeserve.errors import UsageError
 from delugeserve.evaluation.metrics import Predictions, percent
-from delugeserve.system.files import atomic_write
+from delugeserve.system.files import write_output
 from delugeserve.system.imports import require
 
 _TEMPLATE = Path(__file__).with_name("gallery.html.jinja")
@@ -148,15 +148,8 @@ def write_gallery(
     """
     pairs = find_mistakes(predictions, count)
     text = render_gallery(pairs, predictions, data, title)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as staged:
-            staged.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            "Use --gallery with a file in another folder.",
-        ) from error
+    with write_output(path) as beside:
+        beside.write_text(text, encoding="utf-8", errors="replace")
     return sum(len(pair.mistakes) for pair in pairs)
 
 

@@ -27,7 +27,7 @@ from delugeserve.studies.trials import (
     is_run_of,
     run_name,
 )
-from delugeserve.system.files import atomic_write
+from delugeserve.system.files import write_output
 from delugeserve.training.records import RunRecord, changed_settings, read_runs
 from delugeserve.zoo import MODELS, ModelSpec, find_baselines
 
@@ -295,11 +295,6 @@ def write_ablation(ablation: Ablation, output: Path) -> Path:
         UsageError: it cannot be written.
     """
     path = output / RESULT_FILE
-    try:
-        with atomic_write(path) as beside:
-            beside.write_text(json.dumps(describe(ablation), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error}.", "Free some space or make the folder writable."
-        ) from error
+    with write_output(path, "Free some space or make the folder writable.") as beside:
+        beside.write_text(json.dumps(describe(ablation), indent=2) + "\n", encoding="utf-8")
     return path

@@ -30,6 +30,28 @@ def atomic_write(path: Path, mark: str | None = None) -> Iterator[Path]:
 
 
 @contextmanager
+def write_output(
+    path: Path, remedy: str = "Choose a file in another folder, or free some space."
+) -> Iterator[Path]:
+    """Write a file that was asked for, with :func:`atomic_write`. Its folder is made if need be.
+
+    Args:
+        path: the file to write.
+        remedy: of the error.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as beside:
+            yield beside
+    except OSError as error:
+        problem = f"{path} cannot be written: {error.strerror or error}."
+        raise UsageError(problem, remedy) from error
+
+
+@contextmanager
 def temporary_folder(prefix: str = "delugeserve-") -> Iterator[Path]:
     """Yield a folder for temporary files, removed at the end.
 

@@ -192,7 +192,7 @@ def finish_folder(output: Path, metrics: Mapping[str, Any]) -> None:
 
 def _unwritable(output: Path, error: OSError) -> UsageError:
     return UsageError(
-        f"{output} cannot be written: {error}.",
+        f"{output} cannot be written: {error.strerror or error}.",
         "Free some space or make it writable, or choose another --output.",
     )
 

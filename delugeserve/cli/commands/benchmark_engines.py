@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,11 +20,12 @@ from delugeserve.cli.options import (
     with_default,
 )
 from delugeserve.cli.render.console import err_console, print_json, print_table
+from delugeserve.cli.render.csv_file import write_csv
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.errors import UnknownNameError, UsageError
+from delugeserve.errors import UnknownNameError
 from delugeserve.plotting import check_picture_path, save_figure
 from delugeserve.system import hardware
-from delugeserve.system.files import atomic_write, temporary_folder
+from delugeserve.system.files import temporary_folder
 from delugeserve.system.imports import require
 from delugeserve.zoo import find_model
 
@@ -216,22 +215,18 @@ def _figure(value: float | None, form: str, unit: str = "") -> str:
 
 
 def _write_csv(rows: Sequence[Row], sizes: Sequence[int], path: Path) -> None:
-    text = io.StringIO()
     fields = (
         "backend", "precision", "status", "megabytes", "top1_error", "top1_agreement",
     )  # fmt: skip
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [*fields, *(f"ms_batch_{size}" for size in sizes), "images_per_s", "speedup", "reason"]
+    write_csv(
+        path,
+        [*fields, *(f"ms_batch_{size}" for size in sizes), "images_per_s", "speedup", "reason"],
+        (
+            [
+                *(getattr(row, name) for name in fields),
+                *(row.milliseconds.get(size) for size in sizes),
+                *(row.images_per_s, row.speedup, row.reason),
+            ]
+            for row in rows
+        ),
     )
-    for row in rows:
-        times = [row.milliseconds.get(size) for size in sizes]
-        facts = [getattr(row, name) for name in fields]
-        writer.writerow([*facts, *times, row.images_per_s, row.speedup, row.reason])
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror or error}.", "Choose another --csv file."
-        ) from error

@@ -6,8 +6,7 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from delugeserve.errors import UsageError
-from delugeserve.system.files import atomic_write
+from delugeserve.system.files import write_output
 
 
 def write_csv(path: Path, headings: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -16,11 +15,5 @@ def write_csv(path: Path, headings: Iterable[str], rows: Iterable[Iterable[objec
     Raises:
         UsageError: the file cannot be written.
     """
-    try:
-        with (
-            atomic_write(path) as beside,
-            beside.open("w", newline="", encoding="utf-8") as file,
-        ):
-            csv.writer(file).writerows([list(headings), *map(list, rows)])
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error}.", "Choose another file.") from error
+    with write_output(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([list(headings), *map(list, rows)])

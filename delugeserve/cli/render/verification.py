@@ -12,7 +12,7 @@ from rich.markup import escape
 from delugeserve.cli.options import check_output_file
 from delugeserve.cli.render.console import err_console, out, print_table
 from delugeserve.errors import UsageError
-from delugeserve.system.files import atomic_write
+from delugeserve.system.files import write_output
 from delugeserve.system.imports import require
 
 if TYPE_CHECKING:
@@ -172,13 +172,9 @@ def write_report(manifest: Manifest, path: Path | None) -> None:
         return
     from delugeserve_export.report import render_report
 
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_text(render_report(manifest), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror or error}.", "Choose another --report file."
-        ) from error
+    text = render_report(manifest)
+    with write_output(path) as beside:
+        beside.write_text(text, encoding="utf-8")
     err_console.print(f"report: {escape(str(path))}")
 
 

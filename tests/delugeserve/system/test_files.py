@@ -1,11 +1,12 @@
-"""Temporary folders, also where they cannot be made or the disk is full."""
+"""Written files and temporary folders, also where they cannot be made or the disk is full."""
 
+import errno
 import resource
 
 import pytest
 
 from delugeserve.errors import UsageError
-from delugeserve.system.files import temporary_folder
+from delugeserve.system.files import temporary_folder, write_output
 
 
 def test_a_temporary_folder_is_removed():
@@ -19,6 +20,21 @@ def test_a_missing_place_is_named(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=str(tmp_path / "gone")) as caught:
         temporary_folder().__enter__()
     assert "TMPDIR" in caught.value.remedy
+
+
+def test_an_output_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with write_output(path) as beside:
+        beside.write_text("old")
+    with (
+        pytest.raises(UsageError, match=r"a\.txt cannot be written: No space left\.") as caught,
+        write_output(path, "Free some space.") as beside,
+    ):
+        beside.write_text("new")
+        raise OSError(errno.ENOSPC, "No space left")
+    assert caught.value.remedy == "Free some space."
+    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
+    assert path.read_text() == "old"
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
