@@ -26,15 +26,17 @@ def test_an_output_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "a.txt"
     with write_output(path) as beside:
         beside.write_text("old")
-    with (
-        pytest.raises(UsageError, match=r"a\.txt cannot be written: No space left\.") as caught,
-        write_output(path, "Free some space.") as beside,
-    ):
-        beside.write_text("new")
-        raise OSError(errno.ENOSPC, "No space left")
+    with pytest.raises(UsageError, match=r"a\.txt cannot be written: No space left\.") as caught:
+        _fill_the_disk(path)
     assert caught.value.remedy == "Free some space."
     assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
     assert path.read_text() == "old"
+
+
+def _fill_the_disk(path):
+    with write_output(path, "Free some space.") as beside:
+        beside.write_text("new")
+        raise OSError(errno.ENOSPC, "No space left")
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
