@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from delugeserve_client.aio import AsyncClassifier
     from delugeserve_client.benchmark import measure
     from delugeserve_client.classifier import Classifier
+    from delugeserve_client.credentials import Credentials
     from delugeserve_client.errors import (
         AddressError,
+        AuthenticationFailed,
         BatchError,
         ClientError,
         ImageError,
@@ -46,10 +48,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AddressError",
     "AsyncClassifier",
+    "AuthenticationFailed",
     "BatchError",
     "Classification",
     "Classifier",
     "ClientError",
+    "Credentials",
     "FolderContents",
     "ImageError",
     "InferenceFailed",
@@ -76,6 +80,7 @@ _MODULES = {
     "AsyncClassifier": "aio",
     "Classification": "results",
     "Classifier": "classifier",
+    "Credentials": "credentials",
     "FolderContents": "folders",
     "Measurement": "measurement",
     "Prediction": "results",

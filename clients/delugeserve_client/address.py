@@ -11,7 +11,15 @@ from delugeserve_client.errors import AddressError
 Protocol: TypeAlias = Literal["grpc", "http"]
 
 _DEFAULT_PORTS: Mapping[str, int] = {"grpc": 8001, "http": 8000}
-_FORMS = "Use localhost:8001 for gRPC or http://localhost:8000 for HTTP."
+_SCHEMES: Mapping[str, tuple[Protocol, bool]] = {
+    "grpc": ("grpc", False),
+    "grpcs": ("grpc", True),
+    "http": ("http", False),
+    "https": ("http", True),
+}
+_FORMS = (
+    "Use localhost:8001 for gRPC or http://localhost:8000 for HTTP; with TLS, grpcs:// or https://."
+)
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,12 @@ class Address:
     Attributes:
         host: ``host:port``.
         protocol: the protocol it speaks there.
+        secure: whether it speaks it over TLS.
     """
 
     host: str
     protocol: Protocol
+    secure: bool = False
 
     @property
     def has_default_port(self) -> bool:
@@ -32,15 +42,17 @@ class Address:
         return self.host.endswith(f":{_DEFAULT_PORTS[self.protocol]}")
 
     def __str__(self) -> str:
-        return f"http://{self.host}" if self.protocol == "http" else self.host
+        if self.protocol == "grpc" and not self.secure:
+            return self.host
+        return f"{self.protocol}{'s' if self.secure else ''}://{self.host}"
 
 
 def parse_address(url: str, protocol: str | None = None) -> Address:
     """Parse a server's address.
 
     Args:
-        url: ``localhost:8001``, ``grpc://localhost:8001`` or ``http://localhost:8000``. Without a
-            port, Triton's default port of the protocol.
+        url: ``localhost:8001``, ``grpc://localhost:8001`` or ``http://localhost:8000``; over TLS
+            ``grpcs://`` or ``https://``. Without a port, Triton's default port of the protocol.
         protocol: ``grpc`` or ``http``; by default the URL's scheme, or gRPC without one.
 
     Raises:
@@ -48,21 +60,16 @@ def parse_address(url: str, protocol: str | None = None) -> Address:
     """
     scheme, separator, host = url.strip().rpartition("://")
     host = host.rstrip("/")
-    if separator and scheme not in _DEFAULT_PORTS:
-        if scheme == "https":
-            raise AddressError(
-                f"{url} asks for HTTPS, which this client does not support.",
-                "Use the server's own port, or a proxy on this machine that adds TLS.",
-                url=url,
-            )
+    if separator and scheme not in _SCHEMES:
         raise AddressError(f"{url} has the unknown scheme '{scheme}'.", _FORMS, url=url)
-    if separator and protocol not in (None, scheme):
+    spoken, secure = _SCHEMES[scheme] if separator else (None, False)
+    if separator and protocol not in (None, spoken):
         raise AddressError(
             f"{url} contradicts the protocol '{protocol}'.",
             f"Leave out either '{scheme}://' or the protocol.",
             url=url,
         )
-    protocol = protocol or scheme or "grpc"
+    protocol = protocol or spoken or "grpc"
     if protocol not in _DEFAULT_PORTS:
         raise AddressError(f"The protocol '{protocol}' is unknown.", "Use grpc or http.", url=url)
     name, colon, port = host.rpartition(":")
@@ -72,4 +79,4 @@ def parse_address(url: str, protocol: str | None = None) -> Address:
         raise AddressError(f"'{url}' is not the address of a server.", _FORMS, url=url)
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise AddressError(f"'{url}' does not have a valid port.", _FORMS, url=url)
-    return Address(f"{name}:{port}", "http" if protocol == "http" else "grpc")
+    return Address(f"{name}:{port}", "http" if protocol == "http" else "grpc", secure)

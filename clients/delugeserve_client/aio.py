@@ -21,6 +21,7 @@ from delugeserve_client.batching import (
     chunks,
     slices,
 )
+from delugeserve_client.credentials import Credentials
 from delugeserve_client.diagnosis import choose_model, diagnose, explain, not_served
 from delugeserve_client.errors import AddressError, ModelUnavailable, ServerUnavailable
 from delugeserve_client.preprocessing import ImageLike, Pixels
@@ -30,8 +31,8 @@ from delugeserve_client.triton import (
     Outputs,
     Reply,
     build_request,
-    channel_arguments,
     import_triton,
+    open_client,
     read_reply,
 )
 
@@ -50,6 +51,7 @@ class AsyncClassifier:
         model: the model's name; by default the server's only model.
         model_version: the version to ask; by default the newest.
         timeout: seconds that the server has for each request.
+        credentials: see :class:`~delugeserve_client.Classifier`.
 
     Raises:
         AddressError: the URL is not of a known form, or asks for HTTP.
@@ -62,7 +64,9 @@ class AsyncClassifier:
         *,
         model_version: str = "",
         timeout: float = 30.0,
+        credentials: Credentials | None = None,
     ) -> None:
+        self._credentials = Credentials.from_environment() if credentials is None else credentials
         self._address = parse_address(url)
         if self._address.protocol != "grpc":
             raise AddressError(
@@ -91,7 +95,9 @@ class AsyncClassifier:
                 metadata = await self._call("get_model_metadata", name, self._version)
                 config = await self._call("get_model_config", name, self._version)
             except ServerUnavailable as error:
-                raise await asyncio.to_thread(diagnose, self._address, error) from None
+                raise await asyncio.to_thread(
+                    diagnose, self._address, error, self._credentials
+                ) from None
             except ModelUnavailable:
                 if name is None:
                     raise
@@ -179,12 +185,9 @@ class AsyncClassifier:
         return await self._await(method, *arguments, as_json=True, client_timeout=self._timeout)
 
     async def _await(self, method: str, *arguments: Any, **options: Any) -> Any:
-        triton = import_triton("grpc.aio")
         if self._client is None:
             # Not in __init__: gRPC's asyncio channel belongs to the event loop that creates it.
-            self._client = triton.InferenceServerClient(
-                self._address.host, channel_args=channel_arguments(self._address)
-            )
+            self._client = open_client("grpc.aio", self._address, self._credentials)
         try:
             return await getattr(self._client, method)(*arguments, **options)
         except import_triton("utils").InferenceServerException as error:

@@ -20,6 +20,7 @@ from delugeserve_client.batching import (
     chunks,
     slices,
 )
+from delugeserve_client.credentials import Credentials
 from delugeserve_client.preprocessing import ImageLike, Pixels
 from delugeserve_client.results import Classification
 from delugeserve_client.served import PROBABILITIES, ServedModel
@@ -36,12 +37,15 @@ class Classifier:
     """Classifies images with a model that a Triton Inference Server serves.
 
     Args:
-        url: ``localhost:8001`` or ``http://localhost:8000``.
+        url: ``localhost:8001`` or ``http://localhost:8000``; over TLS ``grpcs://host:8001`` or
+            ``https://host:8000``.
         model: the model's name; by default the server's only model.
         protocol: ``grpc`` or ``http``; by default the URL's scheme, or gRPC without one. gRPC is
             faster, and several threads may share a classifier over it.
         model_version: the version to ask; by default the newest.
         timeout: seconds that the server has for each request.
+        credentials: API key and certificates; by default those that the environment names, see
+            :meth:`Credentials.from_environment`.
 
     Attributes:
         model: the model as its server describes it.
@@ -49,6 +53,7 @@ class Classifier:
     Raises:
         AddressError: the URL is not of a known form.
         ServerUnavailable: no server answers at the URL, or it speaks the other protocol.
+        AuthenticationFailed: the server does not accept the credentials, or is not trusted.
         ModelUnavailable: the server does not serve the model, the model does not classify images,
             or no model is given and the server does not serve exactly one.
     """
@@ -61,8 +66,9 @@ class Classifier:
         protocol: Protocol | None = None,
         model_version: str = "",
         timeout: float = 30.0,
+        credentials: Credentials | None = None,
     ) -> None:
-        self._transport = open_transport(parse_address(url, protocol), timeout)
+        self._transport = open_transport(parse_address(url, protocol), timeout, credentials)
         try:
             self.model: ServedModel = self._transport.connect(model, model_version)
         except BaseException:

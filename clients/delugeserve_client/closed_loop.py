@@ -94,7 +94,8 @@ class ClosedLoop:
         stopped = threading.Event()
 
         def work(turns: Iterator[Mapping[str, Any]]) -> None:
-            transport = open_transport(self._transport.address, self._transport.timeout)
+            first = self._transport
+            transport = open_transport(first.address, first.timeout, first.credentials)
             errors_in_a_row = 0
             while errors_in_a_row < _MAX_ERRORS_IN_A_ROW and not stopped.is_set():
                 sent = time.perf_counter()

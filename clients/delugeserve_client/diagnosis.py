@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import shlex
+import socket
+import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from typing import Any, TypeAlias
 
 from delugeserve_client.address import Address
+from delugeserve_client.credentials import API_KEY, CA, CERTIFICATE, PRIVATE_KEY, Credentials
 from delugeserve_client.errors import (
+    AuthenticationFailed,
     ClientError,
     InferenceFailed,
     MissingPackageError,
@@ -23,11 +29,12 @@ from delugeserve_client.errors import (
 )
 from delugeserve_client.proxies import Proxy, find_proxy, is_loopback
 from delugeserve_client.served import COMPANION_SUFFIXES
-from delugeserve_client.triton import channel_arguments, failures, import_triton
+from delugeserve_client.triton import failures, open_client
 
 RepositoryIndex: TypeAlias = Sequence[Mapping[str, Any]]
 
 _PROBE_SECONDS = 2.0
+_REFUSAL_SECONDS = 0.5
 
 
 def explain(error: BaseException, address: Address, timeout: float) -> ClientError:
@@ -47,6 +54,14 @@ def explain(error: BaseException, address: Address, timeout: float) -> ClientErr
             "Check the server's log: the model may have been unloaded or replaced.",
             url=url,
         )
+    if status in ("UNAUTHENTICATED", "401"):
+        return AuthenticationFailed(
+            f"The server at {address} does not accept this client: {_sentence(text)}",
+            f"Set {API_KEY} to a key that the server's owner made with: delugeserve keys add NAME",
+            url=url,
+        )
+    if isinstance(error, ssl.SSLError):
+        return _no_handshake(address, error)
     if status in ("DEADLINE_EXCEEDED", "499") or isinstance(error, TimeoutError):
         proxy = find_proxy(address.host) if address.protocol == "grpc" else None
         through = f" through the proxy {proxy}" if proxy else ""
@@ -79,6 +94,28 @@ def explain(error: BaseException, address: Address, timeout: float) -> ClientErr
         else "See the server's log for details.",
         url=url,
         message=text,
+    )
+
+
+def _no_handshake(address: Address, error: ssl.SSLError) -> AuthenticationFailed:
+    """Return the error for a TLS connection that was not made."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return AuthenticationFailed(
+            f"The certificate of the server at {address} is not trusted: "
+            f"{_sentence(error.verify_message)}",
+            f"Set {CA} to the PEM file of its authority, and use a host name of the certificate.",
+            url=str(address),
+        )
+    if error.reason == "WRONG_VERSION_NUMBER":
+        return AuthenticationFailed(
+            f"The server at {address} does not speak TLS.",
+            f"Use {Address(address.host, address.protocol)}.",
+            url=str(address),
+        )
+    return AuthenticationFailed(
+        f"The server at {address} does not accept this client's TLS connection.",
+        f"Set {CERTIFICATE} and {PRIVATE_KEY} to a client certificate that the server accepts.",
+        url=str(address),
     )
 
 
@@ -192,13 +229,29 @@ def not_served(
     )
 
 
-def diagnose(address: Address, error: ServerUnavailable) -> ServerUnavailable:
-    """Find out whether an address that does not answer speaks the other protocol.
+def diagnose(
+    address: Address, error: ServerUnavailable, credentials: Credentials
+) -> ServerUnavailable | AuthenticationFailed:
+    """Find out whether an address that does not answer speaks the other protocol, or TLS.
 
     Args:
         address: the address.
         error: the error to return if it does not.
+        credentials: what the client shows to the server.
     """
+    if address.secure:
+        with contextlib.suppress(OSError):
+            refused = _handshake(address.host, credentials.tls_context())
+            return error if refused is None else _no_handshake(address, refused)
+        return error
+    if _speaks_tls(address.host):
+        scheme = {"grpc": "grpcs", "http": "https"}[address.protocol]
+        return WrongProtocol(
+            f"{address.host} speaks TLS.",
+            f"Use {scheme}://{address.host}.",
+            url=str(address),
+            found="tls",
+        )
     if address.protocol == "grpc" and _speaks_http(address.host):
         return WrongProtocol(
             f"{address.host} speaks HTTP, not gRPC.",
@@ -206,7 +259,7 @@ def diagnose(address: Address, error: ServerUnavailable) -> ServerUnavailable:
             url=str(address),
             found="http",
         )
-    if address.protocol == "http" and _speaks_grpc(address):
+    if address.protocol == "http" and _speaks_grpc(address, credentials):
         return WrongProtocol(
             f"{address.host} speaks gRPC, not HTTP.",
             f"Use {address.host} without http://, or the server's HTTP port, usually 8000.",
@@ -256,11 +309,42 @@ def _speaks_http(host: str) -> bool:
     return True
 
 
-def _speaks_grpc(address: Address) -> bool:
+def _speaks_tls(host: str) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        probe = import_triton("grpc").InferenceServerClient(
-            address.host, channel_args=channel_arguments(address)
-        )
+        refused = _handshake(host, context)
+    except OSError:
+        return False
+    # A server that wants a client certificate refuses, but it speaks TLS.
+    return refused is None or refused.reason not in ("WRONG_VERSION_NUMBER", None)
+
+
+def _handshake(host: str, context: ssl.SSLContext) -> ssl.SSLError | None:
+    """Make a TLS connection; return the error if it is refused.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    parts = urllib.parse.urlsplit(f"//{host}")
+    with socket.create_connection((parts.hostname or "", parts.port or 0), _PROBE_SECONDS) as plain:
+        try:
+            with (
+                context.wrap_socket(plain, server_hostname=parts.hostname) as stream,
+                contextlib.suppress(TimeoutError),
+            ):
+                # With TLS 1.3 a server looks at the client's certificate after the handshake.
+                stream.settimeout(_REFUSAL_SECONDS)
+                stream.recv(1)
+        except ssl.SSLError as error:
+            return error
+    return None
+
+
+def _speaks_grpc(address: Address, credentials: Credentials) -> bool:
+    asked = Address(address.host, "grpc")
+    try:
+        probe = open_client("grpc", asked, credentials)
     except MissingPackageError:  # only the HTTP half of tritonclient is installed
         return False
     try:

@@ -8,6 +8,7 @@
     ├── ServerUnavailable     no server answers at the address, or it stopped answering
     │   ├── ServerTimeout     the server did not answer in time
     │   └── WrongProtocol     the port speaks gRPC where HTTP was asked for, or the reverse
+    ├── AuthenticationFailed  the server does not accept the client's key, token or certificate
     ├── ModelUnavailable      the server has no such model ready
     │   └── UnsuitableModel   the model does not classify images
     ├── ImageError            an image cannot be read
@@ -108,6 +109,18 @@ class WrongProtocol(ServerUnavailable):
     def __init__(self, problem: str, remedy: str, *, url: str = "", found: str = "") -> None:
         super().__init__(problem, remedy, url=url)
         self.found = found
+
+
+class AuthenticationFailed(ClientError):
+    """The server does not accept the client's key, token or certificate, or the reverse.
+
+    Attributes:
+        url: the server's address; empty if it was not asked.
+    """
+
+    def __init__(self, problem: str, remedy: str, *, url: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.url = url
 
 
 class ModelUnavailable(ClientError):

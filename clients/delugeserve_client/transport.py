@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from delugeserve_client.address import Address
+from delugeserve_client.credentials import NO_CREDENTIALS, Credentials
 from delugeserve_client.diagnosis import choose_model, diagnose, explain, not_served, not_triton
 from delugeserve_client.errors import ClientError, ModelUnavailable, ServerUnavailable
 from delugeserve_client.preprocessing import Pixels
@@ -16,9 +17,9 @@ from delugeserve_client.triton import (
     Outputs,
     Reply,
     build_request,
-    channel_arguments,
     failures,
     import_triton,
+    open_client,
     read_reply,
 )
 
@@ -31,6 +32,7 @@ class Transport:
     Args:
         address: the server's address.
         timeout: seconds that any call may take.
+        credentials: what the client shows to the server.
 
     Attributes:
         module: ``tritonclient.grpc`` or ``tritonclient.http``.
@@ -40,9 +42,12 @@ class Transport:
     module: Any
     client: Any
 
-    def __init__(self, address: Address, timeout: float) -> None:
+    def __init__(
+        self, address: Address, timeout: float, credentials: Credentials = NO_CREDENTIALS
+    ) -> None:
         self.address = address
         self.timeout = timeout
+        self.credentials = credentials
 
     def connect(self, name: str | None = None, version: str = "") -> ServedModel:
         """Read the description of a model from the server.
@@ -62,7 +67,7 @@ class Transport:
             metadata = self.call("get_model_metadata", name, version)
             config = self.call("get_model_config", name, version)
         except ServerUnavailable as error:
-            raise diagnose(self.address, error) from None
+            raise diagnose(self.address, error, self.credentials) from None
         except ModelUnavailable:
             if name is None:
                 raise
@@ -119,12 +124,12 @@ class Transport:
 class GrpcTransport(Transport):
     """gRPC: several requests in flight on one connection, from any thread."""
 
-    def __init__(self, address: Address, timeout: float) -> None:
-        super().__init__(address, timeout)
+    def __init__(
+        self, address: Address, timeout: float, credentials: Credentials = NO_CREDENTIALS
+    ) -> None:
+        super().__init__(address, timeout, credentials)
         self.module = import_triton("grpc")
-        self.client = self.module.InferenceServerClient(
-            address.host, channel_args=channel_arguments(address)
-        )
+        self.client = open_client("grpc", address, credentials)
 
     def submit(self, model: ServedModel, batch: Pixels, outputs: Outputs) -> Callable[[], Reply]:  # noqa: D102
         answered: Future[Any] = Future()
@@ -156,11 +161,13 @@ class GrpcTransport(Transport):
 class HttpTransport(Transport):
     """HTTP: one request at a time, in one thread, as tritonclient's HTTP client requires."""
 
-    def __init__(self, address: Address, timeout: float) -> None:
-        super().__init__(address, timeout)
+    def __init__(
+        self, address: Address, timeout: float, credentials: Credentials = NO_CREDENTIALS
+    ) -> None:
+        super().__init__(address, timeout, credentials)
         self.module = import_triton("http")
-        self.client = self.module.InferenceServerClient(
-            address.host, connection_timeout=timeout, network_timeout=timeout
+        self.client = open_client(
+            "http", address, credentials, connection_timeout=timeout, network_timeout=timeout
         )
 
     def submit(self, model: ServedModel, batch: Pixels, outputs: Outputs) -> Callable[[], Reply]:  # noqa: D102
@@ -177,10 +184,20 @@ class HttpTransport(Transport):
         return {}
 
 
-def open_transport(address: Address, timeout: float) -> Transport:
+def open_transport(
+    address: Address, timeout: float, credentials: Credentials | None = None
+) -> Transport:
     """Return a connection to an address. Nothing is sent yet.
+
+    Args:
+        address: the server's address.
+        timeout: seconds that any call may take.
+        credentials: what the client shows to the server; None takes those of the environment.
 
     Raises:
         MissingPackageError: tritonclient or one of its own dependencies is not installed.
+        AuthenticationFailed: a file of the credentials cannot be read.
     """
-    return (GrpcTransport if address.protocol == "grpc" else HttpTransport)(address, timeout)
+    shown = Credentials.from_environment() if credentials is None else credentials
+    kind = GrpcTransport if address.protocol == "grpc" else HttpTransport
+    return kind(address, timeout, shown)

@@ -16,6 +16,8 @@ from delugeserve_client.errors import AddressError
         ("grpc://10.0.0.1:1", None, Address("10.0.0.1:1", "grpc")),
         ("[::1]:8001", None, Address("[::1]:8001", "grpc")),
         ("[::1]", None, Address("[::1]:8001", "grpc")),
+        ("grpcs://host.example", None, Address("host.example:8001", "grpc", secure=True)),
+        ("https://host.example:443", "http", Address("host.example:443", "http", secure=True)),
     ],
 )
 def test_addresses(url, protocol, expected):
@@ -27,7 +29,8 @@ def test_addresses(url, protocol, expected):
     [
         ("", None),
         ("ftp://x", None),
-        ("https://x", None),
+        ("https://x", "grpc"),
+        ("tls://x", None),
         ("localhost:8001/v2", None),
         ("my host:8001", None),
         ("http://x", "grpc"),
@@ -43,3 +46,8 @@ def test_malformed_addresses(url, protocol):
     with pytest.raises(AddressError) as caught:
         parse_address(url, protocol)
     assert caught.value.url == url
+
+
+@pytest.mark.parametrize("url", ["x:8001", "grpcs://x:8001", "http://x:8000", "https://x:8000"])
+def test_an_address_is_shown_as_it_is_parsed(url):
+    assert str(parse_address(url)) == url

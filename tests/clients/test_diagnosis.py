@@ -4,6 +4,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from delugeserve_client.address import Address
+from delugeserve_client.credentials import Credentials
 from delugeserve_client.diagnosis import choose_model, diagnose, explain, not_served
 from delugeserve_client.errors import (
     InferenceFailed,
@@ -123,4 +124,6 @@ def test_nobody_listens():
         host = f"127.0.0.1:{taken.getsockname()[1]}"
         for protocol in ("grpc", "http"):
             error = ServerUnavailable("No answer.", "Start it.")
-            assert diagnose(Address(host, protocol), error) is error
+            for secure in (False, True):
+                address = Address(host, protocol, secure)
+                assert diagnose(address, error, Credentials()) is error

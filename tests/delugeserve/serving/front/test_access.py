@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import shutil
@@ -19,6 +20,9 @@ from fake_replica import wait_until
 from delugeserve.errors import UsageError
 from delugeserve.serving.front.keys import add_key, remove_keys
 from delugeserve.serving.front.security import Jwt, Security
+from delugeserve_client import AuthenticationFailed, Credentials, WrongProtocol
+from delugeserve_client.address import parse_address
+from delugeserve_client.transport import open_transport
 
 INFER = "/v2/models/tiny/infer"
 
@@ -224,3 +228,38 @@ def test_json_web_tokens(start, tmp_path):
 def test_other_machines_are_not_served_without_tls_and_keys(start):
     with pytest.raises(UsageError):
         start(address="0.0.0.0")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_our_own_client(secured, keyed, monkeypatch, protocol):
+    """The stand-in describes no model, so what succeeds ends with an answer that is not one."""
+    setup, folder = secured
+    plain, _, key = keyed
+
+    def ask(front, scheme: str, credentials: Credentials) -> type[Exception]:
+        port = front.front.settings.grpc_port
+        if protocol == "http":
+            port = front.front.settings.http_port
+        address = parse_address(f"{scheme}localhost:{port}", protocol)
+        try:
+            with contextlib.closing(open_transport(address, 60, credentials)) as transport:
+                transport.connect("tiny")
+        except Exception as error:
+            return type(error)
+        raise AssertionError
+
+    tls = {"grpc": "grpcs://", "http": "https://"}[protocol]
+    certificate = Credentials(None, folder / "ca.pem", folder / "alice.pem", folder / "alice.key")
+    before = len(setup.active.seen)
+    ask(setup, tls, certificate)
+    assert len(setup.active.seen) == before + 1  # it got through
+    assert ask(setup, tls, Credentials()) is AuthenticationFailed
+    assert ask(setup, "", certificate) is WrongProtocol
+    assert ask(setup, tls, Credentials(ca=folder / "absent.pem")) is AuthenticationFailed
+    before = len(plain.active.seen)
+    monkeypatch.setenv("DELUGESERVE_API_KEY", key)
+    ask(plain, "", Credentials.from_environment())
+    assert len(plain.active.seen) == before + 1
+    assert key not in repr(Credentials.from_environment())
+    assert ask(plain, "", Credentials()) is AuthenticationFailed
+    assert ask(plain, tls, Credentials()) is AuthenticationFailed
