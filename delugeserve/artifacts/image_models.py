@@ -40,6 +40,9 @@ from delugeserve_client.preprocessing import Preprocessing
 ENCODED = "encoded"
 """Name of the decoder's input."""
 
+ERROR = "error"
+"""Name of the output that says why an image cannot be read; empty for one that can."""
+
 ENCODED_TENSOR = Tensor("TYPE_STRING", (1,))
 """An encoded image: one value of type BYTES, the content of a file."""
 
@@ -102,7 +105,10 @@ def decoder_config(model: ModelConfig, preprocessing: Preprocessing) -> ModelCon
         backend="python",
         max_batch_size=model.max_batch_size,
         inputs={ENCODED: ENCODED_TENSOR},
-        outputs={INPUT: Tensor("TYPE_UINT8", (preprocessing.height, preprocessing.width, 3))},
+        outputs={
+            INPUT: Tensor("TYPE_UINT8", (preprocessing.height, preprocessing.width, 3)),
+            ERROR: Tensor("TYPE_STRING", (1,)),
+        },
         instance_groups=(InstanceGroup(_INSTANCES, "KIND_CPU"),),
         dynamic_batching=True,
         parameters={
@@ -114,10 +120,12 @@ def decoder_config(model: ModelConfig, preprocessing: Preprocessing) -> ModelCon
 
 def dali_config(model: ModelConfig, preprocessing: Preprocessing) -> ModelConfig:
     """Return the configuration of a model's decoder for DALI, without the version to serve."""
+    on_cpu = decoder_config(model, preprocessing)
     return dataclasses.replace(
-        decoder_config(model, preprocessing),
+        on_cpu,
         backend="dali",
         inputs={ENCODED: _DALI_TENSOR},
+        outputs={INPUT: on_cpu.outputs[INPUT]},
         instance_groups=(InstanceGroup(1, "KIND_GPU"),),
     )
 
@@ -127,17 +135,20 @@ def ensemble_config(
 ) -> ModelConfig:
     """Return the configuration of a model's ensemble, without the version to serve."""
     step, name = companion_names(model.name)
-    encoded = ENCODED_TENSOR
+    encoded, errors = ENCODED_TENSOR, {ERROR: Tensor("TYPE_STRING", (1,))}
     if decoder == "dali":
         encoded = dataclasses.replace(_DALI_TENSOR, ragged=False)  # an ensemble joins nothing
+        errors = {}
     return ModelConfig(
         name=name,
         platform=ENSEMBLE,
         max_batch_size=model.max_batch_size,
         inputs={INPUT: encoded},
-        outputs={PROBABILITIES: model.outputs[PROBABILITIES]},
+        outputs={PROBABILITIES: model.outputs[PROBABILITIES], **errors},
         ensemble=(
-            EnsembleStep(step, {ENCODED: INPUT}, {INPUT: _PIXELS}),
+            EnsembleStep(
+                step, {ENCODED: INPUT}, {INPUT: _PIXELS, **{name: name for name in errors}}
+            ),
             EnsembleStep(model.name, {INPUT: _PIXELS}, {PROBABILITIES: PROBABILITIES}),
         ),
         parameters={

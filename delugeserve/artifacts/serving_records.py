@@ -19,6 +19,7 @@ from delugeserve.artifacts.model_config import ModelConfig, Tensor, parse_config
 from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
 from delugeserve.artifacts.repository import version_numbers
 from delugeserve.errors import RepositoryError
+from delugeserve.system.imports import require
 
 GENERATED = "generated.pbtxt"
 
@@ -34,8 +35,9 @@ def pin(text: str, version: int, *, labels: bool) -> str:
     Args:
         text: the configuration, whatever version it serves.
         version: the version; the steps of an ensemble take theirs of the same number.
-        labels: the version has a label file, for every output.
+        labels: the version has a label file, for every output of scores.
     """
+    pb = require("tritonclient.grpc.model_config_pb2", "export")
     message = parse(text)
     message.version_policy.Clear()
     message.version_policy.specific.versions.append(version)
@@ -43,7 +45,8 @@ def pin(text: str, version: int, *, labels: bool) -> str:
         for step in message.ensemble_scheduling.step:
             step.model_version = version
     for output in message.output:
-        output.label_filename = f"{version}/{LABELS}" if labels else ""
+        labelled = labels and output.data_type == pb.TYPE_FP32
+        output.label_filename = f"{version}/{LABELS}" if labelled else ""
     return message_text(message)
 
 

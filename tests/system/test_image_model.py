@@ -89,28 +89,34 @@ def test_damaged_images_fail_alone(client):
             assert not any(word in answer.message() for word in ("Traceback", ".py", "BytesIO"))
 
 
+def test_the_images_of_a_request_may_fail_alone(client):
+    images = [photo(), b"no picture", photo(1)]
+    tensor = grpc.InferInput("image", [3, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array(images, object).reshape(-1, 1))
+    found = client.infer("tiny_image", [tensor], parameters={"on_error": "return"})
+    errors = [text.decode() for text in found.as_numpy("error")[:, 0]]
+    assert errors[0] == errors[2] == ""
+    assert errors[1].startswith("Image 2 is not an image")
+    probabilities = found.as_numpy("probabilities")[[0, 2]]
+    np.testing.assert_array_equal(probabilities, classify(grpc, client, [photo(), photo(1)]))
+    with pytest.raises(grpc.InferenceServerException, match="Image 2"):
+        client.infer("tiny_image", [tensor])
+
+
 def test_the_client_names_the_model_to_ask(server):
     with pytest.raises(UnsuitableModel, match="Use the model 'tiny'"):
         Classifier(server.grpc_url, "tiny_image")
 
 
-@pytest.fixture(params=["tiny", "tiny_image"])
-def description(request, client):
-    """Metadata and configuration of a model."""
-    metadata = client.get_model_metadata(request.param)
-    return metadata, client.get_model_config(request.param).config
-
-
-def test_one_output_as_tritons_clients_want_it(description):
+def test_one_output_as_tritons_clients_want_it(client):
     """image_client.py and grpc_image_client.py refuse anything else before they send an image."""
-    metadata, config = description
+    metadata, config = client.get_model_metadata("tiny"), client.get_model_config("tiny").config
     assert len(metadata.inputs) == len(metadata.outputs) == len(config.input) == 1
     assert metadata.outputs[0].datatype == "FP32"
     assert [size for size in metadata.outputs[0].shape[1:] if size > 1] == [10]
     assert config.max_batch_size == 8
-    if metadata.name == "tiny":
-        assert len(metadata.inputs[0].shape) == 4
-        assert config.input[0].format == type(config.input[0]).FORMAT_NHWC
+    assert len(metadata.inputs[0].shape) == 4
+    assert config.input[0].format == type(config.input[0]).FORMAT_NHWC
 
 
 def test_the_request_of_grpc_image_client(client):

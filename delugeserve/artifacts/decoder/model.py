@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from PIL import Image
 
 sys.dont_write_bytecode = True  # the model repository may be shared, and is not a cache
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,8 +34,9 @@ class TritonPythonModel:
     def initialize(self, args):
         """Read the settings; Triton calls this once for each instance."""
         config = json.loads(args["model_config"])
-        self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
+        self._outputs = {output["name"] for output in config["output"]}
         self._preprocessing = _read_preprocessing(config)
+        self._black = self._preprocessing(Image.new("RGB", (1, 1)))
         self._large = threading.Lock()
         instances = sum(group["count"] for group in config["instance_group"])
         threads = max(1, len(os.sched_getaffinity(0)) // instances)
@@ -42,9 +44,13 @@ class TritonPythonModel:
         self._decode(_WHITE, "the image")  # loads Pillow's decoders
 
     def execute(self, requests):
-        """Decode the images of all requests; one that cannot be decoded fails its own request."""
+        """Decode the images of all requests.
+
+        An image that cannot be decoded fails its own request. With the request's parameter
+        ``on_error`` as ``return``, it is black instead, and the output ``error`` says why.
+        """
         batches = [
-            pb_utils.get_input_tensor_by_name(request, self._input).as_numpy().reshape(-1)
+            pb_utils.get_input_tensor_by_name(request, "encoded").as_numpy().reshape(-1)
             for request in requests
         ]
         jobs = [
@@ -54,7 +60,10 @@ class TritonPythonModel:
         ]
         run = map if self._pool is None or len(jobs) == 1 else self._pool.map
         results = run(self._try, jobs)
-        return [self._respond([next(results) for _ in batch]) for batch in batches]
+        return [
+            self._respond(request, [next(results) for _ in batch])
+            for request, batch in zip(requests, batches, strict=True)
+        ]
 
     def finalize(self):
         """End the threads."""
@@ -82,19 +91,38 @@ class TritonPythonModel:
 
             return self._preprocessing.fit(decode(content, source, scale))
 
-    def _respond(self, results):
+    def _respond(self, request, results):
+        on_error = json.loads(request.parameters() or "{}").get("on_error", "raise")
+        if on_error not in ("raise", "return"):
+            return _refusal("The parameter on_error is neither 'raise' nor 'return'.")
         problems = [result for result in results if isinstance(result, str)]
-        if problems:
+        if problems and on_error == "raise":
             more = f" {len(problems) - 1} more cannot be read either." * (len(problems) > 1)
-            error = pb_utils.TritonError(problems[0] + more, pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(output_tensors=[], error=error)
-        tensor = pb_utils.Tensor(self._output, np.stack(results))
-        return pb_utils.InferenceResponse(output_tensors=[tensor])
+            return _refusal(problems[0] + more)
+        errors = [result if isinstance(result, str) else "" for result in results]
+        pixels = [self._black if isinstance(result, str) else result for result in results]
+        arrays = {
+            "image": np.stack(pixels),
+            "error": np.array([[error] for error in errors], np.object_),
+        }
+        return pb_utils.InferenceResponse(
+            output_tensors=[
+                pb_utils.Tensor(name, array)
+                for name, array in arrays.items()
+                if name in self._outputs
+            ]
+        )
+
+
+def _refusal(problem):
+    error = pb_utils.TritonError(problem, pb_utils.TritonError.INVALID_ARG)
+    return pb_utils.InferenceResponse(output_tensors=[], error=error)
 
 
 def _read_preprocessing(config):
     parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
-    height, width, _ = (int(size) for size in config["output"][0]["dims"])
+    (image,) = (output for output in config["output"] if output["name"] == "image")
+    height, width, _ = map(int, image["dims"])
     try:
         preprocessing = Preprocessing(
             height, width, int(parameters["resize_size"]), parameters["interpolation"]

@@ -51,8 +51,11 @@ def encode(kind="JPEG", seed=0, size=(40, 30)):
     return stream.getvalue()
 
 
-def request(*images):
-    return SimpleNamespace(**{ENCODED: np.array(images, object).reshape(-1, 1)})
+def request(*images, **parameters):
+    return SimpleNamespace(
+        **{ENCODED: np.array(images, object).reshape(-1, 1)},
+        parameters=lambda: json.dumps(parameters),
+    )
 
 
 def message(config):
@@ -66,14 +69,15 @@ def test_the_ensemble_runs_one_version_of_decoder_and_model():
         "ensemble",
         8,
     )
-    (image,), (probabilities,) = ensemble.input, ensemble.output
+    (image,), (probabilities, error) = ensemble.input, ensemble.output
     assert (image.data_type, list(image.dims)) == (pb.TYPE_STRING, [1])
     assert probabilities.label_filename == "3/labels.txt"
+    assert (error.name, error.data_type, error.label_filename) == ("error", pb.TYPE_STRING, "")
     steps = ensemble.ensemble_scheduling.step
     assert [(one.model_name, one.model_version) for one in steps] == [("net_decode", 3), ("net", 3)]
     decoder = message(decoder_config(MODEL, PREPROCESSING))
     assert list(steps[0].input_map) == [one.name for one in decoder.input]
-    assert list(steps[0].output_map) == [one.name for one in decoder.output]
+    assert sorted(steps[0].output_map) == sorted(one.name for one in decoder.output)
     assert list(steps[1].input_map) == list(MODEL.inputs)
     assert decoder.output[0].data_type == pb.TYPE_UINT8
     assert not decoder.output[0].label_filename
@@ -141,7 +145,10 @@ def load(pb_utils, monkeypatch, tmp_path):
                 "model_config": json.dumps(
                     {
                         "input": [{"name": ENCODED, "dims": [1]}],
-                        "output": [{"name": "image", "dims": [16, 16, 3]}],
+                        "output": [
+                            {"name": "image", "dims": [16, 16, 3]},
+                            {"name": "error", "dims": [1]},
+                        ],
                         "instance_group": [{"count": instances}],
                         "parameters": {key: {"string_value": one} for key, one in stated.items()},
                     }
@@ -183,6 +190,19 @@ def test_a_bad_image_fails_its_own_request_alone(load):
     assert third.error.message.startswith("Image 2 is not an image")
     assert third.error.message.endswith("1 more cannot be read either.")
     assert second.outputs == third.outputs == {}
+
+
+def test_a_request_may_ask_for_errors_in_place_of_answers(load):
+    good = encode()
+    (response,) = load().execute([request(good, b"no image", good, on_error="return")])
+    assert response.error is None
+    expected = [PREPROCESSING(good), np.zeros((16, 16, 3)), PREPROCESSING(good)]
+    np.testing.assert_array_equal(response.outputs["image"], expected)
+    first, second, third = response.outputs["error"][:, 0]
+    assert (first, third) == ("", "")
+    assert second.startswith("Image 2 is not an image")
+    (refused,) = load().execute([request(good, on_error="ignore")])
+    assert "'raise' nor 'return'" in refused.error.message
 
 
 def test_an_unforeseen_error_stays_in_the_log(load, pb_utils, monkeypatch):
