@@ -9,6 +9,8 @@ from typing import Any
 
 from hostile.request import HostileRequest
 
+_SENT_AT_ONCE = 2**16  # bytes
+
 
 def send(
     address: tuple[str, int], request: HostileRequest, timeout: float = 60.0
@@ -17,13 +19,14 @@ def send(
     with contextlib.closing(socket.create_connection(address, timeout)) as connection:
         connection.settimeout(timeout)
         with contextlib.suppress(ConnectionError):  # what was refused need not be sent
-            connection.sendall(_head(request))
+            waiting = _head(request)
             for part in request.body:
-                time.sleep(request.pause)
-                size = b"%x\r\n" % len(part)
-                connection.sendall(size + part + b"\r\n" if request.chunked else part)
-            if request.chunked:
-                connection.sendall(b"0\r\n\r\n")
+                waiting += b"%x\r\n%b\r\n" % (len(part), part) if request.chunked else part
+                if request.pause or len(waiting) > _SENT_AT_ONCE:
+                    connection.sendall(waiting)
+                    time.sleep(request.pause)
+                    waiting = b""
+            connection.sendall(waiting + (b"0\r\n\r\n" if request.chunked else b""))
         return _read_answer(connection)
 
 
