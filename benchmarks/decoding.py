@@ -111,7 +111,9 @@ def main() -> None:
             done = export(plan_export(name, repository=repository, backend=chosen.backend))
             common.out.print(f"{name}: {done.manifest.backend} in {done.manifest.precision}")
         with (
-            serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server,
+            serve(
+                repository, grpc_port=0, http_port=None, metrics_port=None, direct=True
+            ) as server,
             closing(
                 triton.InferenceServerClient(
                     server.grpc_url, channel_args=channel_arguments(parse_address(server.grpc_url))

@@ -92,7 +92,9 @@ def main() -> None:
             engines[name] = artefact, backend.load(artefact, done.manifest.precision)
             common.out.print(f"{name}: {backend.title} in {done.manifest.precision}")
         with (
-            serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server,
+            serve(
+                repository, grpc_port=0, http_port=None, metrics_port=None, direct=True
+            ) as server,
             closing(
                 triton.InferenceServerClient(
                     server.grpc_url, channel_args=channel_arguments(parse_address(server.grpc_url))

@@ -300,8 +300,12 @@ def read_config(folder: Path) -> ModelConfig:
     return parse_config(folder / FILE_NAME)
 
 
-def parse_config(path: Path) -> ModelConfig:
+def parse_config(path: Path, content: bytes | None = None) -> ModelConfig:
     """Read a file in the format of ``config.pbtxt``; see :func:`read_config`.
+
+    Args:
+        path: the file.
+        content: its content, if it was read before.
 
     Raises:
         RepositoryError: it cannot be read.
@@ -309,7 +313,7 @@ def parse_config(path: Path) -> ModelConfig:
     pb = require("tritonclient.grpc.model_config_pb2", _EXTRA)
     text_format = require("google.protobuf.text_format", _EXTRA)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = (path.read_bytes() if content is None else content).decode()
         message = parse(text)
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -16,7 +16,12 @@ _USE_HOST = (
     f"Use --host {LOOPBACK} for this machine alone, or --host 0.0.0.0 for all its addresses."
 )
 #: Endpoints as messages name them.
-TITLES: Mapping[str, str] = {"grpc": "gRPC", "http": "HTTP", "metrics": "metrics"}
+TITLES: Mapping[str, str] = {
+    "grpc": "gRPC",
+    "http": "HTTP",
+    "metrics": "metrics",
+    "gateway": "the gateway",
+}
 
 
 def resolve_host(host: str, *, ipv6: bool = False) -> str:

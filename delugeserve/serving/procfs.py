@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,8 +58,13 @@ class Work(NamedTuple):
 
 def work(session: int) -> Work:
     """Return the work of a session's processes so far."""
+    return work_of(session_members(session))
+
+
+def work_of(processes: Iterable[int]) -> Work:
+    """Return the work of some processes so far."""
     ticks, running = 0, False
-    for pid in session_members(session):
+    for pid in processes:
         for task in Path(f"/proc/{pid}/task").glob("*"):
             if stat := _stat(task):
                 ticks += int(stat[11]) + int(stat[12])
@@ -70,6 +76,32 @@ def is_alive(pid: int) -> bool:
     """Return whether a process runs; a zombie does not."""
     stat = _stat(Path(f"/proc/{pid}"))
     return bool(stat) and stat[0] not in "ZX"
+
+
+def is_suspended(pid: int) -> bool:
+    """Return whether a process was stopped by a signal, such as SIGSTOP."""
+    stat = _stat(Path(f"/proc/{pid}"))
+    return bool(stat) and stat[0] == "T"
+
+
+def children(parent: int, session: int) -> list[int]:
+    """Return the processes of a session that a process of it has started."""
+    return [
+        pid
+        for pid in session_members(session)
+        if (stat := _stat(Path(f"/proc/{pid}"))) and int(stat[1]) == parent
+    ]
+
+
+def memory(session: int) -> int:
+    """Return the memory of a session's processes in bytes; what they share counts once."""
+    total = 0
+    for pid in session_members(session):
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            match = re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE)
+            total += int(match[1]) << 10 if match else 0
+    return total
 
 
 def _stat(entry: Path) -> list[str]:

@@ -3,22 +3,61 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from delugeserve.artifacts.served_labels import models_to_serve
 from delugeserve.errors import UsageError
 from delugeserve.serving import ports
+from delugeserve.serving.fleet.states import Rules
+from delugeserve.serving.fleet.supervisor import FleetSettings, Supervisor
+from delugeserve.serving.fleet.watch import Watching
+from delugeserve.serving.front.installation import find_envoy
+from delugeserve.serving.front.security import Security
+from delugeserve.serving.front.settings import FrontSettings, Limits
 from delugeserve.serving.private_folder import sweep
-from delugeserve.serving.triton.installation import find_tritonserver
+from delugeserve.serving.triton.installation import TritonInstallation, find_tritonserver
 from delugeserve.serving.triton.launch import Endpoints
 from delugeserve.serving.triton.readiness import wait_until_ready
 from delugeserve.serving.triton.server import TritonServer, start_tritonserver
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
 _log = logging.getLogger(__name__)
+
+
+class RunningServer(Protocol):
+    """What :func:`serve` yields.
+
+    Attributes:
+        host: address it listens on.
+        grpc_url: ``host:port`` for gRPC clients on this machine.
+        http_url: ``host:port`` for HTTP clients on this machine, or None when HTTP is off.
+        metrics_url: address of the Prometheus metrics, or None when they are off.
+        models: names of the models it serves.
+        endpoints: address and ports it listens on.
+    """
+
+    host: str
+    grpc_url: str
+    http_url: str | None
+    metrics_url: str | None
+    endpoints: Endpoints
+
+    @property
+    def models(self) -> list[str]:
+        """See above."""
+
+    def poll(self) -> int | None:
+        """Return the exit status of a server that has ended, else None."""
+
+    def watch(self) -> None:
+        """Block as long as the server works; raise ServerError when it does not."""
+
+    def log_tail(self, count: int = 12) -> str:
+        """Return the last lines of the server's log."""
 
 
 @contextlib.contextmanager
@@ -34,24 +73,48 @@ def serve(
     tritonserver: Path | None = None,
     startup_timeout: float = 300.0,
     progress: Progress = NO_PROGRESS,
-) -> Iterator[TritonServer]:
+    direct: bool = False,
+    active: int = 1,
+    standby: int = 1,
+    memory_limit: int | None = None,
+    envoy: Path | None = None,
+    security: Security | None = None,
+    limits: Limits | None = None,
+    access_log: Path | None = None,
+    tracing: str | None = None,
+) -> Iterator[RunningServer]:
     """Serve a model repository until the block ends.
 
-    Inside the block every model has answered a request. When the block ends, also by an error,
-    requests in flight are finished, and the server, its processes, its folder and its shared memory
-    are removed. The same happens when this process is killed.
+    Inside the block every model has answered a request, and as it did when it was exported. When
+    the block ends, also by an error, requests in flight are finished, and all processes, their
+    folders and their shared memory are removed. The same happens when this process is killed.
+
+    Unless ``direct`` is set, Envoy stands in front of several servers, and a supervisor replaces
+    those that fail. Changes of the repository are followed: a new release is started beside the old
+    one, and gets the requests when it has been proved.
 
     Args:
         repository: model repository.
         grpc_port: port for gRPC; 0 picks a free one.
         http_port: port for HTTP; 0 picks a free one, None turns HTTP off.
-        metrics_port: port for Prometheus metrics; 0 picks a free one, None turns them off.
-        host: name or IPv4 address to listen on.
+        metrics_port: port for Prometheus metrics; 0 picks a free one, None turns them off. Only
+            this machine reaches it, unless ``direct`` is set.
+        host: name or address to listen on; IPv4 only if ``direct`` is set.
         models: names of the models to serve; None means all.
-        log: file to write the server's whole log to.
+        log: file to write the server's whole log to, as lines of JSON unless ``direct`` is set.
         tritonserver: the server program; None means the installed one.
         startup_timeout: seconds that loading may take.
         progress: receives the stages of the start.
+        direct: run one bare server, which nothing replaces. The arguments below do not apply.
+        active: number of servers that share the requests.
+        standby: number of servers that step in when all active ones fail.
+        memory_limit: bytes that the processes of one server may use together before it is
+            replaced; None for no limit.
+        envoy: the proxy program; None means the installed one.
+        security: TLS and authentication; None for neither.
+        limits: limits for requests; None for the defaults.
+        access_log: file that gets a line of JSON for each request; None writes none.
+        tracing: address of an OpenTelemetry collector; None sends no traces.
 
     Yields:
         The running server.
@@ -60,18 +123,73 @@ def serve(
         RepositoryError: there is no repository, or no model in it.
         UnknownNameError: one of ``models`` is not in the repository.
         PortError: a port is taken.
-        MissingExtraError: no server, or no runtime for a model, is installed.
-        UsageError: this machine cannot run the server, ``host`` is not one of its addresses, or the
-            log cannot be written.
-        ServerError: a model did not load, or the server died.
+        MissingExtraError: no server, no proxy, or no runtime for a model, is installed.
+        UsageError: this machine cannot run the server, ``host`` is not one of its addresses, other
+            machines could reach it unguarded, or the log cannot be written.
+        ServerError: a model did not load or gives other answers, or the server died.
     """
     progress.stage("start the server")
-    stored = models_to_serve(repository, models)
-    installation = find_tritonserver(tritonserver)
+    if direct:
+        with _serve_directly(
+            repository,
+            Endpoints(ports.resolve_host(host), grpc_port, http_port, metrics_port),
+            models,
+            log,
+            find_tritonserver(tritonserver),
+            startup_timeout,
+            progress,
+        ) as server:
+            yield server
+        return
+    settings = FleetSettings(
+        repository=repository,
+        models=models,
+        installation=find_tritonserver(tritonserver),
+        envoy=find_envoy(envoy),
+        front=FrontSettings(
+            address=ports.resolve_host(host, ipv6=True),
+            grpc_port=grpc_port,
+            http_port=http_port,
+            gateway_port=None if http_port is None and metrics_port is None else 0,
+            security=security or Security(),
+            limits=limits or Limits(),
+            tracing=tracing,
+            access_log=access_log,
+        ),
+        metrics_port=metrics_port,
+        rules=Rules(active=active, standby=standby),
+        watching=Watching(memory_limit=memory_limit),
+        startup_timeout=startup_timeout,
+        log=log,
+    )
+    settings.front.security.check(settings.front.address)
+    models_to_serve(repository, models)  # an error of the user's before one of the ports'
     sweep()
-    address = ports.resolve_host(host)
-    chosen = ports.claim(address, {"grpc": grpc_port, "http": http_port, "metrics": metrics_port})
-    endpoints = Endpoints(address, chosen["grpc"] or 0, chosen["http"], chosen["metrics"])
+    supervisor = Supervisor(_claim(settings), progress)
+    try:
+        supervisor.start()
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+
+@contextlib.contextmanager
+def _serve_directly(
+    repository: Path,
+    wanted: Endpoints,
+    models: Sequence[str] | None,
+    log: Path | None,
+    installation: TritonInstallation,
+    startup_timeout: float,
+    progress: Progress,
+) -> Iterator[TritonServer]:
+    """Run one bare server; the arguments are those of :func:`serve`."""
+    stored = models_to_serve(repository, models)
+    sweep()
+    chosen = ports.claim(
+        wanted.address, {"grpc": wanted.grpc, "http": wanted.http, "metrics": wanted.metrics}
+    )
+    endpoints = Endpoints(wanted.address, chosen["grpc"] or 0, chosen["http"], chosen["metrics"])
     server = start_tritonserver(installation, stored, endpoints, _open_log(log))
     try:
         wait_until_ready(server, startup_timeout, progress)
@@ -79,6 +197,26 @@ def serve(
         yield server
     finally:
         server.stop()
+
+
+def _claim(settings: FleetSettings) -> FleetSettings:
+    """Return the settings with a free port for each 0."""
+    front = settings.front
+    public = ports.claim(front.address, {"grpc": front.grpc_port, "http": front.http_port})
+    # The gateway's own port is nobody's business, so it is chosen like one that was not given.
+    own = ports.claim(
+        ports.LOOPBACK, {"metrics": settings.metrics_port, "gateway": front.gateway_port}
+    )
+    return dataclasses.replace(
+        settings,
+        front=dataclasses.replace(
+            front,
+            grpc_port=public["grpc"] or 0,
+            http_port=public["http"],
+            gateway_port=own["gateway"],
+        ),
+        metrics_port=own["metrics"],
+    )
 
 
 def _open_log(path: Path | None) -> TextIO | None:

@@ -79,7 +79,7 @@ def address(repository):
     """The address of a server of the examples' repository."""
     from delugeserve import serve
 
-    with serve(repository, grpc_port=0, http_port=None, metrics_port=None) as running:
+    with serve(repository, grpc_port=0, http_port=None, metrics_port=None, direct=True) as running:
         yield running.grpc_url
 
 

@@ -75,7 +75,9 @@ def test_verifying_through_the_server_asks_the_very_version(tmp_path):
     def verification(folder):
         return read_manifest(folder).verification
 
-    with serve(tmp_path / "repository", grpc_port=0, http_port=None, metrics_port=None) as server:
+    with serve(
+        tmp_path / "repository", grpc_port=0, http_port=None, metrics_port=None, direct=True
+    ) as server:
         second = export(plan).folder  # the server has the first one loaded
         done = verify(first)
         assert done.returncode == 0, done.stderr
@@ -108,7 +110,7 @@ def test_the_error_is_the_same_through_every_stage(cifar10_dir, repository, tmp_
     done = export(plan_export(SPEC, repository=tmp_path / "onnx", backend="onnxruntime"))
     reports = {"onnx": measure(done.folder / "model.onnx")}
     for name, folder in (("served", repository), ("served onnx", tmp_path / "onnx")):
-        with serve(folder, grpc_port=0, http_port=None, metrics_port=None) as server:
+        with serve(folder, grpc_port=0, http_port=None, metrics_port=None, direct=True) as server:
             reports[name] = measure(server.grpc_url)
     assert pytorch.top1_error <= 15
     for name, report in reports.items():

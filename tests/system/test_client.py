@@ -46,7 +46,7 @@ def server(tmp_path_factory, write_colour_model):
     queue = "max_queue_delay_microseconds: 50000 default_queue_policy { max_queue_size: 1 }"
     write_colour_model(repository / "impatient", queue=queue)
     write_colour_model(repository / "floating", dtype="TYPE_FP32")
-    with serve(repository, grpc_port=0, http_port=0, metrics_port=None) as running:
+    with serve(repository, grpc_port=0, http_port=0, metrics_port=None, direct=True) as running:
         yield running
 
 
@@ -157,7 +157,7 @@ def test_several_models_and_none_named(url):
 
 def test_the_servers_only_model(tmp_path, write_colour_model):
     write_colour_model(tmp_path / "colour")
-    with serve(tmp_path, grpc_port=0, http_port=0, metrics_port=None) as running:
+    with serve(tmp_path, grpc_port=0, http_port=0, metrics_port=None, direct=True) as running:
         for url in (running.grpc_url, f"http://{running.http_url}"):
             with Classifier(url) as classifier:
                 assert classifier.model.name == "colour"
@@ -211,7 +211,7 @@ def test_a_server_that_stops_and_comes_back(tmp_path, write_colour_model):
 
 
 def stop_and_come_back(repository):
-    with serve(repository, grpc_port=0, http_port=None, metrics_port=None) as first:
+    with serve(repository, grpc_port=0, http_port=None, metrics_port=None, direct=True) as first:
         classifier = Classifier(first.grpc_url, "colour")
         assert classifier.classify([solid("red")])[0].top.index == 0
     with classifier:
@@ -219,7 +219,7 @@ def stop_and_come_back(repository):
             with pytest.raises(ServerUnavailable):
                 classifier.classify([solid("red")])
         port = int(first.grpc_url.rpartition(":")[2])
-        with serve(repository, grpc_port=port, http_port=None, metrics_port=None):
+        with serve(repository, grpc_port=port, http_port=None, metrics_port=None, direct=True):
             assert classifier.classify([solid("red")])[0].top.index == 0
 
 

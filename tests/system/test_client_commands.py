@@ -29,7 +29,7 @@ def server(tmp_path_factory, write_colour_model):
     """One model, so that no command has to name it."""
     repository = tmp_path_factory.mktemp("repository")
     write_colour_model(repository / "delugenet38")
-    with serve(repository, grpc_port=0, http_port=0, metrics_port=None) as running:
+    with serve(repository, grpc_port=0, http_port=0, metrics_port=None, direct=True) as running:
         yield running
 
 

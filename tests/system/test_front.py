@@ -37,7 +37,9 @@ def setup(repository):
     """A front and its two servers, the active one first."""
     with contextlib.ExitStack() as stack:
         servers = [
-            stack.enter_context(serve(repository, grpc_port=0, http_port=0, metrics_port=None))
+            stack.enter_context(
+                serve(repository, grpc_port=0, http_port=0, metrics_port=None, direct=True)
+            )
             for _ in range(2)
         ]
         active, standby = (

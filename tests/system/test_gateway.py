@@ -65,7 +65,7 @@ def endpoint(tmp_path_factory, write_colour_model, exported):
     gateway = ports.claim("127.0.0.1", {"http": 0})
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(
-            serve(folder / "repository", grpc_port=0, http_port=0, metrics_port=0)
+            serve(folder / "repository", grpc_port=0, http_port=0, metrics_port=0, direct=True)
         )
         replica = Upstream("replica-1", _port(server.grpc_url), _port(server.http_url))
         settings = FrontSettings(

@@ -45,7 +45,7 @@ def test_the_server_serves_the_new_version_with_the_settings_written_by_hand(exp
         assert done.published
         assert done.config.replaced == ()
     assert path.read_text().endswith(BY_HAND)
-    with serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server:
+    with serve(repository, grpc_port=0, http_port=None, metrics_port=None, direct=True) as server:
         client = grpc.InferenceServerClient(server.grpc_url)
         config = client.get_model_config("tiny").config
         assert config.max_batch_size == 4

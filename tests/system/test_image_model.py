@@ -28,7 +28,7 @@ def repository(exported, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(repository):
-    with serve(repository, grpc_port=0, http_port=0, metrics_port=None) as server:
+    with serve(repository, grpc_port=0, http_port=0, metrics_port=None, direct=True) as server:
         yield server
 
 

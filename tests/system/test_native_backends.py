@@ -30,7 +30,7 @@ pytest.importorskip("openvino", reason="needs delugeserve[export,server]")
 pytest.importorskip("pytriton.constants", reason="there is no tritonserver (nvidia-pytriton)")
 pytestmark = pytest.mark.system
 
-PORTS = {"grpc_port": 0, "http_port": None, "metrics_port": None}
+PORTS = {"grpc_port": 0, "http_port": None, "metrics_port": None, "direct": True}
 SOURCES = Path(serving.__file__).parent / "backends"
 
 

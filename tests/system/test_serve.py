@@ -39,7 +39,7 @@ if shutil.which("tritonserver") is None:
 
 pytestmark = pytest.mark.system
 
-FREE_PORTS = {"grpc_port": 0, "http_port": None, "metrics_port": None}
+FREE_PORTS = {"grpc_port": 0, "http_port": None, "metrics_port": None, "direct": True}
 
 HANG = 240  # seconds after which a test counts as hung; no test depends on it
 SIZE, CLASSES, POISON = 8, 4, 200
@@ -163,7 +163,7 @@ def reference(repository: Path):
 
 @pytest.fixture(scope="module")
 def server(repository: Path):
-    with serve(repository, grpc_port=0, http_port=0, metrics_port=0) as running:
+    with serve(repository, grpc_port=0, http_port=0, metrics_port=0, direct=True) as running:
         yield running
 
 
@@ -189,7 +189,7 @@ def start():
     started = []
 
     def run(*arguments: str, environment=None, **options) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "delugeserve", "serve", "--json", "--no-http"]
+        command = [sys.executable, "-m", "delugeserve", "serve", "--direct", "--json", "--no-http"]
         free = ["--grpc-port", "0", "--metrics-port", "0"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         # As from a service manager or by its full name: our python3 is not on PATH.
@@ -341,9 +341,11 @@ def test_http_and_metrics_can_be_off(repository: Path):
 def test_an_idle_http_connection_does_not_delay_the_end(repository: Path, monkeypatch):
     # If the connection delayed the end, it would do so longer than a test may take.
     monkeypatch.setattr(launch, "_EXIT_TIMEOUT", 10_000)
-    monkeypatch.setattr(tritonserver, "_GRACE", 10_000)
+    monkeypatch.setattr(tritonserver, "GRACE", 10_000)
     with contextlib.ExitStack() as open_connections:
-        with serve(repository, grpc_port=0, http_port=0, metrics_port=None, models=["tiny"]) as one:
+        with serve(
+            repository, grpc_port=0, http_port=0, metrics_port=None, direct=True, models=["tiny"]
+        ) as one:
             client = http.InferenceServerClient(one.http_url)
             open_connections.callback(client.close)
             infer(http, client, "tiny", images(1))
@@ -434,7 +436,7 @@ def test_a_port_that_is_taken(server: TritonServer, repository: Path):
     taken = server.endpoints.grpc
     with (
         pytest.raises(PortError) as caught,
-        serve(repository, grpc_port=taken, http_port=None, metrics_port=None),
+        serve(repository, grpc_port=taken, http_port=None, metrics_port=None, direct=True),
     ):
         pass
     assert (caught.value.port, caught.value.endpoint) == (taken, "grpc")

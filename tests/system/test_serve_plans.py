@@ -50,6 +50,6 @@ def test_the_backend_loads_in_a_real_server_up_to_cuda(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "_package_folders", lambda: folders)
     with (
         pytest.raises(ServerError, match=r"'tiny' did not load: model\.plan: CUDA: .*driver"),
-        serve(repository, grpc_port=0, http_port=None, metrics_port=None),
+        serve(repository, grpc_port=0, http_port=None, metrics_port=None, direct=True),
     ):
         pass

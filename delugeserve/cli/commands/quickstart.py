@@ -76,7 +76,14 @@ def command(
         _report(1, _describe_export(*_export(spec, repository)))
         with show_progress() as progress:
             server = stack.enter_context(
-                serve(repository, grpc_port=0, http_port=None, metrics_port=None, progress=progress)
+                serve(
+                    repository,
+                    grpc_port=0,
+                    http_port=None,
+                    metrics_port=None,
+                    direct=True,
+                    progress=progress,
+                )
             )
         _report(2, f"Started Triton Inference Server at {server.grpc_url}.")
         with Classifier(server.grpc_url, spec.name) as classifier:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json as json_module
-import os
+import dataclasses
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -16,19 +14,21 @@ import typer
 from delugeserve.cli.launcher import DryRun, Image, LauncherOption, print_container_command
 from delugeserve.cli.options import (
     DEFAULT_REPOSITORY,
-    DEFAULT_URL,
     Repository,
     check_output_file,
     with_default,
 )
-from delugeserve.cli.render.console import err_console, out, print_next, print_warning
+from delugeserve.cli.render.console import err_console
 from delugeserve.cli.render.progress import show_progress
+from delugeserve.cli.render.serving import announce, find_trained, warn_of_exposure
+from delugeserve.cli.serving_options import FrontOptions, with_front_options
+from delugeserve.errors import UsageError
 
 if TYPE_CHECKING:
-    from delugeserve.serving.triton.server import TritonServer
+    from delugeserve.serving.supervisor import RunningServer
 
 _MAX_PORT = 65535
-_ORDER = {True: 0, None: 1, False: 2}  # of models to try: trained, unknown, untrained
+_MIB = 1 << 20
 
 
 class _StopRequested(BaseException):
@@ -46,6 +46,7 @@ def _complete_model(context: typer.Context, incomplete: str) -> list[str]:
         return []
 
 
+@with_front_options
 def command(
     repository: Repository = DEFAULT_REPOSITORY,
     model: Annotated[
@@ -59,7 +60,7 @@ def command(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="IPv4 address or host name to listen on; 0.0.0.0 for all.")
+        str, typer.Option(help="Address or host name to listen on; 0.0.0.0 or :: for all.")
     ] = "127.0.0.1",
     grpc_port: Annotated[
         int, typer.Option(min=0, max=_MAX_PORT, help="Port for gRPC; 0 picks a free one.")
@@ -72,6 +73,33 @@ def command(
         int,
         typer.Option(min=0, max=_MAX_PORT, help="Port for Prometheus metrics; 0 picks a free one."),
     ] = 8002,
+    active: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Servers that share the requests.")
+    ] = 1,
+    standby: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Servers that step in when all active ones fail."),
+    ] = 1,
+    memory_limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            metavar="MIB",
+            help=with_default("Replace a server that uses more memory than this.", "no limit"),
+            show_default=False,
+        ),
+    ] = None,
+    direct: Annotated[
+        bool,
+        typer.Option(
+            "--direct",
+            help="Run one bare server: nothing in front of it, and nothing replaces it.",
+        ),
+    ] = False,
+    envoy: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="PATH", help="Envoy to run instead of the installed one."),
+    ] = None,
     tritonserver: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="PATH", help="tritonserver to run instead of the installed one."),
@@ -80,7 +108,7 @@ def command(
         Optional[Path],  # noqa: UP045
         typer.Option(
             metavar="FILE",
-            help="Keep the server's log in this file. Otherwise its end is shown on an error only.",
+            help="Keep all logs in this file, as lines of JSON unless --direct is given.",
         ),
     ] = None,
     startup_timeout: Annotated[
@@ -94,9 +122,16 @@ def command(
     launcher: LauncherOption = None,
     image: Image = None,
     dry_run: DryRun = False,
+    *,
+    front: FrontOptions,
 ) -> None:
-    """Serve the models of a repository with Triton until Ctrl-C or SIGTERM."""
+    """Serve the models of a repository with Triton until Ctrl-C or SIGTERM.
+
+    A supervisor runs an active and a standby server behind Envoy. It replaces servers that fail,
+    and follows the repository: a new version gets the requests when it has been proved.
+    """
     from delugeserve.serving import ports
+    from delugeserve.serving.fleet.supervisor import Supervisor
     from delugeserve.serving.supervisor import serve
 
     if launcher or image or dry_run:
@@ -117,8 +152,10 @@ def command(
         return
     if log:
         check_output_file(log)
-    if not ports.is_loopback(ports.resolve_host(host)):
-        _warn_of_exposure(host, http=not no_http)
+    if direct:
+        _check_direct(front)
+        if not ports.is_loopback(ports.resolve_host(host)):
+            warn_of_exposure(host, http=not no_http)
     _stop_on_signals()
     try:
         with contextlib.ExitStack() as stack:
@@ -135,15 +172,28 @@ def command(
                         tritonserver=tritonserver,
                         startup_timeout=startup_timeout,
                         progress=progress,
+                        direct=direct,
+                        active=active,
+                        standby=standby,
+                        memory_limit=memory_limit * _MIB if memory_limit else None,
+                        envoy=envoy,
+                        security=front.security,
+                        limits=front.limits,
+                        access_log=front.access_log,
+                        tracing=front.tracing,
                     )
                 )
-            _announce(server, _trained(repository, server.models), json=json)
+            trained = find_trained(repository, server.models)
+            scheme = "https" if front.security.certificate else "http"
+            announce(server, trained, scheme=scheme, direct=direct, json=json)
+            if isinstance(server, Supervisor):
+                signal.signal(signal.SIGHUP, lambda *_: server.reload())
             _watch(server)
     except _StopRequested:
         err_console.print("Server stopped.")
 
 
-def _watch(server: TritonServer) -> None:
+def _watch(server: RunningServer) -> None:
     try:
         server.watch()
     except _StopRequested:
@@ -151,72 +201,14 @@ def _watch(server: TritonServer) -> None:
         raise
 
 
-def _trained(repository: Path, models: Sequence[str]) -> dict[str, bool | None]:
-    """Return whether each served model is trained; None if its manifest does not tell."""
-    from delugeserve.artifacts.manifest import find_manifest
-    from delugeserve.artifacts.repository import find_models
-
-    manifests = {
-        stored.name: find_manifest(stored.folder, stored.version)
-        for stored in find_models(repository, models)
-    }
-    return {name: found.trained if found else None for name, found in manifests.items()}
-
-
-def _announce(server: TritonServer, trained: dict[str, bool | None], *, json: bool) -> None:
-    """Print the endpoints, the models and the next command, for a trained model if there is one.
-
-    Args:
-        server: the running server.
-        trained: whether each model is trained; None where that is not known.
-        json: print the endpoints as JSON.
-    """
-    if json:
-        # On one line, for a program that reads a line and goes on while the server runs.
-        ready = {
-            "grpc": server.grpc_url,
-            "http": server.http_url,
-            "metrics": server.metrics_url,
-            "models": server.models,
-            "host": server.host,
-            "pid": os.getpid(),
-        }
-        print(json_module.dumps(ready), flush=True)  # noqa: T201
-    else:
-        listening = server.endpoints
-        _print_fact("gRPC", f"{server.host}:{listening.grpc}")
-        _print_fact("HTTP", f"http://{server.host}:{listening.http}" if listening.http else "off")
-        metrics = (
-            f"http://{server.host}:{listening.metrics}/metrics" if listening.metrics else "off"
-        )
-        _print_fact("metrics", metrics)
-        _print_fact(
-            "models",
-            ", ".join(
-                f"{name} (untrained)" if trained.get(name) is False else name
-                for name in server.models
-            ),
-        )
-    default = DEFAULT_URL.replace("localhost", "127.0.0.1")
-    url = "" if server.grpc_url == default else f" --url {server.grpc_url}"
-    suggested = min(server.models, key=lambda name: _ORDER[trained.get(name)])
-    print_next(f"delugeserve classify IMAGE.jpg --model {suggested}{url}")
-    err_console.print("[dim]Press Ctrl-C to stop the server.[/]")
-
-
-def _print_fact(name: str, value: str) -> None:
-    out.print(f"{name:<8} {value}", markup=False)
-
-
-def _warn_of_exposure(host: str, *, http: bool) -> None:
-    print_warning(
-        f"The server listens on {host}: other machines can reach it, and it does not authenticate "
-        "clients."
-    )
-    if http:
-        print_warning(
-            "A malformed HTTP request can crash this server: use --no-http, or put a proxy that "
-            "checks requests in front of it."
+def _check_direct(front: FrontOptions) -> None:
+    """Raise a UsageError if a bare server is to be guarded."""
+    unguarded = dataclasses.replace(front.security, insecure=False)
+    if unguarded != type(unguarded)() or front.access_log or front.tracing:
+        raise UsageError(
+            "A bare server has neither TLS nor authentication, logs no requests and sends no "
+            "traces.",
+            "Leave out --direct, or these options.",
         )
 
 

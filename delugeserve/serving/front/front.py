@@ -28,7 +28,11 @@ _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 
 def start_front(
-    envoy: Path, settings: FrontSettings, routing: Routing, log_file: TextIO | None = None
+    envoy: Path,
+    settings: FrontSettings,
+    routing: Routing,
+    log_file: TextIO | None = None,
+    loopback: LoopbackPorts | None = None,
 ) -> Front:
     """Start Envoy, and wait until it answers on its ports.
 
@@ -40,6 +44,7 @@ def start_front(
         settings: what it listens on.
         routing: where it sends requests.
         log_file: an open file that gets Envoy's log, and is closed at its end.
+        loopback: its own ports, those of an Envoy that it replaces; None takes free ones.
 
     Raises:
         UsageError: its certificates or keys cannot be used, or it would listen for other machines
@@ -51,8 +56,9 @@ def start_front(
         if log_file:
             on_error.callback(log_file.close)
         settings.security.check(settings.address)
-        own = ports.claim(ports.LOOPBACK, {"grpc": 0, "metrics": 0})
-        loopback = LoopbackPorts(own["grpc"] or 0, own["metrics"] or 0)
+        if loopback is None:
+            own = ports.claim(ports.LOOPBACK, {"grpc": 0, "metrics": 0})
+            loopback = LoopbackPorts(own["grpc"] or 0, own["metrics"] or 0)
         folder = PrivateFolder.create()
         on_error.callback(folder.remove)
         front = Front(envoy, settings, routing, loopback, folder, log_file)
@@ -70,6 +76,7 @@ class Front:
     Attributes:
         settings: what it listens on.
         routing: where it sends requests now.
+        loopback: its own ports.
         internal_port: port on 127.0.0.1 where the gateway reaches the replicas over gRPC, without
             authentication.
         admin_port: port on 127.0.0.1 of Envoy's statistics, to read only: ``/stats/prometheus``,
@@ -85,7 +92,7 @@ class Front:
         folder: PrivateFolder,
         log_file: TextIO | None,
     ) -> None:
-        self.settings, self.routing = settings, routing
+        self.settings, self.routing, self.loopback = settings, routing, loopback
         self.internal_port, self.admin_port = loopback.internal, loopback.stats
         self._files = RoutingFiles(folder.path, settings)
         self._draining: tuple[Upstream, ...] = ()
@@ -201,6 +208,11 @@ class Front:
             _statistic(host, "rq_active") for host in self._hosts() if _port(host) in ports_of
         )
 
+    @property
+    def session(self) -> int:
+        """Number of the session of its processes, which is that of the guardian's process."""
+        return self._process.pid
+
     def poll(self) -> int | None:
         """Return the exit status of an Envoy that has ended, else None."""
         return self._process.poll()
@@ -216,7 +228,9 @@ class Front:
             drain: answer the requests that it has accepted first.
         """
         try:
-            if drain and self.poll() is None:
+            if not drain:
+                self._process.terminate()  # what got SIGTERM is killed by stop()
+            elif self.poll() is None:
                 with contextlib.suppress(OSError):
                     self._drain()
         finally:

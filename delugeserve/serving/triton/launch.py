@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from delugeserve.artifacts.repository import StoredModel
 from delugeserve.serving.private_folder import cannot_write
@@ -46,9 +47,18 @@ class Launch:
 
 
 def prepare(
-    installation: TritonInstallation, models: Sequence[StoredModel], endpoints: Endpoints
+    installation: TritonInstallation,
+    models: Sequence[StoredModel],
+    endpoints: Endpoints,
+    place: Callable[[Path], None] | None = None,
 ) -> Launch:
     """Lay out a private folder, and return how to start a server in it.
+
+    Args:
+        installation: the server.
+        models: the models to serve.
+        endpoints: where it listens.
+        place: writes the models into the folder given; None links them to where they are stored.
 
     Raises:
         MissingExtraError: the runtime of a model's backend is not installed.
@@ -59,7 +69,7 @@ def prepare(
     """
     folder = layout.ServerFolder.create()
     try:
-        layout.lay_out(folder, installation, models)
+        layout.lay_out(folder, installation, models, place)
         environment = build_environment(folder.path, installation)
     except OSError as error:
         folder.remove()

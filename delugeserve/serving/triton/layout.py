@@ -7,7 +7,7 @@ no client can make the server load more), to the server's backends, and copies o
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from delugeserve.artifacts.repository import StoredModel
@@ -31,9 +31,18 @@ class ServerFolder(PrivateFolder):
 
 
 def lay_out(
-    folder: ServerFolder, installation: TritonInstallation, models: Sequence[StoredModel]
+    folder: ServerFolder,
+    installation: TritonInstallation,
+    models: Sequence[StoredModel],
+    place: Callable[[Path], None] | None = None,
 ) -> None:
     """Fill a private folder with backends and models.
+
+    Args:
+        folder: the private folder.
+        installation: the server.
+        models: the models to serve.
+        place: writes the models into the folder given; None links them to where they are stored.
 
     Raises:
         MissingExtraError: the runtime of a model's backend is not installed.
@@ -52,6 +61,9 @@ def lay_out(
     for model in models:
         own_backends.check_backend(model, backends)
     folder.models.mkdir()
+    if place is not None:
+        place(folder.models)
+        return
     for model in models:
         (folder.models / model.name).symlink_to(model.folder, target_is_directory=True)
 

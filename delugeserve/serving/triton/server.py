@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from delugeserve.artifacts.repository import StoredModel
@@ -26,6 +27,7 @@ def start_tritonserver(
     models: Sequence[StoredModel],
     endpoints: Endpoints,
     log_file: TextIO | None = None,
+    place: Callable[[Path], None] | None = None,
 ) -> TritonServer:
     """Start one server process for a set of models, and return its handle.
 
@@ -38,6 +40,7 @@ def start_tritonserver(
         models: the models to serve, which may come from one repository only.
         endpoints: where to listen.
         log_file: an open file that gets the server's log, and is closed at its end.
+        place: writes the models into the folder given; None links them to where they are stored.
 
     Raises:
         MissingExtraError: the runtime of a model's backend is not installed.
@@ -49,7 +52,7 @@ def start_tritonserver(
     with contextlib.ExitStack() as on_error:
         if log_file:
             on_error.callback(log_file.close)
-        launch = prepare(installation, models, endpoints)
+        launch = prepare(installation, models, endpoints, place)
         on_error.callback(launch.folder.remove)
         server = TritonServer(launch, log_file)
         on_error.pop_all()
@@ -83,6 +86,16 @@ class TritonServer:
         self._launch = launch
         self._model_processes: dict[int, str] = {}
         self._process = GuardedProcess(launch.command, launch.folder, launch.environment, log_file)
+
+    @property
+    def session(self) -> int:
+        """Number of the session of its processes, which is that of the guardian's process."""
+        return self._process.pid
+
+    @property
+    def model_processes(self) -> dict[int, str]:
+        """Names of the models by process, as far as models have processes of their own."""
+        return dict(self._model_processes)
 
     def poll(self) -> int | None:
         """Return the exit status of a server that has ended, else None."""

@@ -301,7 +301,7 @@ def test_a_servers_only_model_needs_no_name(evaluate, repository):
     from delugeserve.serving.supervisor import serve
 
     expected = evaluate(repository / "delugenet38")
-    with serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server:
+    with serve(repository, grpc_port=0, http_port=None, metrics_port=None, direct=True) as server:
         for arguments in ((server.grpc_url,), ("--url", server.grpc_url)):
             found = evaluate(*arguments)
             assert found["subject"] == f"delugenet38 at {server.grpc_url}"

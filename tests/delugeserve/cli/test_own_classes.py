@@ -194,7 +194,7 @@ def test_a_server_tells_its_task(printed, folder, version):
 
     expected = printed("evaluate", version, "--data", folder / "data")
     repository = version.parent.parent
-    with serve(repository, grpc_port=0, http_port=None, metrics_port=None) as server:
+    with serve(repository, grpc_port=0, http_port=None, metrics_port=None, direct=True) as server:
         for more in ((), ("--model", "pets")):
             found = printed("evaluate", server.grpc_url, "--data", folder / "data", *more)
             assert found["model"] == "pets"

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from delugeserve.cli.commands import serve
+from delugeserve.cli.render import serving
+from delugeserve.serving import ports
 from delugeserve.serving.triton.launch import Endpoints
 
 
@@ -21,13 +23,14 @@ def server(address="127.0.0.1", http=8000):
     )
 
 
-def test_the_addresses_it_listens_on_are_printed(capsys):
-    serve._announce(server("0.0.0.0", http=None), {"tiny": False}, json=False)
+def test_the_addresses_of_the_machine_are_printed(capsys, monkeypatch):
+    monkeypatch.setattr(ports, "machine_addresses", lambda address: ("192.0.2.2", "192.0.2.3"))
+    serving.announce(server("0.0.0.0", http=None), {"tiny": False}, json=False)
     out, err = capsys.readouterr()
     assert dict(line.split(maxsplit=1) for line in out.splitlines()) == {
-        "gRPC": "0.0.0.0:8001",
+        "gRPC": "192.0.2.2:8001 192.0.2.3:8001",
         "HTTP": "off",
-        "metrics": "http://0.0.0.0:8002/metrics",
+        "metrics": "http://127.0.0.1:8002/metrics",
         "models": "tiny (untrained), small",
     }
     # The port is the default one, and the client is on this machine.
@@ -45,23 +48,23 @@ def test_the_addresses_it_listens_on_are_printed(capsys):
     ],
 )
 def test_a_trained_model_is_suggested(capsys, trained, suggested):
-    serve._announce(server(), trained, json=False)
+    serving.announce(server(), trained, json=False)
     assert capsys.readouterr().err.splitlines()[0].endswith(f" --model {suggested}")
 
 
 def test_manifests_tell_which_models_are_trained(exported, tmp_path):
     stored = shutil.copytree(exported, tmp_path / "stored")
-    assert serve._trained(stored, ["tiny"]) == {"tiny": True}
+    assert serving.find_trained(stored, ["tiny"]) == {"tiny": True}
     path = stored / "tiny" / "1" / "manifest.json"
     values = json.loads(path.read_text())
     path.write_text(json.dumps({**values, "trained": False}))
-    assert serve._trained(stored, ["tiny"]) == {"tiny": False}
+    assert serving.find_trained(stored, ["tiny"]) == {"tiny": False}
     path.unlink()
-    assert serve._trained(stored, ["tiny"]) == {"tiny": None}
+    assert serving.find_trained(stored, ["tiny"]) == {"tiny": None}
 
 
 def test_json_has_addresses_for_clients_on_this_machine(capsys):
-    serve._announce(server("0.0.0.0"), {}, json=True)
+    serving.announce(server("0.0.0.0"), {}, json=True)
     (line,) = capsys.readouterr().out.splitlines()
     ready = json.loads(line)
     assert ready["grpc"] == "127.0.0.1:8001"
@@ -74,7 +77,7 @@ def test_json_has_addresses_for_clients_on_this_machine(capsys):
         ("--grpc-port", "70000", "--grpc-port"),
         ("--http-port", "-1", "--http-port"),
         ("--log", "nowhere/server.log", "nowhere"),
-        ("--host", "::1", "::1"),
+        ("--host", "no such host", "no such host"),
         ("--repository", "nowhere", "nowhere"),
     ],
 )

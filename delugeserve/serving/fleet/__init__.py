@@ -1,0 +1,1 @@
+"""The supervisor of ``delugeserve serve``: which servers run, which of them are asked, and why."""
