@@ -117,7 +117,8 @@ class Gateway:
             else:
                 self._metrics.image(name, "", item.status)
         versions = sorted({item.version for item in answers if isinstance(item, Answer)})
-        facts["versions"] = versions
+        errors = [item for item in answers if isinstance(item, RequestError)]
+        facts.update(versions=versions, failed=len(errors))
         if len(answers) == 1:
             if isinstance(answers[0], RequestError):
                 raise answers[0]
@@ -126,7 +127,6 @@ class Gateway:
             {"name": image.name, **_to_json(answer)}
             for image, answer in zip(images, answers, strict=True)
         ]
-        errors = [item for item in answers if isinstance(item, RequestError)]
         # One part that is not an image does not take the answers of the others away.
         status = max(error.status for error in errors) if len(errors) == len(answers) else 200
         return JSONResponse({"model": name, "results": results}, status)

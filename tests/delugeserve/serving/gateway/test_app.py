@@ -332,7 +332,7 @@ def test_each_request_is_one_line_of_json_in_the_log(gateway, encode, caplog):
     assert {**first, "time": 0, "seconds": 0, "request_id": 0, "bytes_sent": 0} == {
         "time": 0, "request_id": 0, "method": "POST", "path": "/classify", "status": 200,
         "seconds": 0, "bytes_sent": 0, "client": "team-a", "images": 1,
-        "bytes_received": len(encode()), "model": "colour", "versions": ["1"],
+        "bytes_received": len(encode()), "model": "colour", "versions": ["1"], "failed": 0,
     }  # fmt: skip
     assert (second["status"], "secret" in json.dumps(second)) == (422, False)
 
