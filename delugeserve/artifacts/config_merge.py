@@ -98,13 +98,22 @@ def merge_config(
         for name in dict.fromkeys((*written, *generates))
         if written.get(name) != generates.get(name)
     ]
-    edited, lost = _write(text, found, merged)
+    edited, lost = write_in_place(text, found, merged)
     unknown = [KeptSetting(name, value) for name, value in unknown_fields(edited, new).items()]
     return ConfigMerge(edited, (*kept, *unknown), replaced, lost)
 
 
-def _write(text: str, found: Any, merged: Any) -> tuple[str, tuple[str, ...]]:
-    """Return the text with the merged values, and what of the old text is lost."""
+def write_in_place(text: str, found: Any, merged: Any) -> tuple[str, tuple[str, ...]]:
+    """Return a text with other values, and what of the old text is lost.
+
+    Args:
+        text: the text.
+        found: the protobuf message that it parses to.
+        merged: the values that it is to have.
+
+    Returns:
+        The new text, and the comments and unknown fields of the old one that are not in it.
+    """
     try:
         edited = edit_text(text, found, merged)
         left = list(comments(edited))

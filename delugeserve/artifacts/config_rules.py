@@ -10,6 +10,7 @@ from typing import Any
 from delugeserve.artifacts import labels
 from delugeserve.artifacts.config_message import copy, field_text
 from delugeserve.artifacts.interface import LOGITS, PROBABILITIES
+from delugeserve.artifacts.serving_config import THREADS
 from delugeserve.system.imports import require
 
 _OWN_LABELS = re.compile(rf"\d+/{re.escape(labels.FILE_NAME)}")
@@ -264,7 +265,7 @@ class _Rules:
     def check_parameters(self) -> None:
         """The parameters of precision and preprocessing are the artefact's."""
         found, new = self._merged.parameters, self._new.parameters
-        for key in sorted(self._artefact.fixed_parameters.union(new)):
+        for key in sorted(self._artefact.fixed_parameters.union(new).difference(THREADS.values())):
             had = found[key].string_value if key in found else ""
             has = new[key].string_value if key in new else ""
             if had == has and (key in found) == (key in new):

@@ -12,13 +12,20 @@ from delugeserve.artifacts import labels
 from delugeserve.artifacts.config_message import parse
 from delugeserve.artifacts.config_syntax import unknown_fields
 from delugeserve.artifacts.interface import INPUT, PROBABILITIES
+from delugeserve.artifacts.serving_config import (
+    THREADS,
+    ServingConfig,
+    apply_serving,
+    default_serving,
+    read_queue,
+)
 from delugeserve.errors import RepositoryError
 from delugeserve.system.imports import require
 
 FILE_NAME = "config.pbtxt"
 
-_THREADS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS")
 _EXTRA = "export"
+_NO_SETTINGS = ServingConfig()
 
 ENSEMBLE = "ensemble"
 """Platform of a model that runs other models."""
@@ -89,7 +96,7 @@ class ModelConfig:
         labels: files with class names by output, relative to the model's folder.
         instance_groups: empty for the backend's default.
         dynamic_batching: the server joins requests to batches.
-        queue_delay_us: how long the server waits for more requests, in microseconds.
+        queue: how requests wait; what it does not state is Triton's default.
         warmup_batches: batch sizes run before the model is ready.
         parameters: strings for the backend and for clients.
         runtime: file that Triton runs in place of the backend's own library; empty for that.
@@ -109,7 +116,7 @@ class ModelConfig:
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     instance_groups: tuple[InstanceGroup, ...] = ()
     dynamic_batching: bool = False
-    queue_delay_us: int = 0
+    queue: ServingConfig = _NO_SETTINGS
     warmup_batches: tuple[int, ...] = ()
     parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
     runtime: str = ""
@@ -136,8 +143,13 @@ class ModelConfig:
     @property
     def threads(self) -> int | None:
         """Threads of an instance; None if the backend divides the cores among the instances."""
-        stated = [self.parameters.get(key, "") for key in _THREADS]
+        stated = [self.parameters.get(key, "") for key in THREADS.values()]
         return next((int(text) or None for text in stated if text.isdecimal()), None)
+
+    @property
+    def queue_delay_us(self) -> int:
+        """How long the server waits for more requests, in microseconds."""
+        return self.queue.queue_delay_us or 0
 
     @property
     def num_classes(self) -> dict[str, int]:
@@ -216,7 +228,8 @@ class ModelConfig:
                 output_map=step.outputs,
             )
         if self.dynamic_batching:
-            message.dynamic_batching.max_queue_delay_microseconds = self.queue_delay_us
+            message.dynamic_batching.SetInParent()
+            apply_serving(self.queue, message)
         text: str = text_format.MessageToString(message)
         return text
 
@@ -283,6 +296,7 @@ def classifier_config(
         outputs=dict.fromkeys(outputs, Tensor("TYPE_FP32", (num_classes,))),
         instance_groups=(instance_group,),
         dynamic_batching=True,
+        queue=default_serving(3 * image_size**2, max_batch_size),
         warmup_batches=tuple(sorted({1, max_batch_size})),
         parameters=parameters,
         runtime=runtime,
@@ -351,7 +365,7 @@ def parse_config(path: Path, content: bytes | None = None) -> ModelConfig:
             for group in message.instance_group
         ),
         dynamic_batching=message.HasField("dynamic_batching"),
-        queue_delay_us=message.dynamic_batching.max_queue_delay_microseconds,
+        queue=read_queue(message),
         # Triton reads a missing batch size as 1.
         warmup_batches=tuple(warmup.batch_size or 1 for warmup in message.model_warmup),
         parameters={key: value.string_value for key, value in message.parameters.items()},
@@ -365,3 +379,14 @@ def parse_config(path: Path, content: bytes | None = None) -> ModelConfig:
         ),
         unknown_fields=tuple(unknown_fields(text, message)),
     )
+
+
+def read_message(folder: Path) -> Any:
+    """Read ``config.pbtxt`` from a model's folder into Triton's protobuf message.
+
+    Raises:
+        RepositoryError: it cannot be read.
+    """
+    path = folder / FILE_NAME
+    parse_config(path)  # the error
+    return parse(path.read_text(encoding="utf-8"))

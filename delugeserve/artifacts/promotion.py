@@ -110,7 +110,7 @@ def promote(
             repository cannot be written.
         OtherClassesError: it has other classes.
     """
-    with _writing(repository):
+    with writing(repository):
         plan = _plan(repository, model, version, replace_classes=replace_classes)
         return _carry_out(repository, plan)
 
@@ -135,7 +135,7 @@ def rollback(repository: Path, model: str) -> Promotion:
         RepositoryError: no version was served before, it is damaged or failed its verification, or
             the repository cannot be written.
     """
-    with _writing(repository):
+    with writing(repository):
         return _carry_out(repository, _plan_rollback(repository, model))
 
 
@@ -160,7 +160,7 @@ def set_canary(repository: Path, model: str, version: int | None, share: float) 
             f"The share is {share:.4g}, but it must be above 0 and below 1.",
             "Use --share with a percentage such as 5%, or leave it out to serve the version alone.",
         )
-    with _writing(repository):
+    with writing(repository):
         plan = _plan(repository, model, version)
         if plan.version == plan.before:
             raise RepositoryError(
@@ -181,7 +181,7 @@ def set_canary(repository: Path, model: str, version: int | None, share: float) 
 
 def clear_canary(repository: Path) -> Canary | None:
     """End the repository's canary; return it, or None if there is none."""
-    with _writing(repository):
+    with writing(repository):
         canary = read_canary(repository)
         if (repository / CANARY).exists():
             commit(repository, Transaction(files={CANARY: None}))
@@ -224,7 +224,7 @@ def configs_of(repository: Path, model: str, version: int) -> Mapping[str, str]:
 
 
 @contextmanager
-def _writing(repository: Path) -> Iterator[None]:
+def writing(repository: Path) -> Iterator[None]:
     """Hold the repository's lock to change it."""
     try:
         with lock_repository(_existing(repository)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from delugeserve.artifacts.companions import COMPANION_OF, companion_of, find_companions
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
-from delugeserve.artifacts.model_config import read_config
+from delugeserve.artifacts.model_config import read_config, read_message
 from delugeserve.errors import RepositoryError, UnknownNameError
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class StoredModel:
             ``model.py``; empty lets Triton choose.
         companion_of: the model that it is served beside, see
             :mod:`delugeserve.artifacts.companions`; empty for a model of its own.
+        uses_cache: the configuration asks for the server's response cache.
+        uses_rate_limiter: the configuration asks for the server's rate limiter.
     """
 
     name: str
@@ -44,6 +46,8 @@ class StoredModel:
     version: int | None = None
     runtime: str = ""
     companion_of: str = ""
+    uses_cache: bool = False
+    uses_rate_limiter: bool = False
 
 
 def find_models(repository: Path, names: Sequence[str] | None = None) -> list[StoredModel]:
@@ -164,7 +168,7 @@ def _export_into(repository: Path) -> str:
 
 
 def _read(name: str, path: Path) -> StoredModel:
-    config = read_config(path.parent)
+    config, message = read_config(path.parent), read_message(path.parent)
     if any(character.isspace() for character in name):
         raise RepositoryError(
             f"The model name '{name}' contains a space, on which the server crashes.",
@@ -185,6 +189,8 @@ def _read(name: str, path: Path) -> StoredModel:
         served_version(path.parent, config.versions),
         config.runtime,
         config.parameters.get(COMPANION_OF, ""),
+        message.response_cache.enable,
+        any(group.HasField("rate_limiter") for group in message.instance_group),
     )
 
 

@@ -19,6 +19,7 @@ from delugeserve.cli.commands import (
     benchmark,
     benchmark_engines,
     classify,
+    configure,
     connectivity,
     data,
     doctor,
@@ -95,7 +96,7 @@ _PANELS = {
     "Start here": (quickstart, doctor, models),
     "Train and evaluate": (data, train, runs, evaluate),
     "Export": (export, verify, inspect, benchmark_engines),
-    "Versions": (versions, promote, rollback, remove, gc),
+    "Versions": (versions, promote, rollback, configure, remove, gc),
     "Serve": (serve, keys, classify, benchmark),
     "Experiments of the paper": (ablation, connectivity, profile),
 }

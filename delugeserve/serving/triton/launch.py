@@ -14,6 +14,8 @@ from delugeserve.serving.triton.installation import TritonInstallation
 
 _EXIT_TIMEOUT = 30  # seconds the server gives requests in flight once it is asked to stop
 
+_CACHE_BYTES = 256 << 20
+
 
 @dataclass(frozen=True)
 class Endpoints:
@@ -102,6 +104,16 @@ def _arguments(
     if all(model.complete for model in models):
         # Completing a configuration takes a separate process and a second per model.
         arguments.append("--disable-auto-complete-config")
+    return arguments + _feature_arguments(models)
+
+
+def _feature_arguments(models: Sequence[StoredModel]) -> list[str]:
+    """Return the options without which Triton ignores a model's cache and rate limiter."""
+    arguments = []
+    if any(model.uses_cache for model in models):
+        arguments.append(f"--cache-config=local,size={_CACHE_BYTES}")
+    if any(model.uses_rate_limiter for model in models):
+        arguments.append("--rate-limit=execution_count")
     return arguments
 
 

@@ -16,6 +16,7 @@ from delugeserve.artifacts.model_config import (
     classifier_config,
     read_config,
 )
+from delugeserve.artifacts.serving_config import ServingConfig
 from delugeserve.errors import RepositoryError
 
 CLASSIFIER = classifier_config(
@@ -64,7 +65,7 @@ def configs(draw):
         labels={name: draw(names) for name in labelled},
         instance_groups=draw(st.lists(groups, max_size=3).map(tuple)),
         dynamic_batching=dynamic,
-        queue_delay_us=draw(numbers) if dynamic else 0,
+        queue=ServingConfig(queue_delay_us=draw(numbers) or None) if dynamic else ServingConfig(),
         warmup_batches=draw(st.lists(numbers, max_size=3).map(tuple)),
         parameters=draw(st.dictionaries(names, names, max_size=3)),
         runtime=draw(st.just("") | names),
