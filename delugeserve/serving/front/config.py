@@ -13,6 +13,9 @@ from delugeserve.serving.front.settings import FrontSettings
 _BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000, 60000)  # ms
 
 
+_HEAP = "envoy.resource_monitors.fixed_heap"
+
+
 class RoutingSource(Protocol):
     """Where Envoy finds the replicas and the routes to them."""
 
@@ -200,13 +203,12 @@ def _clusters(settings: FrontSettings, source: RoutingSource) -> list[Config]:
 def _overload(settings: FrontSettings) -> Config:
     """Return what Envoy refuses when its memory or its connections run out."""
     limits = settings.limits
-    heap = "envoy.resource_monitors.fixed_heap"
     connections = "envoy.resource_monitors.global_downstream_max_connections"
     return {
         "refresh_interval": "0.25s",
         "resource_monitors": [
             {
-                "name": heap,
+                "name": _HEAP,
                 "typed_config": clusters.typed(
                     "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
                     {"max_heap_size_bytes": limits.memory_bytes},
@@ -221,14 +223,21 @@ def _overload(settings: FrontSettings) -> Config:
                 ),
             },
         ],
+        # Without it, Envoy does not know how much each request over HTTP/2 holds.
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 20},
         "actions": [
-            {
-                "name": f"envoy.overload_actions.{action}",
-                "triggers": [{"name": heap, "threshold": {"value": share}}],
-            }
-            for action, share in (
-                ("shrink_heap", 0.8),
-                ("stop_accepting_requests", 0.9),
-            )
+            _overload_action("shrink_heap", {"threshold": {"value": 0.8}}),
+            _overload_action("stop_accepting_requests", {"threshold": {"value": 0.9}}),
+            _overload_action(
+                "reset_high_memory_stream",
+                {"scaled": {"scaling_threshold": 0.9, "saturation_threshold": 1.0}},
+            ),
         ],
+    }
+
+
+def _overload_action(name: str, trigger: Config) -> Config:
+    return {
+        "name": f"envoy.overload_actions.{name}",
+        "triggers": [{"name": _HEAP, **trigger}],
     }

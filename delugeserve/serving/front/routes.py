@@ -133,6 +133,20 @@ def _action(suffix: str, share: float, limits: Limits, retries: Config) -> Confi
     return {**target, "timeout": seconds(limits.answer_seconds), "retry_policy": retries}
 
 
+def _gateway(limits: Limits) -> Config:
+    """Return where the requests go that the gateway answers."""
+    return {
+        "cluster": GATEWAY,
+        "timeout": seconds(limits.answer_seconds),
+        # The gateway itself asks the replicas again; this is for one that is being restarted.
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream,reset",
+            "num_retries": 4,
+            "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
+        },
+    }
+
+
 def _grpc_retries(limits: Limits) -> Config:
     # A model whose process died answers every request with INTERNAL.
     conditions = "connect-failure,refused-stream,reset,unavailable,internal,cancelled"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import struct
 import time
+from pathlib import Path
 
 import grpc
 import pytest
+from fake_replica import wait_until
 
+from delugeserve.serving import procfs
 from delugeserve.serving.front.settings import Limits
 
 LIMITS = Limits(
@@ -285,6 +289,32 @@ def test_a_replica_that_hangs_is_passed_over(setup):
         assert setup.infer() == b"b"
     finally:
         setup.active.answer = lambda context: None
+
+
+def test_memory_has_a_bound(start):
+    """Many clients send large requests and never finish them."""
+    setup = start(limits=Limits(request_bytes=20_000_000, memory_bytes=90_000_000))
+
+    def never_ends():
+        yield bytes(18_000_000)
+        time.sleep(2)
+
+    target = f"127.0.0.1:{setup.front.settings.grpc_port}"
+    with contextlib.ExitStack() as stack:
+        calls = []
+        for _ in range(20):
+            options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+            channel = stack.enter_context(grpc.insecure_channel(target, options=options))
+            calls.append(channel.stream_unary(SERVICE + "ModelInfer").future(never_ends()))
+        most = 0
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            (envoy,) = procfs.session_members(setup.front._process.pid)
+            status = Path(f"/proc/{envoy}/status").read_text()
+            most = max(most, int(re.search(r"VmRSS:\s+(\d+)", status)[1]))
+            time.sleep(0.05)
+        assert most < 250_000  # KiB
+    wait_until(lambda: setup.http("POST", INFER, b"{}")[0] == 200)
 
 
 def test_the_rate_of_a_client_is_limited(start):
