@@ -111,7 +111,7 @@ def _gateway(limits: Limits) -> Config:
         "timeout": seconds(limits.answer_seconds),
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset",
-            "num_retries": 10,
+            "num_retries": 25,
             "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
         },
     }
