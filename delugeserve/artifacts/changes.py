@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,14 @@ class ServedVersion:
         return self.file.read_bytes().decode()
 
     def facts(self) -> dict[str, Any]:
-        """Return what is known of it, under the names of :func:`describe_manifest`."""
+        """Return what is known of it, under the names of :func:`describe_manifest`.
+
+        ``outputs`` are those that clients can ask for.
+        """
+        known: dict[str, Any] = {"outputs": describe_outputs(self.config.outputs)}
         if self.manifest is not None:
-            return describe_manifest(self.manifest)
-        known: dict[str, Any] = {"backend": self.config.backend}
+            return describe_manifest(self.manifest) | known
+        known["backend"] = self.config.backend
         known["max_batch_size"] = self.config.max_batch_size
         image = self.config.inputs.get(INPUT)
         if image is not None and image.dims:
@@ -209,6 +213,11 @@ def describe_task(task: Task) -> dict[str, Any]:
         "mean": task.mean,
         "std": task.std,
     }
+
+
+def describe_outputs(names: Iterable[str]) -> str:
+    """Return the names of outputs as one fact."""
+    return ", ".join(sorted(names))
 
 
 def describe_manifest(manifest: Manifest) -> dict[str, Any]:

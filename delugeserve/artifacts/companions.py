@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
+from delugeserve.errors import RepositoryError
 
 IMAGE, DECODE = "_image", "_decode"
 """Ends of the names of a model's ensemble, which takes encoded images, and of its decoder."""
@@ -49,6 +50,36 @@ def companion_of(folder: Path, file: str = CONFIG) -> str | None:
         return None
     owner = stated[1] if stated else None
     return owner if owner is not None and folder.name in companion_names(owner) else None
+
+
+def check_names(repository: Path, name: str, *, companions: bool) -> None:
+    """Check before the work that a model and its companions do not replace another model.
+
+    Args:
+        repository: the model repository; it need not exist.
+        name: name of the model.
+        companions: the model will have companions.
+
+    Raises:
+        RepositoryError: a name is taken.
+    """
+    folder = repository / name
+    owner = companion_of(folder)
+    if owner is not None:
+        raise RepositoryError(
+            f"'{name}' in {repository} takes the encoded images of the model '{owner}'.",
+            "Use --name with another name.",
+            folder,
+        )
+    for one in companion_names(name) if companions else ():
+        taken = repository / one
+        if taken.exists() and name not in (companion_of(taken, file) for file in (CONFIG, OFF)):
+            raise RepositoryError(
+                f"The encoded images of '{name}' need a model named '{one}', but {taken} is "
+                "another one.",
+                "Use --name with another name, or --no-image-model.",
+                taken,
+            )
 
 
 def find_companions(folder: Path, *, off: bool = False) -> list[Path]:

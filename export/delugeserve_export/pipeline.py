@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from delugeserve._version import __version__
-from delugeserve.artifacts.changes import Changes, compare, describe_manifest
+from delugeserve.artifacts.changes import Changes, compare, describe_manifest, describe_outputs
 from delugeserve.artifacts.config_merge import ConfigMerge
+from delugeserve.artifacts.config_message import parse
 from delugeserve.artifacts.graphs import describe_network
 from delugeserve.artifacts.image_models import stage_companions
 from delugeserve.artifacts.labels import write_labels
@@ -197,7 +198,8 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
                 replace_classes=plan.replace_classes,
                 companions=companions,
             )
-    facts = describe_manifest(manifest)
+    offered = (output.name for output in parse(done.config.text).output)
+    facts = describe_manifest(manifest) | {"outputs": describe_outputs(offered)}
     return ExportOutcome(
         manifest,
         done.folder,

@@ -15,11 +15,12 @@ from delugeserve.artifacts.changes import (
     check_classes,
     compare,
     describe_error,
+    describe_outputs,
     describe_task,
     find_served,
 )
 from delugeserve.artifacts.checkpoints import read_header
-from delugeserve.artifacts.companions import companion_names
+from delugeserve.artifacts.companions import check_names, companion_names
 from delugeserve.artifacts.image_models import Decoder
 from delugeserve.artifacts.interface import LOGITS, PROBABILITIES, Precision, SumForm
 from delugeserve.artifacts.publishing import check_target, free_version
@@ -139,6 +140,7 @@ class ExportPlan:
             "precision": self.precision,
             "max_batch_size": self.build.max_batch_size,
             "trained": self.source is not None,
+            "outputs": describe_outputs(self.outputs),
             "architecture": self.spec.architecture.name,
             **describe_error(self.source.origin.metrics if self.source else {}),
         }
@@ -216,6 +218,7 @@ def plan_export(
     spec, source = _find_source(model, checkpoint)
     name = spec.name if name is None else name
     check_target(repository, name)
+    check_names(repository, name, companions=image_model)
     free_version(repository / name, version)
     served = find_served(repository / name)
     if not replace_classes:

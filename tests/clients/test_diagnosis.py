@@ -98,7 +98,10 @@ def test_a_server_without_models():
     assert "delugeserve export" in error.remedy
 
 
-@pytest.mark.parametrize("index", [[entry("a")], [entry("a"), entry("a", "2"), BROKEN]])
+COMPANIONS = [entry("a_image"), entry("a"), entry("a_decode")]
+
+
+@pytest.mark.parametrize("index", [[entry("a")], [entry("a"), entry("a", "2"), BROKEN], COMPANIONS])
 def test_the_only_model(index):
     assert choose_model(HERE, index) == "a"
 

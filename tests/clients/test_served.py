@@ -2,7 +2,8 @@ import copy
 
 import pytest
 
-from delugeserve_client import ModelUnavailable, Prediction
+from delugeserve_client import ModelUnavailable, Prediction, UnsuitableModel
+from delugeserve_client.preprocessing import Preprocessing
 from delugeserve_client.served import parse_predictions, read_model
 
 METADATA = {
@@ -36,6 +37,22 @@ def test_reads_everything_from_the_server():
 def test_resize_size_defaults_to_the_inputs():
     preprocessing = read_model(METADATA, CONFIG).preprocessing
     assert (preprocessing.resize_size, preprocessing.interpolation) == (24, "bicubic")
+
+
+def test_a_model_for_another_preprocessing_is_refused():
+    settings = {"resize_size": "30", "interpolation": "box"}
+    digest = Preprocessing(24, 32, 30, "box").digest
+    model = read_model(METADATA, parameters(**settings, preprocessing=digest))
+    assert model.preprocessing.digest == digest
+    with pytest.raises(UnsuitableModel, match="another preprocessing") as caught:
+        read_model(METADATA, parameters(**settings | {"resize_size": "31"}, preprocessing=digest))
+    assert caught.value.model == "net"
+
+
+def test_a_companion_names_the_model_to_ask():
+    with pytest.raises(UnsuitableModel) as caught:
+        read_model(METADATA | {"name": "net_image"}, parameters(companion_of="net"))
+    assert "'net'" in caught.value.remedy
 
 
 def test_huge_images_go_in_smaller_requests():

@@ -15,8 +15,10 @@ from delugeserve.artifacts.config_rules import Artefact
 from delugeserve.artifacts.config_syntax import comments
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config
 
+BOTH = ("logits", "probabilities")
 
-def generate(version=1, largest=64, classes=2, backend="onnxruntime", **parameters):
+
+def generate(version=1, largest=64, classes=2, backend="onnxruntime", outputs=BOTH, **parameters):
     config = classifier_config(
         name="net",
         backend=backend,
@@ -27,7 +29,7 @@ def generate(version=1, largest=64, classes=2, backend="onnxruntime", **paramete
         instance_group=InstanceGroup(kind="KIND_GPU" if backend == "tensorrt" else "KIND_CPU"),
         parameters={"resize_size": "32", "interpolation": "bicubic", **parameters},
         runtime="model.py" if backend == "openvino" else "",
-        outputs=("logits", "probabilities"),
+        outputs=outputs,
     )
     return config.serving(version).to_text()
 
@@ -172,6 +174,17 @@ def test_what_contradicts_the_artefact_is_replaced_and_named(edits, field):
         assert getattr(message, name) == getattr(new, name)
     for key in ("interpolation", "resize_size"):
         assert message.parameters[key] == new.parameters[key]
+
+
+def test_logits_that_were_added_by_hand_are_kept():
+    alone = ("probabilities",)
+    before, new = generate(1, outputs=alone), generate(2, outputs=alone, classes=3)
+    logits = 'output { name: "logits" data_type: TYPE_FP32 dims: 2 }\n'
+    _, message = merge(before + logits, before, new)
+    assert {one.name: list(one.dims) for one in message.output} == {name: [3] for name in BOTH}
+    # An export that offers them no more takes them away where nobody has touched them.
+    _, message = merge(generate(1), generate(1), generate(2, outputs=alone))
+    assert [one.name for one in message.output] == ["probabilities"]
 
 
 def test_a_label_file_that_fits_is_kept():

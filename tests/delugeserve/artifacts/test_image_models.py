@@ -17,7 +17,12 @@ from google.protobuf import text_format
 from PIL import Image
 from tritonclient.grpc import model_config_pb2 as pb
 
-from delugeserve.artifacts.companions import companion_names, companion_of, find_companions
+from delugeserve.artifacts.companions import (
+    check_names,
+    companion_names,
+    companion_of,
+    find_companions,
+)
 from delugeserve.artifacts.image_models import (
     ENCODED,
     PROBE_IMAGE,
@@ -28,6 +33,7 @@ from delugeserve.artifacts.image_models import (
     write_pipeline,
 )
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config
+from delugeserve.errors import RepositoryError
 from delugeserve_client.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(16, 16, 20)
@@ -99,6 +105,21 @@ def test_companions_are_known_by_name_and_parameter(tmp_path):
     # Copied under another name, it belongs to no model.
     (tmp_path / "other_image" / "config.pbtxt").write_text(by_hand)
     assert companion_of(tmp_path / "other_image") is None
+
+
+def test_other_models_are_not_replaced(tmp_path):
+    check_names(tmp_path / "new", "net", companions=True)
+    (tmp_path / "net_image").mkdir()
+    config = tmp_path / "net_image" / "config.pbtxt"
+    config.write_text('name: "net_image"')
+    with pytest.raises(RepositoryError, match="another one") as caught:
+        check_names(tmp_path, "net", companions=True)
+    assert caught.value.path == tmp_path / "net_image"
+    check_names(tmp_path, "net", companions=False)
+    config.write_text(ensemble_config(MODEL, PREPROCESSING).to_text())
+    check_names(tmp_path, "net", companions=True)
+    with pytest.raises(RepositoryError, match="encoded images of the model 'net'"):
+        check_names(tmp_path, "net_image", companions=True)
 
 
 def test_what_is_staged(tmp_path):

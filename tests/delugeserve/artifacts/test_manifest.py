@@ -22,6 +22,7 @@ from delugeserve.artifacts.manifest import (
     find_manifest,
     read_manifest,
 )
+from delugeserve.artifacts.preprocessing import preprocessing_of
 from delugeserve.artifacts.records import (
     Check,
     Comparison,
@@ -176,6 +177,20 @@ def test_the_batch_that_a_plan_is_tuned_for(make_manifest, make_plan_details):
     assert make_manifest().optimal_batch_size is None
     details = make_plan_details(profile={INPUT: Profile((1, 2), (12, 2), (16, 2))})
     assert make_manifest(engine=details).optimal_batch_size == 12
+
+
+def test_the_schema_before_is_read(tmp_path, make_manifest):
+    expected = make_manifest()
+    expected.write(tmp_path)
+    path = tmp_path / FILE_NAME
+    values = json.loads(path.read_text())
+    digest = values.pop("preprocessing")
+    path.write_text(json.dumps(values | {"schema_version": 5}))
+    assert read_manifest(tmp_path) == expected
+    assert expected.preprocessing == digest == preprocessing_of(expected.network.task).digest
+    path.write_text(json.dumps({"schema_version": 5}))
+    with pytest.raises(RepositoryError, match="damaged"):
+        read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("version", [3, 2, 1, SCHEMA_VERSION + 1])
