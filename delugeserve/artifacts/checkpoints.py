@@ -173,7 +173,8 @@ def shipped_weights(spec: ModelSpec) -> Path:
     if spec.weights is None:
         raise CheckpointError(
             f"No trained weights of '{spec.name}' ship with the package.",
-            f"Train it with 'delugeserve train --model {spec.name}', then give its checkpoint.",
+            "Give a --checkpoint, which is written by: delugeserve train --model "
+            f"{spec.name} --data DATA --output RUN",
             expected=spec.name,
         )
     return spec.weights

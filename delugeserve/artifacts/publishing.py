@@ -41,6 +41,7 @@ from delugeserve.artifacts.transaction import (
     relative,
 )
 from delugeserve.errors import RepositoryError
+from delugeserve.system.files import is_owner
 from delugeserve.system.imports import require
 
 _REMEDY = "Nothing was published. Free some space, or use another --repository."
@@ -207,7 +208,9 @@ def check_target(repository: Path, name: str) -> None:
             raise RepositoryError(
                 f"The model repository {repository} cannot be written: {path} is not writable.",
                 f"Make it writable (chmod u+wx {shlex.quote(str(path))}), or use another "
-                "--repository.",
+                "--repository."
+                if is_owner(path)
+                else "Use another --repository, or have its owner give this user write access.",
                 path,
             )
 

@@ -12,6 +12,7 @@ from delugeserve.artifacts.companions import COMPANION_OF, companion_of, find_co
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import read_config, read_message
 from delugeserve.errors import RepositoryError, UnknownNameError
+from delugeserve.system.files import make_readable
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def list_names(repository: Path) -> list[str]:
     except PermissionError:
         raise RepositoryError(
             f"The model repository '{repository}' cannot be read: permission denied.",
-            f"Make it readable: chmod -R u+rX {shlex.quote(str(repository))}",
+            make_readable(repository),
             repository,
         ) from None
     if not names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -153,7 +154,8 @@ def check_output_file(path: Path) -> None:
         raise UsageError(f"{path} is a folder.", "Give the name of a file.")
     if not path.parent.is_dir():
         raise UsageError(
-            f"There is no folder {path.parent}.", f"Create it with: mkdir -p {path.parent}"
+            f"There is no folder {path.parent}.",
+            f"Create it with: mkdir -p {shlex.quote(str(path.parent))}",
         )
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path.parent} is not writable.", "Choose a file in another folder.")

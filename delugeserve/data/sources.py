@@ -9,6 +9,7 @@ from pathlib import Path
 
 from delugeserve.data import hub
 from delugeserve.errors import DatasetError, nearest_name, nearest_path
+from delugeserve.system.files import make_readable
 
 
 def find_on_disk(source: str | Path) -> Path | None:
@@ -38,7 +39,7 @@ def explain_permissions(source: str | Path) -> Iterator[None]:
     except PermissionError as error:
         path = error.filename or source
         raise DatasetError(
-            f"{path} may not be read.", "Give yourself read permission.", path=path
+            f"{path} may not be read.", make_readable(Path(path)), path=path
         ) from error
 
 

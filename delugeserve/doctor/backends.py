@@ -88,7 +88,7 @@ def check_backend(backend: Backend, runtime: Runtime | None) -> Finding:
             backend.name,
             "problem",
             f"{backend.title} is installed but cannot be imported: {runtime.reason}",
-            f"Reinstall it with: pip install --force-reinstall 'delugeserve[{backend.extra}]'",
+            f"Reinstall it with: pip install --force-reinstall --no-deps {backend.requirement()}",
         )
     # Some runtimes add their build to the version.
     title = f"{backend.title} {runtime.version.partition('-')[0]}"

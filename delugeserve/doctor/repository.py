@@ -29,6 +29,7 @@ from delugeserve.errors import RepositoryError
 from delugeserve.runtimes import BACKENDS
 from delugeserve.runtimes.base import PYTHON_RUNTIME
 from delugeserve.system import hardware
+from delugeserve.system.files import make_readable
 
 
 def check_repository(repository: Path) -> Iterator[Finding]:
@@ -54,7 +55,7 @@ def check_repository(repository: Path) -> Iterator[Finding]:
                 name,
                 "problem",
                 f"{error.filename} cannot be read ({error.strerror})",
-                f"Give this user read access: chmod -R u+rX {_quote(repository / name)}",
+                make_readable(repository / name),
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 from abc import ABC, abstractmethod
@@ -137,6 +138,13 @@ class Backend(ABC):
             except importlib.metadata.PackageNotFoundError:
                 continue
         return None
+
+    def requirement(self) -> str:
+        """Return the installed package and its version, as pip takes them."""
+        for name in self.distributions:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                return f"{name}=={importlib.metadata.version(name)}"
+        return self.distributions[0]
 
     def require_for_serving(self) -> None:
         """Check that its Python-based Triton backend can be used.

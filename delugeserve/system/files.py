@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,22 @@ def temporary_folder(prefix: str = "delugeserve-") -> Iterator[Path]:
             f"Temporary files cannot be written{where}: {error.strerror or error}.",
             "Free some space there, or set TMPDIR to a folder that has it.",
         ) from error
+
+
+def is_owner(path: Path) -> bool:
+    """Return whether this user owns a file or folder, and so may change its permissions."""
+    try:
+        return path.stat().st_uid == os.getuid()
+    except (OSError, AttributeError):  # Windows has no users of that kind
+        return True
+
+
+def make_readable(path: Path) -> str:
+    """Return the remedy for a file or folder that this user may not read."""
+    quoted = shlex.quote(str(path))
+    if is_owner(path):
+        return f"Make it readable: chmod -R u+rX {quoted}"
+    return f"Have its owner run: chmod -R a+rX {quoted}"
 
 
 def sha256(path: Path) -> str:

@@ -142,7 +142,8 @@ def read_runs(folder: Path) -> list[RunRecord]:
     if not folder.is_dir():
         raise UsageError(
             f"There is no folder '{folder}'.",
-            "Give a run folder or a folder of runs, or train a model with: delugeserve train",
+            "Give a run folder or a folder of runs, or train a model: "
+            "delugeserve train --model delugenet38 --data DATA --output RUN",
         )
     if (folder / CONFIG_FILE).is_file():
         return [read_run(folder)]
@@ -150,7 +151,8 @@ def read_runs(folder: Path) -> list[RunRecord]:
     if not runs:
         raise UsageError(
             f"{folder} holds no runs.",
-            f"Start one with: delugeserve train --output {shlex.quote(str(folder / 'NAME'))}",
+            "Start one with: delugeserve train --model delugenet38 --data DATA --output "
+            f"{shlex.quote(str(folder / 'RUN'))}",
         )
     return [read_run(run) for run in runs]
 

@@ -13,7 +13,7 @@ import delugeserve_export
 
 PACKAGES = (delugeserve, delugeserve_client, delugeserve_export)
 # The end of the text before a value, where that is an argument of a command.
-ARGUMENT = re.compile(r"(^|[\s'(])(--[a-z-]+ |delugeserve [a-z]+ |rm |chmod \S+ \S+ |mount \S+ )$")
+ARGUMENT = re.compile(r"(^|[\s'(])(--?[a-z-]+ |delugeserve [a-z]+ |rm |chmod \S+ \S+ |mount \S+ )$")
 PATH = re.compile(
     r"\b(path|folder|output|parent|repository|file|source|data|text|reference|root|place)\b"
 )

@@ -110,7 +110,7 @@ def warn_untrained(plan: ExportPlan) -> None:
         print_warning(
             f"No pretrained weights for '{plan.spec.name}': exporting UNTRAINED, random weights. "
             "Its latency is representative, its predictions are not. Train it with: "
-            f"delugeserve train --model {plan.spec.name} --data ... --output ..."
+            f"delugeserve train --model {plan.spec.name} --data DATA --output RUN"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 from typing import Any
 
 import numpy as np
@@ -122,9 +123,10 @@ def _check_labels(client: Any, model: FrozenModel, manifest: Manifest) -> None:
 
 def _unproved(model: FrozenModel, reason: str) -> ServerError:
     version = model.stored.version
+    exported = shlex.quote(str(model.stored.folder / str(version)))
     return ServerError(
         f"Model '{model.name}', version {version}, does not answer as it was exported: {reason}",
-        f"Check it with: delugeserve verify {model.stored.folder / str(version)}",
+        f"Check it with: delugeserve verify {exported}",
         reasons={model.name: reason},
     )
 

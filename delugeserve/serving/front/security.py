@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ def check_certificate(certificate: Path, private_key: Path) -> None:
     _read(private_key, "--tls-key")
     encrypted = UsageError(
         f"The private key {private_key} has a password.",
-        f"Write it without one: openssl pkey -in {private_key} -out server.key",
+        f"Write it without one: openssl pkey -in {shlex.quote(str(private_key))} -out server.key",
     )
 
     def refuse() -> str:

@@ -1,12 +1,13 @@
 """Written files and temporary folders, also where they cannot be made or the disk is full."""
 
 import errno
+import os
 import resource
 
 import pytest
 
 from delugeserve.errors import UsageError
-from delugeserve.system.files import temporary_folder, write_output
+from delugeserve.system.files import make_readable, temporary_folder, write_output
 
 
 def test_a_temporary_folder_is_removed():
@@ -31,6 +32,14 @@ def test_an_output_is_written_whole_or_not_at_all(tmp_path):
     assert caught.value.remedy == "Free some space."
     assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
     assert path.read_text() == "old"
+
+
+def test_permissions_are_the_owners_to_give(tmp_path, monkeypatch):
+    path = tmp_path / "a folder"
+    path.mkdir()
+    assert make_readable(path) == f"Make it readable: chmod -R u+rX '{path}'"
+    monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+    assert make_readable(path) == f"Have its owner run: chmod -R a+rX '{path}'"
 
 
 def _fill_the_disk(path):
