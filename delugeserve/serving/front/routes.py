@@ -104,19 +104,6 @@ def _http_routes(settings: FrontSettings, share: float, *, gateways: bool) -> li
     ]
 
 
-def _gateway(limits: Limits) -> Config:
-    """Return where requests for the gateway go. They wait while it is started again."""
-    return {
-        "cluster": GATEWAY,
-        "timeout": seconds(limits.answer_seconds),
-        "retry_policy": {
-            "retry_on": "connect-failure,refused-stream,reset",
-            "num_retries": 25,
-            "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
-        },
-    }
-
-
 def _action(suffix: str, share: float, limits: Limits, retries: Config) -> Config:
     """Return where inference goes: to the replicas, or by share to the canary."""
     parts = round(share * _SHARE)
@@ -138,10 +125,11 @@ def _gateway(limits: Limits) -> Config:
     return {
         "cluster": GATEWAY,
         "timeout": seconds(limits.answer_seconds),
-        # The gateway itself asks the replicas again; this is for one that is being restarted.
+        # The gateway itself asks the replicas again; this is for one that is being restarted, which
+        # takes seconds on a busy machine.
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset",
-            "num_retries": 4,
+            "num_retries": 25,
             "retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"},
         },
     }
