@@ -16,7 +16,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,23 @@ def start(
     if chosen.quick:
         out.print("QUICK: the figures below are meaningless.")
     return chosen
+
+
+@contextmanager
+def serving(repository: Path) -> Iterator[Any]:
+    """Serve a repository with one bare server; yield tritonclient's gRPC client of it."""
+    import tritonclient.grpc
+
+    from delugeserve import serve
+    from delugeserve_client.address import parse_address
+    from delugeserve_client.triton import channel_arguments
+
+    bare = {"grpc_port": 0, "http_port": None, "metrics_port": None, "direct": True}
+    with serve(repository, **bare) as server:
+        arguments = channel_arguments(parse_address(server.grpc_url))
+        client = tritonclient.grpc.InferenceServerClient(server.grpc_url, channel_args=arguments)
+        with closing(client):
+            yield client
 
 
 def interleave(

@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,8 @@ import numpy as np
 import tritonclient.grpc as triton
 from image_decoding import photographs
 
-from delugeserve import find_model, serve
+from delugeserve import find_model
 from delugeserve.artifacts.preprocessing import preprocessing_of
-from delugeserve_client.address import parse_address
-from delugeserve_client.triton import channel_arguments
 from delugeserve_export import export, plan_export
 
 METHOD = """The images are JPEGs of 500 x 375. A closed loop: each of some client threads
@@ -110,16 +107,7 @@ def main() -> None:
         for name in chosen.models:
             done = export(plan_export(name, repository=repository, backend=chosen.backend))
             common.out.print(f"{name}: {done.manifest.backend} in {done.manifest.precision}")
-        with (
-            serve(
-                repository, grpc_port=0, http_port=None, metrics_port=None, direct=True
-            ) as server,
-            closing(
-                triton.InferenceServerClient(
-                    server.grpc_url, channel_args=channel_arguments(parse_address(server.grpc_url))
-                )
-            ) as client,
-        ):
+        with common.serving(repository) as client:
             for name in chosen.models:
                 asked = contestants(client, name, chosen)
                 samples = common.interleave(name, asked, chosen.rounds)

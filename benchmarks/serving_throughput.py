@@ -10,19 +10,15 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
-import tritonclient.grpc as triton
 from closed_loop import ClosedLoop, random_images
 
-from delugeserve import BACKENDS, find_model, serve
-from delugeserve_client.address import parse_address
-from delugeserve_client.triton import channel_arguments
+from delugeserve import BACKENDS, find_model
 from delugeserve_export import export, plan_export
 
 METHOD = """One artefact, exported once, runs with all cores in this process and in the server's
@@ -91,16 +87,7 @@ def main() -> None:
             (artefact,) = [*done.folder.glob("model.onnx"), *done.folder.glob("model.xml")]
             engines[name] = artefact, backend.load(artefact, done.manifest.precision)
             common.out.print(f"{name}: {backend.title} in {done.manifest.precision}")
-        with (
-            serve(
-                repository, grpc_port=0, http_port=None, metrics_port=None, direct=True
-            ) as server,
-            closing(
-                triton.InferenceServerClient(
-                    server.grpc_url, channel_args=channel_arguments(parse_address(server.grpc_url))
-                )
-            ) as client,
-        ):
+        with common.serving(repository) as client:
             for name, (artefact, infer) in engines.items():
                 results.append(compare(name, artefact, infer, client, chosen))
     common.finish(chosen, results)
