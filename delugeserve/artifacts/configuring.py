@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from delugeserve.artifacts.companions import companion_names
 from delugeserve.artifacts.config_merge import write_in_place
-from delugeserve.artifacts.config_message import describe, parse
+from delugeserve.artifacts.config_message import describe, is_repeated, parse
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import parse_config
 from delugeserve.artifacts.promotion import writing
@@ -96,7 +97,7 @@ def _plan(repository: Path, model: str, settings: ServingConfig) -> Configuratio
     apply_serving(settings, target)
     target.name = found.name
     edited, lost = (text, ()) if found == target else write_in_place(text, found, target)
-    old, new = describe(found), describe(target)
+    old, new = _leaves(found), _leaves(target)
     changes = {
         place: (old.get(place, ""), new.get(place, ""))
         for place in dict.fromkeys((*old, *new))
@@ -105,3 +106,16 @@ def _plan(repository: Path, model: str, settings: ServingConfig) -> Configuratio
     return Configuration(
         model, path, read_serving(found), read_serving(target), changes, edited, lost
     )
+
+
+def _leaves(message: Any, prefix: str = "") -> dict[str, str]:
+    """Return the fields that are set as :func:`describe` does, but those within messages apart."""
+    facts: dict[str, str] = {}
+    for place, text in describe(message).items():
+        descriptor = message.DESCRIPTOR.fields_by_name.get(place)
+        one = descriptor is not None and descriptor.message_type and not is_repeated(descriptor)
+        if one and (inside := _leaves(getattr(message, place), f"{prefix}{place}.")):
+            facts |= inside
+        else:
+            facts[prefix + place] = text
+    return facts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,11 +159,9 @@ def print_running(repository: Path, *, changed: bool) -> None:
 
 def running_servers(repository: Path) -> list[int]:
     """Return the process numbers of the running servers of a repository."""
-    try:
-        status = importlib.import_module("delugeserve.serving.fleet.status")
-    except ModuleNotFoundError:
-        return []
-    return [server.pid for server in status.find_servers(repository)]
+    from delugeserve.serving.fleet.status import find_servers
+
+    return [status.pid for status in find_servers(repository)]
 
 
 def describe_removals(plans: Sequence[Removal], *, dry_run: bool) -> dict[str, Any]:

@@ -41,6 +41,11 @@ class TritonInstallation:
     stub: Path | None = None
     libraries: Path | None = None
 
+    @property
+    def caches(self) -> Path:
+        """Folder with the server's response caches; it may not exist."""
+        return self.backends.parent / "caches"
+
 
 def find_tritonserver(executable: Path | None = None) -> TritonInstallation:
     """Return the server given, else the installed wheel's, else the one on PATH.

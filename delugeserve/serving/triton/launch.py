@@ -80,7 +80,11 @@ def prepare(
         folder.remove()
         raise
     return Launch(
-        [str(installation.executable), *_arguments(folder, models, endpoints)],
+        [
+            str(installation.executable),
+            *_arguments(folder, models, endpoints),
+            *_features(installation, models),
+        ],
         environment,
         folder,
         endpoints,
@@ -104,14 +108,16 @@ def _arguments(
     if all(model.complete for model in models):
         # Completing a configuration takes a separate process and a second per model.
         arguments.append("--disable-auto-complete-config")
-    return arguments + _feature_arguments(models)
+    return arguments
 
 
-def _feature_arguments(models: Sequence[StoredModel]) -> list[str]:
+def _features(installation: TritonInstallation, models: Sequence[StoredModel]) -> list[str]:
     """Return the options without which Triton ignores a model's cache and rate limiter."""
     arguments = []
     if any(model.uses_cache for model in models):
         arguments.append(f"--cache-config=local,size={_CACHE_BYTES}")
+        if installation.caches.is_dir():
+            arguments.append(f"--cache-directory={installation.caches}")
     if any(model.uses_rate_limiter for model in models):
         arguments.append("--rate-limit=execution_count")
     return arguments

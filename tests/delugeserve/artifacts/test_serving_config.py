@@ -140,7 +140,7 @@ def test_a_file_is_changed_in_place(repository):
     assert (done.before.instances, done.now.instances) == (3, 2)
     assert set(done.changes) == {
         "instance_group",
-        "dynamic_batching",
+        "dynamic_batching.max_queue_delay_microseconds",
         'parameters["intra_op_thread_count"]',
     }
     assert not configure(repository, "net", settings).changed

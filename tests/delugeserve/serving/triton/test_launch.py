@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from delugeserve.errors import ServerError
@@ -32,6 +34,16 @@ def test_command_line(prepare):
 def test_an_incomplete_configuration_is_left_to_the_backend(prepare, model):
     launch = prepare(model(complete=False))
     assert "--disable-auto-complete-config" not in launch.command
+
+
+def test_what_a_configuration_asks_for_is_turned_on(prepare, model, installation):
+    asking = dataclasses.replace(model(), uses_cache=True, uses_rate_limiter=True)
+    assert "--rate-limit=execution_count" in prepare(asking).command
+    assert not [one for one in prepare(asking).command if one.startswith("--cache-directory")]
+    installation.caches.mkdir()
+    command = prepare(asking).command
+    assert f"--cache-directory={installation.caches}" in command
+    assert [one for one in command if one.startswith("--cache-config=local,size=")]
 
 
 def test_a_failed_preparation_leaves_no_folder(prepare, model, temporary):
