@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from delugeserve.artifacts.companions import COMPANION_OF, companion_of, find_companions
+from delugeserve.artifacts.companions import (
+    COMPANION_OF,
+    companion_names,
+    companion_of,
+    find_companions,
+)
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import read_config, read_message
 from delugeserve.errors import RepositoryError, UnknownNameError
@@ -36,6 +41,7 @@ class StoredModel:
             ``model.py``; empty lets Triton choose.
         companion_of: the model that it is served beside, see
             :mod:`delugeserve.artifacts.companions`; empty for a model of its own.
+        max_batch_size: most images in one batch.
         uses_cache: the configuration asks for the server's response cache.
         uses_rate_limiter: the configuration asks for the server's rate limiter.
     """
@@ -47,6 +53,7 @@ class StoredModel:
     version: int | None = None
     runtime: str = ""
     companion_of: str = ""
+    max_batch_size: int = 0
     uses_cache: bool = False
     uses_rate_limiter: bool = False
 
@@ -76,7 +83,8 @@ def find_models(repository: Path, names: Sequence[str] | None = None) -> list[St
 def with_companions(models: Sequence[StoredModel]) -> list[StoredModel]:
     """Return models and the companions of each, in the order to load them.
 
-    Companions of another version than the model's are left out: the server could not load them.
+    Companions that the server could not load beside the model are left out, with a warning: of
+    another version, with larger batches, or one without the other.
 
     Raises:
         RepositoryError: the configuration of a companion is invalid.
@@ -85,16 +93,34 @@ def with_companions(models: Sequence[StoredModel]) -> list[StoredModel]:
     for model in models:
         found.append(model)
         companions = [_read(one.name, one / CONFIG) for one in find_companions(model.folder)]
-        if all(one.version == model.version for one in companions):
+        reason = _reason_against(model, companions)
+        if not reason:
             found += companions
-        else:
-            _log.warning(
-                "The server does not take encoded images for '%s': %s has another version. "
-                "Export the model again.",
-                model.name,
-                " or ".join(one.name for one in companions),
-            )
+            continue
+        _log.warning(
+            "The server does not take encoded images for '%s': %s. Check the repository with: "
+            "delugeserve doctor%s",
+            model.name,
+            reason,
+            repository_option(model.folder.parent),
+        )
     return found
+
+
+def _reason_against(model: StoredModel, companions: Sequence[StoredModel]) -> str:
+    """Return why a server could not load a model's companions; empty if it could."""
+    if len(companions) == 1:
+        missing = set(companion_names(model.name)) - {companions[0].name}
+        return f"{missing.pop()} is missing"
+    for one in companions:
+        if one.version != model.version:
+            return f"{one.name} serves version {one.version}, not {model.version}"
+        if one.max_batch_size > model.max_batch_size:
+            return (
+                f"{one.name} takes batches up to {one.max_batch_size}, but {model.name} up to "
+                f"{model.max_batch_size}"
+            )
+    return ""
 
 
 def check_not_nested(repository: Path) -> None:
@@ -190,6 +216,7 @@ def _read(name: str, path: Path) -> StoredModel:
         served_version(path.parent, config.versions),
         config.runtime,
         config.parameters.get(COMPANION_OF, ""),
+        config.max_batch_size,
         message.response_cache.enable,
         any(group.HasField("rate_limiter") for group in message.instance_group),
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from delugeserve.artifacts.companions import companion_names, companion_of, find_companions
 from delugeserve.artifacts.interface import INPUT
 from delugeserve.artifacts.manifest import find_manifest
+from delugeserve.artifacts.model_config import ENSEMBLE, ModelConfig, read_config
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
-from delugeserve.artifacts.model_config import ModelConfig, read_config
 from delugeserve.artifacts.preprocessing import DIGEST
 from delugeserve.artifacts.remedies import export_command
 from delugeserve.artifacts.repository import StoredModel, repository_option, served_version
@@ -18,12 +18,15 @@ from delugeserve.doctor.findings import Finding
 from delugeserve_client.preprocessing import Preprocessing
 
 
-def check_companions(model: StoredModel, config: ModelConfig) -> Iterator[Finding]:
+def check_companions(
+    model: StoredModel, config: ModelConfig, servable: Collection[str]
+) -> Iterator[Finding]:
     """Check that a model and its companions belong together. A model may have none.
 
     Args:
         model: the model.
         config: its configuration.
+        servable: the backends that a server here has.
     """
     yield from _check_digest(model, config)
     found = find_companions(model.folder)
@@ -58,6 +61,15 @@ def check_companions(model: StoredModel, config: ModelConfig) -> Iterator[Findin
                 f"{folder.name} takes batches up to {companion.max_batch_size}, but {model.name} "
                 f"up to {config.max_batch_size}: the server refuses to load it",
                 folder,
+            )
+        if servable and companion.backend not in (ENSEMBLE, *servable):
+            yield Finding(
+                "repository",
+                model.name,
+                "warning",
+                f"no server here has the backend '{companion.backend}' of {folder.name}",
+                f"Export it again with: {_export_again(model)} --decoder python, or serve it in "
+                "NVIDIA's Triton container.",
             )
         digest, expected = companion.parameters.get(DIGEST), config.parameters.get(DIGEST)
         if digest != expected:
@@ -106,6 +118,9 @@ def _problem(model: StoredModel, text: str, companion: Path | None = None) -> Fi
         option = repository_option(model.folder.parent)
         remedy = f"Mend it with: delugeserve promote {model.name} {model.version}{option}"
     else:
-        manifest = find_manifest(model.folder, model.version)
-        remedy = f"Export it again with: {export_command(model.folder, manifest)}"
+        remedy = f"Export it again with: {_export_again(model)}"
     return Finding("repository", model.name, "problem", text, remedy)
+
+
+def _export_again(model: StoredModel) -> str:
+    return export_command(model.folder, find_manifest(model.folder, model.version))

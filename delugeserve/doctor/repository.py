@@ -115,7 +115,7 @@ def _check_model(
         *_check_batches(served),
         *_check_threads(served),
         *_check_backend(served, native | own),
-        *check_companions(stored, config),
+        *check_companions(stored, config, native | own),
         *check_plan(served.version, stored, native=_is_native(stored, native)),
     ]
     yield from found or [_finding(name, "ok", _describe(served))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from delugeserve.artifacts.publishing import check_target
-from delugeserve.artifacts.repository import find_models, list_names
+from delugeserve.artifacts.repository import find_models, list_names, with_companions
 from delugeserve.errors import RepositoryError, UnknownNameError
 
 COMPLETE = """
@@ -106,3 +106,42 @@ def test_a_folder_of_a_model_is_no_repository(tmp_path: Path, place: str):
             use(tmp_path / place)
         assert caught.value.remedy.endswith(f"--repository {tmp_path}")
     check_target(tmp_path, "model")
+
+
+def companions(repository: Path, version: int = 1, largest: int = 8) -> None:
+    for name in ("net", "net_decode", "net_image"):
+        owner = "" if name == "net" else "net"
+        stated = f'parameters {{ key: "companion_of" value {{ string_value: "{owner}" }} }}'
+        size = 8 if name == "net" else largest
+        served = 1 if name == "net" else version
+        policy = f"version_policy {{ specific {{ versions: {served} }} }} max_batch_size: {size}"
+        (add(repository, name, f"{COMPLETE} {policy} {stated if owner else ''}") / "1").mkdir()
+        (repository / name / "2").mkdir()
+
+
+def test_companions_are_served_with_their_model(tmp_path: Path):
+    companions(tmp_path)
+    assert list_names(tmp_path) == ["net"]
+    with pytest.raises(UnknownNameError) as caught:
+        find_models(tmp_path, ["net_image"])
+    assert "net" in caught.value.remedy
+    served = with_companions(find_models(tmp_path))
+    assert [(one.name, one.companion_of) for one in served] == [
+        ("net", ""),
+        ("net_decode", "net"),
+        ("net_image", "net"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"version": 2}, "serves version 2, not 1"), ({"largest": 16}, "batches up to 16"), ({}, "")],
+)
+def test_companions_that_do_not_fit_are_left_out(tmp_path: Path, caplog, changes, says):
+    companions(tmp_path, **changes)
+    if not changes:
+        (tmp_path / "net_decode" / "config.pbtxt").unlink()
+        says = "net_decode is missing"
+    assert [one.name for one in with_companions(find_models(tmp_path))] == ["net"]
+    assert says in caplog.text
+    assert "delugeserve doctor --repository" in caplog.text
