@@ -296,6 +296,8 @@ def _serve(
     arguments = ["serve", f"--repository={_MOUNT}", "--host=0.0.0.0", "--insecure"]
     if ports.get("http") is None:
         arguments.append("--no-http")
+    if ports.get("metrics") is not None:
+        arguments.append("--metrics-host=0.0.0.0")
     arguments += [f"--model={name}" for name in selected]
     if image.external_server:
         arguments.append("--tritonserver=/opt/tritonserver/bin/tritonserver")

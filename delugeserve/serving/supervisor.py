@@ -68,6 +68,7 @@ def serve(
     http_port: int | None = 8000,
     metrics_port: int | None = 8002,
     host: str = ports.LOOPBACK,
+    metrics_host: str = ports.LOOPBACK,
     models: Sequence[str] | None = None,
     log: Path | None = None,
     tritonserver: Path | None = None,
@@ -97,9 +98,10 @@ def serve(
         repository: model repository.
         grpc_port: port for gRPC; 0 picks a free one.
         http_port: port for HTTP; 0 picks a free one, None turns HTTP off.
-        metrics_port: port for Prometheus metrics; 0 picks a free one, None turns them off. Only
-            this machine reaches it, unless ``direct`` is set.
+        metrics_port: port for Prometheus metrics; 0 picks a free one, None turns them off.
         host: name or address to listen on; IPv4 only if ``direct`` is set.
+        metrics_host: name or address for the metrics, which ask nobody for a key; if ``direct`` is
+            set, they are at ``host``.
         models: names of the models to serve; None means all.
         log: file to write the server's whole log to, as lines of JSON unless ``direct`` is set.
         tritonserver: the server program; None means the installed one.
@@ -157,6 +159,7 @@ def serve(
             access_log=access_log,
         ),
         metrics_port=metrics_port,
+        metrics_host=ports.resolve_host(metrics_host, ipv6=True),
         rules=Rules(active=active, standby=standby),
         watching=Watching(memory_limit=memory_limit),
         startup_timeout=startup_timeout,
@@ -204,9 +207,11 @@ def _claim(settings: FleetSettings) -> FleetSettings:
     front = settings.front
     public = ports.claim(front.address, {"grpc": front.grpc_port, "http": front.http_port})
     # The gateway's own port is nobody's business, so it is chosen like one that was not given.
-    own = ports.claim(
-        ports.LOOPBACK, {"metrics": settings.metrics_port, "gateway": front.gateway_port}
-    )
+    metrics, gateway = {"metrics": settings.metrics_port}, {"gateway": front.gateway_port}
+    if settings.metrics_host == ports.LOOPBACK:
+        own = ports.claim(ports.LOOPBACK, metrics | gateway)
+    else:
+        own = ports.claim(settings.metrics_host, metrics) | ports.claim(ports.LOOPBACK, gateway)
     return dataclasses.replace(
         settings,
         front=dataclasses.replace(

@@ -30,4 +30,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
     CMD ["python3", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=4)"]
 ENTRYPOINT ["delugeserve"]
-CMD ["serve", "--repository", "/models", "--host", "0.0.0.0", "--insecure", "--tritonserver", "/opt/tritonserver/bin/tritonserver"]
+CMD ["serve", "--repository", "/models", "--host", "0.0.0.0", "--insecure", "--metrics-host", "0.0.0.0", "--tritonserver", "/opt/tritonserver/bin/tritonserver"]

@@ -102,7 +102,8 @@ def test_nothing_else_can_be_written(contained):
 
 
 def test_it_serves_and_ends(contained, tmp_path):
-    arguments = ["serve", "--repository", MODELS, "--json"]
+    arguments = ["serve", "--repository", MODELS, "--json", "--standby", "0"]
+    arguments += ["--host", "0.0.0.0", "--insecure", "--metrics-host", "0.0.0.0"]
     for port in ("grpc", "http", "metrics"):
         arguments += [f"--{port}-port", "0"]
     log = tmp_path / "log"
@@ -120,8 +121,14 @@ def test_it_serves_and_ends(contained, tmp_path):
         ready = json.loads(line)
         assert ready["models"] == ["tiny"]
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{ready['http']}/v2/models/tiny", timeout=30) as answer:
-            assert json.load(answer)["name"] == "tiny"
+        # An address that what listens on 127.0.0.1 alone does not have.
+        http, metrics = (
+            ready[name].replace("127.0.0.1", "127.0.0.2") for name in ("http", "metrics")
+        )
+        with opener.open(f"http://{http}/readyz", timeout=30) as answer:
+            assert json.load(answer)["ready"] is True
+        with opener.open(metrics, timeout=30) as answer:
+            assert b"nv_inference_queue_duration_us" in answer.read()
     finally:
         process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 120

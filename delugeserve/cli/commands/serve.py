@@ -73,6 +73,16 @@ def command(
         int,
         typer.Option(min=0, max=_MAX_PORT, help="Port for Prometheus metrics; 0 picks a free one."),
     ] = 8002,
+    metrics_host: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="HOST",
+            help=with_default(
+                "Address for the metrics, which need no key; 0.0.0.0 or :: for all.", "127.0.0.1"
+            ),
+            show_default=False,
+        ),
+    ] = None,
     active: Annotated[
         int, typer.Option(min=1, metavar="N", help="Servers that share the requests.")
     ] = 1,
@@ -153,7 +163,7 @@ def command(
     if log:
         check_output_file(log)
     if direct:
-        _check_direct(front)
+        _check_direct(front, metrics_host)
         if not ports.is_loopback(ports.resolve_host(host)):
             warn_of_exposure(host, http=not no_http)
     _stop_on_signals()
@@ -167,6 +177,7 @@ def command(
                         http_port=None if no_http else http_port,
                         metrics_port=metrics_port,
                         host=host,
+                        metrics_host=metrics_host or ports.LOOPBACK,
                         models=model,
                         log=log,
                         tritonserver=tritonserver,
@@ -201,7 +212,7 @@ def _watch(server: RunningServer) -> None:
         raise
 
 
-def _check_direct(front: FrontOptions) -> None:
+def _check_direct(front: FrontOptions, metrics_host: str | None) -> None:
     """Raise a UsageError if a bare server is to be guarded."""
     unguarded = dataclasses.replace(front.security, insecure=False)
     if unguarded != type(unguarded)() or front.access_log or front.tracing:
@@ -209,6 +220,11 @@ def _check_direct(front: FrontOptions) -> None:
             "A bare server has neither TLS nor authentication, logs no requests and sends no "
             "traces.",
             "Leave out --direct, or these options.",
+        )
+    if metrics_host:
+        raise UsageError(
+            "The metrics of a bare server are at the address of --host.",
+            "Leave out --metrics-host, or --direct.",
         )
 
 

@@ -42,6 +42,7 @@ class FrontendSettings:
         envoy: the program.
         front: what Envoy listens on, with the gateway's port.
         metrics_port: port of the metrics; None for none.
+        metrics_host: address of the metrics.
         status: the supervisor's status file.
         open_log: returns an open file for the log of the part named.
     """
@@ -49,6 +50,7 @@ class FrontendSettings:
     envoy: Path
     front: FrontSettings
     metrics_port: int | None
+    metrics_host: str
     status: Path
     open_log: Callable[[str], TextIO | None] = lambda _name: None
 
@@ -155,6 +157,7 @@ class Frontend:
             grpc=f"{ports.LOOPBACK}:{front.internal_port}",
             port=port,
             metrics_port=settings.metrics_port,
+            metrics_host=settings.metrics_host,
             envoy=f"http://{ports.LOOPBACK}:{front.admin_port}/stats/prometheus",
             status=str(settings.status),
         ).write(file)

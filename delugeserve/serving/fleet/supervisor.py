@@ -58,7 +58,8 @@ class FleetSettings:
         installation: the server program.
         envoy: the proxy program.
         front: what the front listens on.
-        metrics_port: port of the metrics, on loopback; None for none.
+        metrics_port: port of the metrics; None for none.
+        metrics_host: address of the metrics.
         rules: how many replicas, and how failures are answered.
         watching: how replicas are watched.
         startup_timeout: seconds that loading may take.
@@ -71,6 +72,7 @@ class FleetSettings:
     envoy: Path
     front: FrontSettings
     metrics_port: int | None = None
+    metrics_host: str = ports.LOOPBACK
     rules: Rules = field(default_factory=Rules)
     watching: Watching = field(default_factory=Watching)
     startup_timeout: float = 300.0
@@ -106,11 +108,8 @@ class Supervisor:
         reachable = ports.reachable(front.address)
         self.grpc_url = ports.join(reachable, front.grpc_port)
         self.http_url = ports.join(reachable, front.http_port) if front.http_port else None
-        self.metrics_url = (
-            f"http://{ports.LOOPBACK}:{settings.metrics_port}/metrics"
-            if settings.metrics_port
-            else None
-        )
+        metrics = ports.join(ports.reachable(settings.metrics_host), settings.metrics_port or 0)
+        self.metrics_url = f"http://{metrics}/metrics" if settings.metrics_port else None
         self.settings, self._progress = settings, progress
         wish = take_wish(settings.repository, settings.models)
         self.releases: dict[str, Release] = {}
@@ -145,6 +144,7 @@ class Supervisor:
                 settings.envoy,
                 front,
                 settings.metrics_port,
+                settings.metrics_host,
                 self._status.path,
                 self.journal.stream,
             ),

@@ -96,3 +96,11 @@ def test_models_are_completed(tmp_path, monkeypatch):
     assert serve._complete_model(SimpleNamespace(params={}), "t") == ["tiny"]
     given = SimpleNamespace(params={"repository": "nowhere"})
     assert serve._complete_model(given, "") == []
+
+
+def test_a_bare_server_has_its_metrics_at_its_own_address(run, exported):
+    status, out, err = run(
+        "serve", "--repository", exported, "--direct", "--metrics-host", "0.0.0.0"
+    )
+    assert (status, out) == (2, "")
+    assert "--metrics-host" in err
