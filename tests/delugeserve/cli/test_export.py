@@ -85,6 +85,22 @@ def test_a_dry_run_prints_the_plan_and_does_nothing(export, tmp_path):
     assert not (tmp_path / "repository").exists()
 
 
+def test_what_a_server_will_offer(export):
+    def plan(*options):
+        status, out, err = export("--model", "delugenet38", "--dry-run", "--json", *options)
+        assert status == 0, err
+        values = json.loads(out)
+        return values["outputs"], values["image_model"]
+
+    assert plan() == (["probabilities"], "delugenet38_image")
+    both = ["logits", "probabilities"]
+    assert plan("--outputs", "probabilities, logits", "--no-image-model") == (both, None)
+    for outputs, says in (("logits", "leaves probabilities out"), ("logit", "logits")):
+        status, _, err = export("--model", "delugenet38", "--outputs", outputs)
+        assert status == 2
+        assert says in err
+
+
 def test_it_prints_what_is_kept_and_what_to_do_next(export, tmp_path):
     status, out, err = export("--model", "delugenet38", "--precision", "fp32")
     assert status == 0, err
