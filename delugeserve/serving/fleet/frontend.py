@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TextIO
 from delugeserve.errors import DelugeServeError, ServerError, reason_of
 from delugeserve.serving import ports, procfs
 from delugeserve.serving.fleet.events import Event, FrontDrained, PartLost, PartStarted, Routed
+from delugeserve.serving.fleet.faults import KEPT_ERRORS
 from delugeserve.serving.fleet.states import FRONT, GATEWAY, Routes
 from delugeserve.serving.front.config import LoopbackPorts
 from delugeserve.serving.front.front import Front, start_front
@@ -78,8 +80,8 @@ class Frontend:
         self._wanted = (Routes(), 0)
         self._looked_at = 0.0
         self._silent = 0
-        #: Why a part failed last.
-        self.last_error: DelugeServeError | None = None
+        #: Why parts failed, the newest last.
+        self.errors: deque[DelugeServeError] = deque(maxlen=KEPT_ERRORS)
         #: Replicas that Envoy sends no requests because too many failed.
         self.ejected: frozenset[str] = frozenset()
 
@@ -215,7 +217,8 @@ class Frontend:
             front, self._front = self._front, None
             if front is None:
                 return
-            self.last_error = ServerError(reason, "Read the log lines.", log_tail=front.log_tail())
+            tail = front.log_tail()
+            self.errors.append(ServerError(reason, "Read the log lines.", log_tail=tail))
             self._worker.submit(_stop_quietly, lambda: front.stop(drain=False))
         else:
             gateway, self._gateway = self._gateway, None
@@ -239,7 +242,7 @@ class Frontend:
         try:
             work()
         except DelugeServeError as error:
-            self.last_error = error
+            self.errors.append(error)
             self._post(PartLost(part, error.problem))
         except Exception as error:  # the part is lost, the supervisor goes on
             self._post(PartLost(part, f"{type(error).__name__}: {reason_of(error)}"))

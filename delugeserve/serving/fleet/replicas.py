@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
@@ -12,6 +13,7 @@ from typing import TextIO
 from delugeserve.errors import DelugeServeError, ServerError, reason_of
 from delugeserve.serving import ports, procfs
 from delugeserve.serving.fleet.events import Ended, Event, Loaded, Lost, Proved
+from delugeserve.serving.fleet.faults import KEPT_ERRORS
 from delugeserve.serving.fleet.proof import prove
 from delugeserve.serving.fleet.release import Release
 from delugeserve.serving.fleet.watch import ReplicaWatch, Watching, describe_growth
@@ -66,8 +68,8 @@ class Replicas:
         self._settings, self._post = settings, post
         self._processes: dict[int, _Process] = {}
         self._ports = threading.Lock()
-        #: Why a replica failed last.
-        self.last_error: DelugeServeError | None = None
+        #: Why replicas failed, the newest last.
+        self.errors: deque[DelugeServeError] = deque(maxlen=KEPT_ERRORS)
 
     def start(self, number: int, release: Release, progress: Progress = NO_PROGRESS) -> None:
         """Start a server; :class:`Loaded` or :class:`Lost` follows."""
@@ -199,7 +201,7 @@ class Replicas:
             try:
                 work()
             except DelugeServeError as error:
-                self.last_error = error
+                self.errors.append(error)
                 self._post(Lost(number, error.problem))
             except Exception as error:  # the replica is lost, the supervisor goes on
                 with contextlib.suppress(Exception):

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from delugeserve.errors import DelugeServeError, ServerError
+from delugeserve.errors import DelugeServeError
 from delugeserve.serving import ports
 from delugeserve.serving.fleet import events, report
+from delugeserve.serving.fleet.faults import explain_fault
 from delugeserve.serving.fleet.follow import Follower
 from delugeserve.serving.fleet.frontend import Frontend, FrontendSettings
 from delugeserve.serving.fleet.journal import Journal, now_text, records
@@ -309,13 +310,7 @@ class Supervisor:
 
     def _error(self) -> DelugeServeError:
         """Return why the fleet gave up."""
-        for error in (self.replicas.last_error, self.frontend.last_error):
-            if error is not None and error.problem == self.fleet.fault:
-                return error
         lost = [one for one in self.fleet.replicas if one.state is State.STOPPED]
         tail = self.replicas.log_tail(lost[-1].number) if lost else ""
-        return ServerError(
-            self.fleet.fault,
-            "Start it again with --log FILE, and look there for what happened before.",
-            log_tail=tail,
-        )
+        errors = [*self.frontend.errors, *self.replicas.errors]
+        return explain_fault(self.fleet.fault, errors, tail)

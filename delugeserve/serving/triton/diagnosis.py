@@ -152,8 +152,8 @@ def _explain_shm(cause: str, reasons: Mapping[str, str], tail: str) -> ServerErr
     return ServerError(
         f"The shared memory in {SHARED_MEMORY} is too small for the models{free}: each instance "
         "needs 1 MiB and room for its largest batch.",
-        "Serve fewer models at once with --model, or enlarge it: docker run --shm-size=1g, or as "
-        f"root: mount -o remount,size=1g {SHARED_MEMORY}",
+        "Serve fewer models (--model) or no standby (--standby 0), or enlarge it: docker run "
+        f"--shm-size=1g, or as root: mount -o remount,size=1g {SHARED_MEMORY}",
         log_tail=tail,
         reasons=reasons,
     )
