@@ -87,6 +87,8 @@ def test_the_ensemble_runs_one_version_of_decoder_and_model():
     assert list(steps[1].input_map) == list(MODEL.inputs)
     assert decoder.output[0].data_type == pb.TYPE_UINT8
     assert not decoder.output[0].label_filename
+    # An overloaded server refuses requests instead of growing.
+    assert decoder.dynamic_batching.default_queue_policy.max_queue_size == 1024
 
 
 def test_companions_are_known_by_name_and_parameter(tmp_path):
@@ -224,6 +226,24 @@ def test_a_request_may_ask_for_errors_in_place_of_answers(load):
     assert second.startswith("Image 2 is not an image")
     (refused,) = load().execute([request(good, on_error="ignore")])
     assert "'raise' nor 'return'" in refused.error.message
+
+
+def test_large_images_are_decoded_one_at_a_time(load, monkeypatch):
+    decoder, held = load(), []
+    monkeypatch.setitem(decoder._decode.__globals__, "_LARGE", 100 * 80)
+
+    class Lock:
+        def __enter__(self):
+            held.append("taken")
+
+        def __exit__(self, *_):
+            held.append("free")
+
+    decoder._large = Lock()
+    decoder.execute([request(encode(size=(100, 80)))])
+    assert held == []
+    decoder.execute([request(encode(size=(101, 80)), encode(size=(20, 20)))])
+    assert held == ["taken", "free"]
 
 
 def test_an_unforeseen_error_stays_in_the_log(load, pb_utils, monkeypatch):
