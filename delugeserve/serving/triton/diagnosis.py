@@ -16,6 +16,7 @@ from delugeserve.serving.guardian import CANNOT_RUN, SHARED_MEMORY
 from delugeserve.serving.ports import TITLES
 from delugeserve.serving.triton import log
 
+_LESS_MEMORY = "If the machine ran out of memory, serve fewer models at once with --model."
 _KEEP_LOG = "Start it again with --log FILE to keep the whole log."
 # The Python backend's messages, when a model is loaded and when its first batch is copied.
 _SHM = re.compile(r"(?i)shared memory (?:key|pool size)(?:.* Error: (?P<cause>[^.]+))?")
@@ -32,7 +33,7 @@ def explain_exit(status: int | None, lines: list[str]) -> ServerError:
     tail = log.tail(lines)
     remedy = _KEEP_LOG
     if _signal(status) == "SIGKILL":
-        remedy = "If the machine ran out of memory, serve fewer models at once with --model."
+        remedy = _LESS_MEMORY
     return ServerError(
         f"The server died ({_signal(status) or f'exit status {status}'}).",
         f"{remedy} {_last_lines(tail)}",
@@ -45,8 +46,7 @@ def explain_dead_model(model: str, lines: list[str]) -> ServerError:
     tail = log.tail(lines)
     return ServerError(
         f"The process of model '{model}' died.",
-        f"If the machine ran out of memory, serve fewer models at once with --model. "
-        f"{_last_lines(tail)}",
+        f"{_LESS_MEMORY} {_last_lines(tail)}",
         log_tail=tail,
         reasons={model: "Its process died."},
     )
@@ -96,10 +96,10 @@ def explain_failed_start(
             log_tail=tail,
         )
     if (name := _signal(status)) and name != "SIGTERM":
+        remedy = f"Check files and configuration with: {check}"
         return ServerError(
             f"The server died ({name}) before it was ready.",
-            "If the machine ran out of memory, serve fewer models at once with --model; otherwise "
-            f"check files and configuration with: {check}\n{_last_lines(tail)}",
+            f"{_LESS_MEMORY if name == 'SIGKILL' else remedy}\n{_last_lines(tail)}",
             log_tail=tail,
         )
     return ServerError(

@@ -93,6 +93,9 @@ def test_a_server_that_dies_while_it_loads():
     assert "SIGSEGV" in error.problem
     assert "delugeserve doctor --repository repository" in error.remedy
     assert error.log_tail == "loading: bad:1"
+    killed = explain("loading: bad:1", status=128 + signal.SIGKILL)
+    assert "--model" in killed.remedy
+    assert "doctor" not in killed.remedy
 
 
 def test_a_server_that_gives_no_reason():
