@@ -36,6 +36,7 @@ from delugeserve.cli.commands import (
     rollback,
     runs,
     serve,
+    status,
     train,
     verify,
     versions,
@@ -97,7 +98,7 @@ _PANELS = {
     "Train and evaluate": (data, train, runs, evaluate),
     "Export": (export, verify, inspect, benchmark_engines),
     "Versions": (versions, promote, rollback, configure, remove, gc),
-    "Serve": (serve, keys, classify, benchmark),
+    "Serve": (serve, status, keys, classify, benchmark),
     "Experiments of the paper": (ablation, connectivity, profile),
 }
 

@@ -20,6 +20,9 @@ from delugeserve.serving import ports, procfs
 from delugeserve.serving.fleet.events import Event, FrontDrained, PartLost, PartStarted, Routed
 from delugeserve.serving.fleet.faults import KEPT_ERRORS
 from delugeserve.serving.fleet.states import FRONT, GATEWAY, Routes
+from delugeserve.serving.fleet.status import Traffic
+from delugeserve.serving.fleet.traffic import Counters, read_counters
+from delugeserve.serving.front.clusters import CANARY, REPLICAS
 from delugeserve.serving.front.config import LoopbackPorts
 from delugeserve.serving.front.front import Front, start_front
 from delugeserve.serving.front.settings import FrontSettings, Routing
@@ -82,6 +85,9 @@ class Frontend:
         self._silent = 0
         #: Why parts failed, the newest last.
         self.errors: deque[DelugeServeError] = deque(maxlen=KEPT_ERRORS)
+        self._before: dict[str, Counters] | None = None
+        #: Requests of the canary and of the others since the canary's first; None without one.
+        self.traffic: tuple[Traffic, Traffic] | None = None
         #: Replicas that Envoy sends no requests because too many failed.
         self.ejected: frozenset[str] = frozenset()
 
@@ -89,6 +95,11 @@ class Frontend:
     def front(self) -> Front | None:
         """The running Envoy; None while there is none."""
         return self._front
+
+    @property
+    def gateway(self) -> GuardedProcess | None:
+        """The running gateway; None while there is none."""
+        return self._gateway
 
     def start(self, part: str) -> None:
         """Start a part; :class:`PartStarted` or :class:`PartLost` follows."""
@@ -206,11 +217,26 @@ class Frontend:
             return
         try:
             self.ejected = front.ejected()
+            self._count_requests(front)
             self._silent = 0
         except OSError:
             self._silent += 1
             if self._silent >= _SILENCE:
                 self._lose(FRONT, "Envoy does not answer.")
+
+    def _count_requests(self, front: Front) -> None:
+        """Compare the canary's requests with the others, if there is a canary."""
+        if not front.routing.canary:
+            self._before = self.traffic = None
+            return
+        now = read_counters(f"{ports.LOOPBACK}:{front.admin_port}")
+        if self._before is None:
+            self._before = now
+        tried, others = (
+            now.get(cluster, Counters()).since(self._before.get(cluster, Counters()))
+            for cluster in (CANARY, REPLICAS)
+        )
+        self.traffic = tried, others
 
     def _lose(self, part: str, reason: str) -> None:
         if part == FRONT:

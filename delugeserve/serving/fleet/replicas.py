@@ -104,13 +104,15 @@ class Replicas:
         process = self._processes.get(number)
         return process.endpoints if process else None
 
+    def session(self, number: int) -> int | None:
+        """Return the number of the session of a replica's processes; None if it has none."""
+        process = self._processes.get(number)
+        return process.server.session if process and process.server else None
+
     def pid(self, number: int) -> int | None:
         """Return the number of a replica's tritonserver; None if it has no process."""
-        process = self._processes.get(number)
-        if process is None or process.server is None:
-            return None
-        session = process.server.session
-        return next(iter(procfs.children(session, session)), None)
+        session = self.session(number)
+        return next(iter(procfs.children(session, session)), None) if session else None
 
     def memory(self, number: int) -> int | None:
         """Return the bytes that a replica's processes use together; None if not measured yet."""

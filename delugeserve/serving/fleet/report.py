@@ -18,6 +18,7 @@ from delugeserve.serving.fleet.status import (
     ReleaseStatus,
     ReplicaStatus,
     ServerStatus,
+    Traffic,
 )
 
 
@@ -34,6 +35,7 @@ def status(
     replicas: Replicas,
     journal: Journal,
     envoy_admin: str | None,
+    traffic: tuple[Traffic, Traffic] | None = None,
 ) -> ServerStatus:
     """Return the status of a fleet now.
 
@@ -44,6 +46,7 @@ def status(
         replicas: its processes.
         journal: what happened to it.
         envoy_admin: ``host:port`` of Envoy's statistics; None while there is no Envoy.
+        traffic: requests of the canary, and of the others; None without a canary.
     """
 
     def release(key: str | None) -> ReleaseStatus | None:
@@ -64,7 +67,9 @@ def status(
         release=current,
         pending=release(fleet.pending),
         rejected=rejected(fleet.rejected),
-        canary=CanaryStatus(canary, fleet.canary.share) if fleet.canary and canary else None,
+        canary=CanaryStatus(canary, fleet.canary.share, *(traffic or (None, None)))
+        if fleet.canary and canary
+        else None,
         canary_rejected=rejected(fleet.canary_rejected),
         replicas=tuple(_replica(replicas, one) for one in fleet.replicas),
         parts=tuple(PartStatus(one.name, one.running, one.starts) for one in fleet.parts),

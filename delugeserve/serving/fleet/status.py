@@ -27,7 +27,7 @@ _LOCK = "lock"
 
 @dataclass(frozen=True)
 class Traffic:
-    """Requests since the counters' start, as the front has seen them.
+    """Requests since the canary's first, as the front has seen them.
 
     Attributes:
         requests: number of requests.

@@ -267,7 +267,15 @@ class Supervisor:
         front = self.frontend.front
         admin = f"{ports.LOOPBACK}:{front.admin_port}" if front else None
         self._status.write(
-            report.status(self._base, self.fleet, self.releases, self.replicas, self.journal, admin)
+            report.status(
+                self._base,
+                self.fleet,
+                self.releases,
+                self.replicas,
+                self.journal,
+                admin,
+                self.frontend.traffic,
+            )
         )
 
     def _carry_out(self, action: events.Action) -> None:
