@@ -11,6 +11,7 @@ import typer
 
 from delugeserve.cli.render.console import err_console, out, print_json
 from delugeserve.errors import UsageError
+from delugeserve.serving.front.security import Security
 
 Launcher = Literal["docker", "podman"]
 LauncherOption = Annotated[
@@ -34,6 +35,7 @@ def print_container_command(
     host: str,
     ports: Mapping[str, int | None],
     image: str | None,
+    security: Security,
     dry_run: bool,
     json: bool,
 ) -> None:
@@ -46,11 +48,13 @@ def print_container_command(
         host: the address to publish the ports on.
         ports: port by endpoint; None leaves one out.
         image: an image to run instead of the chosen one.
+        security: TLS and authentication.
         dry_run: must be set: nothing is started.
         json: print JSON.
 
     Raises:
-        UsageError: the options do not fit together, or other machines could reach the ports.
+        UsageError: the options do not fit together, or other machines could reach the server
+            unguarded.
         RepositoryError: there is no repository, or no model in it.
         PlanError: no image is known for a plan.
     """
@@ -75,6 +79,7 @@ def print_container_command(
         ports=ports,
         selected=bool(names),
         image=image,
+        security=security,
     )
     if json:
         print_json(

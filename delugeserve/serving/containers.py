@@ -19,6 +19,8 @@ from delugeserve.errors import PlanError, UsageError
 from delugeserve.runtimes import BACKENDS
 from delugeserve.runtimes.base import PYTHON_RUNTIME
 from delugeserve.runtimes.tensorrt import PLAN
+from delugeserve.serving.front.security import Security
+from delugeserve.serving.ports import LOOPBACK, is_loopback, resolve_host
 
 Launcher = Literal["docker", "podman"]
 
@@ -56,7 +58,7 @@ _NATIVE = ("onnxruntime", "tensorrt")
 _DECODER, _DECODER_ON_GPU = "python", "dali"
 _MOUNT = "/models"
 _EXIT_TIMEOUT = 60  # seconds for requests in flight
-_PORTS: Mapping[str, int] = MappingProxyType({"http": 8000, "grpc": 8001, "metrics": 8002})
+_PORTS: Mapping[str, int] = MappingProxyType({"grpc": 8001, "http": 8000, "metrics": 8002})
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def container_command(
     ports: Mapping[str, int | None] = _PORTS,
     selected: bool = False,
     image: str | None = None,
+    security: Security | None = None,
 ) -> ContainerCommand:
     """Return the commands that build an image and serve a repository in it.
 
@@ -178,23 +181,28 @@ def container_command(
         launcher: the program that runs containers.
         repository: the model repository.
         models: the models to serve, with their companions.
-        host: the address to publish the ports on; a loopback address.
+        host: the address to publish the ports on; that of the metrics is always published on
+            loopback, because they ask nobody for a key.
         ports: port on the host for ``grpc``, ``http`` and ``metrics``; 0 lets the launcher choose,
             None leaves it out.
         selected: ``models`` are not the whole repository.
         image: an image with the same entry point to run instead of the chosen one.
+        security: TLS and authentication; None for neither.
 
     Raises:
         PlanError: no known image has the TensorRT of a plan, or the plans need different ones.
-        UsageError: other machines could reach the ports.
+        UsageError: other machines could reach the server unguarded, or the image has no guard.
     """
-    if not host.startswith("127.") and host not in ("localhost", "::1"):
-        raise UsageError(
-            f"--launcher publishes the ports on this machine only, not on {host}.",
-            "Omit --host, and let other machines connect to a proxy with TLS and keys: "
-            "docs/deployment.md.",
-        )
     chosen = choose_image(models, image)
+    security = security or Security()
+    address = resolve_host(host, ipv6=True)
+    security.check(address)
+    guarded = security.authenticates or security.certificate is not None
+    if not chosen.supervised and (guarded or not is_loopback(address)):
+        raise UsageError(
+            f"The image {chosen.name} has neither TLS nor authentication.",
+            "Serve on this machine only: leave out --host and the options for access.",
+        )
     folder = repository.resolve()
     own = [one.name for one in models if not one.companion_of] if selected else []
     if chosen.supervised or not selected:
@@ -210,9 +218,10 @@ def container_command(
             *_isolation(launcher),
             *_gpu(launcher, gpu=chosen.gpu),
             *mounts,
-            *_publish(host, ports),
+            *(_mount(file.resolve(), target) for file, target in _guard_files(security).values()),
+            *_publish(address, ports),
             chosen.name,
-            *(_serve(chosen, ports, own) if chosen.supervised else _triton(ports)),
+            *(_serve(chosen, ports, own, security) if chosen.supervised else _triton(ports)),
         ),
     )
 
@@ -280,20 +289,43 @@ def _mount(source: Path, target: str) -> str:
     return f"--mount={text.getvalue()}"
 
 
-def _publish(host: str, ports: Mapping[str, int | None]) -> list[str]:
-    address = "[::1]" if host == "::1" else "127.0.0.1" if host == "localhost" else host
+def _publish(address: str, ports: Mapping[str, int | None]) -> list[str]:
+    shown = f"[{address}]" if ":" in address else address
+    places = {**dict.fromkeys(ports, shown), "metrics": LOOPBACK}
     return [
-        f"--publish={address}:{port or ''}:{_PORTS[endpoint]}"
+        f"--publish={places[endpoint]}:{port or ''}:{_PORTS[endpoint]}"
         for endpoint, port in ports.items()
         if port is not None
     ]
 
 
+def _guard_files(security: Security) -> dict[str, tuple[Path, str]]:
+    """Return the files of TLS and authentication: on this machine and in the container."""
+    files = {
+        "tls-certificate": security.certificate,
+        "tls-key": security.private_key,
+        "client-ca": security.client_ca,
+        "keys": security.keys,
+        "jwt-keys": security.jwt.jwks if security.jwt else None,
+    }
+    return {name: (file, f"/etc/delugeserve/{name}") for name, file in files.items() if file}
+
+
 def _serve(
-    image: ContainerImage, ports: Mapping[str, int | None], selected: Sequence[str]
+    image: ContainerImage,
+    ports: Mapping[str, int | None],
+    selected: Sequence[str],
+    security: Security,
 ) -> list[str]:
     """Return the arguments of ``delugeserve``; only the published ports reach the container."""
-    arguments = ["serve", f"--repository={_MOUNT}", "--host=0.0.0.0", "--insecure"]
+    arguments = ["serve", f"--repository={_MOUNT}", "--host=0.0.0.0"]
+    arguments += [f"--{name}={target}" for name, (_, target) in _guard_files(security).items()]
+    if security.jwt:
+        arguments.append(f"--jwt-issuer={security.jwt.issuer}")
+        if security.jwt.audience:
+            arguments.append(f"--jwt-audience={security.jwt.audience}")
+    if not (security.certificate and security.authenticates):
+        arguments.append("--insecure")  # the host decides who reaches the published ports
     if ports.get("http") is None:
         arguments.append("--no-http")
     if ports.get("metrics") is not None:

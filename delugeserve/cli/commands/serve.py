@@ -156,6 +156,7 @@ def command(
                 "metrics": metrics_port,
             },
             image=image,
+            security=front.security,
             dry_run=dry_run,
             json=json,
         )

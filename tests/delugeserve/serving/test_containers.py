@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 
@@ -23,6 +24,8 @@ from delugeserve.serving.containers import (
     choose_image,
     container_command,
 )
+from delugeserve.serving.front.keys import add_key
+from delugeserve.serving.front.security import Security
 
 OURS = f"delugeserve:{__version__}"
 
@@ -140,11 +143,63 @@ def test_only_this_machine_reaches_the_ports(stored):
     ports = {"grpc": 9001, "http": 0, "metrics": None}
     command = container_command("docker", model.folder.parent, [model], ports=ports).run
     assert values(command, "--publish") == ["127.0.0.1:9001:8001", "127.0.0.1::8000"]
-    for host in ("0.0.0.0", "::", "10.0.0.7", "example.com"):
+    for host in ("0.0.0.0", "::", "10.0.0.7"):
         with pytest.raises(UsageError):
             container_command("docker", model.folder.parent, [model], host=host)
-    command = container_command("docker", model.folder.parent, [model], host="::1").run
-    assert values(command, "--publish")[0].startswith("[::1]:")
+    for host, shown in (("::1", "[::1]"), ("localhost", "127.0.0.1")):
+        command = container_command("docker", model.folder.parent, [model], host=host).run
+        assert values(command, "--publish")[0] == f"{shown}:8001:8001"
+    security = Security(insecure=True)
+    command = container_command(
+        "docker", model.folder.parent, [model], host="0.0.0.0", security=security
+    ).run
+    assert values(command, "--publish") == [
+        "0.0.0.0:8001:8001",
+        "0.0.0.0:8000:8000",
+        "127.0.0.1:8002:8002",  # the metrics ask nobody for a key
+    ]
+
+
+@pytest.fixture
+def security(tmp_path):
+    """A certificate, its key and a file of API keys."""
+    trustme = pytest.importorskip("trustme", reason="needs the extra 'dev'")
+    certificate = trustme.CA().issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(tmp_path / "tls.key")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
+    add_key(tmp_path / "keys.txt", "team")
+    return Security(tmp_path / "tls.crt", tmp_path / "tls.key", keys=tmp_path / "keys.txt")
+
+
+def test_a_guarded_server_takes_its_files_along(stored, security, tmp_path):
+    model = stored("a", "openvino")
+    command = container_command(
+        "docker", model.folder.parent, [model], host="0.0.0.0", security=security
+    ).run
+    assert "--insecure" not in command
+    mounted = {
+        target: source
+        for source, target in (
+            re.search(r"source=(.*),target=(.*),readonly", mount).groups()
+            for mount in values(command, "--mount")
+        )
+    }
+    for option, file in (("tls-certificate", "tls.crt"), ("tls-key", "tls.key"), ("keys",) * 2):
+        (target,) = values(command[command.index("serve") :], f"--{option}")
+        assert mounted[target] == str(tmp_path / file.replace("keys", "keys.txt"))
+    # Keys without TLS suffice on loopback only, and the container's own address is another.
+    half = dataclasses.replace(security, certificate=None, private_key=None)
+    command = container_command("docker", model.folder.parent, [model], security=half).run
+    assert {"--insecure", "--keys=/etc/delugeserve/keys"} <= set(command)
+    with pytest.raises(UsageError):
+        container_command("docker", model.folder.parent, [model], host="0.0.0.0", security=half)
+
+
+def test_nvidias_image_cannot_be_guarded(stored, security):
+    model = stored("a", "onnxruntime")
+    for host, options in (("127.0.0.1", security), ("0.0.0.0", Security(insecure=True))):
+        with pytest.raises(UsageError, match="neither TLS nor authentication"):
+            container_command("docker", model.folder.parent, [model], host=host, security=options)
 
 
 def test_http_is_left_out(stored):
