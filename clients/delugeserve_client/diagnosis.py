@@ -292,7 +292,8 @@ def _not_loaded(
 def _serves_nothing(address: Address, name: str | None) -> ModelUnavailable:
     return ModelUnavailable(
         f"The server at {address} does not serve any model.",
-        "Export one into its model repository with 'delugeserve export', then restart the server.",
+        "Export one into its model repository with 'delugeserve export', and restart the server if "
+        "it does not follow its repository.",
         url=str(address),
         model=name,
     )
