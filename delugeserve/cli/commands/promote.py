@@ -93,7 +93,7 @@ def _set_canary(
     part, option = format_share(canary.share), repository_option(repository)
     out.print(f"{canary.model}: version {canary.version} gets {part} of the requests", markup=False)
     if running_servers(repository):
-        print_next("delugeserve status --watch")
+        print_next(f"delugeserve status --watch{option}")
     else:
         print_next(f"delugeserve serve{option}")
     err_console.print(

@@ -152,7 +152,7 @@ def print_running(repository: Path, *, changed: bool) -> None:
             f"The running server (process {', '.join(map(str, numbers))}) starts it beside the old "
             "one, proves it, and then switches."
         )
-        print_next("delugeserve status --watch")
+        print_next(f"delugeserve status --watch{repository_option(repository)}")
     else:
         print_next(f"delugeserve serve{repository_option(repository)}")
 
