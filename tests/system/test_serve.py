@@ -515,7 +515,7 @@ def test_proxies_are_not_used_for_this_machine(start, repository: Path):
 
 
 def test_all_addresses(start, repository: Path, tmp_path: Path):
-    arguments = ["--repository", str(repository), "--model", "tiny", "--host", "0.0.0.0"]
+    arguments = ["--repository", str(repository), "--model", "tiny", "--host", "0.0.0.0", "--insecure"]
     process = start(*arguments, "--log", str(tmp_path / "server.log"))
     ready = json.loads(process.stdout.readline())
     assert ready["host"] == "0.0.0.0"

@@ -164,8 +164,9 @@ def command(
     if log:
         check_output_file(log)
     if direct:
-        _check_direct(front, metrics_host)
-        if not ports.is_loopback(ports.resolve_host(host)):
+        address = ports.resolve_host(host)
+        _check_direct(front, metrics_host, address)
+        if not ports.is_loopback(address):
             warn_of_exposure(host, http=not no_http)
     _stop_on_signals()
     try:
@@ -196,8 +197,8 @@ def command(
                     )
                 )
             trained = find_trained(repository, server.models)
-            scheme = "https" if front.security.certificate else "http"
-            announce(server, trained, scheme=scheme, direct=direct, json=json)
+            tls = front.security.certificate is not None
+            announce(server, trained, tls=tls, direct=direct, json=json)
             if isinstance(server, Supervisor):
                 signal.signal(signal.SIGHUP, lambda *_: server.reload())
             _watch(server)
@@ -213,14 +214,22 @@ def _watch(server: RunningServer) -> None:
         raise
 
 
-def _check_direct(front: FrontOptions, metrics_host: str | None) -> None:
-    """Raise a UsageError if a bare server is to be guarded."""
+def _check_direct(front: FrontOptions, metrics_host: str | None, address: str) -> None:
+    """Raise a UsageError if a bare server is to be guarded, or exposed without --insecure."""
+    from delugeserve.serving import ports
+
     unguarded = dataclasses.replace(front.security, insecure=False)
     if unguarded != type(unguarded)() or front.access_log or front.tracing:
         raise UsageError(
             "A bare server has neither TLS nor authentication, logs no requests and sends no "
             "traces.",
             "Leave out --direct, or these options.",
+        )
+    if not (ports.is_loopback(address) or front.security.insecure):
+        raise UsageError(
+            f"Other machines can reach {address}, and a bare server does not know its clients.",
+            "Leave out --direct; or use --insecure, if everybody who reaches this address may use "
+            "the server.",
         )
     if metrics_host:
         raise UsageError(

@@ -33,7 +33,7 @@ def announce(
     server: RunningServer,
     trained: Mapping[str, bool | None],
     *,
-    scheme: str = "http",
+    tls: bool = False,
     direct: bool = False,
     json: bool = False,
 ) -> None:
@@ -42,10 +42,11 @@ def announce(
     Args:
         server: the running server.
         trained: whether each model is trained; None where that is not known.
-        scheme: ``http``, or ``https`` for a server with TLS.
+        tls: gRPC and HTTP are served over TLS.
         direct: it is a bare server, which has no ``/classify``.
         json: print the endpoints as JSON.
     """
+    scheme = "https" if tls else "http"
     classify = f"{scheme}://{server.http_url}/classify" if server.http_url and not direct else None
     if json:
         # On one line, for a program that reads a line and goes on while the server runs.
@@ -54,15 +55,17 @@ def announce(
             "http": server.http_url,
             "classify": classify,
             "metrics": server.metrics_url,
+            "tls": tls,
             "models": server.models,
             "host": server.host,
             "pid": os.getpid(),
         }
         print(json_module.dumps(ready), flush=True)  # noqa: T201
     else:
-        _print_endpoints(server, trained, scheme, classify)
+        _print_endpoints(server, trained, classify, tls=tls)
     default = DEFAULT_URL.replace("localhost", "127.0.0.1")
-    url = "" if server.grpc_url == default else f" --url {server.grpc_url}"
+    address = f"grpcs://{server.grpc_url}" if tls else server.grpc_url
+    url = "" if address == default else f" --url {address}"
     suggested = min(server.models, key=lambda name: _ORDER[trained.get(name)])
     print_next(f"delugeserve classify IMAGE.jpg --model {suggested}{url}")
     err_console.print("[dim]Press Ctrl-C to stop the server.[/]")
@@ -81,15 +84,15 @@ def warn_of_exposure(host: str, *, http: bool) -> None:
 
 
 def _print_endpoints(
-    server: RunningServer, trained: Mapping[str, bool | None], scheme: str, classify: str | None
+    server: RunningServer, trained: Mapping[str, bool | None], classify: str | None, *, tls: bool
 ) -> None:
     from delugeserve.serving import ports
 
     listening = server.endpoints
     hosts = ports.machine_addresses(server.host) or (server.host,)
-    addresses = " ".join(ports.join(host, listening.grpc) for host in hosts)
-    _print_fact("gRPC", addresses)
-    http = listening.http
+    grpc = "grpcs://" if tls else ""
+    _print_fact("gRPC", " ".join(f"{grpc}{ports.join(host, listening.grpc)}" for host in hosts))
+    http, scheme = listening.http, "https" if tls else "http"
     urls = " ".join(f"{scheme}://{ports.join(host, http)}" for host in hosts) if http else "off"
     _print_fact("HTTP", urls)
     if classify:

@@ -23,7 +23,11 @@ def local_replies(limits: Limits, *, grpc: bool) -> Config:
             f"The request did not arrive within {limits.receive_seconds:g} s.",
             _DEADLINE_EXCEEDED,
         ),
-        413: (f"The request is larger than {limits.request_bytes} bytes.", _RESOURCE_EXHAUSTED),
+        413: (
+            f"The request is larger than {limits.request_bytes} bytes, or its JSON than "
+            f"{limits.json_bytes}: send tensors as binary data.",
+            _RESOURCE_EXHAUSTED,
+        ),
         429: ("Too many requests. Send fewer per second.", _RESOURCE_EXHAUSTED),
         431: ("The headers of the request are too large.", _RESOURCE_EXHAUSTED),
         503: ("No server is ready. Try again.", _UNAVAILABLE),

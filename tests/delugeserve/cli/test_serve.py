@@ -104,3 +104,19 @@ def test_a_bare_server_has_its_metrics_at_its_own_address(run, exported):
     )
     assert (status, out) == (2, "")
     assert "--metrics-host" in err
+
+
+def test_a_bare_server_is_not_exposed_by_mistake(run, exported):
+    status, out, err = run("serve", "--repository", exported, "--direct", "--host", "0.0.0.0")
+    assert (status, out) == (2, "")
+    assert "--insecure" in err
+
+
+def test_the_address_of_a_server_with_tls_can_be_pasted(capsys):
+    serving.announce(server(), {}, tls=True)
+    out, err = capsys.readouterr()
+    assert "grpcs://127.0.0.1:8001" in out
+    assert "https://127.0.0.1:8000" in out
+    assert "--url grpcs://127.0.0.1:8001" in err
+    serving.announce(server(), {}, tls=True, json=True)
+    assert json.loads(capsys.readouterr().out)["tls"] is True

@@ -66,7 +66,7 @@ local function check_json(handle, body)
     length = number
   end
   if length > context:get("json_bytes") then
-    refuse(handle, 413, 8, "The JSON of the request is too large. Send tensors as binary data.")
+    refuse(handle, 413, 8, "The JSON of the request is too large.")
   elseif too_deep(body:getBytes(0, length), context:get("json_depth")) then
     refuse(handle, 400, 3, "The JSON of the request is nested too deep.")
   end

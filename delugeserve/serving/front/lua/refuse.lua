@@ -2,7 +2,7 @@ local function is_grpc(headers)
   return (headers:get("content-type") or ""):sub(1, 16) == "application/grpc"
 end
 
--- Answer a request with an error: over gRPC as a status, otherwise as JSON.
+-- Answer a request with an error. Envoy words it as JSON where it is not gRPC: see replies.py.
 local function refuse(handle, http_status, grpc_status, message, challenge)
   if is_grpc(handle:headers()) then
     handle:respond({
@@ -13,9 +13,9 @@ local function refuse(handle, http_status, grpc_status, message, challenge)
     }, "")
     return
   end
-  local headers = {[":status"] = tostring(http_status), ["content-type"] = "application/json"}
+  local headers = {[":status"] = tostring(http_status)}
   if challenge then headers["www-authenticate"] = challenge end
-  handle:respond(headers, '{"error":"' .. message .. '"}\n')
+  handle:respond(headers, message)
 end
 
 -- Call a function, and refuse the request if the function fails: Envoy itself would let it pass.

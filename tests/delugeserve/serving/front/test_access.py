@@ -135,7 +135,7 @@ def test_api_keys(keyed):
     status, headers, body = setup.http("POST", INFER, b"{}")
     assert status == 401
     assert headers["www-authenticate"] == "Bearer"
-    assert json.loads(body)["error"]
+    assert json.loads(body) == {"error": "An API key is required."}
 
 
 def test_api_keys_over_grpc(keyed):

@@ -43,7 +43,8 @@ def error(answer):
     status, headers, body = answer
     assert headers["content-type"] == "application/json"
     (message,) = json.loads(body).values()
-    assert not {"/", "envoy", "upstream"} & {*message, *message.lower().split()}
+    assert message.endswith(".")
+    assert not {"/", "{", "envoy", "upstream"} & {*message, *message.lower().split()}
     return status
 
 
