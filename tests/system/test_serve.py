@@ -515,8 +515,8 @@ def test_proxies_are_not_used_for_this_machine(start, repository: Path):
 
 
 def test_all_addresses(start, repository: Path, tmp_path: Path):
-    arguments = ["--repository", str(repository), "--model", "tiny", "--host", "0.0.0.0", "--insecure"]
-    process = start(*arguments, "--log", str(tmp_path / "server.log"))
+    arguments = ["--repository", str(repository), "--model", "tiny", "--host", "0.0.0.0"]
+    process = start(*arguments, "--insecure", "--log", str(tmp_path / "server.log"))
     ready = json.loads(process.stdout.readline())
     assert ready["host"] == "0.0.0.0"
     assert ready["http"] is None
