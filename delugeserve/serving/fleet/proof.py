@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shlex
 from typing import Any
 
@@ -12,16 +11,18 @@ from numpy.typing import NDArray
 
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, Outputs
 from delugeserve.artifacts.manifest import Manifest, find_manifest
+from delugeserve.artifacts.preprocessing import preprocessing_of
 from delugeserve.errors import DelugeServeError, ServerError
 from delugeserve.serving.fleet.release import FrozenModel, Release
 from delugeserve.serving.triton.inference import connect, smallest_inputs
 from delugeserve.serving.triton.log import tidy
 from delugeserve.verification.evidence import Evidence, read_evidence
 from delugeserve.verification.gate import describe_failure, verify
+from delugeserve.verification.served import centred_evidence, centred_logits, encode_exactly
+from delugeserve_client.preprocessing import Preprocessing
 
 _IMAGES = 8
 _TIMEOUT = 60.0  # seconds of a request
-_LEAST = 1e-30  # smallest probability whose logarithm is taken
 
 
 def prove(url: str, release: Release) -> None:
@@ -47,23 +48,32 @@ def prove(url: str, release: Release) -> None:
                 _prove_model(client, model)
             except InferenceServerException as error:
                 raise _unproved(model, tidy(error.message() or "")) from None
+            except ServerError:
+                raise
             except DelugeServeError as error:
                 raise _unproved(model, str(error)) from error
 
 
 def _prove_model(client: Any, model: FrozenModel) -> None:
     stored = model.stored
-    manifest = find_manifest(stored.folder, stored.version)
+    # A companion answers as its model does, and has no evidence of its own.
+    folder = stored.folder.with_name(stored.companion_of or stored.name)
+    manifest = find_manifest(folder, stored.version)
     config = model.config
     if manifest is None or not {LOGITS, PROBABILITIES} & config.outputs.keys():
         return
     _check_labels(client, model, manifest)
-    probe = read_evidence(stored.folder / str(stored.version), manifest.evidence).probe
+    probe = read_evidence(folder / str(stored.version), manifest.evidence).probe
     evidence = Evidence(probe.images[:_IMAGES], probe.logits[:_IMAGES], probe.description)
-    infer = _Served(client, model.name, logits=LOGITS in config.outputs)
+    encoding = None
+    if stored.companion_of:
+        encoding = preprocessing_of(manifest.network.task)
+        encoded = config.inputs[INPUT].dtype == "TYPE_STRING"
+        if not encoded or encode_exactly(evidence.images, encoding) is None:
+            return  # DALI's pixels are not the client's, nor those of a crop between pixels
+    infer = _Served(client, model.name, logits=LOGITS in config.outputs, encoding=encoding)
     if not infer.logits:
-        # Probabilities tell the logits but for a constant, which log-softmax makes zero.
-        evidence = dataclasses.replace(evidence, logits=_log_softmax(evidence.logits))
+        evidence = centred_evidence(evidence)
     verification = verify(
         {manifest.precision: infer},
         evidence,
@@ -77,10 +87,21 @@ def _prove_model(client: Any, model: FrozenModel) -> None:
 
 
 class _Served:
-    """Runs a served model on images; see :data:`~delugeserve.artifacts.interface.Infer`."""
+    """Runs a served model on images; see :data:`~delugeserve.artifacts.interface.Infer`.
 
-    def __init__(self, client: Any, model: str, *, logits: bool) -> None:
+    Args:
+        client: of the server.
+        model: name of the model.
+        logits: the model offers logits.
+        encoding: the preprocessing of a model that takes encoded images; None for one that takes
+            pixels.
+    """
+
+    def __init__(
+        self, client: Any, model: str, *, logits: bool, encoding: Preprocessing | None
+    ) -> None:
         self._client, self._model, self.logits = client, model, logits
+        self._encoding = encoding
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         names = [LOGITS, PROBABILITIES] if self.logits else [PROBABILITIES]
@@ -88,13 +109,18 @@ class _Served:
         probabilities = result.as_numpy(PROBABILITIES)
         if self.logits:
             return result.as_numpy(LOGITS), probabilities
-        return np.log(np.maximum(probabilities, _LEAST)), probabilities
+        return centred_logits(probabilities), probabilities
 
     def _infer(self, images: NDArray[np.uint8], outputs: list[str]) -> Any:
         import tritonclient.grpc as grpc
 
-        tensor = grpc.InferInput(INPUT, images.shape, "UINT8")
-        tensor.set_data_from_numpy(images)
+        if self._encoding is not None:
+            files = [[file] for file in encode_exactly(images, self._encoding) or ()]
+            tensor = grpc.InferInput(INPUT, [len(files), 1], "BYTES")
+            tensor.set_data_from_numpy(np.array(files, np.object_))
+        else:
+            tensor = grpc.InferInput(INPUT, images.shape, "UINT8")
+            tensor.set_data_from_numpy(images)
         wanted = [grpc.InferRequestedOutput(name) for name in outputs]
         return self._client.infer(self._model, [tensor], outputs=wanted, client_timeout=_TIMEOUT)
 
@@ -122,18 +148,10 @@ def _check_labels(client: Any, model: FrozenModel, manifest: Manifest) -> None:
 
 
 def _unproved(model: FrozenModel, reason: str) -> ServerError:
-    version = model.stored.version
-    exported = shlex.quote(str(model.stored.folder / str(version)))
+    version, name = model.stored.version, model.stored.companion_of or model.name
+    exported = shlex.quote(str(model.stored.folder.with_name(name) / str(version)))
     return ServerError(
         f"Model '{model.name}', version {version}, does not answer as it was exported: {reason}",
         f"Check it with: delugeserve verify {exported}",
         reasons={model.name: reason},
     )
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    result: NDArray[np.float32] = (
-        shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    ).astype(np.float32)
-    return result

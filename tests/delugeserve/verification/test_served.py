@@ -5,7 +5,8 @@ import pytest
 
 from delugeserve.verification.evidence import Evidence
 from delugeserve.verification.gate import verify
-from delugeserve.verification.served import centred_evidence, centred_logits
+from delugeserve.verification.served import centred_evidence, centred_logits, encode_exactly
+from delugeserve_client.preprocessing import Preprocessing
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(3, 4, (9, 10)).astype(np.float32)
@@ -48,3 +49,16 @@ def test_probabilities_of_zero():
     evidence = centred_evidence(Evidence(IMAGES[:1], logits, ""))
     np.testing.assert_allclose(centred_logits(softmax(logits)), evidence.logits, rtol=1e-6)
     assert np.isfinite(evidence.logits).all()
+
+
+@pytest.mark.parametrize("settings", [(32, 32, 32), (24, 24, 30), (24, 24, 30, "bilinear")])
+def test_encoded_images_become_the_very_pixels(settings):
+    images = RNG.integers(0, 256, (3, *settings[:2], 3), np.uint8)
+    preprocessing = Preprocessing(*settings)
+    files = encode_exactly(images, preprocessing)
+    np.testing.assert_array_equal([preprocessing(file) for file in files], images)
+
+
+def test_a_crop_between_pixels_has_no_such_files():
+    images = np.zeros((1, 24, 24, 3), np.uint8)
+    assert encode_exactly(images, Preprocessing(24, 24, 27)) is None
