@@ -1,0 +1,198 @@
+"""``delugeserve serve`` as a process of its own: its status, its processes, and what it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from delugeserve.serving import ports, procfs
+from delugeserve.serving.fleet.status import ReplicaStatus, ServerStatus, find_servers
+
+_STARTUP = 300.0  # seconds
+_POLL = 0.02  # seconds
+
+
+class Server:
+    """A ``delugeserve serve`` of a repository; a context manager that ends it.
+
+    It can be killed and started again on the same ports, with its temporary files in one folder.
+
+    Args:
+        repository: the model repository.
+        folder: for temporary files and the log.
+        options: more options of ``serve``.
+
+    Attributes:
+        grpc: ``host:port`` for gRPC.
+        http: ``host:port`` for HTTP.
+        log: the log file.
+    """
+
+    def __init__(self, repository: Path, folder: Path, options: Sequence[str] = ()) -> None:
+        self.repository, self.folder = repository, folder
+        self.log = folder / "serve.log"
+        self._temporary = folder / "temporary"
+        self._temporary.mkdir(exist_ok=True)
+        found = ports.claim(ports.LOOPBACK, {"grpc": 0, "http": 0, "metrics": 0})
+        self.grpc, self.http = (f"127.0.0.1:{found[name]}" for name in ("grpc", "http"))
+        self._command = [sys.executable, "-m", "delugeserve", "serve", "--json"]
+        self._command += ["--repository", str(repository)]
+        for name, port in found.items():
+            self._command += [f"--{name}-port", str(port)]
+        self._command += options
+        self._shared_memory = _shared_memory()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process and self._process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.stop(60)
+            self._process.kill()
+
+    @property
+    def pid(self) -> int:
+        """Number of the supervisor's process."""
+        if self._process is None:
+            raise RuntimeError("The server has not been started.")
+        return self._process.pid
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it; return when it says that it is ready."""
+        environment = {**os.environ, "TMPDIR": str(self._temporary)}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, env=environment, stdout=subprocess.PIPE, stderr=log
+            )
+        if wait and self._process.stdout:
+            line = self._process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"The server did not start; see {self.log}")
+            json.loads(line)
+
+    def stop(self, timeout: float | None = None) -> int:
+        """Send SIGTERM, and return the exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(timeout)
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end; return the exit status."""
+        assert self._process is not None
+        return self._process.wait(timeout)
+
+    def status(self) -> ServerStatus | None:
+        """Return its status; None before it has written one."""
+        with self._own_folder():
+            found = [one for one in find_servers(self.repository) if one.pid == self.pid]
+        return found[0] if found else None
+
+    def wait_for(
+        self, what: str, condition: Callable[[ServerStatus], bool], timeout: float = _STARTUP
+    ) -> ServerStatus:
+        """Wait until the status meets a condition.
+
+        Raises:
+            TimeoutError: it did not.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            status = self.status()
+            if status and condition(status):
+                return status
+            if self._process and self._process.poll() is not None:
+                raise RuntimeError(f"The server ended; see {self.log}")
+            time.sleep(_POLL)
+        raise TimeoutError(f"{what}: not within {timeout:g} s; see {self.log}")
+
+    def active(self) -> ReplicaStatus:
+        """Return the replica that gets the requests."""
+        status = self.wait_for("an active replica", lambda one: bool(_active(one)))
+        return _active(status)[0]
+
+    def model_process(self, replica: ReplicaStatus, turn: int) -> tuple[int, str]:
+        """Return a process that runs a model of a replica, and the model; another each turn."""
+        found = sorted(procfs.model_processes(os.getsid(replica.pid or 0)).items(), key=_model)
+        return found[turn % len(found)]
+
+    def part_process(self, program: str) -> int:
+        """Return the process of the program, such as ``envoy``, that this server runs.
+
+        Its parent is a guardian, and the guardian's parent is the supervisor.
+        """
+        for pid in _processes():
+            if _name(pid) == program and _parent(_parent(pid)) == self.pid:
+                return pid
+        raise RuntimeError(f"The server runs no {program}.")
+
+    def leftovers(self) -> list[str]:
+        """Return what is left of a server that has ended: processes, files, shared memory."""
+        left = [f"process {pid} ({_name(pid)})" for pid in _processes() if self._is_own(pid)]
+        left += [str(path) for path in self._temporary.glob("*/*")]
+        left += sorted(_shared_memory() - self._shared_memory)
+        return left
+
+    def _is_own(self, pid: int) -> bool:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        own = f"TMPDIR={self._temporary}".encode()
+        return own in environment and procfs.is_alive(pid)
+
+    @contextlib.contextmanager
+    def _own_folder(self) -> Iterator[None]:
+        """Look for the status where the server writes it."""
+        before = tempfile.tempdir
+        tempfile.tempdir = None if os.environ.get("XDG_RUNTIME_DIR") else str(self._temporary)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+def full_strength(status: ServerStatus) -> bool:
+    """Return whether everything runs that should, as the server says."""
+    return status.state == "serving"
+
+
+def _active(status: ServerStatus) -> list[ReplicaStatus]:
+    return [one for one in status.replicas if one.state == "active" and one.pid]
+
+
+def _model(item: tuple[int, str]) -> tuple[str, int]:
+    return item[1], item[0]
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _parent(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[1])
+
+
+def _shared_memory() -> set[str]:
+    return {str(path) for path in Path("/dev/shm").glob("*delugeserve*")}
