@@ -146,9 +146,7 @@ def _roll(checkpoint: Checkpoint, shift: int) -> Checkpoint:
     )
 
 
-def _known(
-    checkpoint: Checkpoint, versions: Sequence[Version], source: str | None
-) -> KnownModel:
+def _known(checkpoint: Checkpoint, versions: Sequence[Version], source: str | None) -> KnownModel:
     """Choose pictures whose class the network is sure of, and right about if that is known."""
     task = checkpoint.spec.task
     source = source or default_source(task)

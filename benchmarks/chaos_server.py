@@ -48,7 +48,7 @@ class Server:
         for name, port in found.items():
             self._command += [f"--{name}-port", str(port)]
         self._command += options
-        self._shared_memory = _shared_memory()
+        self._folders: set[str] = set()  # names of private folders, with which shared memory begins
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:
@@ -94,6 +94,7 @@ class Server:
 
     def status(self) -> ServerStatus | None:
         """Return its status; None before it has written one."""
+        self._folders.update(path.name for path in self._temporary.glob("delugeserve-*"))
         with self._own_folder():
             found = [one for one in find_servers(self.repository) if one.pid == self.pid]
         return found[0] if found else None
@@ -126,21 +127,32 @@ class Server:
         found = sorted(procfs.model_processes(os.getsid(replica.pid or 0)).items(), key=_model)
         return found[turn % len(found)]
 
-    def part_process(self, program: str) -> int:
-        """Return the process of the program, such as ``envoy``, that this server runs.
+    def front_process(self) -> int:
+        """Return the process of Envoy."""
+        return self._part("envoy")
 
-        Its parent is a guardian, and the guardian's parent is the supervisor.
-        """
+    def gateway_process(self) -> int:
+        """Return the process of the gateway."""
+        return self._part("delugeserve.serving.gateway")
+
+    def _part(self, word: str) -> int:
+        """Return the process that has the word in its command line, and a guardian as parent."""
         for pid in _processes():
-            if _name(pid) == program and _parent(_parent(pid)) == self.pid:
+            if word in _command(pid) and _parent(_parent(pid)) == self.pid:
                 return pid
-        raise RuntimeError(f"The server runs no {program}.")
+        raise RuntimeError(f"The server runs no {word}.")
 
     def leftovers(self) -> list[str]:
         """Return what is left of a server that has ended: processes, files, shared memory."""
-        left = [f"process {pid} ({_name(pid)})" for pid in _processes() if self._is_own(pid)]
+        left = [
+            f"process {pid} ({_command(pid)[:80]})" for pid in _processes() if self._is_own(pid)
+        ]
         left += [str(path) for path in self._temporary.glob("*/*")]
-        left += sorted(_shared_memory() - self._shared_memory)
+        left += [
+            str(path)
+            for path in Path("/dev/shm").iterdir()
+            if any(path.name.startswith(f"{name}_") for name in self._folders)
+        ]
         return left
 
     def _is_own(self, pid: int) -> bool:
@@ -179,9 +191,9 @@ def _processes() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
 
 
-def _name(pid: int) -> str:
+def _command(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
     except OSError:
         return ""
 
@@ -192,7 +204,3 @@ def _parent(pid: int) -> int:
     except OSError:
         return 0
     return int(text.rpartition(")")[2].split()[1])
-
-
-def _shared_memory() -> set[str]:
-    return {str(path) for path in Path("/dev/shm").glob("*delugeserve*")}
