@@ -8,6 +8,8 @@ Needs the extras `export` and `server`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import math
 import sys
 import tempfile
 import time
@@ -16,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import common
+from chaos_clients import Request
 from chaos_faults import FAULTS, Harm
-from chaos_load import Load, Request, Summary, longest_gap, percentile, summarise
+from chaos_load import Load, Summary, longest_gap, percentile, summarise
 from chaos_repository import KnownModel, make_repository
 from chaos_server import Server, full_strength
 
 METHOD = """`delugeserve serve` runs as a process of its own, with two models. Clients, each with a
 gRPC connection of its own and without any retry, send their next request when the last was
-answered: half of them single images, a quarter batches of 16, a quarter encoded images. The
+answered: a quarter each single images, batches of 16, encoded images, and pictures over HTTP to
+/classify. The
 pictures have known classes, and the versions of a model number their classes differently: an answer
 is wrong if the class, its number or its name is not the one of the version that answered. 'before'
 and 'after' are the seconds before a fault and after full strength; 'during' lies between. The 99th
@@ -62,7 +66,7 @@ def run_fault(
     """Let a fault happen some times under load."""
     server.wait_for("full strength", full_strength)
     harms: list[Harm] = []
-    with Load(server.grpc, models, chosen.clients, chosen.pause) as load:
+    with Load((server.grpc, server.http), models, chosen.clients, chosen.pause) as load:
         load.wait_for_all()
         warm = time.monotonic()
         for turn in range(chosen.times):
@@ -83,7 +87,7 @@ def summarise_faults(
     name: str, harms: list[Harm], requests: list[Request], warm: float, seconds: float
 ) -> Row:
     """Sort the requests by the time they were sent."""
-    requests = [request for request in requests if request.start >= warm]
+    requests = [judge_version(request, harms) for request in requests if request.start >= warm]
     spans: dict[str, list[Request]] = {"before": [], "during": [], "after": []}
     gaps = []
     for harm in harms:
@@ -99,9 +103,22 @@ def summarise_faults(
     return Row(name, harms, summarise(requests), p99["before"], p99["during"], p99["after"], gaps)
 
 
+def judge_version(request: Request, harms: list[Harm]) -> Request:
+    """Return a request as wrong if a version answered that was not served any more."""
+    before = [harm for harm in harms if harm.versions and harm.end <= request.start]
+    after = [harm.start for harm in harms if harm.end > request.start]
+    if not before or not request.version or request.end > min(after, default=math.inf):
+        return request
+    wanted = before[-1].versions[request.model]
+    if request.version == wanted:
+        return request
+    why = f"version {request.version} answered after the change to {wanted}"
+    return dataclasses.replace(request, outcome="wrong", why=why)
+
+
 def show(rows: list[Row]) -> None:
     """Print the table."""
-    columns = ("fault", "times", "requests", "failed", "wrong", "slowest ms")
+    columns = ("fault", "times", "requests", "refused", "failed", "wrong", "slowest ms")
     columns += ("p99 before", "during", "after ms", "gap s", "full strength s")
     common.show(
         "Faults under load",
@@ -111,6 +128,7 @@ def show(rows: list[Row]) -> None:
                 row.fault,
                 f"{len(row.harms)}",
                 f"{row.all.requests:,}",
+                f"{row.all.refused:,}",
                 f"{row.all.failed:,}",
                 f"{row.all.wrong:,}",
                 f"{1e3 * row.all.slowest:,.0f}",
@@ -132,6 +150,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "fault": row.fault,
         "times": len(row.harms),
         "requests": row.all.requests,
+        "refused": row.all.refused,
         "failed": row.all.failed,
         "wrong": row.all.wrong,
         "slowest_ms": 1e3 * row.all.slowest,
@@ -144,6 +163,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "full_strength_seconds": [harm.end - harm.start for harm in row.harms],
         "harmed": [harm.what for harm in row.harms],
         "notes": [note for harm in row.harms for note in harm.notes],
+        "faults": sum(harm.faults for harm in row.harms),
         "reasons": dict(row.all.reasons),
     }
 
@@ -201,7 +221,7 @@ def main() -> None:
     if len(rows) > 1:
         show(rows)
     common.finish(chosen, [as_json(row) for row in rows])
-    if any(row.all.wrong for row in rows):
+    if any(row.all.wrong or any(harm.faults for harm in row.harms) for row in rows):
         sys.exit(1)
 
 

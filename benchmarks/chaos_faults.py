@@ -27,12 +27,17 @@ class Harm:
         start: when, in seconds of ``time.monotonic``.
         end: when the server was at full strength again.
         notes: what else was noticed.
+        versions: the version of each model that has to answer from then on; empty if the fault
+            does not change it.
+        faults: number of things that are not as they should be.
     """
 
     what: str
     start: float
     end: float = 0.0
     notes: list[str] = field(default_factory=list)
+    versions: dict[str, int | None] = field(default_factory=dict)
+    faults: int = 0
 
 
 Fault = Callable[[Server, int], Harm]
@@ -68,6 +73,7 @@ def _harm_replica(
         harm.end = time.monotonic()
         if is_alive(pid):
             harm.notes.append(f"the harmed process {pid} still runs")
+            harm.faults += 1
     return harm
 
 
@@ -101,14 +107,51 @@ def kill_supervisor(server: Server, _turn: int) -> Harm:
     harm = Harm("supervisor", time.monotonic())
     os.kill(server.pid, signal.SIGKILL)
     server.wait(10)
+    _start_again(server, harm)
+    return harm
+
+
+def stop_server(server: Server, _turn: int) -> Harm:
+    """Stop the server with SIGTERM, and start it again."""
+    harm = Harm("supervisor", time.monotonic())
+    status = server.stop(120)
+    harm.notes.append(f"exit status {status} after {time.monotonic() - harm.start:.1f} s")
+    if status:
+        harm.faults += 1
+    _start_again(server, harm)
+    return harm
+
+
+def _start_again(server: Server, harm: Harm) -> None:
+    ended = time.monotonic()
     while left := server.leftovers():
-        if time.monotonic() - harm.start > _GONE:
+        if time.monotonic() - ended > _GONE:
             harm.notes += [f"left behind: {one}" for one in left]
+            harm.faults += len(left)
             break
         time.sleep(0.05)
     harm.notes.append(f"nothing was left after {time.monotonic() - harm.start:.1f} s")
     server.start()
     server.wait_for("full strength", full_strength)
+    harm.end = time.monotonic()
+
+
+def change_version(server: Server, turn: int) -> Harm:
+    """Promote version 2 of one model, roll it back, then do the same with the next model."""
+    status = server.wait_for("full strength", full_strength)
+    served = dict(status.release.versions) if status.release else {}
+    model = sorted(served)[turn // 2 % len(served)]
+    act = "rollback" if turn % 2 else "promote"
+    wanted = {**served, model: 1 if turn % 2 else 2}
+    arguments = ["rollback", model] if turn % 2 else ["promote", model, "2", "--replace-classes"]
+    harm = Harm(f"{act} {model}", time.monotonic(), versions=wanted)
+    server.run(*arguments)
+    server.wait_for(
+        f"{act} of {model}",
+        lambda one: (
+            full_strength(one) and one.release is not None and dict(one.release.versions) == wanted
+        ),
+    )
     harm.end = time.monotonic()
     return harm
 
@@ -154,4 +197,6 @@ FAULTS: dict[str, Fault] = {
     "kill -9 gateway": kill_gateway,
     "kill -9 supervisor": kill_supervisor,
     "kill -STOP supervisor": suspend_supervisor,
+    "promote, rollback": change_version,
+    "SIGTERM": stop_server,
 }

@@ -41,6 +41,7 @@ class Server:
         self.log = folder / "serve.log"
         self._temporary = folder / "temporary"
         self._temporary.mkdir(exist_ok=True)
+        self._environment = {**os.environ, "TMPDIR": str(self._temporary)}
         found = ports.claim(ports.LOOPBACK, {"grpc": 0, "http": 0, "metrics": 0})
         self.grpc, self.http = (f"127.0.0.1:{found[name]}" for name in ("grpc", "http"))
         self._command = [sys.executable, "-m", "delugeserve", "serve", "--json"]
@@ -70,10 +71,9 @@ class Server:
 
     def start(self, *, wait: bool = True) -> None:
         """Start it; return when it says that it is ready."""
-        environment = {**os.environ, "TMPDIR": str(self._temporary)}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, env=environment, stdout=subprocess.PIPE, stderr=log
+                self._command, env=self._environment, stdout=subprocess.PIPE, stderr=log
             )
         if wait and self._process.stdout:
             line = self._process.stdout.readline()
@@ -91,6 +91,16 @@ class Server:
         """Wait for its end; return the exit status."""
         assert self._process is not None
         return self._process.wait(timeout)
+
+    def run(self, *arguments: str) -> None:
+        """Run another command of delugeserve on the same repository."""
+        command = [sys.executable, "-m", "delugeserve", *arguments]
+        subprocess.run(
+            [*command, "--repository", str(self.repository)],
+            env=self._environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
     def status(self) -> ServerStatus | None:
         """Return its status; None before it has written one."""
@@ -147,7 +157,7 @@ class Server:
         left = [
             f"process {pid} ({_command(pid)[:80]})" for pid in _processes() if self._is_own(pid)
         ]
-        left += [str(path) for path in self._temporary.glob("*/*")]
+        left += [str(path) for path in self._temporary.glob("delugeserve-????????/*")]
         left += [
             str(path)
             for path in Path("/dev/shm").iterdir()
