@@ -6,6 +6,7 @@ import contextlib
 import copy
 import http.client
 import importlib.util
+import json
 import re
 import shutil
 import socket
@@ -235,7 +236,8 @@ def test_clients_reach_the_servers_with_tls_and_a_key(running, tmp_path):
             return answer.status, answer.read()
 
         wait_until(lambda: ask("GET", "/readyz")[0] == 200)  # a probe has no key
-        assert ask("POST", "/classify")[0] == 401
+        status, body = ask("POST", "/classify")
+        assert (status, json.loads(body)) == (401, {"error": "An API key is required."})
         assert ask("POST", "/classify", **{"x-api-key": "wrong"})[0] == 401
         assert ask("POST", "/classify", **{"x-api-key": key}) == (200, b"server-0")
         assert ask("POST", "/v2/repository/models/a/load", **{"x-api-key": key})[0] == 403
