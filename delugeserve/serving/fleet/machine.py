@@ -64,7 +64,8 @@ def step(fleet: Fleet, event: Event, now: float) -> tuple[Fleet, tuple[Action, .
         if not fleet.replicas and fleet.part(FRONT) is None:
             fleet = dataclasses.replace(fleet, phase=Phase.ENDED)
         return fleet, tuple(actions)
-    for converge in (_drop_unwanted, _assign, _fill, _start_parts, _route, _drain):
+    # The route comes first: a front starts with the newest, and refuses no request for lack of one.
+    for converge in (_drop_unwanted, _assign, _fill, _route, _start_parts, _drain):
         fleet, more = converge(fleet, now)
         actions += more
     return fleet, tuple(actions)

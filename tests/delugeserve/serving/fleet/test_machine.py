@@ -95,7 +95,7 @@ def test_a_fleet_starts_a_proved_pair_behind_a_front(world):
     assert world.fleet.full_strength
     # The front starts when there is something to send requests to, and with the right routes.
     kinds = [type(action).__name__ for action in world.done]
-    assert kinds.index("Prove") < kinds.index("StartPart") < kinds.index("Route")
+    assert kinds.index("Prove") < kinds.index("Route") < kinds.index("StartPart")
     assert world.fleet.routed == world.fleet.route_number
 
 
