@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,21 +26,21 @@ class Counters:
         buckets: number of requests up to a duration, by duration in milliseconds.
     """
 
-    requests: float = 0.0
-    errors: float = 0.0
-    buckets: Mapping[float, float] = field(default_factory=dict)
+    requests: int = 0
+    errors: int = 0
+    buckets: Mapping[float, int] = field(default_factory=dict)
 
     def since(self, earlier: Counters) -> Traffic:
         """Return what happened after an earlier reading; all, if Envoy has started again."""
         if self.requests < earlier.requests:
             earlier = Counters()
         counts = {
-            limit: count - earlier.buckets.get(limit, 0.0)
+            limit: count - earlier.buckets.get(limit, 0)
             for limit, count in sorted(self.buckets.items())
         }
         return Traffic(
-            int(self.requests - earlier.requests),
-            int(self.errors - earlier.errors),
+            self.requests - earlier.requests,
+            max(self.errors - earlier.errors, 0),
             percentile(counts, 0.5),
             percentile(counts, 0.99),
         )
@@ -62,33 +63,30 @@ def read_counters(address: str) -> dict[str, Counters]:
 def parse_counters(page: str) -> dict[str, Counters]:
     """Return the counters of each cluster from a page of Envoy's statistics."""
     parser = require("prometheus_client.parser", "server")
-    requests: dict[str, float] = {}
-    errors: dict[str, float] = {}
-    buckets: dict[str, dict[float, float]] = {}
+    requests: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    buckets: dict[str, Counter[float]] = {}
     for family in parser.text_string_to_metric_families(page):
         for sample in family.samples:
             name: str = sample.labels.get("envoy_cluster_name", "")
             http, cluster = name.endswith(_HTTP), name.removesuffix(_HTTP)
-            found, value = sample.name.removesuffix("_total"), float(sample.value)
-            if found == ("envoy_cluster_upstream_rq" if http else "envoy_cluster_grpc"):
-                requests[cluster] = requests.get(cluster, 0.0) + value
-            elif not http and found == "envoy_cluster_grpc_success":
-                errors[cluster] = errors.get(cluster, 0.0) - value
-            elif not http and found == "envoy_cluster_grpc_total":
-                errors[cluster] = errors.get(cluster, 0.0) + value
-            elif http and found == "envoy_cluster_upstream_rq_xx":
-                if sample.labels.get("envoy_response_code_class") == "5":
-                    errors[cluster] = errors.get(cluster, 0.0) + value
-            elif found == "envoy_cluster_upstream_rq_time_bucket":
-                counts = buckets.setdefault(cluster, {})
-                limit = float(sample.labels["le"])
-                counts[limit] = counts.get(limit, 0.0) + value
+            # A failed gRPC request has the HTTP status 200.
+            match sample.name, http:
+                case "envoy_cluster_grpc_total", False:
+                    requests[cluster] += int(sample.value)
+                    errors[cluster] += int(sample.value)
+                case "envoy_cluster_grpc_success" | "envoy_cluster_grpc_success_total", False:
+                    errors[cluster] -= int(sample.value)
+                case "envoy_cluster_upstream_rq_total", True:
+                    requests[cluster] += int(sample.value)
+                case "envoy_cluster_upstream_rq_xx" | "envoy_cluster_upstream_rq_xx_total", True:
+                    if sample.labels.get("envoy_response_code_class") == "5":
+                        errors[cluster] += int(sample.value)
+                case "envoy_cluster_upstream_rq_time_bucket", _:
+                    limit = float(sample.labels["le"])
+                    buckets.setdefault(cluster, Counter())[limit] += int(sample.value)
     return {
-        cluster: Counters(
-            requests.get(cluster, 0.0),
-            max(errors.get(cluster, 0.0), 0.0),
-            buckets.get(cluster, {}),
-        )
+        cluster: Counters(requests[cluster], errors[cluster], buckets.get(cluster, {}))
         for cluster in {*requests, *buckets}
     }
 
