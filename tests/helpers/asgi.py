@@ -46,7 +46,8 @@ async def call(
     """Send one request.
 
     Args:
-        chunks: parts of the body; ``pause`` seconds pass before each.
+        chunks: parts of the body; ``pause`` seconds pass before each. What was read is taken off a
+            list.
         leave: the client disconnects once the body is sent and this is set; None stays.
         port: the port that the server listens on.
     """
@@ -69,7 +70,7 @@ async def call(
         "server": ("127.0.0.1", port),
         "state": {},
     }
-    left = list(chunks)
+    left = chunks if isinstance(chunks, list) else list(chunks)
 
     async def receive() -> dict[str, Any]:
         if left:
@@ -157,7 +158,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self.requests.append(request)
         self.metadata.append({key: str(value) for key, value in context.invocation_metadata()})
-        context.add_callback(lambda: context.code() is None and self.cancelled.set())
+        answered = threading.Event()
+        context.add_callback(lambda: answered.is_set() or self.cancelled.set())
         if request.model_name not in self.models:
             context.abort(
                 grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.model_name}'"
@@ -170,6 +172,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             model_name=request.model_name, model_version=self.models[request.model_name][-1]
         )
         reply.outputs.add(name="probabilities", datatype="BYTES", shape=[1, len(texts)])
+        answered.set()
         row = serialize_byte_tensor(np.array([texts], dtype=np.object_))
         reply.raw_output_contents.append(row.item())
         return reply

@@ -171,8 +171,7 @@ async def _read_parts(
     request: Request, stream: AsyncGenerator[bytes, None], limits: GatewayLimits
 ) -> list[EncodedImage]:
     _, options = parse_options_header(request.headers["content-type"])
-    boundary = options.get(b"boundary", b"")
-    if not 0 < len(boundary) <= 70:  # RFC 2046, 5.1.1
+    if not options.get(b"boundary"):
         raise RequestError(
             400,
             "The multipart body has no valid boundary.",

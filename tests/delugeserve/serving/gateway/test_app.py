@@ -125,9 +125,10 @@ def test_one_part_is_answered_as_a_body_is(gateway, encode):
         ("/classify?top_k=1&top_k=2", None, {}, 422),
         ("/classify?topk=1", None, {}, 422),
         ("/classify", None, {"content-type": "multipart/form-data"}, 400),
-        ("/classify", None, {"content-type": "multipart/form-data; boundary=" + "b" * 71}, 400),
+        ("/classify", None, {"content-type": "multipart/form-data; boundary="}, 400),
         ("/classify", b"--x\r\nno", {"content-type": "multipart/form-data; boundary=x"}, 422),
         ("/../etc/passwd", b"", {}, 404),
+        ("/classify/", None, {}, 404),
     ],
 )
 def test_what_is_wrong_with_a_request_has_its_status(
@@ -177,8 +178,9 @@ def test_the_size_of_a_body_is_limited_whether_it_is_declared_or_not(gateway, tr
     assert len(image) < 500
     assert gateway.post("/classify", image).status == 200
     assert gateway.post("/classify", headers={"content-length": "501"}).status == 413
-    chunks = [b"x" * 300, b"x" * 201]
+    chunks = [b"x" * 300] * 100
     assert gateway.post("/classify", chunks=chunks).status == 413
+    assert len(chunks) == 98
     headers, body = multipart(("image", "a", b"x" * 501))
     assert gateway.post("/classify", body, headers=headers).status == 413
     gateway.limit(image_bytes=len(image) - 1)
@@ -278,6 +280,14 @@ def test_a_client_that_leaves_cancels_the_inference(gateway, triton, encode):
 
     gateway.run(leave())
     assert triton.cancelled.wait(20)
+
+
+def test_requests_leave_nothing_behind(gateway, triton, encode):
+    for body in (encode(), b"not an image"):
+        gateway.post("/classify", body)
+    gateway.run(asyncio.sleep(0))
+    left = [task.get_coro().__qualname__ for task in asyncio.all_tasks(gateway.loop)]
+    assert [name for name in left if "grpc" not in name.lower() and "poll" not in name] == []
 
 
 def test_the_deadline_of_a_client_reaches_the_server(gateway, triton, encode):
