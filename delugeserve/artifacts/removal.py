@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from delugeserve.artifacts.repository import (
     repository_option,
     version_numbers,
 )
+from delugeserve.artifacts.served_labels import served_versions
 from delugeserve.artifacts.transaction import (
     Move,
     Transaction,
@@ -48,41 +49,48 @@ class Removal:
     bytes: int
 
 
-def plan_removal(repository: Path, model: str, version: int | None = None) -> Removal:
+InUse = Collection[tuple[str, int | None]]
+"""Models and versions that running servers serve; they are not removed."""
+
+
+def plan_removal(
+    repository: Path, model: str, version: int | None = None, in_use: InUse = ()
+) -> Removal:
     """Return what :func:`remove` would do; nothing is changed. Arguments and errors are its."""
     find_model(repository, model)
     with lock_for_reading(repository):
-        return _plan(repository, model, version)
+        return _plan(repository, model, version, in_use)
 
 
-def remove(repository: Path, model: str, version: int | None = None) -> Removal:
+def remove(repository: Path, model: str, version: int | None = None, in_use: InUse = ()) -> Removal:
     """Remove a version that is not served, or a whole model.
 
     Args:
         repository: the model repository.
         model: name of the model.
         version: number of the version; None removes the model.
+        in_use: what running servers serve.
 
     Raises:
         UnknownNameError: there is no such model.
-        RepositoryError: there is no such version, it is served or the canary, or the repository
-            cannot be written.
+        RepositoryError: there is no such version, it is served, the canary or in use, or the
+            repository cannot be written.
     """
     find_model(repository, model)
     with staging(repository, _REMEDY) as away, lock_repository(repository):
-        plan = _plan(repository, model, version)
+        plan = _plan(repository, model, version, in_use)
         _carry_out(repository, away, [plan])
     return plan
 
 
-def plan_gc(repository: Path, keep: int) -> tuple[Removal, ...]:
+def plan_gc(repository: Path, keep: int, in_use: InUse = ()) -> tuple[Removal, ...]:
     """Return what :func:`collect` would remove; nothing is changed. Arguments are its."""
     list_names(repository)
     with lock_for_reading(repository):
-        return _plan_gc(repository, keep)
+        return _plan_gc(repository, keep, in_use)
 
 
-def collect(repository: Path, keep: int) -> tuple[Removal, ...]:
+def collect(repository: Path, keep: int, in_use: InUse = ()) -> tuple[Removal, ...]:
     """Remove old versions of all models.
 
     The version that is served, the canary and the version that ``rollback`` would serve stay.
@@ -90,21 +98,27 @@ def collect(repository: Path, keep: int) -> tuple[Removal, ...]:
     Args:
         repository: the model repository.
         keep: number of the newest versions of each model that stay as well.
+        in_use: what running servers serve, which stays.
 
     Raises:
         RepositoryError: the repository or a configuration cannot be read, or it cannot be written.
     """
     list_names(repository)
     with staging(repository, _REMEDY) as away, lock_repository(repository):
-        plans = _plan_gc(repository, keep)
+        plans = _plan_gc(repository, keep, in_use)
         _carry_out(repository, away, plans)
     return plans
 
 
-def _plan(repository: Path, model: str, version: int | None) -> Removal:
+def _plan(repository: Path, model: str, version: int | None, in_use: InUse) -> Removal:
     folder = repository / model
     folders = [*reversed(find_companions(folder, off=True)), folder]
+    running = [number for name, number in in_use if name == model]
     if version is None:
+        if running:
+            raise RepositoryError(
+                f"A running server serves '{model}'.", "Stop that server first.", folder
+            )
         return _describe(model, None, folders)
     served, canary = find_model(repository, model), read_canary(repository)
     numbers, option = version_numbers(folder), repository_option(repository)
@@ -114,7 +128,7 @@ def _plan(repository: Path, model: str, version: int | None) -> Removal:
             f"Choose one of: {', '.join(map(str, numbers))}.",
             folder,
         )
-    if version == served.number or version in served.config.versions:
+    if version in (served.number, *served_versions(folder, served.config)):
         remedy = f"Promote another version first: delugeserve promote {model} VERSION{option}"
         if numbers == [version]:
             remedy = f"Remove the model with: delugeserve remove {model}{option}"
@@ -125,10 +139,16 @@ def _plan(repository: Path, model: str, version: int | None) -> Removal:
             f"End it first: delugeserve rollback {model}{option}",
             folder,
         )
+    if version in running:
+        raise RepositoryError(
+            f"A running server still serves version {version} of '{model}'.",
+            "Wait until it has switched, or stop it.",
+            folder,
+        )
     return _describe(model, version, [one / str(version) for one in folders])
 
 
-def _plan_gc(repository: Path, keep: int) -> tuple[Removal, ...]:
+def _plan_gc(repository: Path, keep: int, in_use: InUse) -> tuple[Removal, ...]:
     canary, plans = read_canary(repository), []
     for name in list_names(repository):
         folder = repository / name
@@ -137,15 +157,12 @@ def _plan_gc(repository: Path, keep: int) -> tuple[Removal, ...]:
             continue
         numbers = version_numbers(folder)
         before = [one for one in read_history(folder, served.number) if one in numbers]
-        kept = {
-            served.number,
-            *served.config.versions,
-            *before[-1:],
-            *numbers[max(0, len(numbers) - keep) :],
-        }
+        newest = numbers[max(0, len(numbers) - keep) :]
+        kept = {served.number, *served_versions(folder, served.config), *before[-1:], *newest}
+        kept |= {number for model, number in in_use if model == name}
         if canary is not None and canary.model == name:
             kept.add(canary.version)
-        plans += [_plan(repository, name, one) for one in numbers if one not in kept]
+        plans += [_plan(repository, name, one, in_use) for one in numbers if one not in kept]
     return tuple(plans)
 
 

@@ -23,7 +23,6 @@ from pathlib import Path
 
 from delugeserve.artifacts.typed_json import from_json, to_json
 from delugeserve.errors import RepositoryError
-from delugeserve.system.files import atomic_write
 from delugeserve.system.imports import require
 
 _log = logging.getLogger(__name__)
@@ -106,9 +105,24 @@ def commit(repository: Path, transaction: Transaction) -> None:
         transaction: what to change.
 
     Raises:
-        OSError: the record cannot be written; nothing was changed.
+        OSError: the repository cannot be written, or its disk is full; nothing was changed.
     """
-    _write(repository / RECORD, json.dumps(to_json(transaction)))
+    written = []
+    try:
+        for name, text in transaction.files.items():
+            # Written before the commit, so that a disk that is full leaves the old state.
+            path = repository / name
+            if text is not None and path.parent.is_dir():
+                written.append(_beside(path))
+                _write(path, text)
+        record = repository / RECORD
+        written.append(_beside(record))
+        _write(record, json.dumps(to_json(transaction)))
+        _beside(record).replace(record)
+    except Exception:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
     _flush_folder(repository)
     _apply(repository, transaction)
 
@@ -162,19 +176,33 @@ def _apply(repository: Path, transaction: Transaction) -> None:
         if text is None:
             path.unlink(missing_ok=True)
         else:
-            _write(path, text)
+            if not _has_text(_beside(path), text):
+                _write(path, text)
+            _beside(path).replace(path)
         _flush_folder(path.parent)
     (repository / RECORD).unlink()
 
 
+def _beside(path: Path) -> Path:
+    return path.with_name(f".new-{path.name}")
+
+
 def _write(path: Path, text: str) -> None:
-    with atomic_write(path, mark="new") as beside:
-        with beside.open("wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, beside)
+    """Write a new text beside a file, with the file's permissions."""
+    beside = _beside(path)
+    with beside.open("wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists():
+        shutil.copymode(path, beside)
+
+
+def _has_text(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def _flush_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from delugeserve.artifacts.repository import (
     list_names,
     version_numbers,
 )
-from delugeserve.artifacts.served_labels import LabelFault, find_label_faults
+from delugeserve.artifacts.served_labels import LabelFault, find_label_faults, served_versions
 from delugeserve.artifacts.transaction import lock_for_reading
 from delugeserve.errors import RepositoryError
 from delugeserve.system.files import sha256
@@ -162,7 +162,7 @@ def _stored_version(model: StoredModel, number: int, canary: Canary | None) -> S
     return StoredVersion(
         model.name,
         number,
-        number == model.version,
+        number in served_versions(model.folder, read_config(model.folder)),
         canary.share if canary is not None and on_trial else None,
         manifest,
         classes,

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from delugeserve.artifacts.canary import FILE_NAME as CANARY
+from delugeserve.artifacts.canary import read_canary
 from delugeserve.artifacts.companions import find_companions
 from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.manifest import FILE_NAME
@@ -20,6 +22,7 @@ from delugeserve.artifacts.repository import (
     repository_option,
 )
 from delugeserve.artifacts.served_labels import find_label_faults
+from delugeserve.artifacts.transaction import RECORD
 from delugeserve.artifacts.versions import Version, read_version
 from delugeserve.doctor.companions import check_companions, find_orphans
 from delugeserve.doctor.findings import Finding, Status
@@ -44,6 +47,7 @@ def check_repository(repository: Path) -> Iterator[Finding]:
         yield _finding(str(repository), "absent", error.problem, error.remedy)
         return
     yield from find_orphans(repository)
+    yield from _check_state(repository)
     native, own = native_backends(), own_backends()
     for name in names:
         try:
@@ -57,6 +61,32 @@ def check_repository(repository: Path) -> Iterator[Finding]:
                 f"{error.filename} cannot be read ({error.strerror})",
                 make_readable(repository / name),
             )
+
+
+def _check_state(repository: Path) -> Iterator[Finding]:
+    """Check the canary, and whether a change of the repository was interrupted."""
+    option = repository_option(repository)
+    if (repository / RECORD).exists():
+        yield _finding(
+            str(repository),
+            "problem",
+            "a change of it was interrupted",
+            f"Finish it with: delugeserve versions{option}",
+        )
+    try:
+        canary = read_canary(repository)
+    except RepositoryError as error:
+        yield _finding(str(repository), "problem", error.problem, error.remedy)
+        return
+    if canary is not None and not (repository / canary.model / str(canary.version)).is_dir():
+        yield _finding(
+            str(repository),
+            "problem",
+            f"its canary, version {canary.version} of '{canary.model}', does not exist",
+            f"End it with: delugeserve rollback {_quote(Path(canary.model))}{option}"
+            if (repository / canary.model).is_dir()
+            else f"Delete {_quote(repository / CANARY)}.",
+        )
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ def command(
     """
     from delugeserve.artifacts.removal import collect, plan_gc
     from delugeserve.artifacts.repository import repository_option
-    from delugeserve.cli.render.versions import describe_removals, print_removals
+    from delugeserve.cli.render.versions import describe_removals, print_removals, versions_in_use
 
-    plans = (collect if yes else plan_gc)(repository, keep)
+    plans = (collect if yes else plan_gc)(repository, keep, versions_in_use(repository))
     if json:
         print_json(describe_removals(plans, dry_run=not yes))
         return

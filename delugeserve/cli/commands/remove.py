@@ -42,9 +42,11 @@ def command(
     from delugeserve.cli.render.versions import (
         describe_removals,
         print_removals,
+        versions_in_use,
     )
 
-    plans = [(remove if yes else plan_removal)(repository, model, version)]
+    in_use = versions_in_use(repository)
+    plans = [(remove if yes else plan_removal)(repository, model, version, in_use)]
     if json:
         print_json(describe_removals(plans, dry_run=not yes))
         return

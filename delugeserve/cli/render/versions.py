@@ -164,6 +164,19 @@ def running_servers(repository: Path) -> list[int]:
     return [status.pid for status in find_servers(repository)]
 
 
+def versions_in_use(repository: Path) -> set[tuple[str, int | None]]:
+    """Return the models and versions that running servers of a repository serve or start."""
+    from delugeserve.serving.fleet.status import find_servers
+
+    return {
+        in_use
+        for status in find_servers(repository)
+        for release in (status.release, status.pending, status.canary and status.canary.release)
+        if release
+        for in_use in release.versions.items()
+    }
+
+
 def describe_removals(plans: Sequence[Removal], *, dry_run: bool) -> dict[str, Any]:
     """Return what is removed as JSON values."""
     return {

@@ -36,6 +36,23 @@ def test_what_is_served_or_the_canary_stays(repository):
     assert versions(repository) == [1, 2, 3]
 
 
+def test_what_a_running_server_serves_stays(repository):
+    in_use = {("net", 1), ("other", 2)}
+    for arguments in ((1,), ()):
+        with pytest.raises(RepositoryError):
+            remove(repository, "net", *arguments, in_use=in_use)
+    assert collect(repository, 1, in_use) == ()
+    assert remove(repository, "net", 2, in_use).version == 2
+
+
+def test_every_version_of_a_policy_of_a_person_stays(repository):
+    path = repository / "net/config.pbtxt"
+    path.write_text(path.read_text().replace("specific {\n    versions: 3\n  }", "all { }"))
+    assert collect(repository, 1) == ()
+    with pytest.raises(RepositoryError):
+        remove(repository, "net", 1)
+
+
 def test_a_model_is_removed_with_its_companions_and_its_canary(tmp_path, add_version):
     repository = tmp_path / "repository"
     add_version(repository, 1, companions=True)

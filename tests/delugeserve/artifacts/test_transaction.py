@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from delugeserve.artifacts import transaction as module
 from delugeserve.artifacts.transaction import (
     LOCK,
     RECORD,
@@ -122,6 +123,25 @@ def test_a_transaction_whose_files_are_gone_is_dropped(tmp_path, steps):
     shutil.rmtree(tmp_path / ".staging")
     with lock_repository(repository):
         assert content(repository) == before
+    assert not (repository / RECORD).exists()
+
+
+def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):
+    repository, transaction = prepare(tmp_path)
+    before, written = content(repository), []
+
+    def write(path, text):
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        real(path, text)
+
+    real = module._write
+    monkeypatch.setattr(module, "_write", write)
+    with pytest.raises(OSError, match="No space left"):
+        commit(repository, transaction)
+    assert content(repository) == before
+    assert not list(repository.rglob(".new-*"))
     assert not (repository / RECORD).exists()
 
 

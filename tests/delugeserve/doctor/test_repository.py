@@ -209,6 +209,17 @@ def test_labels_of_a_version_that_is_not_served(stored, edit, check, run):
     assert [finding.status for finding in check()] == ["ok"]
 
 
+def test_an_interrupted_change_and_a_canary_that_is_gone(stored, run):
+    (stored / ".transaction.json").write_text('{"moves": [], "files": {}}')
+    (stored / ".canary.json").write_text('{"model": "tiny", "version": 7, "share": 0.1}')
+    findings = [one for one in repository.check_repository(stored) if one.status == "problem"]
+    assert len(findings) == 2
+    for finding in findings:
+        command = finding.remedy.partition("delugeserve ")[2]
+        assert run(*shlex.split(command))[0] == 0
+    assert [one.status for one in repository.check_repository(stored)] == ["ok"]
+
+
 def test_more_threads_than_cores(stored, only):
     threads = hardware.usable_cores() + 1
     with (stored / "tiny" / "config.pbtxt").open("a") as file:
