@@ -45,7 +45,11 @@ def test_the_commands_and_options_a_page_names_exist(page):
         _, name, *arguments = shlex.split(span)
         command = group.get_command(None, name)
         assert command is not None, span
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {
+            option
+            for parameter in command.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
         given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
         assert given <= known | {"--help"}, span
 
