@@ -25,8 +25,8 @@ from delugeserve.serving.fleet.traffic import Counters, read_counters
 from delugeserve.serving.front.clusters import CANARY, REPLICAS
 from delugeserve.serving.front.config import LoopbackPorts
 from delugeserve.serving.front.front import Front, start_front
-from delugeserve.serving.front.settings import FrontSettings, Routing
-from delugeserve.serving.gateway.settings import GatewaySettings
+from delugeserve.serving.front.settings import FrontSettings, Limits, Routing
+from delugeserve.serving.gateway.settings import GatewayLimits, GatewaySettings
 from delugeserve.serving.guarded import GuardedProcess
 from delugeserve.serving.private_folder import PrivateFolder
 
@@ -173,6 +173,7 @@ class Frontend:
             metrics_host=settings.metrics_host,
             envoy=f"http://{ports.LOOPBACK}:{front.admin_port}/stats/prometheus",
             status=str(settings.status),
+            limits=gateway_limits(settings.front.limits),
         ).write(file)
         command = [sys.executable, "-m", "delugeserve.serving.gateway", "--settings", str(file)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -291,3 +292,15 @@ def _answers(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def gateway_limits(limits: Limits) -> GatewayLimits:
+    """Return the gateway's limits for those of the front."""
+    return GatewayLimits(
+        # An image is sent on in a request of its own, which has the front's limit too.
+        image_bytes=limits.request_bytes // 2,
+        request_bytes=limits.request_bytes,
+        buffered_bytes=max(GatewayLimits.buffered_bytes, 4 * limits.request_bytes),
+        body_seconds=limits.receive_seconds,
+        seconds=limits.answer_seconds,
+    )

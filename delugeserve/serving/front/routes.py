@@ -29,6 +29,7 @@ GATEWAY_PATHS = ("/classify", "/models", "/openapi.json", "/docs")
 _MODEL = r"/v2/models/[A-Za-z0-9_.-]+(/versions/[0-9]+)?"
 _READING = rf"/v2|{_MODEL}(/(ready|config|stats))?"
 _SHARE = 10_000  # parts in which the canary's share is counted
+_GATEWAY_REPLY_SECONDS = 5.0
 _CLOSED = "This API is closed."
 
 
@@ -124,7 +125,8 @@ def _gateway(limits: Limits) -> Config:
     """Return where the requests go that the gateway answers."""
     return {
         "cluster": GATEWAY,
-        "timeout": seconds(limits.answer_seconds),
+        # The gateway has the same limit, and tells more.
+        "timeout": seconds(limits.answer_seconds + _GATEWAY_REPLY_SECONDS),
         # The gateway itself asks the replicas again; this is for one that is being restarted, which
         # takes seconds on a busy machine.
         "retry_policy": {

@@ -35,7 +35,7 @@ class GatewayLimits:
     requests: int = 256
     buffered_bytes: int = 512 * _MIB
     body_seconds: float = 30.0
-    seconds: float = 30.0
+    seconds: float = 60.0
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
