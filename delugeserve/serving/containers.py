@@ -47,9 +47,12 @@ TENSORRT_RELEASES: Mapping[str, str] = MappingProxyType(
         "10.14.1.48": "25.12",
     }
 )
-"""Newest release of NVIDIA's Triton image that has a version of TensorRT: see
-:data:`SUPPORT_MATRIX`. An image states its version in ``TRT_VERSION``, which the server compares
-with the plan's."""
+"""Newest known release of NVIDIA's Triton image with a version of TensorRT.
+
+24.09, 25.09 and 25.10 were read from published environments of such images; the other rows have not
+been checked against :data:`SUPPORT_MATRIX`. An image states its version in ``TRT_VERSION``, which
+the server compares with the plan's, so that a wrong row ends in an error and not in wrong answers.
+"""
 
 # Backends of NVIDIA's image that serve our artefacts unchanged; it has no tensorrt_rtx, and its
 # OpenVINO backend refuses ours.
