@@ -3,6 +3,9 @@
 import contextlib
 import itertools
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -29,6 +32,8 @@ from delugeserve.errors import (
     UnknownNameError,
     UsageError,
 )
+
+MEMBERS = ("net", "net_decode", "net_image")
 
 
 def config(repository, name="net"):
@@ -241,9 +246,35 @@ def test_a_kill_leaves_every_companion_at_one_version(tmp_path, add_version, ste
         if not killed.dead:
             break
         with lock_repository(repository):
-            found = {served(repository, name) for name in ("net", "net_decode", "net_image")}
+            found = {served(repository, name) for name in MEMBERS}
         assert found == {1 if fatal > 1 else 2}
     assert fatal > 5
+
+
+FLIP = """
+import sys
+from pathlib import Path
+from delugeserve.artifacts.promotion import promote
+print("ready", flush=True)
+while True:
+    for number in (1, 2):
+        promote(Path(sys.argv[1]), "net", number)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_really_killed_leaves_one_version(tmp_path, add_version):
+    add_version(tmp_path, 1, companions=True)
+    add_version(tmp_path, 2, companions=True)
+    for milliseconds in (0, 7, 13, 29, 41):
+        with subprocess.Popen(
+            [sys.executable, "-c", FLIP, tmp_path], stdout=subprocess.PIPE
+        ) as process:
+            process.stdout.readline()
+            time.sleep(0.2 + milliseconds / 1000)
+            process.kill()
+        with lock_repository(tmp_path):
+            assert len({served(tmp_path, name) for name in MEMBERS}) == 1
 
 
 ADDITIONS = ("response_cache { enable: true }", "optimization { eager_batching: true }", "# note")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from delugeserve.artifacts import publishing as triton_repository
+from delugeserve.artifacts.image_models import stage_companions
 from delugeserve.artifacts.labels import write_labels
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config, read_config
 from delugeserve.artifacts.publishing import check_target, free_version, publish, staging
@@ -19,6 +20,7 @@ from delugeserve.artifacts.serving_records import GENERATED, record_generated
 from delugeserve.artifacts.transaction import lock_repository
 from delugeserve.errors import ModelNameError, OtherClassesError, RepositoryError
 from delugeserve.zoo import MODELS
+from delugeserve_client.preprocessing import Preprocessing
 
 CONFIG = classifier_config(
     name="net",
@@ -32,12 +34,16 @@ CONFIG = classifier_config(
 )
 
 
+SMALL = Preprocessing(32, 32, 32)
+
+
 def publish_all(
     repository,
     content="weights",
     classes=("cat", "dog"),
     config=CONFIG,
     manifest='{"schema_version": 0}',
+    companions=False,
     **options,
 ):
     with staging(repository) as workspace:
@@ -47,7 +53,8 @@ def publish_all(
         write_labels(staged, classes)
         record_generated(staged, config)
         (staged / "manifest.json").write_text(manifest)
-        return publish(staged, repository, config, **options)
+        beside = stage_companions(config, SMALL, classes, workspace) if companions else []
+        return publish(staged, repository, config, companions=beside, **options)
 
 
 def publish_one(repository, content="weights"):
@@ -183,6 +190,62 @@ def test_a_folder_that_lost_its_configuration_gets_one(tmp_path):
     assert served_version(tmp_path) == 2
 
 
+def served_together(repository):
+    """The version that a model and its companions serve, checked to be whole and the same."""
+    version = served_version(repository)
+    for name in ("net_decode", "net_image"):
+        config = read_config(repository / name)
+        assert config.versions == (version,)
+        assert {step.version for step in config.ensemble} <= {version}
+        assert (repository / name / str(version)).is_dir()
+    return version
+
+
+def test_companions_have_the_same_version(tmp_path):
+    publish_all(tmp_path, companions=True)
+    assert served_together(tmp_path) == 1
+    edit(tmp_path, "count: 2", "count: 5", "net_decode")
+    publish_all(tmp_path, companions=True)
+    assert served_together(tmp_path) == 2
+    assert read_config(tmp_path / "net_decode").instances == 5
+
+
+def test_companions_come_and_go(tmp_path):
+    publish_all(tmp_path)
+    publish_all(tmp_path, companions=True)
+    assert served_together(tmp_path) == 2
+    publish_all(tmp_path)
+    assert served_version(tmp_path) == 3
+    assert not (tmp_path / "net_image/config.pbtxt").exists()
+    publish_all(tmp_path, companions=True)
+    assert served_together(tmp_path) == 4
+
+
+def test_batches_of_companions_follow_the_model(tmp_path):
+    publish_all(tmp_path, companions=True)
+    for largest in (3, 8):
+        edit(tmp_path, f"max_batch_size: {11 - largest}", f"max_batch_size: {largest}")
+        publish_all(tmp_path, companions=True)
+        found = [read_config(tmp_path / name).max_batch_size
+                 for name in ("net", "net_decode", "net_image")]  # fmt: skip
+        assert found == [largest] * 3
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_kill_leaves_a_model_and_its_companions_at_one_version(tmp_path, before, steps):
+    for fatal in itertools.count(1, 2):
+        repository = tmp_path / str(fatal) / "repository"
+        publish_all(repository, companions=before)
+        with steps(fatal) as killed, contextlib.suppress(steps.Killed):
+            publish_all(repository, companions=True)
+        if not killed.dead:
+            break
+        with lock_repository(repository):
+            if before or served_version(repository) == 2:
+                served_together(repository)
+    assert fatal > 5
+
+
 @pytest.mark.slow
 def test_exports_at_once_get_versions_of_their_own(tmp_path):
     repository = tmp_path / "repository"
@@ -192,8 +255,8 @@ def test_exports_at_once_get_versions_of_their_own(tmp_path):
     assert served_version(repository) == 8
 
 
-def edit(repository, old, new):
-    path = repository / "net/config.pbtxt"
+def edit(repository, old, new, name="net"):
+    path = repository / name / "config.pbtxt"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
