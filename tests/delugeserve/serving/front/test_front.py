@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import socket
 import threading
 import urllib.request
 from collections import Counter
@@ -13,9 +14,10 @@ import grpc
 import pytest
 from fake_replica import FakeReplica, wait_until
 
-from delugeserve.errors import PortError, ServerError
+from delugeserve.errors import PortError, ServerError, UsageError
 from delugeserve.serving import ports
 from delugeserve.serving.front.front import start_front
+from delugeserve.serving.front.security import Security
 from delugeserve.serving.front.settings import FrontSettings, Routing
 
 
@@ -174,6 +176,21 @@ def test_stop_answers_what_was_accepted(start):
         stopping.result(60)
     assert setup.front.poll() == 0
     assert not folder.exists()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+@pytest.mark.parametrize("address", ["::1", "::"])
+def test_ipv6(start, address):
+    try:
+        ports.claim("::1", {"grpc": 0})
+    except UsageError:
+        pytest.skip("needs the address ::1")
+    setup = start(address=address, security=Security(insecure=True))
+    port = setup.front.settings.grpc_port
+    for host in ("[::1]", "127.0.0.1") if address == "::" else ("[::1]",):
+        with grpc.insecure_channel(f"{host}:{port}") as channel:
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            assert infer(b"", timeout=60) == b"a"
 
 
 def _is_free(port):
