@@ -50,8 +50,9 @@ TENSORRT_RELEASES: Mapping[str, str] = MappingProxyType(
 """Newest known release of NVIDIA's Triton image with a version of TensorRT.
 
 24.09 was read from a published environment of such an image, 25.10 from that of another image of
-NVIDIA's with the same CUDA; the other rows have not been checked against :data:`SUPPORT_MATRIX`. An image states its version in ``TRT_VERSION``, which
-the server compares with the plan's, so that a wrong row ends in an error and not in wrong answers.
+NVIDIA's with the same CUDA; the other rows have not been checked against :data:`SUPPORT_MATRIX`. An
+image states its version in ``TRT_VERSION``, which the server compares with the plan's, so that a
+wrong row ends in an error and not in wrong answers.
 """
 
 # Backends of NVIDIA's image that serve our artefacts unchanged; it has no tensorrt_rtx, and its
