@@ -117,6 +117,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     Attributes:
         models: the versions that are ready, by model.
         own: models that are not companions, although they have a companion's name.
+        lists_models: whether the list of models can be read.
         handler: returns the probabilities for a request, or aborts it.
         size: height and width of the input of models that take pixels.
         requests: what was asked for inference.
@@ -126,6 +127,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     models: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"colour": ("1",)})
     own: tuple[str, ...] = ()
+    lists_models: bool = True
     handler: Handler = field(default=lambda request, context: [0.7, 0.2, 0.1])
     size: tuple[int, int] = (8, 12)
     requests: list[Any] = field(default_factory=list)
@@ -133,6 +135,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def RepositoryIndex(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        if not self.lists_models:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "connection refused")
         reply = service_pb2.RepositoryIndexResponse()
         for name, versions in self.models.items():
             for version in versions:

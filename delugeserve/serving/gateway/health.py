@@ -59,7 +59,7 @@ class Readiness:
         if self._stopping():
             return Health(False, {}, "The server is stopping.")
         try:
-            names = list(await self._upstream.endpoints())
+            names = list(await self._upstream.endpoints(fresh=True))
         except RequestError as error:
             return Health(False, {}, error.problem)
         if not names:

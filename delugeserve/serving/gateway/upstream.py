@@ -109,8 +109,13 @@ class Upstream:
         async with self._reading:
             # Whoever waited for another's question takes its answer.
             if self._read_at < (asked_at if fresh else asked_at - _KEPT):
-                index = await self._describe("get_model_repository_index")
-                self._endpoints = await self._find_endpoints(_ready(index.get("models", [])))
+                try:
+                    index = await self._describe("get_model_repository_index")
+                    self._endpoints = await self._find_endpoints(_ready(index.get("models", [])))
+                except RequestError:
+                    # Whether a model answers is for the request itself to find out.
+                    if fresh or not self._endpoints:
+                        raise
                 self._read_at = time.monotonic()
         return self._endpoints
 

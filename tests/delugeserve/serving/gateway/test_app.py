@@ -240,6 +240,18 @@ def test_a_server_that_comes_back_in_time_is_not_noticed(gateway, triton, encode
     assert gateway.post("/classify?top_k=1", encode()).status == 200
 
 
+def test_a_list_of_models_that_cannot_be_read_is_no_reason_to_refuse(
+    gateway, triton, encode, monkeypatch
+):
+    monkeypatch.setattr("delugeserve.serving.gateway.upstream._PAUSES", (0.001,))
+    assert gateway.post("/classify", encode()).status == 200
+    monkeypatch.setattr("delugeserve.serving.gateway.upstream._KEPT", 0)
+
+    triton.lists_models = False
+    assert gateway.get("/readyz").status == 503
+    assert gateway.post("/classify", encode()).status == 200
+
+
 def test_no_path_and_no_traceback_reaches_a_client(gateway, triton, encode):
     message = (
         'decode failed in /opt/models/m/1/model.py\nTraceback (most recent call last):\n  File "x"'
