@@ -91,7 +91,9 @@ def _without_brackets(host: str) -> str:
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
-def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | None]:
+def claim(
+    address: str, wanted: Mapping[str, int | None], others: Mapping[str, str] | None = None
+) -> dict[str, int | None]:
     """Check the ports that were given, and choose one for each 0.
 
     The ports are free when this returns. If another process takes one before the server does, the
@@ -100,6 +102,7 @@ def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | Non
     Args:
         address: IPv4 or IPv6 address to listen on.
         wanted: port by endpoint; 0 means any free port, None means off.
+        others: address of the endpoints that listen on another one.
 
     Returns:
         The ports, with every 0 replaced.
@@ -120,7 +123,7 @@ def claim(address: str, wanted: Mapping[str, int | None]) -> dict[str, int | Non
                 both = f"{TITLES[given[port]]} and {TITLES[endpoint]}"
                 raise PortError(f"Port {port} was given twice, for {both}.", port, endpoint)
             given[port] = endpoint
-            chosen[endpoint] = _bind(held, address, port, endpoint)
+            chosen[endpoint] = _bind(held, (others or {}).get(endpoint, address), port, endpoint)
     return chosen
 
 

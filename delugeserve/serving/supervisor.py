@@ -23,6 +23,7 @@ from delugeserve.serving.triton.installation import TritonInstallation, find_tri
 from delugeserve.serving.triton.launch import Endpoints
 from delugeserve.serving.triton.readiness import wait_until_ready
 from delugeserve.serving.triton.server import TritonServer, start_tritonserver
+from delugeserve.system.imports import require
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
 _log = logging.getLogger(__name__)
@@ -143,6 +144,8 @@ def serve(
         ) as server:
             yield server
         return
+    if http_port is not None or metrics_port is not None:
+        require("uvicorn", "server")  # of the gateway, which is another process
     settings = FleetSettings(
         repository=repository,
         models=models,
@@ -205,22 +208,25 @@ def _serve_directly(
 def _claim(settings: FleetSettings) -> FleetSettings:
     """Return the settings with a free port for each 0."""
     front = settings.front
-    public = ports.claim(front.address, {"grpc": front.grpc_port, "http": front.http_port})
-    # The gateway's own port is nobody's business, so it is chosen like one that was not given.
-    metrics, gateway = {"metrics": settings.metrics_port}, {"gateway": front.gateway_port}
-    if settings.metrics_host == ports.LOOPBACK:
-        own = ports.claim(ports.LOOPBACK, metrics | gateway)
-    else:
-        own = ports.claim(settings.metrics_host, metrics) | ports.claim(ports.LOOPBACK, gateway)
+    chosen = ports.claim(
+        front.address,
+        {
+            "grpc": front.grpc_port,
+            "http": front.http_port,
+            "metrics": settings.metrics_port,
+            "gateway": front.gateway_port,
+        },
+        {"metrics": settings.metrics_host, "gateway": ports.LOOPBACK},
+    )
     return dataclasses.replace(
         settings,
         front=dataclasses.replace(
             front,
-            grpc_port=public["grpc"] or 0,
-            http_port=public["http"],
-            gateway_port=own["gateway"],
+            grpc_port=chosen["grpc"] or 0,
+            http_port=chosen["http"],
+            gateway_port=chosen["gateway"],
         ),
-        metrics_port=own["metrics"],
+        metrics_port=chosen["metrics"],
     )
 
 

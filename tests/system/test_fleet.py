@@ -56,7 +56,7 @@ def repository(exported, tmp_path_factory) -> Path:
     from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
     from delugeserve_export import export, plan_export
 
-    folder = tmp_path_factory.mktemp("fleet")
+    folder = tmp_path_factory.mktemp("a fleet")  # with a space, which breaks a stub that sees it
     repository = Path(shutil.copytree(exported, folder / "model_repository"))
     task = dataclasses.replace(CIFAR10, class_names=OTHER_CLASSES)
     spec = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), task)

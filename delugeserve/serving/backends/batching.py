@@ -77,6 +77,7 @@ class BatchedModel:
                 f"version {args['model_version']} has no {path.name}"
             )
         instances = sum(group["count"] for group in config["instance_group"])
+        instances *= int(os.environ.get("DELUGESERVE_SERVERS", 1))  # that answer side by side
         cores = len(os.sched_getaffinity(0))
         # A single instance uses the runtime's default; several share the cores.
         threads = max(1, cores // instances) if instances > 1 else None

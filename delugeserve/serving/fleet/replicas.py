@@ -34,6 +34,8 @@ class ReplicaSettings:
     Attributes:
         installation: the server program.
         http: replicas also listen for HTTP.
+        active: number of replicas that answer side by side.
+        taken: ports that replicas must not take, although they may be free now.
         startup_timeout: seconds that loading may take.
         watching: how they are watched.
         open_log: returns an open file for the log of the replica named.
@@ -41,6 +43,8 @@ class ReplicaSettings:
 
     installation: TritonInstallation
     http: bool
+    active: int
+    taken: frozenset[int | None]
     startup_timeout: float
     watching: Watching
     open_log: Callable[[str], TextIO | None] = lambda _name: None
@@ -129,6 +133,8 @@ class Replicas:
         with self._ports:  # so that two replicas are not given the same ports
             wanted = {"grpc": 0, "http": 0 if settings.http else None, "metrics": 0}
             found = ports.claim(ports.LOOPBACK, wanted)
+            while settings.taken & set(found.values()) - {None}:
+                found = ports.claim(ports.LOOPBACK, wanted)
             endpoints = Endpoints(
                 ports.LOOPBACK, found["grpc"] or 0, found["http"], found["metrics"]
             )
@@ -142,6 +148,7 @@ class Replicas:
                 endpoints,
                 settings.open_log(f"replica-{number}"),
                 process.release.place,
+                settings.active,
             )
         wait_until_ready(process.server, settings.startup_timeout, progress)
         self._post(Loaded(number))

@@ -134,6 +134,10 @@ class Supervisor:
             ReplicaSettings(
                 settings.installation,
                 front.http_port is not None,
+                settings.rules.active,
+                frozenset(
+                    {front.grpc_port, front.http_port, front.gateway_port, settings.metrics_port}
+                ),
                 settings.startup_timeout,
                 settings.watching,
                 self.journal.stream,

@@ -16,6 +16,9 @@ _EXIT_TIMEOUT = 30  # seconds the server gives requests in flight once it is ask
 
 _CACHE_BYTES = 256 << 20
 
+SERVERS = "DELUGESERVE_SERVERS"
+"""Environment variable that tells our backends how many servers share the cores."""
+
 
 @dataclass(frozen=True)
 class Endpoints:
@@ -53,6 +56,7 @@ def prepare(
     models: Sequence[StoredModel],
     endpoints: Endpoints,
     place: Callable[[Path], None] | None = None,
+    servers: int = 1,
 ) -> Launch:
     """Lay out a private folder, and return how to start a server in it.
 
@@ -61,6 +65,7 @@ def prepare(
         models: the models to serve.
         endpoints: where it listens.
         place: writes the models into the folder given; None links them to where they are stored.
+        servers: number of servers that answer side by side, and share the cores.
 
     Raises:
         MissingExtraError: the runtime of a model's backend is not installed.
@@ -73,6 +78,7 @@ def prepare(
     try:
         layout.lay_out(folder, installation, models, place)
         environment = build_environment(folder.path, installation)
+        environment[SERVERS] = str(servers)
     except OSError as error:
         folder.remove()
         raise cannot_write(folder.path.parent, error) from error

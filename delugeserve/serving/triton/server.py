@@ -28,6 +28,7 @@ def start_tritonserver(
     endpoints: Endpoints,
     log_file: TextIO | None = None,
     place: Callable[[Path], None] | None = None,
+    servers: int = 1,
 ) -> TritonServer:
     """Start one server process for a set of models, and return its handle.
 
@@ -41,6 +42,7 @@ def start_tritonserver(
         endpoints: where to listen.
         log_file: an open file that gets the server's log, and is closed at its end.
         place: writes the models into the folder given; None links them to where they are stored.
+        servers: number of servers that answer side by side, and share the cores.
 
     Raises:
         MissingExtraError: the runtime of a model's backend is not installed.
@@ -52,7 +54,7 @@ def start_tritonserver(
     with contextlib.ExitStack() as on_error:
         if log_file:
             on_error.callback(log_file.close)
-        launch = prepare(installation, models, endpoints, place)
+        launch = prepare(installation, models, endpoints, place, servers)
         on_error.callback(launch.folder.remove)
         server = TritonServer(launch, log_file)
         on_error.pop_all()

@@ -98,3 +98,12 @@ def test_a_port_of_ipv6():
     taken = socket.create_server(("::1", chosen), family=socket.AF_INET6)
     with taken, pytest.raises(PortError):
         ports.claim("::1", {"grpc": chosen})
+
+
+def test_endpoints_on_another_address_share_no_port():
+    # 127.0.0.2 is this machine too, so the same port would be free there.
+    for _ in range(20):
+        chosen = ports.claim(ports.LOOPBACK, {"grpc": 0, "gateway": 0}, {"gateway": "127.0.0.2"})
+        assert chosen["grpc"] != chosen["gateway"]
+    with pytest.raises(PortError):
+        ports.claim(ports.LOOPBACK, {"grpc": 9, "gateway": 9}, {"gateway": "127.0.0.2"})

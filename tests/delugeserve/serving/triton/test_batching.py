@@ -118,6 +118,9 @@ def test_the_cores_are_shared_among_several_instances(make, monkeypatch):
     assert make().threads is None
     assert make(instances=3).threads == 2
     assert make(instances=30).threads == 1
+    monkeypatch.setenv("DELUGESERVE_SERVERS", "3")  # answer side by side
+    assert make().threads == 2
+    assert make(instances=3).threads == 1
 
 
 @pytest.mark.parametrize(
