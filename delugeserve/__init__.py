@@ -24,8 +24,12 @@ from typing import TYPE_CHECKING
 from delugeserve._version import __version__
 
 if TYPE_CHECKING:
+    from delugeserve.artifacts.configuring import configure
     from delugeserve.artifacts.manifest import Manifest, read_manifest
+    from delugeserve.artifacts.promotion import Promotion, promote, rollback, set_canary
     from delugeserve.artifacts.references import Reference, recognise
+    from delugeserve.artifacts.serving_config import ServingConfig
+    from delugeserve.artifacts.versions import StoredVersion, list_versions
     from delugeserve.data.catalogue import Catalogue, open_source
     from delugeserve.data.datasets import LabelledImages, load_images
     from delugeserve.doctor import Finding, diagnose
@@ -116,6 +120,7 @@ __all__ = [
     "PlanError",
     "PortError",
     "Progress",
+    "Promotion",
     "Recipe",
     "Reference",
     "Report",
@@ -123,7 +128,9 @@ __all__ = [
     "ResumeError",
     "RunConfig",
     "ServerError",
+    "ServingConfig",
     "StoppedError",
+    "StoredVersion",
     "Subject",
     "SubjectError",
     "Task",
@@ -134,6 +141,7 @@ __all__ = [
     "__version__",
     "build_network",
     "choose_backend",
+    "configure",
     "diagnose",
     "evaluate",
     "evaluate_fully",
@@ -142,23 +150,31 @@ __all__ = [
     "find_model",
     "find_recipe",
     "fold",
+    "list_versions",
     "load_checkpoint",
     "load_images",
     "network_classifier",
     "open_source",
     "open_subject",
+    "promote",
     "read_manifest",
     "recognise",
+    "rollback",
     "save_checkpoint",
     "serve",
+    "set_canary",
     "train",
     "verify_version",
 ]
 
 # The imports above, for the interpreter; a test compares both.
 _HOMES = {
+    "artifacts.configuring": "configure",
     "artifacts.manifest": "Manifest read_manifest",
+    "artifacts.promotion": "Promotion promote rollback set_canary",
     "artifacts.references": "Reference recognise",
+    "artifacts.serving_config": "ServingConfig",
+    "artifacts.versions": "StoredVersion list_versions",
     "data.catalogue": "Catalogue open_source",
     "data.datasets": "LabelledImages load_images",
     "doctor": "Finding diagnose",
