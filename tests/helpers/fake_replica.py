@@ -14,6 +14,7 @@ from delugeserve.serving.front.settings import Upstream
 
 SERVING = b"\x08\x01"
 NOT_SERVING = b"\x08\x02"
+OPTIONS = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
 
 
 class FakeReplica:
@@ -32,7 +33,7 @@ class FakeReplica:
         self.healthy = True
         self.answer: Callable[[grpc.ServicerContext], None] = lambda context: None
         self.http_answer: Callable[[], tuple[int, bytes]] = lambda: (200, name.encode())
-        self._grpc = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        self._grpc = grpc.server(ThreadPoolExecutor(16), options=OPTIONS)
         self._grpc.add_generic_rpc_handlers((_Handler(self),))
         self.grpc_port = self._grpc.add_insecure_port("127.0.0.1:0")
         self._grpc.start()

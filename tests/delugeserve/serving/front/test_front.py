@@ -105,6 +105,19 @@ def test_a_replica_that_fails_is_passed_over_and_named(start):
     assert setup.front.ejected() == {"a"}
 
 
+def test_a_large_request_is_retried_as_a_whole(start):
+    setup = start()
+    setup.active.answer = lambda context: context.abort(grpc.StatusCode.INTERNAL, "gone")
+    setup.active.http_answer = lambda: (500, b"gone")
+    body = bytes(range(256)) * 40_000  # Envoy's own limit would be 1 MiB
+    assert setup.infer(body) == b"b"
+    assert setup.standby.seen[-1][2] == body
+    path = "/v2/models/tiny/infer"
+    answer = setup.http("POST", path, body, inference_header_content_length="0")
+    assert (answer[0], answer[2]) == (200, b"b")
+    assert setup.standby.seen[-1][2] == body
+
+
 def test_requests_in_flight_are_counted_and_finished(routed, replica):
     release, started = threading.Event(), threading.Event()
 

@@ -168,6 +168,17 @@ def test_many_small_chunks_reach_the_replica_as_one_body(setup):
     assert body == b"1" * 10_000
 
 
+def test_a_client_that_asks_before_it_sends_its_body(setup):
+    with _connect(setup) as stream:
+        stream.sendall(
+            f"POST {INFER} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+            "Content-Length: 2\r\n\r\n".encode()
+        )
+        assert b" 100 " in stream.recv(4096)
+        stream.sendall(b"{}")
+        assert b" 200 " in stream.recv(4096)
+
+
 @pytest.mark.parametrize(
     "sent",
     [
