@@ -140,6 +140,12 @@ def show(rows: list[Row]) -> None:
         ],
     )
     for row in rows:
+        slow = row.all.slowest_request
+        if slow:
+            common.out.print(
+                f"{row.fault}: the slowest was a request of {slow.kind} to {slow.model}",
+                highlight=False,
+            )
         for reason, count in row.all.reasons.most_common(5):
             common.out.print(f"{row.fault}: {count} x {reason}", highlight=False, markup=False)
 
@@ -154,6 +160,7 @@ def as_json(row: Row) -> dict[str, Any]:
         "failed": row.all.failed,
         "wrong": row.all.wrong,
         "slowest_ms": 1e3 * row.all.slowest,
+        "slowest_kind": row.all.slowest_request.kind if row.all.slowest_request else None,
         "p99_ms": {
             "before": 1e3 * row.before,
             "during": 1e3 * row.during,

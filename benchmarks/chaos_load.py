@@ -100,7 +100,7 @@ class Summary:
         refused: those that no server was there to take.
         failed: those that were sent and got an error, or no answer.
         wrong: those with another answer than their version has to give.
-        slowest: seconds of the slowest that was answered.
+        slowest_request: the slowest that was answered; None if none was.
         reasons: why they were not answered or are wrong, and how often.
     """
 
@@ -108,15 +108,21 @@ class Summary:
     refused: int
     failed: int
     wrong: int
-    slowest: float
+    slowest_request: Request | None
     reasons: Counter[str]
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the slowest request that was answered."""
+        return self.slowest_request.seconds if self.slowest_request else 0.0
 
 
 def summarise(requests: Sequence[Request]) -> Summary:
     """Count requests."""
     outcomes = Counter(request.outcome for request in requests)
     reasons = Counter(request.why.splitlines()[0][:200] for request in requests if request.why)
-    slowest = max((request.seconds for request in requests if request.version), default=0.0)
+    answered = [request for request in requests if request.version]
+    slowest = max(answered, key=lambda request: request.seconds, default=None)
     return Summary(
         len(requests),
         outcomes["refused"],
