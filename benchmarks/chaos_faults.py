@@ -104,6 +104,7 @@ def _harm_part(server: Server, name: str, pid: int, number: signal.Signals) -> H
 
 def kill_supervisor(server: Server, _turn: int) -> Harm:
     """Kill the supervisor, wait until nothing of the server is left, and start it again."""
+    server.processes()
     harm = Harm("supervisor", time.monotonic())
     os.kill(server.pid, signal.SIGKILL)
     server.wait(10)
@@ -113,6 +114,7 @@ def kill_supervisor(server: Server, _turn: int) -> Harm:
 
 def stop_server(server: Server, _turn: int) -> Harm:
     """Stop the server with SIGTERM, and start it again."""
+    server.processes()
     harm = Harm("supervisor", time.monotonic())
     status = server.stop(120)
     harm.notes.append(f"exit status {status} after {time.monotonic() - harm.start:.1f} s")

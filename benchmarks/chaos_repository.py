@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,9 @@ from PIL import Image
 from delugeserve.artifacts.preprocessing import preprocessing_of
 from delugeserve.artifacts.promotion import promote
 from delugeserve.data.datasets import load_images
-from delugeserve.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from delugeserve.networks.classifier import network_classifier
-from delugeserve_export import export, plan_export
-from delugeserve_export.samples import default_source, photo_crops
+
+if TYPE_CHECKING:
+    from delugeserve.networks.checkpoint import Checkpoint
 
 WEIGHTS = Path(__file__).parents[1] / "delugeserve" / "weights"
 MODELS = ("delugenet38", "delugenet32_clothing")
@@ -100,6 +100,8 @@ def make_repository(
             photographs, or about CIFAR-10 if ``DELUGESERVE_DATA`` names it.
         report: told what is being done.
     """
+    from delugeserve.networks.checkpoint import load_checkpoint
+
     found = []
     for path in checkpoints:
         checkpoint = load_checkpoint(path)
@@ -114,6 +116,9 @@ def make_repository(
 
 
 def _export(checkpoint: Checkpoint, version: Version, repository: Path) -> None:
+    from delugeserve.networks.checkpoint import save_checkpoint
+    from delugeserve_export import export, plan_export
+
     rolled = _roll(checkpoint, version.shift)
     path = repository.parent / f"{checkpoint.spec.name}-{version.number}.safetensors"
     save_checkpoint(rolled, path)
@@ -148,6 +153,9 @@ def _roll(checkpoint: Checkpoint, shift: int) -> Checkpoint:
 
 def _known(checkpoint: Checkpoint, versions: Sequence[Version], source: str | None) -> KnownModel:
     """Choose pictures whose class the network is sure of, and right about if that is known."""
+    from delugeserve.networks.classifier import network_classifier
+    from delugeserve_export.samples import default_source, photo_crops
+
     task = checkpoint.spec.task
     source = source or default_source(task)
     labels = None

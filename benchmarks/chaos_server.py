@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,7 @@ class Server:
             self._command += [f"--{name}-port", str(port)]
         self._command += options
         self._folders: set[str] = set()  # names of private folders, with which shared memory begins
+        self._sessions: set[int] = set()  # of guardians
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:
@@ -104,7 +106,6 @@ class Server:
 
     def status(self) -> ServerStatus | None:
         """Return its status; None before it has written one."""
-        self._folders.update(path.name for path in self._temporary.glob("delugeserve-*"))
         with self._own_folder():
             found = [one for one in find_servers(self.repository) if one.pid == self.pid]
         return found[0] if found else None
@@ -152,10 +153,48 @@ class Server:
                 return pid
         raise RuntimeError(f"The server runs no {word}.")
 
+    def processes(self) -> dict[int, str]:
+        """Return all its processes, the supervisor and the guardians too, with what they are."""
+        self._remember()
+        found = {self.pid: "supervisor"}
+        for guardian in self._sessions:
+            members = procfs.session_members(guardian)
+            if members:
+                found[guardian] = "guardian"
+            models = procfs.model_processes(guardian)
+            for pid in members:
+                found[pid] = models.get(pid) or _program(pid)
+        return found
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes of each kind of process; what processes share counts once."""
+        used: dict[str, int] = {}
+        for pid, what in self.processes().items():
+            with contextlib.suppress(OSError):
+                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                match = re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE)
+                used[what] = used.get(what, 0) + (int(match[1]) << 10 if match else 0)
+        return used
+
+    def file_handles(self) -> dict[str, int]:
+        """Return the number of open files of each kind of process."""
+        used: dict[str, int] = {}
+        for pid, what in self.processes().items():
+            with contextlib.suppress(OSError):
+                count = sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+                used[what] = used.get(what, 0) + count
+        return used
+
     def leftovers(self) -> list[str]:
-        """Return what is left of a server that has ended: processes, files, shared memory."""
+        """Return what is left of a server that has ended: processes, files, shared memory.
+
+        The folder with its status stays, until the next server removes it.
+        """
         left = [
-            f"process {pid} ({_command(pid)[:80]})" for pid in _processes() if self._is_own(pid)
+            f"process {pid} ({_command(pid)[:80]})"
+            for guardian in self._sessions
+            for pid in [*procfs.session_members(guardian), guardian]
+            if procfs.is_alive(pid)
         ]
         left += [str(path) for path in self._temporary.glob("delugeserve-????????/*")]
         left += [
@@ -165,13 +204,11 @@ class Server:
         ]
         return left
 
-    def _is_own(self, pid: int) -> bool:
-        try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
-        except OSError:
-            return False
-        own = f"TMPDIR={self._temporary}".encode()
-        return own in environment and procfs.is_alive(pid)
+    def _remember(self) -> None:
+        """Keep the names by which what it leaves would be found."""
+        self._folders.update(path.name for path in self._temporary.glob("delugeserve-*"))
+        if self._process and self._process.poll() is None:
+            self._sessions.update(pid for pid in _processes() if _leads(pid, self.pid))
 
     @contextlib.contextmanager
     def _own_folder(self) -> Iterator[None]:
@@ -206,6 +243,21 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
     except OSError:
         return ""
+
+
+def _leads(pid: int, parent: int) -> bool:
+    """Return whether a process is a child that leads a session, as guardians do."""
+    try:
+        return _parent(pid) == parent and os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def _program(pid: int) -> str:
+    """Return which of the programs that a server runs a process is."""
+    command = _command(pid)
+    words = ("tritonserver", "envoy", "delugeserve.serving.gateway", "triton_python_backend_stub")
+    return next((word.rpartition(".")[2] for word in words if word in command), "other")
 
 
 def _parent(pid: int) -> int:
