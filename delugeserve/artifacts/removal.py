@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,14 +130,16 @@ def _plan(repository: Path, model: str, version: int | None, in_use: InUse) -> R
             folder,
         )
     if version in (served.number, *served_versions(folder, served.config)):
-        remedy = f"Promote another version first: delugeserve promote {model} VERSION{option}"
-        if numbers == [version]:
-            remedy = f"Remove the model with: delugeserve remove {model}{option}"
+        others = [number for number in numbers if number != version]
+        remedy = f"Remove the model with: delugeserve remove {shlex.quote(model)}{option}"
+        if others:
+            promote = f"delugeserve promote {shlex.quote(model)} {others[-1]}{option}"
+            remedy = f"Promote another version first: {promote}"
         raise RepositoryError(f"Version {version} of '{model}' is served.", remedy, folder)
     if canary is not None and (canary.model, canary.version) == (model, version):
         raise RepositoryError(
             f"Version {version} of '{model}' is the canary.",
-            f"End it first: delugeserve rollback {model}{option}",
+            f"End it first: delugeserve rollback {shlex.quote(model)}{option}",
             folder,
         )
     if version in running:

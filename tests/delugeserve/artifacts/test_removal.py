@@ -28,9 +28,10 @@ def test_a_version_is_removed(repository):
 
 def test_what_is_served_or_the_canary_stays(repository):
     set_canary(repository, "net", 2, 0.05)
-    for number in (3, 2, 7):
-        with pytest.raises(RepositoryError):
+    for number, remedy in ((3, "promote net 2"), (2, "rollback net"), (7, "1, 2, 3")):
+        with pytest.raises(RepositoryError) as caught:
             remove(repository, "net", number)
+        assert remedy in caught.value.remedy
     with pytest.raises(UnknownNameError):
         remove(repository, "nets")
     assert versions(repository) == [1, 2, 3]
