@@ -173,7 +173,7 @@ class AsyncClassifier:
         if not len(batch):
             return {}
         model = await self.connect()
-        arguments = build_request(import_triton("grpc"), model, batch, outputs)
+        arguments = build_request(import_triton("grpc"), model, batch, outputs, self._timeout)
         return read_reply(
             await self._await("infer", client_timeout=self._timeout, **arguments), outputs
         )

@@ -42,7 +42,8 @@ class ClosedLoop:
     ) -> None:
         self._transport = transport
         requests = [
-            build_request(transport.module, model, batch, {PROBABILITIES: 0}) for batch in batches
+            build_request(transport.module, model, batch, {PROBABILITIES: 0}, transport.timeout)
+            for batch in batches
         ]
         starts = [worker % len(requests) for worker in range(workers)]
         self._turns = [itertools.cycle(requests[start:] + requests[:start]) for start in starts]

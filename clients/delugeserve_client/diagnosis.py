@@ -79,6 +79,14 @@ def explain(error: BaseException, address: Address, timeout: float) -> ClientErr
     from_server = any(word in words for word in ("model", "request", "queue"))
     if not status or (status == "UNAVAILABLE" and not from_server):
         return no_answer(address)
+    if "timeout expired" in words:
+        return ServerTimeout(
+            f"The request waited too long in the queue of the server at {address}.",
+            "Send fewer requests at once, or allow a longer timeout (--timeout on the command "
+            "line).",
+            url=url,
+            timeout=timeout,
+        )
     if "shared memory" in words:
         # The server's own message names its memory region, and Docker's option only.
         return InferenceFailed(

@@ -143,7 +143,7 @@ class GrpcTransport(Transport):
         self.client.async_infer(
             callback=callback,
             client_timeout=self.timeout,
-            **build_request(self.module, model, batch, outputs),
+            **build_request(self.module, model, batch, outputs, self.timeout),
         )
 
         def wait() -> Reply:
@@ -173,7 +173,8 @@ class HttpTransport(Transport):
     def submit(self, model: ServedModel, batch: Pixels, outputs: Outputs) -> Callable[[], Reply]:  # noqa: D102
         def infer() -> Reply:
             try:
-                result = self.client.infer(**build_request(self.module, model, batch, outputs))
+                request = build_request(self.module, model, batch, outputs, self.timeout)
+                result = self.client.infer(**request)
                 return read_reply(result, outputs)
             except failures() as error:
                 raise self.explain(error) from error

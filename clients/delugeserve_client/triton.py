@@ -10,6 +10,7 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
+from math import isfinite
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -126,7 +127,11 @@ def import_triton(name: str) -> Any:
 
 
 def build_request(
-    module: Any, model: ServedModel, batch: Pixels, outputs: Outputs
+    module: Any,
+    model: ServedModel,
+    batch: Pixels,
+    outputs: Outputs,
+    timeout: float | None = None,
 ) -> dict[str, Any]:
     """Build the arguments of tritonclient's ``infer`` methods.
 
@@ -135,6 +140,8 @@ def build_request(
         model: the model to ask.
         batch: uint8 ``[N, H, W, 3]``.
         outputs: output names; see :meth:`delugeserve_client.transport.Transport.submit`.
+        timeout: seconds after which nobody waits for the answer, so that the server may drop the
+            request from its queue; None for no limit.
     """
     tensor = module.InferInput(model.input_name, list(batch.shape), "UINT8")
     tensor.set_data_from_numpy(np.ascontiguousarray(batch))
@@ -146,6 +153,8 @@ def build_request(
             module.InferRequestedOutput(name, class_count=classes)
             for name, classes in outputs.items()
         ],
+        # In microseconds. 0, Triton's default, is no limit.
+        "timeout": int(timeout * 1e6) if timeout is not None and isfinite(timeout) else None,
     }
 
 

@@ -32,6 +32,7 @@ UNKNOWN = "Request for unknown model: 'x' is not found"
         (ConnectionResetError(104, "reset"), ServerUnavailable),
         (grpc_error("DEADLINE_EXCEEDED", "Deadline Exceeded"), ServerTimeout),
         (TimeoutError("timed out"), ServerTimeout),
+        (grpc_error("UNAVAILABLE", "Request timeout expired"), ServerTimeout),
         (grpc_error("UNAVAILABLE", "Exceeds maximum queue size"), InferenceFailed),
         (grpc_error("NOT_FOUND", UNKNOWN), ModelUnavailable),
         (InferenceServerException(UNKNOWN, "404"), ModelUnavailable),
