@@ -33,7 +33,11 @@ class AdminClient:
         Raises:
             OSError: Envoy does not answer, or with an error.
         """
-        return json.loads(self._ask("GET", path, timeout))
+        answer = self._ask("GET", path, timeout)
+        try:
+            return json.loads(answer)
+        except ValueError as error:  # Envoy ended while it answered
+            raise OSError(f"GET {path}: {error}") from error
 
     def post(self, path: str, timeout: float = 5.0) -> str:
         """Return the answer to a POST request without a body.

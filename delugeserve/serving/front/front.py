@@ -99,7 +99,7 @@ class Front:
         self._files.write_endpoints(_replicas(routing, ()), _canary(routing))
         self._files.write_routes(routing.canary_share)
         self._certificates = Certificates(settings.security, folder.path)
-        self._certificates.start()
+        self._certificates.take()
         socket = folder.path / "admin.sock"
         self._admin = AdminClient(socket)
         config = folder.path / "envoy.json"
@@ -118,6 +118,7 @@ class Front:
             log_file=log_file,
             grace=_GRACE,
         )
+        self._certificates.watch()
 
     def wait_until_started(self) -> None:
         """Wait until Envoy accepts requests.
@@ -176,29 +177,11 @@ class Front:
 
     def ejected(self) -> frozenset[str]:
         """Return the names of the replicas that get no requests because too many failed."""
-        hosts = self._hosts()
-        return frozenset(
-            upstream.name
-            for upstream in self.routing.upstreams
-            if any(
-                host["health_status"].get("failed_outlier_check")
-                for host in hosts
-                if _port(host) in (upstream.grpc_port, upstream.http_port)
-            )
-        )
+        return self._with_status("failed_outlier_check")
 
     def unhealthy(self) -> frozenset[str]:
         """Return the names of the replicas that fail Envoy's health check."""
-        hosts = self._hosts()
-        return frozenset(
-            upstream.name
-            for upstream in self.routing.upstreams
-            if any(
-                host["health_status"].get("failed_active_health_check")
-                for host in hosts
-                if _port(host) in (upstream.grpc_port, upstream.http_port)
-            )
-        )
+        return self._with_status("failed_active_health_check")
 
     def requests_in_flight(self, upstream: str) -> int:
         """Return the number of requests that a replica is answering; 0 for an unknown name."""
@@ -240,7 +223,14 @@ class Front:
     def _drain(self) -> None:
         self._admin.post("/healthcheck/fail")  # answers tell clients to connect again elsewhere
         self._admin.post("/drain_listeners")
-        self._wait(_DRAIN_SECONDS, lambda: not self._downstream_requests())
+        quiet = 0
+
+        def drained() -> bool:
+            nonlocal quiet
+            quiet = 0 if self._downstream_requests() else quiet + 1
+            return quiet > 1  # a request that has just arrived may not be counted yet
+
+        self._wait(_DRAIN_SECONDS, drained)
 
     def _downstream_requests(self) -> int:
         found = self._admin.get_json("/stats?format=json&filter=downstream_rq_active$")
@@ -304,6 +294,13 @@ class Front:
             for one in self._draining
             if not taken & {one.grpc_port, one.http_port} - {None}
             and self.requests_in_flight(one.name)
+        )
+
+    def _with_status(self, status: str) -> frozenset[str]:
+        """Return the names of the replicas whose gRPC or HTTP endpoint has a status."""
+        marked = {_port(host) for host in self._hosts() if host["health_status"].get(status)}
+        return frozenset(
+            one.name for one in self.routing.upstreams if marked & {one.grpc_port, one.http_port}
         )
 
     def _hosts(self) -> list[dict[str, Any]]:

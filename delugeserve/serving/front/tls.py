@@ -89,18 +89,20 @@ class Certificates:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Copy the certificates, and watch them from then on, if there are any.
+    def take(self) -> None:
+        """Check the certificates, and copy them.
 
         Raises:
             UsageError: one cannot be read, or does not belong to its key.
         """
-        if not self._watched():
-            return
         for name, paths in self._watched().items():
             self._take(name, paths)
-        self._thread = threading.Thread(target=self._watch, name="certificates", daemon=True)
-        self._thread.start()
+
+    def watch(self) -> None:
+        """Take changed certificates from now on, if there are any."""
+        if self._watched():
+            self._thread = threading.Thread(target=self._watch, name="certificates", daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
         """Stop watching."""
