@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from delugeserve.errors import DelugeServeError, ServerError, reason_of
+from delugeserve.errors import DelugeServeError, PortError, ServerError, reason_of
 from delugeserve.serving import ports, procfs
 from delugeserve.serving.fleet.events import Ended, Event, Loaded, Lost, Proved
 from delugeserve.serving.fleet.faults import KEPT_ERRORS
@@ -23,6 +23,7 @@ from delugeserve.serving.triton.readiness import wait_until_ready
 from delugeserve.serving.triton.server import TritonServer, start_tritonserver
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
+_PORT_ATTEMPTS = 5
 _IN_FLIGHT_TIMEOUT = 60.0  # seconds that a request may take to leave a replica
 _POLL = 0.1  # seconds
 
@@ -129,6 +130,18 @@ class Replicas:
         return process.server.log_tail() if process and process.server else ""
 
     def _start(self, number: int, progress: Progress) -> None:
+        for _ in range(_PORT_ATTEMPTS - 1):
+            try:
+                self._start_once(number, progress)
+                return
+            except PortError:
+                # A connection that another process opened in the meantime has taken the port.
+                server = self._processes[number].server
+                if server is not None:
+                    server.stop()
+        self._start_once(number, progress)
+
+    def _start_once(self, number: int, progress: Progress) -> None:
         settings, process = self._settings, self._processes[number]
         with self._ports:  # so that two replicas are not given the same ports
             wanted = {"grpc": 0, "http": 0 if settings.http else None, "metrics": 0}
