@@ -26,7 +26,9 @@ def test_the_readmes_sessions_run(tmp_path, console_commands):
     write_pictures(tmp_path / "flowers", FLOWERS, count=10)
     session = [words[1:] for words in console_commands(README) if words[0] == "delugeserve"]
     first = ["export", "serve", "classify", "benchmark"]
-    assert [line[0] for line in session] == [*first, "train", "export", "serve", "classify"]
+    production = ["serve", "export", "rollback", "status"]
+    own = ["train", "export", "serve", "classify"]
+    assert [line[0] for line in session] == [*first, *production, *own]
     environment = os.environ | {"COLUMNS": "100"}
     server, answers = None, []
     try:
