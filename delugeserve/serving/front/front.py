@@ -222,7 +222,7 @@ class Front:
 
     def _drain(self) -> None:
         self._admin.post("/healthcheck/fail")  # answers tell clients to connect again elsewhere
-        self._admin.post("/drain_listeners")
+        self._admin.post("/drain_listeners?inboundonly")
         quiet = 0
 
         def drained() -> bool:

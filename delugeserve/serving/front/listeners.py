@@ -33,6 +33,7 @@ def public_listener(
     manager["access_log"] = observing.access_log(settings)
     manager["early_header_mutation_extensions"] = [_own_headers(settings)]
     listener = _listener(name, settings.address, port, settings, manager)
+    listener["traffic_direction"] = "INBOUND"  # which is what a drain closes
     tls = transport_socket(settings.security, secrets, http1=name == routes.HTTP)
     if tls is not None:
         listener["filter_chains"][0]["transport_socket"] = tls
@@ -47,7 +48,10 @@ def internal_listener(port: int, settings: FrontSettings, route_source: Config) 
     manager = _connection_manager(
         routes.INTERNAL, settings, route_source, filters.internal_filters(settings)
     )
-    return _listener(routes.INTERNAL, "127.0.0.1", port, settings, manager)
+    listener = _listener(routes.INTERNAL, "127.0.0.1", port, settings, manager)
+    # While the front drains, the gateway still asks for what it has accepted.
+    listener["drain_type"] = "MODIFY_ONLY"
+    return listener
 
 
 def stats_listener(port: int) -> Config:

@@ -176,7 +176,8 @@ def test_stop_answers_what_was_accepted(start):
         release.wait(60)
 
     setup.active.answer = wait
-    with ThreadPoolExecutor(2) as pool:
+    internal = f"127.0.0.1:{setup.front.internal_port}"
+    with ThreadPoolExecutor(3) as pool, grpc.insecure_channel(internal) as channel:
         waiting = pool.submit(setup.infer)
         started.wait(60)
         folder = setup.front._process.folder.path
@@ -184,8 +185,12 @@ def test_stop_answers_what_was_accepted(start):
         port = setup.front.settings.grpc_port
         wait_until(lambda: _is_free(port))
         assert not waiting.done()
+        # The gateway asks for what it has accepted, also now.
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        late = pool.submit(infer, b"", timeout=60)
+        wait_until(lambda: setup.front.requests_in_flight("a") == 2)
         release.set()
-        assert waiting.result(60) == b"a"
+        assert waiting.result(60) == late.result(60) == b"a"
         stopping.result(60)
     assert setup.front.poll() == 0
     assert not folder.exists()
