@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from delugeserve.networks.inference import FoldedDelugeNet, fold
     from delugeserve.runtimes import BACKENDS, choose_backend, find_backend
     from delugeserve.runtimes.base import Backend
+    from delugeserve.serving.front.security import Jwt, Security
+    from delugeserve.serving.front.settings import Limits
     from delugeserve.serving.supervisor import serve
     from delugeserve.system.progress import NO_PROGRESS, Progress
     from delugeserve.training.config import RunConfig
@@ -109,7 +111,9 @@ __all__ = [
     "Finding",
     "FoldedDelugeNet",
     "InvalidReferenceError",
+    "Jwt",
     "LabelledImages",
+    "Limits",
     "Manifest",
     "MissingDeviceError",
     "MissingExtraError",
@@ -127,6 +131,7 @@ __all__ = [
     "RepositoryError",
     "ResumeError",
     "RunConfig",
+    "Security",
     "ServerError",
     "ServingConfig",
     "StoppedError",
@@ -194,6 +199,8 @@ _HOMES = {
     "networks.inference": "FoldedDelugeNet fold",
     "runtimes": "BACKENDS choose_backend find_backend",
     "runtimes.base": "Backend",
+    "serving.front.security": "Jwt Security",
+    "serving.front.settings": "Limits",
     "serving.supervisor": "serve",
     "system.progress": "NO_PROGRESS Progress",
     "training.config": "RunConfig",
