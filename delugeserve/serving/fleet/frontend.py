@@ -166,6 +166,7 @@ class Frontend:
             return
         folder = PrivateFolder.create()
         file = folder.path / "settings.json"
+        log = settings.open_log(GATEWAY)
         GatewaySettings(
             grpc=f"{ports.LOOPBACK}:{front.internal_port}",
             port=port,
@@ -174,10 +175,11 @@ class Frontend:
             envoy=f"http://{ports.LOOPBACK}:{front.admin_port}/stats/prometheus",
             status=str(settings.status),
             limits=gateway_limits(settings.front.limits),
+            access_log=log is not None,
         ).write(file)
         command = [sys.executable, "-m", "delugeserve.serving.gateway", "--settings", str(file)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        gateway = GuardedProcess(command, folder, environment, settings.open_log(GATEWAY))
+        gateway = GuardedProcess(command, folder, environment, log)
         deadline = time.monotonic() + _GATEWAY_START
         while not _answers(port):
             if gateway.poll() is not None or time.monotonic() > deadline:
