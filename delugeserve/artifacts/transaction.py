@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 RECORD = ".transaction.json"
+_SAID_AFTER, _LONGEST_WAIT = 3, 60  # seconds; a change takes milliseconds
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -66,11 +67,29 @@ def lock_repository(repository: Path) -> Iterator[None]:
 
     Raises:
         OSError: the repository cannot be written.
+        RepositoryError: another process has held the lock for a minute, or the record of an
+            interrupted transaction is damaged.
     """
     filelock = require("filelock", "export")
-    with filelock.FileLock(repository / LOCK):
+    lock = filelock.FileLock(repository / LOCK)
+    try:
+        lock.acquire(timeout=_SAID_AFTER)
+    except filelock.Timeout:
+        _log.info("Waiting for another command that is changing %s.", repository)
+        try:
+            lock.acquire(timeout=_LONGEST_WAIT - _SAID_AFTER)
+        except filelock.Timeout:
+            raise RepositoryError(
+                f"Another command has been changing the model repository {repository} for "
+                f"{_LONGEST_WAIT} s.",
+                "Wait until it has ended, or end it.",
+                repository,
+            ) from None
+    try:
         _finish(repository)
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -178,3 +180,30 @@ def test_a_reader_that_cannot_write_does_not_see_half_a_change(tmp_path, steps, 
     with lock_for_reading(repository):  # as a user who can write, it is finished
         assert content(repository) == AFTER
     assert reader() == AFTER
+
+
+def test_a_lock_that_is_not_released_is_an_error(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(module, "_SAID_AFTER", 0.01)
+    monkeypatch.setattr(module, "_LONGEST_WAIT", 0.05)
+    caplog.set_level("INFO")
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from delugeserve.artifacts.transaction import lock_repository\n"
+        "with lock_repository(Path(sys.argv[1])):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        for lock in (lock_repository, lock_for_reading):
+            with pytest.raises(RepositoryError) as caught, lock(tmp_path):
+                pass
+            assert caught.value.path == tmp_path
+        other.stdin.close()
+        assert other.wait() == 0
+    assert "Waiting" in caplog.text
+    with lock_repository(tmp_path):
+        pass
