@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from delugeserve.artifacts.repository import (
 )
 from delugeserve.artifacts.served_labels import models_to_serve
 from delugeserve.artifacts.transaction import LOCK, lock_for_reading
-from delugeserve.errors import RepositoryError
+from delugeserve.errors import DelugeServeError, RepositoryError
+
+_log = logging.getLogger(__name__)
 
 _ID_DIGITS = 12
 _LARGEST_COPY = 1 << 20  # bytes; larger files beside config.pbtxt are linked
@@ -136,10 +139,14 @@ def take_wish(repository: Path, names: Sequence[str] | None = None) -> Wish:
             repository,
         ) from error
     release = make_release(repository, models)
-    canary = read_canary(repository)
-    if canary is None or canary.model not in release.versions:
+    try:
+        canary = read_canary(repository)
+        if canary is None or canary.model not in release.versions:
+            return Wish(release)
+        texts = configs_of(repository, canary.model, canary.version)
+    except DelugeServeError as error:  # no reason to keep the release from the others
+        _log.warning("The canary is not served: %s", error)
         return Wish(release)
-    texts = configs_of(repository, canary.model, canary.version)
     tried = [
         _freeze(_in_version(one.stored, canary.version, texts[one.name]), texts[one.name])
         if one.name in texts

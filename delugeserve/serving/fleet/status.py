@@ -237,7 +237,9 @@ def find_servers(repository: Path | None = None) -> list[ServerStatus]:
     Args:
         repository: servers of this repository only; None for all.
     """
-    found = []
+    found: list[ServerStatus] = []
+    if os.name != "posix":  # where no server runs
+        return found
     for folder in _folders():
         if not _is_alive(folder):
             shutil.rmtree(folder, ignore_errors=True)

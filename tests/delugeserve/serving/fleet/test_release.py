@@ -112,6 +112,30 @@ def test_a_look_notices_what_may_change_a_release(repository):
     assert look(repository, ["other"]) == seen
 
 
+@pytest.mark.parametrize(
+    "text", ["{", '{"model": "tiny", "version": 9, "share": 0.5}'], ids=["damaged", "no version"]
+)
+def test_a_canary_that_cannot_be_taken_keeps_nothing_else_back(repository, caplog, text):
+    expected = take_wish(repository)
+    (repository / ".canary.json").write_text(text)
+    assert take_wish(repository) == expected
+    assert "The canary is not served" in caplog.text
+
+
+def test_a_canary_is_another_release_of_the_same_repository(repository):
+    text = '{"model": "tiny", "version": 3, "share": 0.25}'
+    (repository / ".canary.json").write_text(text)
+    wish = take_wish(repository)
+    assert (wish.release.versions, wish.share) == ({"tiny": 2}, 0.25)
+    assert wish.canary.versions == {"tiny": 3}
+    (model,) = wish.canary.models
+    assert model.links == ("3",)
+    # What it would be as a release of its own, so that a promoted canary goes on.
+    (repository / ".canary.json").unlink()
+    (repository / "tiny" / "config.pbtxt").write_bytes(model.files["config.pbtxt"])
+    assert take_wish(repository).release.id == wish.canary.id
+
+
 def test_what_cannot_be_taken(repository, tmp_path):
     with pytest.raises(RepositoryError):
         take(tmp_path / "nowhere")
