@@ -80,8 +80,12 @@ class Server:
         if wait and self._process.stdout:
             line = self._process.stdout.readline()
             if not line:
-                raise RuntimeError(f"The server did not start; see {self.log}")
+                raise RuntimeError(f"The server did not start:\n{self.log_tail()}")
             json.loads(line)
+
+    def log_tail(self) -> str:
+        """Return the last lines of its messages."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-12:])
 
     def stop(self, timeout: float | None = None) -> int:
         """Send SIGTERM, and return the exit status."""
@@ -124,9 +128,9 @@ class Server:
             if status and condition(status):
                 return status
             if self._process and self._process.poll() is not None:
-                raise RuntimeError(f"The server ended; see {self.log}")
+                raise RuntimeError(f"The server ended:\n{self.log_tail()}")
             time.sleep(_POLL)
-        raise TimeoutError(f"{what}: not within {timeout:g} s; see {self.log}")
+        raise TimeoutError(f"{what}: not within {timeout:g} s; last lines:\n{self.log_tail()}")
 
     def active(self) -> ReplicaStatus:
         """Return the replica that gets the requests."""

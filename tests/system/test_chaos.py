@@ -32,9 +32,9 @@ def checkpoint(tmp_path) -> Path:
     spec = ModelSpec("tiny", Architecture("tiny", "cifar", (4, 6), (2, 2)), CIFAR10)
     network = build_network(spec, seed=0)
     with torch.no_grad():
-        for _ in range(5):
+        for _ in range(30):
             network(torch.randn(32, 3, 32, 32))
-        network.head.linear.weight.mul_(20)
+        network.head.linear.weight.mul_(50)  # sure of its classes
     path = tmp_path / "tiny.safetensors"
     save_checkpoint(Checkpoint(spec, network.state_dict()), path)
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class AdminClient:
 
     def _ask(self, method: str, path: str, timeout: float) -> str:
         connection = _UnixConnection("localhost", timeout=timeout)
-        connection.unix_path = str(self._path)
+        connection.unix_path = self._path
         try:
             connection.request(method, path)
             response = connection.getresponse()
@@ -64,9 +65,14 @@ class AdminClient:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    unix_path = ""
+    unix_path = Path()
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self.unix_path)
+        # The path of a Unix socket has at most 107 characters; that of TMPDIR may have more.
+        folder = os.open(self.unix_path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            self.sock.connect(f"/proc/self/fd/{folder}/{self.unix_path.name}")
+        finally:
+            os.close(folder)

@@ -100,8 +100,9 @@ class Front:
         self._files.write_routes(routing.canary_share)
         self._certificates = Certificates(settings.security, folder.path)
         self._certificates.take()
-        socket = folder.path / "admin.sock"
-        self._admin = AdminClient(socket)
+        # Envoy runs in its folder. A whole path may be longer than a Unix socket's can be.
+        socket = Path("admin.sock")
+        self._admin = AdminClient(folder.path / socket)
         config = folder.path / "envoy.json"
         config.write_text(
             json.dumps(envoy_config(settings, self._files.source, loopback, socket)),

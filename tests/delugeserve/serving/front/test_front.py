@@ -17,6 +17,7 @@ from fake_replica import FakeReplica, wait_until
 from delugeserve.errors import PortError, ServerError, UsageError
 from delugeserve.serving import ports
 from delugeserve.serving.front.front import start_front
+from delugeserve.serving.front.installation import find_envoy
 from delugeserve.serving.front.security import Security
 from delugeserve.serving.front.settings import FrontSettings, Routing
 
@@ -49,6 +50,19 @@ def routed(setup):
 
 def answers(setup, count=20):
     return Counter(setup.infer().decode() for _ in range(count))
+
+
+def test_a_front_runs_from_a_folder_with_a_long_path(replica, tmp_path, monkeypatch):
+    folder = tmp_path / ("long" * 30)  # longer than the path of a Unix socket may be
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    upstream = replica("a").upstream
+    found = ports.claim("127.0.0.1", {"grpc": 0})
+    front = start_front(
+        find_envoy(), FrontSettings("127.0.0.1", found["grpc"], None, None), Routing((upstream,))
+    )
+    front.stop()
+    assert not list(folder.iterdir())
 
 
 def test_the_standby_gets_nothing_while_the_active_replica_is_healthy(setup):
