@@ -5,6 +5,7 @@ Each function returns a part of Envoy's configuration as a dict, as its JSON for
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from delugeserve.serving.front.settings import Limits
@@ -19,6 +20,10 @@ ADMIN = "admin"
 TRACING = "tracing"
 TYPES = "type.googleapis.com"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_CODEC = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+_LUA = "envoy.extensions.filters.http.lua.v3.Lua"
+#: The folder of the Lua scripts.
+SCRIPTS = Path(__file__).with_name("lua")
 _UNLIMITED = 1_000_000  # the limits are those of the listeners
 
 
@@ -36,7 +41,7 @@ def replica_cluster(name: str, limits: Limits, *, http: bool, source: Config) ->
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
         **source,
-        "typed_extension_protocol_options": _protocol(http=http),
+        "typed_extension_protocol_options": _protocol(http=http, more=_faults(http=http)),
         "health_checks": [_health_check(http=http)],
         # Workers learn at once that a host is healthy or not; otherwise within a second.
         "common_lb_config": {"update_merge_window": "0s"},
@@ -148,9 +153,46 @@ def typed(message: str, fields: Config) -> Config:
     return {"@type": f"{TYPES}/{message}", **fields}
 
 
-def _protocol(*, http: bool) -> Config:
+def _protocol(*, http: bool, more: Config | None = None) -> Config:
     explicit: Config = {"http_protocol_options": {}} if http else {"http2_protocol_options": {}}
-    return {_HTTP_OPTIONS: typed(_HTTP_OPTIONS, {"explicit_http_config": explicit})}
+    return {_HTTP_OPTIONS: typed(_HTTP_OPTIONS, {"explicit_http_config": explicit, **(more or {})})}
+
+
+def _faults(*, http: bool) -> Config:
+    """Return what tells a broken replica from one that is busy.
+
+    One whose model process died answers INTERNAL. A full queue and a time limit that passed in it
+    come from load, which would only grow for the others if the replica was left out.
+    """
+    if http:
+        broken = {"name": ":status", "string_match": {"exact": "500"}}
+        match = {"http_response_headers_match": {"headers": [broken]}}
+        return {"outlier_detection": {"error_matcher": match}}
+    # For gRPC, Envoy judges by the status alone; RESOURCE_EXHAUSTED is not a fault.
+    return {
+        "http_filters": [
+            script("delugeserve.overload", "overload"),
+            {
+                "name": "envoy.filters.http.upstream_codec",
+                "typed_config": typed(_CODEC, {}),
+            },
+        ]
+    }
+
+
+def script(name: str, *files: str) -> Config:
+    """Return an HTTP filter that runs the Lua code of some files.
+
+    Args:
+        name: name of the filter, ``delugeserve.`` and a word for its statistics.
+        files: names of the files in the folder ``lua``, without their suffix.
+    """
+    code = "\n".join((SCRIPTS / f"{file}.lua").read_text(encoding="utf-8") for file in files)
+    fields = {
+        "default_source_code": {"inline_string": code},
+        "stat_prefix": name.partition(".")[2],
+    }
+    return {"name": name, "typed_config": typed(_LUA, fields)}
 
 
 def _health_check(*, http: bool) -> Config:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from delugeserve.serving.front.clusters import Config, typed
+from delugeserve.serving.front.clusters import Config, script, typed
 from delugeserve.serving.front.security import Jwt
 from delugeserve.serving.front.settings import FrontSettings, Limits
 
@@ -13,7 +11,6 @@ CLIENT_ID = "x-client-id"
 IDENTITY = "delugeserve.identity"
 GUARD = "delugeserve.guard"
 TOKENS = "envoy.filters.http.jwt_authn"
-_LUA = "envoy.extensions.filters.http.lua.v3.Lua"
 _LUA_PER_ROUTE = "envoy.extensions.filters.http.lua.v3.LuaPerRoute"
 _GRPC_STATS = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig"
 _BUFFER = "envoy.extensions.filters.http.buffer.v3.Buffer"
@@ -22,8 +19,6 @@ _JWT_PER_ROUTE = "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig"
 _ISSUER = "issuer"
 _RATE_LIMIT = "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
 _ROUTER = "envoy.extensions.filters.http.router.v3.Router"
-#: The folder of the Lua scripts.
-SCRIPTS = Path(__file__).with_name("lua")
 _MOST_CLIENTS = (
     10_000  # whose rates are counted; then the one that was seen longest ago is forgotten
 )
@@ -39,7 +34,7 @@ def public_filters(settings: FrontSettings) -> list[Config]:
     """
     filters = []
     if settings.security.keys is not None:
-        filters.append(_script(IDENTITY, "sha256", "refuse", "identity"))
+        filters.append(script(IDENTITY, "sha256", "refuse", "identity"))
     if settings.security.jwt is not None:
         filters.append(_tokens(settings.security.jwt))
     if settings.limits.requests_per_second is not None:
@@ -48,7 +43,7 @@ def public_filters(settings: FrontSettings) -> list[Config]:
         grpc_statistics(),
         *filters,
         buffer(settings.limits),
-        _script(GUARD, "refuse", "guard"),
+        script(GUARD, "refuse", "guard"),
         router(),
     ]
 
@@ -99,13 +94,6 @@ def router() -> Config:
 def http_filter(name: str, message: str, **fields: object) -> Config:
     """Return an HTTP filter with its configuration."""
     return {"name": name, "typed_config": typed(message, fields)}
-
-
-def _script(name: str, *files: str) -> Config:
-    code = "\n".join((SCRIPTS / f"{file}.lua").read_text(encoding="utf-8") for file in files)
-    return http_filter(
-        name, _LUA, default_source_code={"inline_string": code}, stat_prefix=name.split(".")[1]
-    )
 
 
 def _tokens(jwt: Jwt) -> Config:

@@ -139,7 +139,9 @@ def _gateway(limits: Limits) -> Config:
 
 def _grpc_retries(limits: Limits) -> Config:
     # A model whose process died answers every request with INTERNAL.
-    conditions = "connect-failure,refused-stream,reset,unavailable,internal,cancelled"
+    conditions = (
+        "connect-failure,refused-stream,reset,unavailable,internal,cancelled,resource-exhausted"
+    )
     return {"retry_on": conditions, **_retries(limits)}
 
 

@@ -119,6 +119,33 @@ def test_a_replica_that_fails_is_passed_over_and_named(start):
     assert setup.front.ejected() == {"a"}
 
 
+def test_a_replica_with_a_full_queue_is_not_broken(start):
+    setup = start()
+
+    def full(context):
+        context.abort(grpc.StatusCode.UNAVAILABLE, "in ensemble 'a', Exceeds maximum queue size")
+
+    setup.active.answer = full
+    assert answers(setup) == {"b": 20}  # which has room
+    setup.standby.answer = full
+    with pytest.raises(grpc.RpcError) as caught:
+        setup.infer()
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "queue" in caught.value.details()
+    setup.active.http_answer = lambda: (503, b"Exceeds maximum queue size")
+    for _ in range(20):
+        assert setup.http("POST", "/v2/models/tiny/infer")[2] == b"b"
+    assert setup.front.ejected() == frozenset()
+
+
+def test_a_replica_that_fails_over_http(start):
+    setup = start()
+    setup.active.http_answer = lambda: (500, b"Stub process is not healthy")
+    for _ in range(10):
+        assert setup.http("POST", "/v2/models/tiny/infer")[2] == b"b"
+    assert setup.front.ejected() == {"a"}
+
+
 def test_a_large_request_is_retried_as_a_whole(start):
     setup = start()
     setup.active.answer = lambda context: context.abort(grpc.StatusCode.INTERNAL, "gone")

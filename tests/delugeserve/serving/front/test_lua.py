@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delugeserve.serving.front.filters import SCRIPTS
+from delugeserve.serving.front.clusters import SCRIPTS
 
 luajit = pytest.importorskip("lupa.luajit21")
 
