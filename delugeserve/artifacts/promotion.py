@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from delugeserve.artifacts.adoption import Adoption, find_adoption, stage_adoption
 from delugeserve.artifacts.canary import FILE_NAME as CANARY
 from delugeserve.artifacts.canary import Canary, read_canary
 from delugeserve.artifacts.changes import (
@@ -33,7 +34,7 @@ from delugeserve.artifacts.history import history_text, read_history
 from delugeserve.artifacts.labels import FILE_NAME as LABELS
 from delugeserve.artifacts.labels import read_labels
 from delugeserve.artifacts.manifest import FILE_NAME as MANIFEST
-from delugeserve.artifacts.manifest import check_files, read_manifest
+from delugeserve.artifacts.manifest import check_files, find_manifest, read_manifest
 from delugeserve.artifacts.members import Member, configure_members
 from delugeserve.artifacts.remedies import export_command
 from delugeserve.artifacts.repository import (
@@ -43,6 +44,7 @@ from delugeserve.artifacts.repository import (
 )
 from delugeserve.artifacts.serving_records import find_record, read_record
 from delugeserve.artifacts.transaction import (
+    Move,
     Transaction,
     commit,
     lock_for_reading,
@@ -67,6 +69,7 @@ class Promotion:
         changes: what changes for clients; None if that is not known.
         ended: the canary that this ends; None if there is none.
         saved: old configurations that were kept, because the new ones lack comments of theirs.
+        adopted: companions that get this version from another one.
     """
 
     model: str
@@ -78,6 +81,7 @@ class Promotion:
     changes: Changes | None = None
     ended: Canary | None = None
     saved: tuple[Path, ...] = ()
+    adopted: tuple[Adoption, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -175,7 +179,8 @@ def set_canary(repository: Path, model: str, version: int | None, share: float) 
                 f"End it with: delugeserve rollback {running.model}{repository_option(repository)}",
             )
         canary = Canary(model, plan.version, share)
-        commit(repository, Transaction(files={CANARY: canary.to_text()}))
+        moves = _stage(repository, plan)  # as its server needs them
+        commit(repository, Transaction(moves, {CANARY: canary.to_text()}))
     return canary
 
 
@@ -220,7 +225,8 @@ def configs_of(repository: Path, model: str, version: int) -> Mapping[str, str]:
     Errors are those of :func:`promote`.
     """
     plan = _plan(repository, model, version, replace_classes=True)
-    return {name: merge.text for name, merge in plan.configs.items()}
+    missing = {one.name for one in plan.adopted}
+    return {name: merge.text for name, merge in plan.configs.items() if name not in missing}
 
 
 @contextmanager
@@ -280,14 +286,18 @@ def _plan(
             "Promote a version with the same classes, or use --replace-classes to serve this one.",
         )
     folders = [folder, *find_companions(folder, off=True)]
-    members = [
-        Member(one.name, one / str(number), find_record(one, number))
-        for one in folders
-        if one == folder or (one / str(number)).is_dir()
-    ]
+    members, adopted = [], []
+    manifest = find_manifest(folder, number)
+    for one in folders:
+        files = one / str(number)
+        if one == folder or files.is_dir():
+            members.append(Member(one.name, files, find_record(one, number)))
+        elif manifest is not None and (found := find_adoption(one, manifest)):
+            members.append(Member(one.name, found.source, found.record))
+            adopted.append(found)
     fixed = frozenset(key for one in folders for key in _generated_parameters(one))
-    found = configure_members(repository, members, number, fixed, "promote")
-    texts = dict(found.texts)
+    configured = configure_members(repository, members, number, fixed, "promote")
+    texts = dict(configured.texts)
     if canary is not None:
         texts[CANARY] = None
     changes = None
@@ -300,12 +310,13 @@ def _plan(
         model,
         number,
         served.number,
-        found.merges,
+        configured.merges,
         texts,
-        found.off,
+        configured.off,
         changes,
         canary,
-        found.saved,
+        configured.saved,
+        tuple(adopted),
     )
 
 
@@ -360,5 +371,10 @@ def _generated_parameters(folder: Path) -> Iterator[str]:
 
 def _carry_out(repository: Path, plan: Promotion) -> Promotion:
     if plan.changed:
-        commit(repository, Transaction(files=plan.files))
+        commit(repository, Transaction(_stage(repository, plan), plan.files))
     return plan
+
+
+def _stage(repository: Path, plan: Promotion) -> tuple[Move, ...]:
+    """Copy the companions' versions that are adopted; return the moves that add them."""
+    return tuple(stage_adoption(repository, one, plan.model, plan.version) for one in plan.adopted)

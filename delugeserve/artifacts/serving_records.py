@@ -16,7 +16,11 @@ from delugeserve.artifacts.labels import FILE_NAME as LABELS
 from delugeserve.artifacts.manifest import Manifest, find_manifest
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig, Tensor, parse_config
-from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
+from delugeserve.artifacts.preprocessing import (
+    DIGEST,
+    preprocessing_of,
+    preprocessing_parameters,
+)
 from delugeserve.artifacts.repository import version_numbers
 from delugeserve.errors import RepositoryError
 from delugeserve.system.imports import require
@@ -75,10 +79,9 @@ def find_record(folder: Path, version: int) -> str:
     Raises:
         RepositoryError: it is not known.
     """
-    text = read_record(folder, version)
+    text, manifest = read_record(folder, version), find_manifest(folder, version)
     if text is not None:
-        return text
-    manifest = find_manifest(folder, version)
+        return text if manifest is None else _with_digest(text, manifest)
     for config, of in _others(folder):
         if manifest is None:
             # Nothing tells versions apart that somebody else made.
@@ -92,6 +95,15 @@ def find_record(folder: Path, version: int) -> str:
         f"Write the configuration of that version into {folder / CONFIG}, or export it again.",
         folder / str(version),
     )
+
+
+def _with_digest(text: str, manifest: Manifest) -> str:
+    """Return a record with the digest of the preprocessing, which older releases left out."""
+    message = parse(text)
+    if DIGEST in message.parameters:
+        return text
+    message.parameters[DIGEST].string_value = manifest.preprocessing
+    return message_text(message)
 
 
 def _others(folder: Path) -> Iterator[tuple[ModelConfig, Manifest | None]]:

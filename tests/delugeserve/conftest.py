@@ -14,9 +14,10 @@ from PIL import Image
 from delugeserve import serving
 from delugeserve.artifacts.manifest import describe_files
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config
+from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
 from delugeserve.artifacts.serving_records import GENERATED, pin
 from delugeserve.runtimes import BACKENDS
-from delugeserve.zoo import MODELS
+from delugeserve.zoo import CIFAR10, MODELS
 
 SOURCES = Path(serving.__file__).parent / "backends"
 
@@ -157,7 +158,8 @@ def add_version(make_manifest):
             image_size=32,
             num_classes=len(classes),
             instance_group=InstanceGroup(number, "KIND_CPU"),
-            parameters={"resize_size": "32"} | ({"HINT_BF16": "YES"} if number == 2 else {}),
+            parameters=preprocessing_parameters(preprocessing_of(CIFAR10))
+            | ({"HINT_BF16": "YES"} if number == 2 else {}),
         )
         (folder / artefact).write_text(f"weights {number}")
         (folder / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
@@ -173,6 +175,10 @@ def add_version(make_manifest):
         texts = {"net": config.to_text()}
         if companions:
             for name, text in (("net_decode", DECODER), ("net_image", ENSEMBLE)):
+                if companions == "alike":  # they state their preprocessing
+                    digest = preprocessing_of(CIFAR10).digest
+                    text += f'parameters {{ key: "preprocessing" value {{ string_value: "{digest}" '
+                    text += "} }"
                 own = repository / name / str(number)
                 own.mkdir(parents=True)
                 (own / GENERATED).write_text(text)

@@ -110,6 +110,7 @@ def describe_promotion(plan: Promotion, *, dry_run: bool) -> dict[str, Any]:
             for name, merge in plan.configs.items()
         },
         "off": list(plan.off),
+        "adopted": {one.name: int(one.source.name) for one in plan.adopted},
         "saved": [str(path) for path in plan.saved],
         "ended_canary": to_json(plan.ended) if plan.ended else None,
     }
@@ -137,8 +138,17 @@ def print_promotion(plan: Promotion, repository: Path, *, dry_run: bool) -> None
         print_config(merge, f"{name}/config.pbtxt")
     for path in plan.saved:
         print_warning(f"Comments of config.pbtxt could not be kept. The old file is {path}.")
+    for one in plan.adopted:
+        out.print(
+            escape(
+                f"{one.name}: version {plan.version} {would} a copy of version "
+                f"{one.source.name}, which prepares images alike"
+            )
+        )
     for name in plan.off:
-        print_warning(f"{name} is not served: version {plan.version} has none.")
+        print_warning(
+            f"{name} is not served: version {plan.version} has none. Export the model again for one."
+        )
     print_running(repository, changed=plan.changed and not dry_run)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from delugeserve.artifacts.canary import Canary, read_canary
 from delugeserve.artifacts.config_message import parse
+from delugeserve.artifacts.manifest import describe_files
 from delugeserve.artifacts.model_config import read_config
 from delugeserve.artifacts.promotion import (
     clear_canary,
@@ -26,6 +28,7 @@ from delugeserve.artifacts.promotion import (
 from delugeserve.artifacts.records import Check, Verification
 from delugeserve.artifacts.serving_records import GENERATED
 from delugeserve.artifacts.transaction import lock_repository
+from delugeserve.artifacts.typed_json import to_json
 from delugeserve.errors import (
     OtherClassesError,
     RepositoryError,
@@ -202,6 +205,53 @@ def test_companions_are_off_while_a_version_has_none(tmp_path, add_version):
     assert {served(tmp_path, name) for name in done.configs} == {2}
     assert config(tmp_path, "net_decode").instance_group[0].count == 4
     assert sorted(path.name for path in (tmp_path / "net_image").iterdir()) == ["2", "config.pbtxt"]
+
+
+def test_a_version_without_companions_gets_copies_of_those_that_prepare_images_alike(
+    tmp_path, add_version
+):
+    add_version(tmp_path, 1, classes=("cow", "pig", "hen"))
+    path = tmp_path / "net/1" / GENERATED  # an older release left the digest out
+    path.write_text(re.sub(r'parameters \{\s*key: "preprocessing".*?\n\}\n', "", path.read_text(),
+                           flags=re.DOTALL))  # fmt: skip
+    change_record(tmp_path / "net/1")
+    add_version(tmp_path, 2, largest=4, companions="alike")
+    (tmp_path / "net_decode/2/model.py").write_text("decode")
+    plan = plan_promotion(tmp_path, "net", 1, replace_classes=True)
+    assert [one.name for one in plan.adopted] == ["net_decode", "net_image"]
+    assert not (tmp_path / "net_image/1").exists()
+    assert list(configs_of(tmp_path, "net", 1)) == ["net"]
+    done = promote(tmp_path, "net", 1, replace_classes=True)
+    assert done.off == ()
+    for name in MEMBERS:
+        (number,) = config(tmp_path, name).version_policy.specific.versions
+        assert number == 1
+        assert config(tmp_path, name).max_batch_size == 8
+    found = config(tmp_path, "net_image")
+    assert {step.model_version for step in found.ensemble_scheduling.step} == {1}
+    assert list(found.output[0].dims) == [3]
+    assert (tmp_path / "net_image/1/labels.txt").read_text() == "cow\npig\nhen\n"
+    assert (tmp_path / "net_decode/1/model.py").read_text() == "decode"
+    assert config(tmp_path).parameters["preprocessing"] == found.parameters["preprocessing"]
+    assert rollback(tmp_path, "net").version == 2
+    assert promote(tmp_path, "net", 1, replace_classes=True).adopted == ()
+
+
+def test_a_canary_has_its_companions_at_once(tmp_path, add_version):
+    add_version(tmp_path, 1)
+    add_version(tmp_path, 2, companions="alike")
+    set_canary(tmp_path, "net", 1, 0.1)
+    assert sorted(configs_of(tmp_path, "net", 1)) == sorted(MEMBERS)
+    for name in MEMBERS:
+        assert (tmp_path / name / "1").is_dir()
+        assert served(tmp_path, name) == 2
+
+
+def change_record(folder):
+    """Let the manifest have the record of the configuration as it is now."""
+    values = json.loads((folder / "manifest.json").read_text())
+    values["files"][GENERATED] = to_json(describe_files([folder / GENERATED])[GENERATED])
+    (folder / "manifest.json").write_text(json.dumps(values))
 
 
 def test_a_canary_is_set_promoted_and_ended(repository):
