@@ -97,12 +97,21 @@ def explain(error: BaseException, address: Address, timeout: float) -> ClientErr
         )
     return InferenceFailed(
         f"The server at {address} refused the request: {_sentence(text)}",
-        "Send fewer requests at once, or configure a longer queue."
-        if "queue" in words
-        else "See the server's log for details.",
+        _remedy(words),
         url=url,
         message=text,
     )
+
+
+def _remedy(words: str) -> str:
+    """Return what to do about a request that a server refused with these words."""
+    if "queue" in words:
+        return "Send fewer requests at once, or configure a longer queue."
+    if "too many requests" in words:
+        return "Send fewer requests per second, or start the server with a higher --rate-limit."
+    if "request is larger than" in words:
+        return "Send smaller batches, or start the server with a larger --max-request-mib."
+    return "See the server's log for details."
 
 
 def _no_handshake(address: Address, error: ssl.SSLError) -> AuthenticationFailed:

@@ -7,6 +7,7 @@ from delugeserve_client.address import Address
 from delugeserve_client.credentials import Credentials
 from delugeserve_client.diagnosis import choose_model, diagnose, explain, not_served
 from delugeserve_client.errors import (
+    AuthenticationFailed,
     InferenceFailed,
     ModelUnavailable,
     ServerTimeout,
@@ -34,6 +35,9 @@ UNKNOWN = "Request for unknown model: 'x' is not found"
         (TimeoutError("timed out"), ServerTimeout),
         (grpc_error("UNAVAILABLE", "Request timeout expired"), ServerTimeout),
         (grpc_error("UNAVAILABLE", "Exceeds maximum queue size"), InferenceFailed),
+        (grpc_error("RESOURCE_EXHAUSTED", "Exceeds maximum queue size"), InferenceFailed),
+        (grpc_error("UNAUTHENTICATED", "An API key is required."), AuthenticationFailed),
+        (InferenceServerException("An API key is required.", "401"), AuthenticationFailed),
         (grpc_error("NOT_FOUND", UNKNOWN), ModelUnavailable),
         (InferenceServerException(UNKNOWN, "404"), ModelUnavailable),
         (grpc_error("INTERNAL", "it broke"), InferenceFailed),
@@ -50,6 +54,19 @@ def test_errors_of_tritonclient_and_the_network(error, kind):
         assert ("fewer requests" in explained.remedy) == ("queue" in error.message())
     if kind is ServerTimeout:
         assert explained.timeout == 30.0
+
+
+@pytest.mark.parametrize(
+    ("message", "option"),
+    [
+        ("Too many requests. Send fewer per second.", "--rate-limit"),
+        ("The request is larger than 5 bytes, or its JSON than 3: ...", "--max-request-mib"),
+    ],
+)
+def test_limits_of_the_front_are_named(message, option):
+    error = explain(grpc_error("RESOURCE_EXHAUSTED", message), HERE, 30.0)
+    assert type(error) is InferenceFailed
+    assert option in error.remedy
 
 
 def test_a_batch_for_which_the_server_lacks_shared_memory():
