@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import http.client
@@ -20,7 +21,7 @@ from fake_replica import wait_until
 from delugeserve.errors import UsageError
 from delugeserve.serving.front.keys import add_key, remove_keys
 from delugeserve.serving.front.security import Jwt, Security
-from delugeserve_client import AuthenticationFailed, Credentials, WrongProtocol
+from delugeserve_client import AsyncClassifier, AuthenticationFailed, Credentials, WrongProtocol
 from delugeserve_client.address import parse_address
 from delugeserve_client.transport import open_transport
 
@@ -263,3 +264,29 @@ def test_our_own_client(secured, keyed, monkeypatch, protocol):
     assert key not in repr(Credentials.from_environment())
     assert ask(plain, "", Credentials()) is AuthenticationFailed
     assert ask(plain, tls, Credentials()) is AuthenticationFailed
+
+
+def test_our_own_client_for_asyncio(secured, keyed):
+    setup, folder = secured
+    plain, _, key = keyed
+
+    async def ask(front, scheme: str, credentials: Credentials) -> type[Exception]:
+        url = f"{scheme}localhost:{front.front.settings.grpc_port}"
+        classifier = AsyncClassifier(url, "tiny", credentials=credentials)
+        try:
+            await classifier.connect()
+        except Exception as error:
+            return type(error)
+        finally:
+            await classifier.close()
+        raise AssertionError
+
+    certificate = Credentials(None, folder / "ca.pem", folder / "alice.pem", folder / "alice.key")
+    for front, scheme, accepted in (
+        (setup, "grpcs://", certificate),
+        (plain, "", Credentials(key)),
+    ):
+        before = len(front.active.seen)
+        asyncio.run(ask(front, scheme, accepted))
+        assert len(front.active.seen) == before + 1  # it got through
+        assert asyncio.run(ask(front, scheme, Credentials())) is AuthenticationFailed
