@@ -24,6 +24,7 @@ from delugeserve.cli.render.export_report import (
 )
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.verification import check_report_path, print_verification, write_report
+from delugeserve.cli.render.versions import print_running, running_servers
 from delugeserve.errors import ParityError, UsageError
 from delugeserve.system.imports import require
 
@@ -270,5 +271,8 @@ def command(
     if not outcome.published:
         raise ParityError(outcome.problem, outcome.remedy)
     passed = manifest.verification.status == "passed"
+    if running_servers(repository):
+        print_running(repository, changed=True)
+        return
     where = "" if passed else "  # on a machine that can run it"
     print_next(f"delugeserve serve --repository {shlex.quote(str(repository))}{where}")

@@ -147,7 +147,8 @@ def print_promotion(plan: Promotion, repository: Path, *, dry_run: bool) -> None
         )
     for name in plan.off:
         print_warning(
-            f"{name} is not served: version {plan.version} has none. Export the model again for one."
+            f"{name} is not served: version {plan.version} has none. Export the model again to "
+            "have one."
         )
     print_running(repository, changed=plan.changed and not dry_run)
 
