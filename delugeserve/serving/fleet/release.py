@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from delugeserve.artifacts.canary import read_canary
+from delugeserve.artifacts.canary import Canary, read_canary
 from delugeserve.artifacts.companions import companion_of
-from delugeserve.artifacts.config_message import parse
 from delugeserve.artifacts.manifest import find_manifest
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig, parse_config
@@ -25,7 +24,7 @@ from delugeserve.artifacts.repository import (
     list_names,
     version_numbers,
 )
-from delugeserve.artifacts.served_labels import models_to_serve
+from delugeserve.artifacts.served_labels import models_to_serve, served_versions
 from delugeserve.artifacts.transaction import LOCK, lock_for_reading
 from delugeserve.errors import DelugeServeError, RepositoryError
 
@@ -132,6 +131,7 @@ def take_wish(repository: Path, names: Sequence[str] | None = None) -> Wish:
     try:
         with lock_for_reading(repository):
             models = [_freeze(one) for one in models_to_serve(repository, names)]
+            canary, tried = _take_canary(repository, models)
     except OSError as error:
         raise RepositoryError(
             f"The model repository '{repository}' cannot be read: {error.strerror or error}.",
@@ -139,21 +139,31 @@ def take_wish(repository: Path, names: Sequence[str] | None = None) -> Wish:
             repository,
         ) from error
     release = make_release(repository, models)
+    if canary is None:
+        return Wish(release)
+    return Wish(release, make_release(repository, tried), canary.share)
+
+
+def _take_canary(
+    repository: Path, models: Sequence[FrozenModel]
+) -> tuple[Canary | None, list[FrozenModel]]:
+    """Return the canary and what it serves; None if there is none that can be served."""
     try:
         canary = read_canary(repository)
-        if canary is None or canary.model not in release.versions:
-            return Wish(release)
+        if canary is None or canary.model not in (model.name for model in models):
+            return None, []
         texts = configs_of(repository, canary.model, canary.version)
     except DelugeServeError as error:  # no reason to keep the release from the others
         _log.warning("The canary is not served: %s", error)
-        return Wish(release)
-    tried = [
-        _freeze(_in_version(one.stored, canary.version, texts[one.name]), texts[one.name])
-        if one.name in texts
-        else one
-        for one in models
-    ]
-    return Wish(release, make_release(repository, tried), canary.share)
+        return None, []
+    tried = []
+    for one in models:
+        if one.name in texts:
+            stored = _in_version(one.stored, canary.version, texts[one.name])
+            tried.append(_freeze(stored, texts[one.name]))
+        elif one.stored.companion_of != canary.model:  # else its version has no such companion
+            tried.append(one)
+    return canary, tried
 
 
 def make_release(repository: Path, models: Sequence[FrozenModel]) -> Release:
@@ -208,7 +218,7 @@ def _freeze(stored: StoredModel, text: str | None = None) -> FrozenModel:
     links: list[str] = []
     content = (stored.folder / CONFIG).read_bytes() if text is None else text.encode()
     config = parse_config(stored.folder / CONFIG, content)
-    served = _served_versions(stored, content.decode())
+    served = served_versions(stored.folder, config)
     numbers = {str(number) for number in version_numbers(stored.folder)}
     for path in sorted(stored.folder.iterdir()):
         name = path.name
@@ -221,17 +231,6 @@ def _freeze(stored: StoredModel, text: str | None = None) -> FrozenModel:
         else:
             links.append(name)
     return FrozenModel(stored, files, tuple(links), _digest(stored, files, links), config)
-
-
-def _served_versions(stored: StoredModel, text: str) -> set[int]:
-    """Return the versions that Triton serves by the policy in a configuration."""
-    policy = parse(text).version_policy
-    there = version_numbers(stored.folder)
-    if policy.HasField("all"):
-        return set(there)
-    if policy.HasField("specific"):
-        return set(there) & set(policy.specific.versions)
-    return set(there[-(policy.latest.num_versions or 1) :])
 
 
 def _digest(stored: StoredModel, files: Mapping[str, bytes], links: Sequence[str]) -> str:

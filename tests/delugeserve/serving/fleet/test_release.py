@@ -142,3 +142,12 @@ def test_what_cannot_be_taken(repository, tmp_path):
     with pytest.raises(UnknownNameError):
         take(repository, ["tyni"])
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_canary_without_companions_leaves_out_those_of_the_others(tmp_path, add_version):
+    add_version(tmp_path, 1)
+    add_version(tmp_path, 2, companions=True)
+    (tmp_path / ".canary.json").write_text('{"model": "net", "version": 1, "share": 0.1}')
+    wish = take_wish(tmp_path)
+    assert wish.release.versions == {"net": 2, "net_decode": 2, "net_image": 2}
+    assert wish.canary.versions == {"net": 1}
