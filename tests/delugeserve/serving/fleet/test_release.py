@@ -149,5 +149,5 @@ def test_a_canary_without_companions_leaves_out_those_of_the_others(tmp_path, ad
     add_version(tmp_path, 2, companions=True)
     (tmp_path / ".canary.json").write_text('{"model": "net", "version": 1, "share": 0.1}')
     wish = take_wish(tmp_path)
-    assert wish.release.versions == {"net": 2, "net_decode": 2, "net_image": 2}
-    assert wish.canary.versions == {"net": 1}
+    assert [one.name for one in wish.release.models] == ["net", "net_decode", "net_image"]
+    assert [(one.name, one.stored.version) for one in wish.canary.models] == [("net", 1)]
