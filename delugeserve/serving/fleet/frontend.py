@@ -206,8 +206,12 @@ class Frontend:
         front = self._front
         if front is None or number != newest:  # a start, or a newer route, brings it
             return
+        routing = self._routing(routes)
+        if routing.canary and self._before is None:
+            with contextlib.suppress(OSError):  # its first request counts
+                self._before = read_counters(f"{ports.LOOPBACK}:{front.admin_port}")
         try:
-            front.route(self._routing(routes), _ROUTE_TIMEOUT)
+            front.route(routing, _ROUTE_TIMEOUT)
         except ServerError:
             if front.poll() is None:
                 time.sleep(_POLL)
