@@ -33,6 +33,8 @@ the answers with what is right. Memory is that of all processes of the server, s
 once."""
 
 _LEAK = re.compile(r"Traceback|site-packages|model\.py|/tmp/|/home/|/root/")
+_PARTS = 4  # after each of which the memory is read
+_MIB = 1 << 20
 _CHANNEL = [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
 
 
@@ -115,13 +117,19 @@ def main() -> None:
             load.wait_for_all()
             started = time.monotonic()
             time.sleep(chosen.seconds)
-            before, replicas = server.memory(), _replicas(server)
+            memory, replicas = [server.memory()], _replicas(server)
+            sent: Counter[str] = Counter()
+            faults: Counter[str] = Counter()
             start = time.monotonic()
-            attack = Attack(server, itertools.islice(mixed, chosen.requests), chosen.senders)
-            attack.run()
+            for _ in range(_PARTS):
+                part = itertools.islice(mixed, chosen.requests // _PARTS)
+                attack = Attack(server, part, chosen.senders)
+                attack.run()
+                sent += attack.sent
+                faults += attack.faults
+                memory.append(server.memory())
             end = time.monotonic()
             time.sleep(chosen.seconds)
-            after = server.memory()
         requests = [one for one in load.requests() if one.start >= started]
         status = server.wait_for("full strength", full_strength)
         lost = sorted(set(replicas) - {one.name for one in status.replicas})
@@ -129,8 +137,8 @@ def main() -> None:
     quiet = percentile([r for r in requests if not start <= r.start < end], 99)
     loud = percentile([r for r in requests if start <= r.start < end], 99)
     result = {
-        "hostile": dict(attack.sent),
-        "unexpected": dict(attack.faults),
+        "hostile": dict(sent),
+        "unexpected": dict(faults),
         "good": {
             "requests": good.requests,
             "refused": good.refused,
@@ -141,13 +149,12 @@ def main() -> None:
         },
         "p99_ms": {"quiet": 1e3 * quiet, "under attack": 1e3 * loud},
         "seconds": end - start,
-        "memory_before": before,
-        "memory_after": after,
+        "memory": memory,
         "replicas_lost": lost,
     }
     _show(result)
     common.finish(chosen, [result])
-    if attack.faults or good.refused or good.failed or good.wrong or lost:
+    if faults or good.refused or good.failed or good.wrong or lost:
         sys.exit(1)
 
 
@@ -173,15 +180,16 @@ def _show(result: dict[str, Any]) -> None:
         ),
         ("replicas lost", ", ".join(result["replicas_lost"]) or "none"),
     ]
-    before, after = result["memory_before"], result["memory_after"]
-    rows = [
-        *rows,
-        *(
-            (f"memory of {name}, MiB", f"{before.get(name, 0) >> 20} to {after.get(name, 0) >> 20}")
-            for name in sorted({*before, *after})
-        ),
-    ]
     common.show("Hostile requests", ("", "figure"), rows)
+    memory = result["memory"]
+    common.show(
+        "Memory, MiB",
+        ("process", "before", *(f"after {part} of {_PARTS}" for part in range(1, _PARTS + 1))),
+        [
+            (name, *(f"{one.get(name, 0) / _MIB:,.0f}" for one in memory))
+            for name in sorted({name for one in memory for name in one})
+        ],
+    )
     for reason, count in Counter(result["unexpected"]).most_common(20):
         common.out.print(f"{count} x {reason}", highlight=False, markup=False)
     for reason, count in Counter(good["reasons"]).most_common(5):
