@@ -60,6 +60,19 @@ def _signal_server(number: signal.Signals) -> Fault:
     return harm
 
 
+def kill_guardian(server: Server, _turn: int) -> Harm:
+    """Kill the guardian of the active tritonserver; the kernel then kills the server."""
+    replica = server.active()
+    guardian = os.getsid(replica.pid or 0)
+    return _harm_replica(server, replica, guardian, signal.SIGKILL, f"guardian of {replica.name}")
+
+
+def kill_standby(server: Server, _turn: int) -> Harm:
+    """Kill the tritonserver that gets no requests."""
+    replica = server.replica("standby")
+    return _harm_replica(server, replica, replica.pid or 0, signal.SIGKILL, replica.name)
+
+
 def _harm_replica(
     server: Server, replica: ReplicaStatus, pid: int, number: signal.Signals, what: str
 ) -> Harm:
@@ -194,6 +207,8 @@ FAULTS: dict[str, Fault] = {
     "kill -STOP model process": _signal_model(signal.SIGSTOP),
     "kill -9 tritonserver": _signal_server(signal.SIGKILL),
     "kill -STOP tritonserver": _signal_server(signal.SIGSTOP),
+    "kill -9 guardian": kill_guardian,
+    "kill -9 standby": kill_standby,
     "kill -9 Envoy": _signal_front(signal.SIGKILL),
     "kill -STOP Envoy": _signal_front(signal.SIGSTOP),
     "kill -9 gateway": kill_gateway,

@@ -134,8 +134,12 @@ class Server:
 
     def active(self) -> ReplicaStatus:
         """Return the replica that gets the requests."""
-        status = self.wait_for("an active replica", lambda one: bool(_active(one)))
-        return _active(status)[0]
+        return self.replica("active")
+
+    def replica(self, state: str) -> ReplicaStatus:
+        """Return a replica in a state."""
+        status = self.wait_for(f"one that is {state}", lambda one: bool(_in_state(one, state)))
+        return _in_state(status, state)[0]
 
     def model_process(self, replica: ReplicaStatus, turn: int) -> tuple[int, str]:
         """Return a process that runs a model of a replica, and the model; another each turn."""
@@ -230,8 +234,8 @@ def full_strength(status: ServerStatus) -> bool:
     return status.state == "serving"
 
 
-def _active(status: ServerStatus) -> list[ReplicaStatus]:
-    return [one for one in status.replicas if one.state == "active" and one.pid]
+def _in_state(status: ServerStatus, state: str) -> list[ReplicaStatus]:
+    return [one for one in status.replicas if one.state == state and one.pid]
 
 
 def _model(item: tuple[int, str]) -> tuple[str, int]:
