@@ -101,12 +101,14 @@ class Server:
     def run(self, *arguments: str) -> None:
         """Run another command of delugeserve on the same repository."""
         command = [sys.executable, "-m", "delugeserve", *arguments]
-        subprocess.run(
-            [*command, "--repository", str(self.repository)],
-            env=self._environment,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        with self.log.open("ab") as log:
+            subprocess.run(
+                [*command, "--repository", str(self.repository)],
+                env=self._environment,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
 
     def status(self) -> ServerStatus | None:
         """Return its status; None before it has written one."""
