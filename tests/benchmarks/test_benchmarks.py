@@ -108,3 +108,12 @@ def test_the_gpu_benchmark_measures_the_sums_on_a_processor(tmp_path):
         "backward": ["copy", "autograd", "plain", "compiled"],
     }
     assert [result.get("L", result.get("R")) for result in written["results"]] == [2, 9, 1, 8]
+
+
+@pytest.mark.system
+def test_front_cost(tmp_path):
+    pytest.importorskip("pytriton.constants", reason="there is no tritonserver (nvidia-pytriton)")
+    printed, written = run_quickly("front_cost.py", tmp_path)
+    (result,) = written["results"]
+    assert len(result["samples"]) == 8
+    assert "through Envoy" in printed
