@@ -247,8 +247,7 @@ class Upstream:
             "infer",
             request_id=call.request_id,
             headers=dict(call.headers) or None,
-            timeout=int(call.seconds * 1e6),
-            **arguments,
+            **arguments | {"timeout": int(call.seconds * 1e6)},
         )
 
     async def _describe(self, method: str, *arguments: str) -> Any:
