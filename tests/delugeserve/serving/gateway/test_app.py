@@ -285,7 +285,7 @@ def test_a_client_that_leaves_cancels_the_inference(gateway, triton, encode):
         sent = asyncio.create_task(
             call(gateway.app, "POST", "/classify", chunks=[encode()], leave=leaving)
         )
-        while not triton.requests:
+        while not triton.requests and not sent.done():
             await asyncio.sleep(0.005)
         leaving.set()
         return await sent
