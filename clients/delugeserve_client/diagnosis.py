@@ -334,8 +334,8 @@ def _speaks_tls(host: str) -> bool:
         refused = _handshake(host, context)
     except OSError:
         return False
-    # A server that wants a client certificate refuses, but it speaks TLS.
-    return refused is None or refused.reason not in ("WRONG_VERSION_NUMBER", None)
+    # A server that wants a client certificate refuses with one of TLS's alerts.
+    return refused is None or "ALERT" in (refused.reason or "")
 
 
 def _handshake(host: str, context: ssl.SSLContext) -> ssl.SSLError | None:

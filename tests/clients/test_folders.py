@@ -24,11 +24,11 @@ def test_images_below_a_folder_are_sorted(tmp_path):
 
 
 def test_what_is_skipped_is_counted(tmp_path):
-    touch(tmp_path, "a.png", "notes.txt", "sub/more.TXT", "raw.heic", "README")
+    touch(tmp_path, "a.png", "notes.txt", "sub/more.TXT", "raw.xcf", "README")
     touch(tmp_path, ".DS_Store", "._a.png", ".git/x.png", "sub/.thumbs/y.png")
     contents = find_images(str(tmp_path))
     assert [path.name for path in contents.images] == ["a.png"]
-    assert contents.others == {".txt": 2, ".heic": 1, "": 1}
+    assert contents.others == {".txt": 2, ".xcf": 1, "": 1}
     assert contents.hidden == 4
 
 

@@ -75,13 +75,13 @@ def test_classify_needs_at_least_one_class(run):
 
 def test_a_folder_without_images(run, tmp_path):
     (tmp_path / "notes.txt").touch()
-    (tmp_path / "scan.HEIC").touch()
+    (tmp_path / "scan.XCF").touch()
     (tmp_path / ".hidden").touch()
     status, out, err = run("classify", tmp_path, "--url", NOWHERE)
     assert (status, out) == (2, "")
     assert f"no images in {tmp_path}" in err
     assert all(suffix in err for suffix in SUFFIXES)
-    assert "1 .heic, 1 .txt, 1 hidden" in err
+    assert "1 .txt, 1 .xcf, 1 hidden" in err
     assert "No server answers" not in err  # there is nothing to ask it
 
 

@@ -68,7 +68,7 @@ def too_few(folder: Path) -> Path:
 
 
 def unknown_formats(folder: Path) -> Path:
-    write(folder / "train" / "rose" / "0.heic", b"123")
+    write(folder / "train" / "rose" / "0.xcf", b"123")
     return folder
 
 

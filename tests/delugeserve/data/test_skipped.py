@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from delugeserve.data.skipped import SkippedFiles
 
-KINDS = st.sampled_from([".txt", ".heic", "hidden", "folder", "broken link"])
+KINDS = st.sampled_from([".txt", ".xcf", "hidden", "folder", "broken link"])
 
 
 @given(st.lists(st.tuples(KINDS, st.text(min_size=1))))

@@ -234,8 +234,8 @@ def test_what_is_skipped_is_counted_and_logged_once(
 ):
     folder = write_split(tmp_path / "train")
     (folder / "cat" / "notes.txt").touch()
-    (folder / "cat" / "photo.HEIC").touch()
-    (folder / "dog" / "photo.heic").touch()
+    (folder / "cat" / "photo.XCF").touch()
+    (folder / "dog" / "photo.xcf").touch()
     (folder / "dog" / "Makefile").touch()
     (folder / "cat" / ".DS_Store").touch()
     (folder / "cat" / "._03.png").write_bytes(b"123")
@@ -254,7 +254,7 @@ def test_what_is_skipped_is_counted_and_logged_once(
 
     assert len(found) == 20
     assert found.skipped.kinds == {
-        ".heic": 2,
+        ".xcf": 2,
         ".txt": 1,
         "without suffix": 1,
         "hidden": 2,
@@ -266,7 +266,7 @@ def test_what_is_skipped_is_counted_and_logged_once(
     assert found.skipped.total == 14
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "14 files" in line
-    assert "2 .heic" in line
+    assert "2 .xcf" in line
     assert all(name in line for name in found.skipped.names)
 
 
@@ -283,10 +283,10 @@ def test_files_of_the_system_are_no_reason_to_warn(write_split, tmp_path, caplog
 def test_class_folders_without_any_known_format(tmp_path, read):
     for name in ("cat", "dog"):
         (tmp_path / "train" / name).mkdir(parents=True)
-        (tmp_path / "train" / name / "0.heic").touch()
+        (tmp_path / "train" / name / "0.xcf").touch()
     error = refusal(read, tmp_path, "train")
     assert error.name == "train"
-    assert error.found.kinds == {".heic": 2}
+    assert error.found.kinds == {".xcf": 2}
 
 
 def test_a_link_to_an_image_is_read(write_image, pixels, tmp_path):
