@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import random
 import socket
 from collections.abc import Mapping
 
@@ -12,6 +13,9 @@ from delugeserve.errors import PortError, UsageError
 from delugeserve.system.imports import require
 
 LOOPBACK = "127.0.0.1"
+# Below Linux's default range for outgoing connections, and above the usual ports of services.
+_CHOICE = range(20_000, 32_768)
+_ATTEMPTS = 20
 _USE_HOST = (
     f"Use --host {LOOPBACK} for this machine alone, or --host 0.0.0.0 for all its addresses."
 )
@@ -123,8 +127,17 @@ def claim(
                 both = f"{TITLES[given[port]]} and {TITLES[endpoint]}"
                 raise PortError(f"Port {port} was given twice, for {both}.", port, endpoint)
             given[port] = endpoint
-            chosen[endpoint] = _bind(held, (others or {}).get(endpoint, address), port, endpoint)
+            bind = _bind if port else _bind_any
+            chosen[endpoint] = bind(held, (others or {}).get(endpoint, address), port, endpoint)
     return chosen
+
+
+def _bind_any(held: contextlib.ExitStack, address: str, port: int, endpoint: str) -> int:
+    """Bind a random port that no outgoing connection gets before the server listens on it."""
+    for candidate in random.sample(_CHOICE, _ATTEMPTS):
+        with contextlib.suppress(PortError):
+            return _bind(held, address, candidate, endpoint)
+    return _bind(held, address, port, endpoint)
 
 
 def _bind(held: contextlib.ExitStack, address: str, port: int, endpoint: str) -> int:

@@ -107,3 +107,18 @@ def test_endpoints_on_another_address_share_no_port():
         assert chosen["grpc"] != chosen["gateway"]
     with pytest.raises(PortError):
         ports.claim(ports.LOOPBACK, {"grpc": 9, "gateway": 9}, {"gateway": "127.0.0.2"})
+
+
+def test_a_chosen_port_is_none_of_outgoing_connections():
+    """The kernel gives those any port of its range, also one that a server is about to use."""
+    chosen = [ports.claim(ports.LOOPBACK, {"grpc": 0})["grpc"] for _ in range(50)]
+    assert len(set(chosen)) > 40
+    assert all(20_000 <= port < 32_768 for port in chosen)
+
+
+def test_a_port_is_found_where_the_choice_is_taken(monkeypatch):
+    taken = ports.claim(ports.LOOPBACK, {"grpc": 0})["grpc"]
+    with socket.create_server((ports.LOOPBACK, taken)):
+        monkeypatch.setattr(ports, "_CHOICE", range(taken, taken + 1))
+        monkeypatch.setattr(ports, "_ATTEMPTS", 1)
+        assert ports.claim(ports.LOOPBACK, {"grpc": 0})["grpc"] != taken
