@@ -12,10 +12,14 @@ from delugeserve.artifacts.config_merge import write_in_place
 from delugeserve.artifacts.config_message import describe, is_repeated, parse
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import parse_config
-from delugeserve.artifacts.promotion import writing
 from delugeserve.artifacts.repository import list_names
 from delugeserve.artifacts.serving_config import ServingConfig, apply_serving, read_serving
-from delugeserve.artifacts.transaction import Transaction, commit, lock_for_reading
+from delugeserve.artifacts.transaction import (
+    Transaction,
+    commit,
+    lock_for_reading,
+    lock_for_writing,
+)
 from delugeserve.errors import UnknownNameError
 
 
@@ -49,7 +53,10 @@ class Configuration:
 
 
 def plan_configuration(repository: Path, model: str, settings: ServingConfig) -> Configuration:
-    """Return what :func:`configure` would do; nothing is changed. Arguments and errors are its."""
+    """Return what :func:`configure` would do; nothing is changed.
+
+    It takes the same arguments and raises the same errors.
+    """
     list_names(repository)
     with lock_for_reading(repository):
         return _plan(repository, model, settings)
@@ -70,7 +77,7 @@ def configure(repository: Path, model: str, settings: ServingConfig) -> Configur
         RepositoryError: its configuration cannot be read or written.
         UsageError: a setting does not fit the model.
     """
-    with writing(repository):
+    with lock_for_writing(repository):
         plan = _plan(repository, model, settings)
         if plan.changed:
             files: dict[str, str | None] = {f"{model}/{CONFIG}": plan.text}

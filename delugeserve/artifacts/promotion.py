@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ from delugeserve.artifacts.transaction import (
     Transaction,
     commit,
     lock_for_reading,
-    lock_repository,
+    lock_for_writing,
 )
 from delugeserve.errors import RepositoryError, UnknownNameError, UsageError
 
@@ -92,8 +91,12 @@ class Promotion:
 def plan_promotion(
     repository: Path, model: str, version: int | None = None, *, replace_classes: bool = False
 ) -> Promotion:
-    """Return what :func:`promote` would do; nothing is changed. Arguments and errors are its."""
-    with lock_for_reading(_existing(repository)):
+    """Return what :func:`promote` would do; nothing is changed.
+
+    It takes the same arguments and raises the same errors.
+    """
+    list_names(repository)
+    with lock_for_reading(repository):
         return _plan(repository, model, version, replace_classes=replace_classes)
 
 
@@ -114,14 +117,18 @@ def promote(
             repository cannot be written.
         OtherClassesError: it has other classes.
     """
-    with writing(repository):
+    with lock_for_writing(repository):
         plan = _plan(repository, model, version, replace_classes=replace_classes)
         return _carry_out(repository, plan)
 
 
 def plan_rollback(repository: Path, model: str) -> Promotion:
-    """Return what :func:`rollback` would do; nothing is changed. Arguments and errors are its."""
-    with lock_for_reading(_existing(repository)):
+    """Return what :func:`rollback` would do; nothing is changed.
+
+    It takes the same arguments and raises the same errors.
+    """
+    list_names(repository)
+    with lock_for_reading(repository):
         return _plan_rollback(repository, model)
 
 
@@ -139,7 +146,7 @@ def rollback(repository: Path, model: str) -> Promotion:
         RepositoryError: no version was served before, it is damaged or failed its verification, or
             the repository cannot be written.
     """
-    with writing(repository):
+    with lock_for_writing(repository):
         return _carry_out(repository, _plan_rollback(repository, model))
 
 
@@ -164,7 +171,7 @@ def set_canary(repository: Path, model: str, version: int | None, share: float) 
             f"The share is {share:.4g}, but it must be above 0 and below 1.",
             "Use --share with a percentage such as 5%, or leave it out to serve the version alone.",
         )
-    with writing(repository):
+    with lock_for_writing(repository):
         plan = _plan(repository, model, version)
         if plan.version == plan.before:
             raise RepositoryError(
@@ -186,7 +193,7 @@ def set_canary(repository: Path, model: str, version: int | None, share: float) 
 
 def clear_canary(repository: Path) -> Canary | None:
     """End the repository's canary; return it, or None if there is none."""
-    with writing(repository):
+    with lock_for_writing(repository):
         canary = read_canary(repository)
         if (repository / CANARY).exists():
             commit(repository, Transaction(files={CANARY: None}))
@@ -227,26 +234,6 @@ def configs_of(repository: Path, model: str, version: int) -> Mapping[str, str]:
     plan = _plan(repository, model, version, replace_classes=True)
     missing = {one.name for one in plan.adopted}
     return {name: merge.text for name, merge in plan.configs.items() if name not in missing}
-
-
-@contextmanager
-def writing(repository: Path) -> Iterator[None]:
-    """Hold the repository's lock to change it."""
-    try:
-        with lock_repository(_existing(repository)):
-            yield
-    except OSError as error:
-        raise RepositoryError(
-            f"The model repository {repository} cannot be written: {error.strerror or error}.",
-            "Run the command as a user who may write there, and free some space if the disk is "
-            "full.",
-            repository,
-        ) from error
-
-
-def _existing(repository: Path) -> Path:
-    list_names(repository)  # an error if there is none, or no model in it
-    return repository
 
 
 def _plan_rollback(repository: Path, model: str) -> Promotion:

@@ -1,4 +1,4 @@
-"""Removing models and versions that nobody is served."""
+"""Remove models and versions that are not served."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ InUse = Collection[tuple[str, int | None]]
 def plan_removal(
     repository: Path, model: str, version: int | None = None, in_use: InUse = ()
 ) -> Removal:
-    """Return what :func:`remove` would do; nothing is changed. Arguments and errors are its."""
+    """Return what :func:`remove` would do; nothing is changed.
+
+    It takes the same arguments and raises the same errors.
+    """
     find_model(repository, model)
     with lock_for_reading(repository):
         return _plan(repository, model, version, in_use)
@@ -85,7 +88,10 @@ def remove(repository: Path, model: str, version: int | None = None, in_use: InU
 
 
 def plan_gc(repository: Path, keep: int, in_use: InUse = ()) -> tuple[Removal, ...]:
-    """Return what :func:`collect` would remove; nothing is changed. Arguments are its."""
+    """Return what :func:`collect` would remove; nothing is changed.
+
+    It takes the same arguments.
+    """
     list_names(repository)
     with lock_for_reading(repository):
         return _plan_gc(repository, keep, in_use)

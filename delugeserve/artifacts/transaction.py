@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from delugeserve.artifacts.repository import list_names
 from delugeserve.artifacts.typed_json import from_json, to_json
 from delugeserve.errors import RepositoryError
 from delugeserve.system.imports import require
@@ -114,6 +115,26 @@ def lock_for_reading(repository: Path) -> Iterator[None]:
                     repository,
                 ) from None
         yield
+
+
+@contextmanager
+def lock_for_writing(repository: Path) -> Iterator[None]:
+    """Hold the lock of a repository that exists, to change it.
+
+    Raises:
+        RepositoryError: there is no repository, no model in it, or it cannot be written.
+    """
+    list_names(repository)
+    try:
+        with lock_repository(repository):
+            yield
+    except OSError as error:
+        raise RepositoryError(
+            f"The model repository {repository} cannot be written: {error.strerror or error}.",
+            "Run the command as a user who may write there, and free some space if the disk is "
+            "full.",
+            repository,
+        ) from error
 
 
 def commit(repository: Path, transaction: Transaction) -> None:

@@ -88,7 +88,7 @@ class ContainerImage:
 
 @dataclass(frozen=True)
 class ContainerCommand:
-    """What to type to serve a repository in a container.
+    """The commands that serve a repository in a container.
 
     Attributes:
         image: the image.

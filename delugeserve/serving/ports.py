@@ -127,17 +127,19 @@ def claim(
                 both = f"{TITLES[given[port]]} and {TITLES[endpoint]}"
                 raise PortError(f"Port {port} was given twice, for {both}.", port, endpoint)
             given[port] = endpoint
-            bind = _bind if port else _bind_any
-            chosen[endpoint] = bind(held, (others or {}).get(endpoint, address), port, endpoint)
+            where = (others or {}).get(endpoint, address)
+            chosen[endpoint] = (
+                _bind(held, where, port, endpoint) if port else _bind_any(held, where, endpoint)
+            )
     return chosen
 
 
-def _bind_any(held: contextlib.ExitStack, address: str, port: int, endpoint: str) -> int:
+def _bind_any(held: contextlib.ExitStack, address: str, endpoint: str) -> int:
     """Bind a random port that no outgoing connection gets before the server listens on it."""
     for candidate in random.sample(_CHOICE, _ATTEMPTS):
         with contextlib.suppress(PortError):
             return _bind(held, address, candidate, endpoint)
-    return _bind(held, address, port, endpoint)
+    return _bind(held, address, 0, endpoint)
 
 
 def _bind(held: contextlib.ExitStack, address: str, port: int, endpoint: str) -> int:

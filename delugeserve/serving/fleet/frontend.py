@@ -61,7 +61,7 @@ class FrontendSettings:
 
 
 class Frontend:
-    """Envoy and the gateway. What comes of a method is posted as an event.
+    """Envoy and the gateway. Methods post their results as events.
 
     Args:
         settings: how they are run.

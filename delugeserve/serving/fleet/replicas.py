@@ -62,7 +62,7 @@ class _Process:
 
 
 class Replicas:
-    """All replicas of a fleet. Methods return at once; what comes of them is posted as events.
+    """All replicas of a fleet. Methods return at once, and post their results as events.
 
     Args:
         settings: how replicas are run.

@@ -1,4 +1,4 @@
-"""Removing versions and models that nobody is served."""
+"""Removing models and versions that are not served."""
 
 import contextlib
 import itertools

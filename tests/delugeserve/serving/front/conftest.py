@@ -6,14 +6,11 @@ import contextlib
 import http.client
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from fake_replica import FakeReplica
 
-from delugeserve.errors import PortError
 from delugeserve.serving import ports
 from delugeserve.serving.front.front import Front, start_front
 from delugeserve.serving.front.installation import find_envoy
@@ -61,19 +58,6 @@ def envoy():
     return find_envoy()
 
 
-def start_on_free_ports(envoy: Path, routing: Routing, settings: dict[str, Any]) -> Front:
-    """Start a front; another test may take a port between its choice and its use."""
-    for attempt in range(5):
-        free = ports.claim("127.0.0.1", {"grpc": 0, "http": 0})
-        chosen = replace(FrontSettings("127.0.0.1", free["grpc"], free["http"], None), **settings)
-        try:
-            return start_front(envoy, chosen, routing)
-        except PortError:
-            if attempt == 4 or {"grpc_port", "http_port"} & settings.keys():
-                raise
-    raise AssertionError
-
-
 @pytest.fixture(scope="module")
 def start(envoy) -> Iterator[StartFront]:
     """Start a front with an active replica ``a`` and a standby ``b``."""
@@ -83,8 +67,12 @@ def start(envoy) -> Iterator[StartFront]:
             active, standby = FakeReplica("a"), FakeReplica("b")
             stack.callback(active.stop)
             stack.callback(standby.stop)
+            free = ports.claim("127.0.0.1", {"grpc": 0, "http": 0})
+            chosen = replace(
+                FrontSettings("127.0.0.1", free["grpc"], free["http"], None), **settings
+            )
             routing = Routing((active.upstream,), (standby.upstream,))
-            front = start_on_free_ports(envoy, routing, settings)
+            front = start_front(envoy, chosen, routing)
             stack.callback(front.stop, drain=False)
             return Setup(front, active, standby)
 
