@@ -14,12 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import HANG, wait_until
 
 from delugeserve.artifacts.promotion import clear_canary, promote
 from delugeserve.errors import ServerError
@@ -33,7 +34,6 @@ pytest.importorskip("starlette", reason="the gateway needs the extra 'server'")
 pytest.importorskip("pytriton.constants", reason="there is no tritonserver (nvidia-pytriton)")
 grpc = pytest.importorskip("tritonclient.grpc")
 
-HANG = 240  # seconds after which a test counts as hung; no test depends on it
 OTHER_CLASSES = tuple(f"class {index}" for index in range(10))
 
 
@@ -148,13 +148,6 @@ def ask(client) -> tuple[str, str]:
 def version(fleet: Supervisor) -> int | None:
     release = fleet.releases.get(fleet.fleet.current or "")
     return release.versions["tiny"] if release else None
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + HANG
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def active(fleet: Supervisor) -> int:
