@@ -1,0 +1,29 @@
+"""Load tests of a served model by the rules of MLPerf LoadGen.
+
+:func:`run` runs one test, :func:`find_rate` finds the highest rate that keeps a latency budget.
+"""
+
+from __future__ import annotations
+
+from delugeserve.load.rate import BudgetError, RateResult, find_rate
+from delugeserve.load.result import LoadResult
+from delugeserve.load.run import run
+from delugeserve.load.scenarios import Scenario, Settings
+from delugeserve.load.senders import Done, OpenSender, Sender, open_sender
+from delugeserve.load.target import Target, prepare_target
+
+__all__ = [
+    "BudgetError",
+    "Done",
+    "LoadResult",
+    "OpenSender",
+    "RateResult",
+    "Scenario",
+    "Sender",
+    "Settings",
+    "Target",
+    "find_rate",
+    "open_sender",
+    "prepare_target",
+    "run",
+]

@@ -1,0 +1,253 @@
+"""One test with MLPerf LoadGen, in this process: what LoadGen issues is given to a sender.
+
+LoadGen keeps global state, cannot be interrupted, and measures this process's delays along with
+the server's. :mod:`delugeserve.load.run` therefore gives each test a process of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delugeserve.load.checks import Checker
+from delugeserve.load.scenarios import Scenario, Settings
+from delugeserve.load.senders import OpenSender, Sender
+from delugeserve.load.target import Target
+from delugeserve.system.imports import require
+
+_SCENARIOS = {
+    Scenario.SINGLE_STREAM: "SingleStream",
+    Scenario.MULTI_STREAM: "MultiStream",
+    Scenario.SERVER: "Server",
+    Scenario.OFFLINE: "Offline",
+}
+_CONFIDENCE = 0.99  # of LoadGen's early stopping
+_WARMUP_IN_FLIGHT = 8
+# A thread that has work waits at most this long for the interpreter's lock; Python's default of
+# 5 ms would be a large part of the latencies.
+_SWITCH_INTERVAL = 0.0002
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one test is to do.
+
+    Attributes:
+        target: what to send.
+        settings: how.
+        open_sender: opens the sender.
+        folder: an existing folder for LoadGen's log files.
+    """
+
+    target: Target
+    settings: Settings
+    open_sender: OpenSender
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the process of a test saw beside LoadGen's log files.
+
+    Attributes:
+        errors: requests that failed.
+        first_error: what the first of them said.
+        checked: requests whose answer was compared.
+        wrong: how many of them differed.
+        cpu_seconds: CPU time of the process during the test.
+        seconds: how long the test took.
+    """
+
+    errors: int
+    first_error: str | None
+    checked: int
+    wrong: int
+    cpu_seconds: float
+    seconds: float
+
+
+def min_queries(settings: Settings) -> int:
+    """Return the least number of queries from which LoadGen's early stopping can tell a percentile.
+
+    It is the least ``n`` for which at most one query over the percentile ``p`` would come by chance
+    with a probability of 1 % or less: ``p**n + n * (1 - p) * p**(n - 1)``.
+    """
+    if settings.min_queries is not None:
+        return settings.min_queries
+    if settings.scenario is Scenario.OFFLINE:
+        return 1
+    p, n = settings.percentile, 2
+    while p**n + n * (1 - p) * p ** (n - 1) > 1 - _CONFIDENCE:
+        n += max(1, n // 1000)
+    return n
+
+
+def perform(job: Job, report: Callable[[int], None] = lambda _: None) -> Observed:
+    """Run a test and write LoadGen's log files.
+
+    Args:
+        job: the test.
+        report: called about twice a second with the number of queries answered so far, after the
+            warm-up.
+
+    Raises:
+        MissingExtraError: mlcommons-loadgen is not installed.
+        ClientError: the sender cannot connect.
+    """
+    loadgen = require("mlperf_loadgen", "benchmark")
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    sender = job.open_sender(job.target)
+    try:
+        _warm_up(sender, job)
+        issuer = _Issuer(loadgen, sender, job)
+        count = len(job.target.images)
+        sut = loadgen.ConstructFastSUT(issuer.issue, lambda: None)
+        qsl = loadgen.ConstructQSL(count, count, lambda _: None, lambda _: None)
+        stopped = threading.Event()
+
+        def tell() -> None:
+            while not stopped.wait(0.5):
+                report(issuer.answered)
+
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
+        start, used = time.perf_counter(), time.process_time()
+        loadgen.StartTestWithLogSettings(
+            sut, qsl, _test_settings(loadgen, job.settings), _log_settings(loadgen, job.folder)
+        )
+        used, seconds = time.process_time() - used, time.perf_counter() - start
+        stopped.set()
+        teller.join()
+        loadgen.DestroyQSL(qsl)
+        loadgen.DestroyFastSUT(sut)
+    finally:
+        sender.close()
+    checker = issuer.checker
+    return Observed(
+        issuer.errors, issuer.first_error, checker.checked, checker.wrong, used, seconds
+    )
+
+
+class _Issuer:
+    """Turns LoadGen's queries into requests, and answers into completions."""
+
+    def __init__(self, loadgen: Any, sender: Sender, job: Job) -> None:
+        self._respond = loadgen.QuerySamplesComplete
+        self._response = loadgen.QuerySampleResponse
+        self._sender, self._settings = sender, job.settings
+        self._images, self._batch = len(job.target.images), job.target.batch_size
+        self.checker = Checker(job.target)
+        self.errors, self.answered = 0, 0
+        self.first_error: str | None = None
+        self._waiting: deque[tuple[list[int], list[int]]] = deque()  # of the offline scenario
+        scenario = job.settings.scenario
+        if scenario is Scenario.OFFLINE:
+            self.issue = self._issue_offline
+        elif scenario is Scenario.MULTI_STREAM:
+            self.issue = self._send
+        else:
+            self.issue = self._issue_one
+
+    def _issue_one(self, ids: list[int], samples: list[int]) -> None:
+        if self._batch == 1:
+            self._send(ids, samples)
+        else:  # a sample of LoadGen is a request of several images, from this one on
+            first = samples[0]
+            self._send(ids, [(first + i) % self._images for i in range(self._batch)])
+
+    def _issue_offline(self, ids: list[int], samples: list[int]) -> None:
+        for start in range(0, len(ids), self._batch):
+            end = start + self._batch
+            self._waiting.append((ids[start:end], samples[start:end]))
+        for _ in range(self._settings.in_flight):
+            self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        try:
+            ids, samples = self._waiting.popleft()
+        except IndexError:
+            return
+        self._send(ids, samples)
+
+    def _send(self, ids: list[int], samples: list[int]) -> None:
+        def done(answer: bytes | None, error: str | None) -> None:
+            self._respond([self._response(query, 0, 0) for query in ids])
+            self.answered += len(ids)
+            if answer is None:
+                self.errors += 1
+                self.first_error = self.first_error or error
+            else:
+                self.checker.check(samples, answer)
+            if self._waiting:
+                self._send_waiting()
+
+        try:  # LoadGen ends the process at an exception
+            self._sender.send(samples, done)
+        except Exception as error:
+            done(None, f"{type(error).__name__}: {error}")
+
+
+def _warm_up(sender: Sender, job: Job) -> None:
+    """Send requests for a while, and wait for all answers."""
+    if not job.settings.warmup:
+        return
+    end = time.perf_counter() + job.settings.warmup
+    count, images = job.target.batch_size, len(job.target.images)
+    landed = threading.Semaphore(0)
+
+    def send(first: int) -> None:
+        sample_ids = [(first + i) % images for i in range(count)]
+
+        def done(_: bytes | None, error: str | None) -> None:
+            if time.perf_counter() < end and error is None:
+                send((first + count) % images)
+            else:
+                landed.release()
+
+        sender.send(sample_ids, done)
+
+    for worker in range(_WARMUP_IN_FLIGHT):
+        send(worker)
+    for _ in range(_WARMUP_IN_FLIGHT):
+        landed.acquire()
+
+
+def _test_settings(loadgen: Any, settings: Settings) -> Any:
+    chosen = loadgen.TestSettings()
+    chosen.scenario = getattr(loadgen.TestScenario, _SCENARIOS[settings.scenario])
+    chosen.mode = loadgen.TestMode.PerformanceOnly
+    chosen.min_duration_ms = round(settings.duration * 1e3)
+    chosen.min_query_count = min_queries(settings)
+    chosen.server_target_qps = settings.rate
+    chosen.server_target_latency_ns = round(settings.latency_budget * 1e9)
+    chosen.server_target_latency_percentile = settings.percentile
+    chosen.single_stream_target_latency_percentile = settings.percentile
+    chosen.multi_stream_target_latency_percentile = settings.percentile
+    chosen.multi_stream_samples_per_query = settings.streams
+    chosen.offline_expected_qps = settings.rate
+    chosen.schedule_rng_seed = settings.seed
+    chosen.sample_index_rng_seed = settings.seed
+    chosen.qsl_rng_seed = settings.seed
+    return chosen
+
+
+def _log_settings(loadgen: Any, folder: Path) -> Any:
+    output = loadgen.LogOutputSettings()
+    output.outdir = str(folder)
+    log = loadgen.LogSettings()
+    log.log_output = output
+    log.enable_trace = True  # the only place where LoadGen writes each query's times
+    return log
+
+
+def images_per_query(target: Target, settings: Settings) -> int:
+    """Return how many images one query of a scenario has."""
+    if settings.scenario is Scenario.MULTI_STREAM:
+        return settings.streams
+    return 1 if settings.scenario is Scenario.OFFLINE else target.batch_size

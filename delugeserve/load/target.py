@@ -1,0 +1,108 @@
+"""What a load test sends, and the answers that it expects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from delugeserve.errors import UsageError
+from delugeserve_client.address import parse_address
+from delugeserve_client.served import PROBABILITIES
+from delugeserve_client.transport import open_transport
+
+if TYPE_CHECKING:
+    from delugeserve_client.credentials import Credentials
+
+DISTINCT_IMAGES = 64
+"""Enough distinct images that no processor cache helps, few enough to fit in memory."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A served model, what to send to it, and the answers that it gives when nothing else runs.
+
+    Attributes:
+        url: the server's address.
+        model: the model's name.
+        images: uint8 ``[N, H, W, 3]``.
+        expected: float32 ``[N, classes]``: the model's probabilities for each image; None if
+            answers are not checked.
+        batch_size: images per request.
+        timeout: seconds after which a request counts as failed.
+        tolerance: largest difference of a probability from the expected one.
+        credentials: what the client shows to the server; None takes those of the environment.
+        server_version: version of the Triton Inference Server, where it is one.
+    """
+
+    url: str
+    model: str
+    images: npt.NDArray[np.uint8] = field(repr=False)
+    expected: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    batch_size: int = 1
+    timeout: float = 30.0
+    tolerance: float = 0.01
+    credentials: Credentials | None = field(default=None, repr=False)
+    server_version: str = ""
+
+
+def prepare_target(
+    url: str = "localhost:8001",
+    model: str | None = None,
+    *,
+    batch_size: int = 1,
+    images: npt.NDArray[np.uint8] | None = None,
+    timeout: float = 30.0,
+    credentials: Credentials | None = None,
+    check: bool = True,
+) -> Target:
+    """Connect to a server, choose what to send, and ask for the answers to expect.
+
+    Args:
+        url: the server's address.
+        model: the model's name; by default the server's only model.
+        batch_size: images per request.
+        images: uint8 ``[N, H, W, 3]`` to send in turn; by default random pixels.
+        timeout: seconds after which a request counts as failed.
+        credentials: what the client shows to the server; None takes those of the environment.
+        check: ask the server for the answer to each image, one by one, to compare those of the
+            timed run with.
+
+    Raises:
+        ClientError: the server cannot be asked.
+        UsageError: the batch size is larger than the model takes.
+    """
+    transport = open_transport(parse_address(url), timeout, credentials)
+    try:
+        served = transport.connect(model)
+        if batch_size > served.max_batch_size:
+            raise UsageError(
+                f"The model '{served.name}' takes at most {served.max_batch_size} images per "
+                f"request, not {batch_size}.",
+                "Measure smaller batches, or export it with a larger --max-batch-size.",
+            )
+        if images is None:
+            shape = (max(DISTINCT_IMAGES, batch_size), *served.image_shape)
+            images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        expected = None
+        if check:
+            replies = [
+                transport.submit(served, images[i : i + 1], {PROBABILITIES: 0})()
+                for i in range(len(images))
+            ]
+            expected = np.concatenate([reply[PROBABILITIES] for reply in replies])
+        metadata: Any = transport.call("get_server_metadata")
+        return Target(
+            url=url,
+            model=served.name,
+            images=images,
+            expected=expected,
+            batch_size=batch_size,
+            timeout=timeout,
+            credentials=credentials,
+            server_version=str(metadata.get("version", "")),
+        )
+    finally:
+        transport.close()
