@@ -1,12 +1,13 @@
-"""Export commands for error messages: pasted, they publish into the same repository."""
+"""Commands for error messages: pasted, they mend the same repository."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
+from delugeserve.artifacts.history import read_history
 from delugeserve.artifacts.manifest import Manifest
-from delugeserve.artifacts.repository import repository_option
+from delugeserve.artifacts.repository import repository_option, version_numbers
 from delugeserve.system.files import sha256
 from delugeserve.zoo import MODELS
 
@@ -32,6 +33,21 @@ def export_command(folder: Path, manifest: Manifest | None, backend: str | None 
             options.append(f"--precision {manifest.precision}")
         options.append(f"--max-batch-size {manifest.max_batch_size}")
     return f"delugeserve export {' '.join(options)}{repository_option(folder.parent)}"
+
+
+def serve_another(folder: Path, version: int | None, manifest: Manifest | None) -> str:
+    """Return what to do about a version that cannot be served, as one sentence.
+
+    Args:
+        folder: the model's folder.
+        version: number of the version.
+        manifest: of the version; None if there is none.
+    """
+    there = version_numbers(folder)
+    if any(one != version and one in there for one in read_history(folder, version)):
+        name, option = shlex.quote(folder.name), repository_option(folder.parent)
+        return f"Serve the version before it with: delugeserve rollback {name}{option}"
+    return f"Export it again with: {export_command(folder, manifest)}"
 
 
 def _own_name(model: str, manifest: Manifest | None) -> str:

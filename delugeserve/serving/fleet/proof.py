@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, Outputs
 from delugeserve.artifacts.manifest import Manifest, find_manifest
 from delugeserve.artifacts.preprocessing import preprocessing_of
+from delugeserve.artifacts.remedies import serve_another
 from delugeserve.errors import DelugeServeError, ServerError
 from delugeserve.serving.fleet.release import FrozenModel, Release
 from delugeserve.serving.triton.inference import connect, smallest_inputs
@@ -148,10 +148,10 @@ def _check_labels(client: Any, model: FrozenModel, manifest: Manifest) -> None:
 
 
 def _unproved(model: FrozenModel, reason: str) -> ServerError:
-    version, name = model.stored.version, model.stored.companion_of or model.name
-    exported = shlex.quote(str(model.stored.folder.with_name(name) / str(version)))
+    version = model.stored.version
+    folder = model.stored.folder.with_name(model.stored.companion_of or model.name)
     return ServerError(
         f"Model '{model.name}', version {version}, does not answer as it was exported: {reason}",
-        f"Check it with: delugeserve verify {exported}",
+        serve_another(folder, version, find_manifest(folder, version)),
         reasons={model.name: reason},
     )

@@ -1,11 +1,11 @@
-"""The export commands in error messages."""
+"""The commands in error messages."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from delugeserve.artifacts.records import Origin
-from delugeserve.artifacts.remedies import export_command
+from delugeserve.artifacts.remedies import export_command, serve_another
 from delugeserve.artifacts.repository import repository_option
 from delugeserve.system.files import sha256
 from delugeserve.zoo import find_model
@@ -42,3 +42,15 @@ def test_the_shipped_weights_need_no_file(tmp_path: Path, make_manifest):
     assert "export --model delugenet38 -" in export_command(tmp_path / "delugenet38", manifest)
     again = export_command(tmp_path / "flowers", manifest)
     assert "export --model delugenet38 --name flowers " in again
+
+
+def test_a_version_that_cannot_be_served_has_one_before_it_or_none(tmp_path: Path, make_manifest):
+    folder = tmp_path / "net"
+    (folder / "2").mkdir(parents=True)
+    (folder / "3").mkdir()
+    back = f"Serve the version before it with: delugeserve rollback net --repository {tmp_path}"
+    assert serve_another(folder, 3, make_manifest()) == back
+    assert serve_another(folder, 2, make_manifest()).startswith("Export it again with: delugeserve")
+    (folder / ".served.json").write_text('{"before": [3, 1]}')
+    assert serve_another(folder, 2, make_manifest()) == back
+    assert "export" in serve_another(folder, 3, make_manifest())  # 1 has been deleted
