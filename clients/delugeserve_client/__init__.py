@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from delugeserve_client.aio import AsyncClassifier
     from delugeserve_client.benchmark import measure
     from delugeserve_client.classifier import Classifier
+    from delugeserve_client.core.retry import RetryPolicy
     from delugeserve_client.credentials import Credentials
     from delugeserve_client.errors import (
         AddressError,
@@ -64,6 +65,7 @@ __all__ = [
     "Prediction",
     "Preprocessing",
     "Progress",
+    "RetryPolicy",
     "ServedModel",
     "ServerTimeout",
     "ServerUnavailable",
@@ -77,6 +79,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "RetryPolicy": "core.retry",
     "AsyncClassifier": "aio",
     "Classification": "results",
     "Classifier": "classifier",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,11 @@ from delugeserve_client.batching import (
     check_arguments,
     check_batch,
     chunks,
+    is_one_image,
     slices,
 )
+from delugeserve_client.classifier import Decode, SharedMemory
+from delugeserve_client.core.retry import DEFAULT_RETRY, RetryPolicy
 from delugeserve_client.credentials import Credentials
 from delugeserve_client.diagnosis import choose_model, diagnose, explain, not_served
 from delugeserve_client.errors import AddressError, ModelUnavailable, ServerUnavailable
@@ -59,13 +62,20 @@ class AsyncClassifier:
 
     def __init__(
         self,
-        url: str = "localhost:8001",
+        url: str | Sequence[str] = "localhost:8001",
         model: str | None = None,
         *,
         model_version: str = "",
         timeout: float = 30.0,
         credentials: Credentials | None = None,
+        decode: Decode = "auto",
+        retry: RetryPolicy = DEFAULT_RETRY,
+        hedge: float | None = None,
+        in_flight: int | None = None,
+        shared_memory: SharedMemory = "auto",
+        max_pixels: int | None = None,
     ) -> None:
+        url = url if isinstance(url, str) else next(iter(url))
         self._credentials = Credentials.from_environment() if credentials is None else credentials
         self._address = parse_address(url)
         if self._address.protocol != "grpc":
@@ -106,10 +116,28 @@ class AsyncClassifier:
             self._model = read_model(metadata, config["config"], self._version)
         return self._model
 
+    @overload
+    async def classify(  # type: ignore[overload-overlap]
+        self, images: ImageLike, top_k: int = 5, *, on_error: OnError = "raise"
+    ) -> Classification: ...
+
+    @overload
     async def classify(
         self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"
-    ) -> list[Classification]:
+    ) -> list[Classification]: ...
+
+    async def classify(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        top_k: int = 5,
+        *,
+        on_error: OnError = "raise",
+    ) -> Classification | list[Classification]:
         """Classify images; see :meth:`delugeserve_client.Classifier.classify`."""
+        if is_one_image(images):
+            (one,) = await self.classify([cast("ImageLike", images)], top_k, on_error=on_error)
+            return one
+        images = cast("Iterable[ImageLike]", images)
         return [result async for result in self.stream(images, top_k, on_error=on_error)]
 
     async def stream(

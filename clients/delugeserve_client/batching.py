@@ -91,6 +91,13 @@ def chunks(images: Iterable[ImageLike], model: ServedModel, on_error: OnError) -
         yield chunk()
 
 
+def is_one_image(images: Any) -> bool:
+    """Return whether an argument is one image and not several."""
+    return isinstance(images, (str, os.PathLike, bytes, Image.Image)) or (
+        isinstance(images, np.ndarray) and images.ndim != 4
+    )
+
+
 def check_arguments(images: Any, top_k: int, on_error: str) -> None:
     """Check the arguments of ``classify``.
 
@@ -98,9 +105,7 @@ def check_arguments(images: Any, top_k: int, on_error: str) -> None:
         TypeError: ``images`` is one image.
         ValueError: ``top_k`` is below 1, or ``on_error`` is neither ``raise`` nor ``return``.
     """
-    if isinstance(images, (str, os.PathLike, Image.Image)) or (
-        isinstance(images, np.ndarray) and images.ndim != 4
-    ):
+    if is_one_image(images):
         raise TypeError("images must be a list of images; write [image] for a single one")
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")

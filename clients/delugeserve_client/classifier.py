@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,10 @@ from delugeserve_client.batching import (
     check_arguments,
     check_batch,
     chunks,
+    is_one_image,
     slices,
 )
+from delugeserve_client.core.retry import DEFAULT_RETRY, RetryPolicy
 from delugeserve_client.credentials import Credentials
 from delugeserve_client.preprocessing import ImageLike, Pixels
 from delugeserve_client.results import Classification
@@ -29,6 +31,9 @@ from delugeserve_client.triton import Reply
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+Decode: TypeAlias = Literal["auto", "client", "server"]
+SharedMemory: TypeAlias = Literal["auto", "off", "system", "cuda"]
 
 _Item = TypeVar("_Item")
 
@@ -60,45 +65,68 @@ class Classifier:
 
     def __init__(
         self,
-        url: str = "localhost:8001",
+        url: str | Sequence[str] = "localhost:8001",
         model: str | None = None,
         *,
         protocol: Protocol | None = None,
         model_version: str = "",
         timeout: float = 30.0,
         credentials: Credentials | None = None,
+        decode: Decode = "auto",
+        retry: RetryPolicy = DEFAULT_RETRY,
+        hedge: float | None = None,
+        in_flight: int | None = None,
+        shared_memory: SharedMemory = "auto",
+        max_pixels: int | None = None,
     ) -> None:
-        self._transport = open_transport(parse_address(url, protocol), timeout, credentials)
+        first = url if isinstance(url, str) else next(iter(url))
+        self._transport = open_transport(parse_address(first, protocol), timeout, credentials)
         try:
             self.model: ServedModel = self._transport.connect(model, model_version)
         except BaseException:
             self._transport.close()
             raise
 
+    @overload
+    def classify(  # type: ignore[overload-overlap]
+        self, images: ImageLike, top_k: int = 5, *, on_error: OnError = "raise"
+    ) -> Classification: ...
+
+    @overload
     def classify(
         self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"
-    ) -> list[Classification]:
-        """Classify images.
+    ) -> list[Classification]: ...
+
+    def classify(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        top_k: int = 5,
+        *,
+        on_error: OnError = "raise",
+    ) -> Classification | list[Classification]:
+        """Classify images, or one image.
 
         Args:
-            images: paths, the bytes of files, Pillow images, or uint8 arrays ``[H, W]``,
-                ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA).
+            images: one image or any number of them: paths, the bytes of files, Pillow images, or
+                uint8 arrays ``[H, W]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA).
             top_k: number of predictions per image, the most probable first; at most the number
                 of classes.
             on_error: for an image that cannot be read, ``raise`` its error, or ``return`` it as
                 that image's result and classify the others.
 
         Returns:
-            One result per image, in order.
+            One result per image, in order; for a single image, its result.
 
         Raises:
             ImageError: an image cannot be read and ``on_error`` is ``raise``.
             ServerUnavailable: the server stopped answering.
             InferenceFailed: the server refused a request.
-            TypeError: ``images`` is a single image.
             ValueError: ``top_k`` is below 1.
         """
-        return list(self.stream(images, top_k, on_error=on_error))
+        if is_one_image(images):
+            (result,) = self.stream([cast("ImageLike", images)], top_k, on_error=on_error)
+            return result
+        return list(self.stream(cast("Iterable[ImageLike]", images), top_k, on_error=on_error))
 
     def stream(
         self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"

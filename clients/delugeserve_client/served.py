@@ -16,6 +16,8 @@ COMPANION_SUFFIXES = ("_decode", "_image")
 """Ends of the names of the models that let a server take encoded images. This client asks the model
 beside them."""
 
+_ARTIFACT = "artifact"  # the parameter that publishing writes into config.pbtxt
+
 # Larger requests are not faster, and gRPC copies every message a few times.
 _MAX_REQUEST_BYTES = 32 * 2**20
 
@@ -33,6 +35,8 @@ class ServedModel:
         outputs: name of each float32 output, and its number of values per image.
         max_batch_size: largest number of images in a request.
         preprocessing: how an image becomes an input.
+        digest: what identifies the artefact that is served: the same model and version with another
+            digest gives other answers. None if the server does not say, or serves several versions.
     """
 
     name: str
@@ -42,6 +46,7 @@ class ServedModel:
     outputs: Mapping[str, int]
     max_batch_size: int
     preprocessing: Preprocessing
+    digest: str | None = None
 
     @property
     def num_classes(self) -> int:
@@ -100,14 +105,17 @@ def read_model(
     }
     if outputs.get(PROBABILITIES, 0) < 1:
         raise _unsuitable(name, f"has no output '{PROBABILITIES}' of type FP32 [N, classes]")
+    versions = tuple(str(ready) for ready in metadata.get("versions") or ())
     return ServedModel(
         name=name,
         version=version,
-        versions=tuple(str(ready) for ready in metadata.get("versions") or ()),
+        versions=versions,
         input_name=str(tensor["name"]),
         outputs=outputs,
         max_batch_size=max_batch_size,
         preprocessing=_read_preprocessing(name, shape[1], shape[2], parameters),
+        # All versions of a model share its configuration.
+        digest=parameters.get(_ARTIFACT) if len(versions) <= 1 else None,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from delugeserve.artifacts.config_message import message_text, parse
 from delugeserve.artifacts.interface import PROBABILITIES
 from delugeserve.artifacts.labels import FILE_NAME as LABELS
-from delugeserve.artifacts.manifest import Manifest
+from delugeserve.artifacts.manifest import ARTIFACT, Manifest
 from delugeserve.artifacts.preprocessing import DIGEST
 from delugeserve.artifacts.repository import version_numbers
 from delugeserve.artifacts.serving_records import GENERATED, read_record
@@ -50,6 +50,7 @@ def find_adoption(companion: Path, manifest: Manifest) -> Adoption | None:
         message = parse(text)
         if message.parameters[DIGEST].string_value != manifest.preprocessing:
             continue
+        message.parameters[ARTIFACT].string_value = manifest.digest
         message.max_batch_size = manifest.max_batch_size
         for output in message.output:
             if output.name == PROBABILITIES:

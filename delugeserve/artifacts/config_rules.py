@@ -10,6 +10,7 @@ from typing import Any
 from delugeserve.artifacts import labels
 from delugeserve.artifacts.config_message import copy, field_text
 from delugeserve.artifacts.interface import LOGITS, PROBABILITIES
+from delugeserve.artifacts.manifest import ARTIFACT
 from delugeserve.artifacts.serving_config import THREADS
 from delugeserve.system.imports import require
 
@@ -274,6 +275,8 @@ class _Rules:
                 found[key].CopyFrom(new[key])
             else:
                 del found[key]
+            if key == ARTIFACT:  # nobody writes it by hand, and older releases left it out
+                continue
             place = f'parameters["{key}"]'
             self._record(place, had, has, "it is a property of the artefact", generated=True)
 

@@ -26,6 +26,7 @@ import delugeserve_client
 from delugeserve.artifacts.companions import COMPANION_OF, companion_names
 from delugeserve.artifacts.interface import INPUT, PROBABILITIES
 from delugeserve.artifacts.labels import write_labels
+from delugeserve.artifacts.manifest import ARTIFACT
 from delugeserve.artifacts.members import Member
 from delugeserve.artifacts.model_config import (
     ENSEMBLE,
@@ -115,10 +116,7 @@ def decoder_config(model: ModelConfig, preprocessing: Preprocessing) -> ModelCon
         instance_groups=(InstanceGroup(_INSTANCES, "KIND_CPU"),),
         dynamic_batching=True,
         queue=default_serving(_TYPICAL_IMAGE, model.max_batch_size),
-        parameters={
-            **preprocessing_parameters(preprocessing),
-            COMPANION_OF: model.name,
-        },
+        parameters=_parameters(model, preprocessing),
     )
 
 
@@ -155,11 +153,18 @@ def ensemble_config(
             ),
             EnsembleStep(model.name, {INPUT: _PIXELS}, {PROBABILITIES: PROBABILITIES}),
         ),
-        parameters={
-            **preprocessing_parameters(preprocessing),
-            COMPANION_OF: model.name,
-        },
+        parameters=_parameters(model, preprocessing),
     )
+
+
+def _parameters(model: ModelConfig, preprocessing: Preprocessing) -> dict[str, str]:
+    """Return the parameters of a companion's configuration."""
+    artifact = model.parameters.get(ARTIFACT)
+    return {
+        **({ARTIFACT: artifact} if artifact else {}),
+        **preprocessing_parameters(preprocessing),
+        COMPANION_OF: model.name,
+    }
 
 
 def write_decoder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ FILE_NAME = "manifest.json"
 EVIDENCE = "evidence.npz"
 SCHEMA_VERSION = 6
 
+ARTIFACT = "artifact"
+"""Key of :attr:`Manifest.digest` in the parameters of config.pbtxt."""
+
+_NOT_DECISIVE = frozenset({EVIDENCE, "generated.pbtxt", FILE_NAME})
 _WITHOUT_DIGEST = 5  # the schema before; what it lacks follows from the task
 
 
@@ -94,6 +99,11 @@ class Manifest:
     def artefact_bytes(self) -> int:
         """Size of the version without its evidence."""
         return sum(file.bytes for name, file in self.files.items() if name != EVIDENCE)
+
+    @property
+    def digest(self) -> str:
+        """What identifies the artefact; see :func:`artefact_digest`."""
+        return artefact_digest({name: file.sha256 for name, file in self.files.items()})
 
     @property
     def optimal_batch_size(self) -> int | None:
@@ -191,6 +201,19 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 def describe_files(paths: Iterable[Path]) -> dict[str, FileRecord]:
     """Return size and SHA-256 of files, by name."""
     return {path.name: FileRecord(path.stat().st_size, sha256(path)) for path in paths}
+
+
+def artefact_digest(sums: Mapping[str, str]) -> str:
+    """Return the first 16 hex digits of the SHA-256 of what decides a version's answers.
+
+    That is the artefact's files and the class names. How the version was verified and how it is
+    served are left out.
+
+    Args:
+        sums: SHA-256 of the version's files, by name.
+    """
+    decisive = {name: sums[name] for name in sums if name not in _NOT_DECISIVE}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 _RESTORE = "Copy the version again from where it was exported, or export the model again."

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from delugeserve.artifacts.config_message import message_text, parse
 from delugeserve.artifacts.labels import FILE_NAME as LABELS
-from delugeserve.artifacts.manifest import Manifest, find_manifest
+from delugeserve.artifacts.manifest import ARTIFACT, Manifest, find_manifest
 from delugeserve.artifacts.model_config import FILE_NAME as CONFIG
 from delugeserve.artifacts.model_config import ModelConfig, Tensor, parse_config
 from delugeserve.artifacts.preprocessing import (
@@ -81,7 +81,7 @@ def find_record(folder: Path, version: int) -> str:
     """
     text, manifest = read_record(folder, version), find_manifest(folder, version)
     if text is not None:
-        return text if manifest is None else _with_digest(text, manifest)
+        return text if manifest is None else _with_digests(text, manifest)
     for config, of in _others(folder):
         if manifest is None:
             # Nothing tells versions apart that somebody else made.
@@ -97,13 +97,14 @@ def find_record(folder: Path, version: int) -> str:
     )
 
 
-def _with_digest(text: str, manifest: Manifest) -> str:
-    """Return a record with the digest of the preprocessing, which older releases left out."""
+def _with_digests(text: str, manifest: Manifest) -> str:
+    """Return a record with the digests that older releases left out."""
     message = parse(text)
-    if DIGEST in message.parameters:
-        return text
-    message.parameters[DIGEST].string_value = manifest.preprocessing
-    return message_text(message)
+    digests = {DIGEST: manifest.preprocessing, ARTIFACT: manifest.digest}
+    missing = digests.keys() - message.parameters.keys()
+    for key in sorted(missing):
+        message.parameters[key].string_value = digests[key]
+    return message_text(message) if missing else text
 
 
 def _others(folder: Path) -> Iterator[tuple[ModelConfig, Manifest | None]]:
@@ -139,5 +140,9 @@ def _adapt(config: ModelConfig, manifest: Manifest) -> ModelConfig:
         },
         outputs=dict.fromkeys(config.outputs, Tensor("TYPE_FP32", (task.num_classes,))),
         warmup_batches=tuple(sorted({1, largest})) if config.warmup_batches else (),
-        parameters={**config.parameters, **preprocessing_parameters(preprocessing_of(task))},
+        parameters={
+            **config.parameters,
+            **preprocessing_parameters(preprocessing_of(task)),
+            ARTIFACT: manifest.digest,
+        },
     )

@@ -20,12 +20,12 @@ from delugeserve.artifacts.config_message import parse
 from delugeserve.artifacts.graphs import describe_network
 from delugeserve.artifacts.image_models import stage_companions
 from delugeserve.artifacts.labels import write_labels
-from delugeserve.artifacts.manifest import Manifest, describe_files
+from delugeserve.artifacts.manifest import ARTIFACT, Manifest, artefact_digest, describe_files
 from delugeserve.artifacts.members import Member
 from delugeserve.artifacts.model_config import InstanceGroup, ModelConfig, classifier_config
 from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
 from delugeserve.artifacts.publishing import publish, staging
-from delugeserve.artifacts.records import SumFormChoice
+from delugeserve.artifacts.records import FileRecord, SumFormChoice
 from delugeserve.artifacts.serving_records import record_generated
 from delugeserve.artifacts.typed_json import to_json
 from delugeserve.networks.inference import fold
@@ -160,7 +160,7 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
                 sizes = sorted({1, min(_TIMED, plan.build.max_batch_size)})
                 speed = measure_speed(runs, images.all, sizes)
 
-        config = _configure(plan, artefact)
+        config = _configure(plan, artefact, describe_files(sorted(version.iterdir())))
         record_generated(version, config)
         manifest = Manifest(
             model=plan.name,
@@ -226,7 +226,7 @@ class _Clock:
         self.seconds[stage.value] = round(time.perf_counter() - start, 3)
 
 
-def _configure(plan: ExportPlan, artefact: Path) -> ModelConfig:
+def _configure(plan: ExportPlan, artefact: Path, files: Mapping[str, FileRecord]) -> ModelConfig:
     task = plan.spec.task
     return classifier_config(
         name=plan.name,
@@ -241,6 +241,7 @@ def _configure(plan: ExportPlan, artefact: Path) -> ModelConfig:
         parameters={
             **plan.backend.triton_parameters(plan.precision),
             **preprocessing_parameters(preprocessing_of(task)),
+            ARTIFACT: artefact_digest({name: file.sha256 for name, file in files.items()}),
         },
     )
 

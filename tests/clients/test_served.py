@@ -114,3 +114,10 @@ def test_parses_the_classification_extension():
         Prediction("ratio 1:2: wide", 7, 0.02),
         Prediction("é", 0, 0.001),
     )
+
+
+@pytest.mark.parametrize(("versions", "digest"), [(["1"], "0123456789abcdef"), (["1", "2"], None)])
+def test_the_digest_of_the_artefact(versions, digest):
+    metadata = METADATA | {"versions": versions}
+    assert read_model(metadata, parameters(artifact="0123456789abcdef")).digest == digest
+    assert read_model(metadata, CONFIG).digest is None

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from delugeserve import serving
-from delugeserve.artifacts.manifest import describe_files
+from delugeserve.artifacts.manifest import ARTIFACT, artefact_digest, describe_files
 from delugeserve.artifacts.model_config import InstanceGroup, classifier_config
 from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
 from delugeserve.artifacts.serving_records import GENERATED, pin
 from delugeserve.runtimes import BACKENDS
+from delugeserve.system.files import sha256
 from delugeserve.zoo import CIFAR10, MODELS
 
 SOURCES = Path(serving.__file__).parent / "backends"
@@ -150,6 +151,9 @@ def add_version(make_manifest):
         folder = repository / "net" / str(number)
         folder.mkdir(parents=True)
         artefact = {"onnxruntime": "model.onnx", "openvino": "model.xml"}[backend]
+        (folder / artefact).write_text(f"weights {number}")
+        (folder / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
+        sums = {path.name: sha256(path) for path in folder.iterdir()}
         config = classifier_config(
             name="net",
             backend=backend,
@@ -159,10 +163,9 @@ def add_version(make_manifest):
             num_classes=len(classes),
             instance_group=InstanceGroup(number, "KIND_CPU"),
             parameters=preprocessing_parameters(preprocessing_of(CIFAR10))
+            | {ARTIFACT: artefact_digest(sums)}
             | ({"HINT_BF16": "YES"} if number == 2 else {}),
         )
-        (folder / artefact).write_text(f"weights {number}")
-        (folder / "labels.txt").write_text("".join(f"{name}\n" for name in classes))
         (folder / GENERATED).write_text(config.to_text())
         make_manifest(
             network=MODELS["delugenet38"].with_classes(tuple(classes)),
