@@ -146,6 +146,8 @@ class _Issuer:
         self.errors, self.answered = 0, 0
         self.first_error: str | None = None
         self._waiting: deque[tuple[list[int], list[int]]] = deque()  # of the offline scenario
+        self._free: list[None] = []
+        self._sending = threading.Lock()
         scenario = job.settings.scenario
         if scenario is Scenario.OFFLINE:
             self.issue = self._issue_offline
@@ -165,15 +167,22 @@ class _Issuer:
         for start in range(0, len(ids), self._batch):
             end = start + self._batch
             self._waiting.append((ids[start:end], samples[start:end]))
-        for _ in range(self._settings.in_flight):
-            self._send_waiting()
+        self._send_waiting(self._settings.in_flight)
 
-    def _send_waiting(self) -> None:
-        try:
-            ids, samples = self._waiting.popleft()
-        except IndexError:
-            return
-        self._send(ids, samples)
+    def _send_waiting(self, more: int) -> None:
+        """Allow so many more requests in flight, and send them.
+
+        A sender may call back before it returns. That call only counts, so that a server which
+        refuses everything does not fill the stack.
+        """
+        self._free.extend([None] * more)
+        while self._free and self._waiting and self._sending.acquire(blocking=False):
+            try:
+                while self._free and self._waiting:
+                    self._free.pop()
+                    self._send(*self._waiting.popleft())
+            finally:
+                self._sending.release()
 
     def _send(self, ids: list[int], samples: list[int]) -> None:
         def done(answer: bytes | None, error: str | None) -> None:
@@ -185,7 +194,7 @@ class _Issuer:
             else:
                 self.checker.check(samples, answer)
             if self._waiting:
-                self._send_waiting()
+                self._send_waiting(1)
 
         try:  # LoadGen ends the process at an exception
             self._sender.send(samples, done)

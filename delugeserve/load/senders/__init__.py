@@ -1,0 +1,34 @@
+"""Senders: what takes the samples of a load test to a server and brings back the answers.
+
+A sender must cost little: it shares the machine with the server that it measures, or must keep up
+with a larger one. It therefore builds its messages before the test, and reads of an answer only
+what is compared.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from delugeserve.errors import Failure
+from delugeserve.load.senders.base import Done, OpenSender, Sender
+from delugeserve.load.senders.plain import PlainGrpcSender
+from delugeserve.load.senders.secure import GrpcSender
+from delugeserve.load.target import Target
+from delugeserve_client.address import parse_address
+from delugeserve_client.proxies import find_proxy
+
+__all__ = ["Done", "GrpcSender", "OpenSender", "PlainGrpcSender", "Sender", "open_sender"]
+
+
+def open_sender(target: Target) -> Sender:
+    """Return the sender for a target's address.
+
+    Raises:
+        ClientError: the server cannot be asked.
+    """
+    address = parse_address(target.url)
+    if address.protocol != "grpc":
+        raise Failure("Load tests over HTTP are not there yet.", "Use the server's gRPC address.")
+    if address.secure or find_proxy(address.host) is not None or not find_spec("hpack"):
+        return GrpcSender(target)
+    return PlainGrpcSender(target)

@@ -1,0 +1,32 @@
+"""What a load test needs of a sender, and the choice of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from delugeserve.load.target import Target
+
+Done = Callable[[bytes | None, str | None], None]
+"""Called once for each request, from any thread: with the answer's probabilities as the bytes of
+float32 ``[N, classes]``, or with None and what went wrong."""
+
+
+class Sender(Protocol):
+    """Sends requests to a server. A test opens one in a process of its own."""
+
+    def send(self, sample_ids: Sequence[int], done: Done) -> None:
+        """Send one request and return at once.
+
+        Args:
+            sample_ids: the images of the request, as indices into the target's.
+            done: receives the answer.
+        """
+
+    def close(self) -> None:
+        """Close the connections. No request is in flight."""
+
+
+OpenSender = Callable[[Target], Sender]
+"""Opens a sender. It is called in another process, so it must be a function or a class of a module,
+or otherwise be possible to pickle."""

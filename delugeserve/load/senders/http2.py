@@ -1,0 +1,349 @@
+"""As much of HTTP/2 (RFC 9113) as unary gRPC calls need, without any input or output.
+
+gRPC's own Python client takes about 130 microseconds of CPU time per call and wakes several
+threads, which the server on the same machine then lacks. A load test sends the same few messages
+again and again, so its frames can be joined from bytes that were built before, and most answers
+can be compared without being decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from delugeserve.system.imports import require
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+_DATA, _HEADERS, _RST_STREAM, _SETTINGS = 0x0, 0x1, 0x3, 0x4
+_PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0x6, 0x7, 0x8, 0x9
+_ACK, _END_STREAM, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
+_HEADER_TABLE_SIZE, _ENABLE_PUSH, _MAX_CONCURRENT_STREAMS = 0x1, 0x2, 0x3
+_INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 0x4, 0x5
+_LARGEST_WINDOW = 2**31 - 1
+_DEFAULT_WINDOW = 65_535
+_DEFAULT_FRAME = 16_384
+# Bytes received after which the server may send as many again.
+_WINDOW_STEP = 2**28
+
+_head = struct.Struct(">HBBBI").pack  # length (in two parts), type, flags, stream
+
+
+@dataclass
+class Call:
+    """One call in flight.
+
+    Attributes:
+        done: called with the reply's message, or with None and what went wrong.
+        deadline: when it counts as failed, in the clock of the caller.
+        window: bytes that may still be sent on the stream.
+        unsent: what waits for the window.
+        body: what was received of the reply.
+    """
+
+    done: Callable[[bytes | None, str | None], None]
+    deadline: float
+    window: int
+    unsent: bytes = b""
+    body: list[bytes] = field(default_factory=list)
+
+
+class Http2Calls:
+    """The client's end of a connection that carries unary gRPC calls.
+
+    Its methods must not be called by two threads at once.
+
+    Args:
+        headers: the request's headers, the same for every call.
+
+    Attributes:
+        calls: the calls in flight, by stream, oldest first.
+        broken: why no more calls can be made; None as long as they can.
+    """
+
+    def __init__(self, headers: Sequence[tuple[str, str]]) -> None:
+        hpack = require("hpack", "benchmark")
+        self._decoder = hpack.Decoder()
+        # Literal fields that enter no table: the same bytes for every call.
+        self._headers = b"".join(_literal(name, value) for name, value in headers)
+        self._stream = -1
+        self._window, self._initial_window = _DEFAULT_WINDOW, _DEFAULT_WINDOW
+        self._largest_frame, self._most_calls = _DEFAULT_FRAME, _LARGEST_WINDOW
+        self._received, self._credit = b"", 0
+        self._block: tuple[int, int, bytes] | None = None  # headers that are to be continued
+        self._statuses: dict[bytes, str | None] = {}
+        self._queue: list[tuple[bytes, Call]] = []  # more calls than the server takes at once
+        self.calls: dict[int, Call] = {}
+        self.broken: str | None = None
+
+    def begin(self) -> bytes:
+        """Return what opens the connection."""
+        settings = (
+            # Without a table, a header block means the same in every reply.
+            (_HEADER_TABLE_SIZE, 0),
+            (_ENABLE_PUSH, 0),
+            (_INITIAL_WINDOW_SIZE, _LARGEST_WINDOW),
+        )
+        payload = b"".join(struct.pack(">HI", *setting) for setting in settings)
+        more = struct.pack(">I", _LARGEST_WINDOW - _DEFAULT_WINDOW)
+        return PREFACE + _frame(_SETTINGS, 0, 0, payload) + _frame(_WINDOW_UPDATE, 0, 0, more)
+
+    def call(
+        self, message: bytes, done: Callable[[bytes | None, str | None], None], deadline: float
+    ) -> bytes:
+        """Return what sends a call.
+
+        Args:
+            message: the request, with gRPC's prefix of five bytes.
+            done: see :class:`Call`; called by a later :meth:`receive`.
+            deadline: see :class:`Call`.
+        """
+        call = Call(done, deadline, self._initial_window)
+        if len(self.calls) >= self._most_calls:
+            self._queue.append((message, call))
+            return b""
+        return self._open(message, call)
+
+    def _open(self, message: bytes, call: Call) -> bytes:
+        self._stream = stream = self._stream + 2
+        self.calls[stream] = call
+        headers, size = self._headers, len(message)
+        length = len(headers)
+        head = _head(length >> 8, length & 0xFF, _HEADERS, _END_HEADERS, stream)
+        if size <= self._largest_frame and size <= self._window and size <= call.window:
+            self._window -= size
+            call.window -= size
+            frame = _head(size >> 8, size & 0xFF, _DATA, _END_STREAM, stream)
+            return b"".join((head, headers, frame, message))
+        call.unsent = message
+        return head + headers + self._continue(stream, call)
+
+    def _continue(self, stream: int, call: Call) -> bytes:
+        """Return as much of a call's message as the windows let through."""
+        frames, message = [], call.unsent
+        while message and min(self._window, call.window) > 0:
+            size = min(len(message), self._largest_frame, self._window, call.window)
+            part, message = message[:size], message[size:]
+            self._window -= size
+            call.window -= size
+            frames.append(_frame(_DATA, 0 if message else _END_STREAM, stream, part))
+        call.unsent = message
+        return b"".join(frames)
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes from the server, finish the calls that they answer, and return what to send.
+
+        Args:
+            data: the next bytes; any number.
+        """
+        data = self._received + data if self._received else data
+        position, length, reply = 0, len(data), []
+        while length - position >= 9:
+            size = int.from_bytes(data[position : position + 3], "big")
+            end = position + 9 + size
+            if end > length:
+                break
+            kind, flags = data[position + 3], data[position + 4]
+            stream = int.from_bytes(data[position + 5 : position + 9], "big") & _LARGEST_WINDOW
+            answer = self._take(kind, flags, stream, data[position + 9 : end])
+            if answer:
+                reply.append(answer)
+            position = end
+        self._received = data[position:]
+        return b"".join(reply)
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        if kind == _DATA:
+            return self._take_data(flags, stream, payload)
+        if kind == _HEADERS:
+            if flags & _PADDED:
+                payload = payload[1 : len(payload) - payload[0]]
+            if flags & _PRIORITY:
+                payload = payload[5:]
+            if flags & _END_HEADERS:
+                return self._take_headers(flags, stream, payload)
+            self._block = (flags, stream, payload)
+        elif kind == _CONTINUATION and self._block is not None:
+            first, stream, begun = self._block
+            if flags & _END_HEADERS:
+                self._block = None
+                return self._take_headers(first, stream, begun + payload)
+            self._block = (first, stream, begun + payload)
+        elif kind == _WINDOW_UPDATE:
+            return self._take_window(stream, int.from_bytes(payload, "big") & _LARGEST_WINDOW)
+        elif kind == _SETTINGS and not flags & _ACK:
+            return self._take_settings(payload)
+        elif kind == _PING and not flags & _ACK:
+            return _frame(_PING, _ACK, 0, payload)
+        elif kind == _RST_STREAM:
+            code = int.from_bytes(payload, "big")
+            return self._finish(stream, f"UNAVAILABLE: stream reset (code {code})")
+        elif kind == _GOAWAY:
+            self._take_goaway(payload)
+        return b""
+
+    def _take_data(self, flags: int, stream: int, payload: bytes) -> bytes:
+        answer = b""
+        self._credit += len(payload)
+        if self._credit >= _WINDOW_STEP:
+            answer = _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", self._credit))
+            self._credit = 0
+        if flags & _PADDED:
+            payload = payload[1 : len(payload) - payload[0]]
+        call = self.calls.get(stream)
+        if call is not None:
+            call.body.append(payload)
+            if flags & _END_STREAM:  # gRPC ends with trailers
+                answer += self._finish(stream, "INTERNAL: the answer has no status")
+        return answer
+
+    def _take_headers(self, flags: int, stream: int, block: bytes) -> bytes:
+        # Headers of an answer that goes on are not read: what counts is in the trailers.
+        return self._finish(stream, self._status(block)) if flags & _END_STREAM else b""
+
+    def _status(self, block: bytes) -> str | None:
+        """Return what trailers say is wrong, or None."""
+        try:
+            return self._statuses[block]
+        except KeyError:
+            pass
+        fields = {_text(name): _text(value) for name, value in self._decoder.decode(block)}
+        code, message = fields.get("grpc-status"), fields.get("grpc-message", "")
+        if code is None:
+            status: str | None = f"UNAVAILABLE: HTTP status {fields.get(':status')}"
+        else:
+            status = None if code == "0" else f"{_CODES.get(code, code)}: {unquote(message)}"
+        if len(self._statuses) < 1000:
+            self._statuses[block] = status
+        return status
+
+    def _finish(self, stream: int, error: str | None) -> bytes:
+        call = self.calls.pop(stream, None)
+        if call is None:
+            return b""
+        if error is None:
+            body = call.body[0] if len(call.body) == 1 else b"".join(call.body)
+            if len(body) >= 5 and body[0] == 0:
+                call.done(body[5:], None)
+            else:
+                call.done(None, "INTERNAL: the answer has no message")
+        else:
+            call.done(None, error)
+        return self._send_queued()
+
+    def _send_queued(self) -> bytes:
+        sent = []
+        while self._queue and len(self.calls) < self._most_calls:
+            sent.append(self._open(*self._queue.pop(0)))
+        return b"".join(sent)
+
+    def _take_window(self, stream: int, more: int) -> bytes:
+        if stream:
+            call = self.calls.get(stream)
+            if call is None:
+                return b""
+            call.window += more
+            return self._continue(stream, call) if call.unsent else b""
+        self._window += more
+        waiting = [(stream, call) for stream, call in self.calls.items() if call.unsent]
+        return b"".join(self._continue(stream, call) for stream, call in waiting)
+
+    def _take_settings(self, payload: bytes) -> bytes:
+        answer = [_frame(_SETTINGS, _ACK, 0, b"")]
+        for start in range(0, len(payload) - 5, 6):
+            name, value = struct.unpack_from(">HI", payload, start)
+            if name == _MAX_CONCURRENT_STREAMS:
+                self._most_calls = value
+            elif name == _MAX_FRAME_SIZE:
+                self._largest_frame = value
+            elif name == _INITIAL_WINDOW_SIZE:
+                more, self._initial_window = value - self._initial_window, value
+                for stream, call in self.calls.items():
+                    call.window += more
+                    if call.unsent:
+                        answer.append(self._continue(stream, call))
+        answer.append(self._send_queued())
+        return b"".join(answer)
+
+    def _take_goaway(self, payload: bytes) -> None:
+        """Fail the calls that the server will not answer."""
+        last = int.from_bytes(payload[:4], "big") & _LARGEST_WINDOW
+        self.broken = "UNAVAILABLE: the server closes the connection"
+        self.fail((stream for stream in list(self.calls) if stream > last), self.broken)
+
+    def fail(self, streams: Iterable[int], error: str) -> None:
+        """Fail calls.
+
+        Args:
+            streams: which of :attr:`calls`.
+            error: what went wrong.
+        """
+        for stream in list(streams):
+            call = self.calls.pop(stream, None)
+            if call is not None:
+                call.done(None, error)
+
+    def lose(self, error: str) -> None:
+        """Fail every call: the connection is gone."""
+        self.broken = error
+        queued, self._queue = self._queue, []
+        self.fail(self.calls, error)
+        for _, call in queued:
+            call.done(None, error)
+
+    def expire(self, now: float) -> bytes:
+        """Fail the calls whose deadline has passed, and return what tells the server."""
+        late = []
+        for stream, call in self.calls.items():
+            if call.deadline > now:
+                break  # the oldest come first, and all have the same time
+            late.append(stream)
+        self.fail(late, "DEADLINE_EXCEEDED: not answered in time")
+        cancelled = struct.pack(">I", 0x8)
+        return b"".join(_frame(_RST_STREAM, 0, stream, cancelled) for stream in late)
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def _literal(name: str, value: str) -> bytes:
+    """Encode a header as a literal field without indexing (RFC 7541, section 6.2.2)."""
+    parts = [b"\0"]
+    for text in (name.encode("ascii"), value.encode("utf-8")):
+        parts += [_integer(len(text), 7), text]
+    return b"".join(parts)
+
+
+def _integer(value: int, bits: int) -> bytes:
+    """Encode a whole number with a prefix of some bits (RFC 7541, section 5.1)."""
+    largest = (1 << bits) - 1
+    if value < largest:
+        return bytes((value,))
+    encoded, value = bytearray((largest,)), value - largest
+    while value >= 128:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+_CODES = {
+    "1": "CANCELLED",
+    "2": "UNKNOWN",
+    "3": "INVALID_ARGUMENT",
+    "4": "DEADLINE_EXCEEDED",
+    "5": "NOT_FOUND",
+    "7": "PERMISSION_DENIED",
+    "8": "RESOURCE_EXHAUSTED",
+    "12": "UNIMPLEMENTED",
+    "13": "INTERNAL",
+    "14": "UNAVAILABLE",
+    "16": "UNAUTHENTICATED",
+}
