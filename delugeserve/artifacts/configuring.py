@@ -105,10 +105,13 @@ def _plan(repository: Path, model: str, settings: ServingConfig) -> Configuratio
     target.name = found.name
     edited, lost = (text, ()) if found == target else write_in_place(text, found, target)
     old, new = _leaves(found), _leaves(target)
+    places = list(dict.fromkeys((*old, *new)))
     changes = {
         place: (old.get(place, ""), new.get(place, ""))
-        for place in dict.fromkeys((*old, *new))
+        for place in places
         if old.get(place) != new.get(place)
+        # A message that was empty is in here by its fields.
+        and not any(other.startswith(f"{place}.") for other in places)
     }
     return Configuration(
         model, path, read_serving(found), read_serving(target), changes, edited, lost

@@ -36,7 +36,6 @@ from delugeserve.artifacts.model_config import (
     Tensor,
 )
 from delugeserve.artifacts.preprocessing import preprocessing_parameters
-from delugeserve.artifacts.serving_config import default_serving
 from delugeserve_client.preprocessing import Preprocessing
 
 ENCODED = "encoded"
@@ -60,8 +59,6 @@ _DALI_TENSOR = Tensor("TYPE_UINT8", (-1,), ragged=True)
 batch, but within a request shorter files are padded with zeros."""
 
 _PIXELS = "pixels"
-_TYPICAL_IMAGE = 200_000
-"""Bytes of an encoded photograph."""
 _INSTANCES = 2
 _SOURCES = Path(__file__).parent / "decoder"
 _DALI_SIZES = re.compile(r"^HEIGHT, WIDTH, RESIZE_SIZE, BATCH_SIZE = .*$", re.MULTILINE)
@@ -115,7 +112,6 @@ def decoder_config(model: ModelConfig, preprocessing: Preprocessing) -> ModelCon
         },
         instance_groups=(InstanceGroup(_INSTANCES, "KIND_CPU"),),
         dynamic_batching=True,
-        queue=default_serving(_TYPICAL_IMAGE, model.max_batch_size),
         parameters=_parameters(model, preprocessing),
     )
 

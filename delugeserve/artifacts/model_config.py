@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from delugeserve.artifacts.serving_config import (
     THREADS,
     ServingConfig,
     apply_serving,
-    default_serving,
     read_queue,
 )
 from delugeserve.errors import RepositoryError
@@ -150,6 +150,12 @@ class ModelConfig:
     def queue_delay_us(self) -> int:
         """How long the server waits for more requests, in microseconds."""
         return self.queue.queue_delay_us or 0
+
+    @property
+    def request_bytes(self) -> int:
+        """Size of the largest request; 0 if the inputs have free sizes."""
+        pixels = sum(math.prod(one.dims) for one in self.inputs.values() if -1 not in one.dims)
+        return max(1, self.max_batch_size) * pixels  # inputs are uint8
 
     @property
     def num_classes(self) -> dict[str, int]:
@@ -296,7 +302,6 @@ def classifier_config(
         outputs=dict.fromkeys(outputs, Tensor("TYPE_FP32", (num_classes,))),
         instance_groups=(instance_group,),
         dynamic_batching=True,
-        queue=default_serving(3 * image_size**2, max_batch_size),
         warmup_batches=tuple(sorted({1, max_batch_size})),
         parameters=parameters,
         runtime=runtime,

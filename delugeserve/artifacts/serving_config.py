@@ -1,7 +1,7 @@
 """How a server runs a model: instances, queue, warm-up, cache. What ``configure`` can change.
 
-The exporter writes :data:`DEFAULTS` into ``config.pbtxt``; ``delugeserve configure`` changes single
-settings in place. The fields are Triton's, described in its model configuration protocol:
+An export leaves the queue at Triton's defaults; ``delugeserve configure`` changes single settings
+in place. The fields are Triton's, described in its model configuration protocol:
 https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto
 """
 
@@ -87,21 +87,30 @@ class ServingConfig:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def default_serving(image_bytes: int, max_batch_size: int) -> ServingConfig:
-    """Return the settings that an export writes.
+def requests_to_hold(request_bytes: int) -> int:
+    """Return how many requests a server may hold; with more, it might grow until it is killed.
 
-    A queue without limit lets an overloaded server grow until it is killed, and answers requests
-    that nobody waits for any more.
+    The front refuses the others. A limit in ``config.pbtxt`` would slow the server down: where the
+    queue has a size or a timeout, Triton's batcher waits for an idle instance, and can miss that
+    there is one. Then the server pauses until the next request, or for half a second. See
+    https://github.com/triton-inference-server/server/issues/8870.
 
     Args:
-        image_bytes: size of an image as the model takes it.
-        max_batch_size: most images in a request.
+        request_bytes: size of the largest request.
     """
-    fitting = _QUEUE_BYTES // max(1, image_bytes * max_batch_size)
-    return ServingConfig(
-        queue_size=max(_FEWEST_REQUESTS, min(_MOST_REQUESTS, fitting)),
-        queue_timeout_us=30_000_000,
-        client_timeout=True,
+    return max(_FEWEST_REQUESTS, min(_MOST_REQUESTS, _QUEUE_BYTES // max(1, request_bytes)))
+
+
+def stops_prefetching(settings: ServingConfig) -> bool:
+    """Return whether Triton's batcher waits for an idle instance, see :func:`requests_to_hold`.
+
+    Otherwise it prepares the next batches while the instances are busy.
+    """
+    return bool(
+        settings.queue_size
+        or settings.queue_timeout_us
+        or settings.client_timeout
+        or settings.priority_levels
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from delugeserve.artifacts.interface import INPUT, LOGITS, PROBABILITIES, Infer, Outputs, Precision
+from delugeserve.artifacts.interface import LOGITS, PROBABILITIES, Infer, Outputs, Precision
+from delugeserve.runtimes import openvino_engine
 from delugeserve.runtimes.base import DEFAULTS, PYTHON_RUNTIME, Backend, BuildOptions, Preference
 from delugeserve.system import hardware
 from delugeserve.system.imports import require
@@ -42,6 +43,7 @@ class OpenVino(Backend):
     integers = "either"
     precisions = ("bf16", "fp32", "int8")
     triton_runtime = PYTHON_RUNTIME
+    support_files = (Path(openvino_engine.__file__),)
 
     def preference(self) -> Preference:
         """Prefer it where the processor computes in bf16 natively."""
@@ -73,12 +75,12 @@ class OpenVino(Backend):
         return path
 
     def load(self, artefact: Path, precision: Precision) -> Infer:
-        """Load ``model.xml``."""
-        compiled = self._compile(artefact, precision)
+        """Load ``model.xml``, to run as the server does."""
+        engine = openvino_engine.Engine(_core(), artefact, self._settings(precision))
 
         def infer(images: NDArray[np.uint8]) -> Outputs:
-            outputs = compiled({INPUT: images})
-            return outputs[LOGITS], outputs[PROBABILITIES]
+            outputs = engine.run(np.ascontiguousarray(images), (LOGITS, PROBABILITIES))
+            return outputs[LOGITS].copy(), outputs[PROBABILITIES].copy()
 
         return infer
 
@@ -102,8 +104,10 @@ class OpenVino(Backend):
         return {"HINT_BF16": "YES"} if self._hint(precision) == "bf16" else {}
 
     def _compile(self, artefact: Path, precision: Precision) -> Any:
-        settings = {"INFERENCE_PRECISION_HINT": self._hint(precision)}
-        return _core().compile_model(artefact, "CPU", settings)
+        return _core().compile_model(artefact, "CPU", self._settings(precision))
+
+    def _settings(self, precision: Precision) -> dict[str, str]:
+        return {"INFERENCE_PRECISION_HINT": self._hint(precision)}
 
     def _hint(self, precision: Precision) -> str:
         """Return OpenVINO's name of the precision of the layers that are not quantised."""

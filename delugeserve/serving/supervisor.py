@@ -9,7 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from delugeserve.artifacts.model_config import read_config
+from delugeserve.artifacts.repository import StoredModel
 from delugeserve.artifacts.served_labels import models_to_serve
+from delugeserve.artifacts.serving_config import requests_to_hold
 from delugeserve.errors import UsageError
 from delugeserve.serving import ports
 from delugeserve.serving.fleet.states import Rules
@@ -146,6 +149,7 @@ def serve(
         return
     if http_port is not None or metrics_port is not None:
         require("uvicorn", "server")  # of the gateway, which is another process
+    stored = models_to_serve(repository, models)  # an error of the user's before one of the ports'
     settings = FleetSettings(
         repository=repository,
         models=models,
@@ -157,7 +161,7 @@ def serve(
             http_port=http_port,
             gateway_port=None if http_port is None and metrics_port is None else 0,
             security=security or Security(),
-            limits=limits or Limits(),
+            limits=_limit_requests(limits or Limits(), stored, active),
             tracing=tracing,
             access_log=access_log,
         ),
@@ -169,7 +173,6 @@ def serve(
         log=log,
     )
     settings.front.security.check(settings.front.address)
-    models_to_serve(repository, models)  # an error of the user's before one of the ports'
     sweep()
     supervisor = Supervisor(_claim(settings), progress)
     try:
@@ -177,6 +180,13 @@ def serve(
         yield supervisor
     finally:
         supervisor.stop()
+
+
+def _limit_requests(limits: Limits, models: Sequence[StoredModel], active: int) -> Limits:
+    """Return limits with which the requests in flight fit the memory of the active servers."""
+    largest = max(read_config(model.folder).request_bytes for model in models)
+    held = active * requests_to_hold(largest)
+    return dataclasses.replace(limits, requests=min(limits.requests, held))
 
 
 @contextlib.contextmanager

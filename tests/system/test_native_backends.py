@@ -17,6 +17,7 @@ from delugeserve.artifacts.repository import find_models
 from delugeserve.errors import ServerError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.runtimes import BACKENDS
 from delugeserve.serving import supervisor
 from delugeserve.serving.supervisor import serve
 from delugeserve.serving.triton import own_backends
@@ -91,8 +92,9 @@ def test_serve_uses_our_backend_for_an_exported_model(native, repository):
 @pytest.mark.parametrize("runtime", ["model.py", ""])
 def test_triton_chooses_as_predicted(native, repository, monkeypatch, runtime):
     """Both implementations are in one folder, as in a container to which our files were added."""
-    for source in ("batching.py", "openvino/model.py"):
-        shutil.copy2(SOURCES / source, native)
+    sources = (SOURCES / "batching.py", SOURCES / "openvino" / "model.py")
+    for source in (*sources, *BACKENDS["openvino"].support_files):
+        shutil.copy2(source, native)
     monkeypatch.setattr(own_backends, "add_own_backends", lambda *_: None)
     config = repository / "tiny" / "config.pbtxt"
     config.write_text(config.read_text().replace('runtime: "model.py"', f'runtime: "{runtime}"'))

@@ -203,6 +203,7 @@ def _print_changes(done: Any, *, dry_run: bool) -> None:
             + ("." if dry_run else f". The old file is {done.path}.before-configure.")
         )
     _warn_of_threads(done)
+    _warn_of_limits(done)
     if dry_run:
         err_console.print("[dim]Dry run: nothing was changed.[/]")
 
@@ -235,6 +236,17 @@ def _warn_of_threads(done: Any) -> None:
         print_warning(
             f"{instances} instances of {threads} threads take more than the {cores} cores of this "
             "machine."
+        )
+
+
+def _warn_of_limits(done: Any) -> None:
+    from delugeserve.artifacts.serving_config import stops_prefetching
+
+    if stops_prefetching(done.now):
+        print_warning(
+            "With a queue size, a queue timeout, client timeouts or priorities, Triton may pause "
+            "for half a second on a busy machine. To remove them, use --queue-size 0 "
+            "--queue-timeout 0 --no-client-timeout --priorities 0."
         )
 
 

@@ -63,6 +63,7 @@ class BatchedModel:
             )
         self._input = config["input"][0]["name"]
         self._shape = [int(size) for size in config["input"][0]["dims"]]
+        self._exact = tuple(self._shape)
         self._batches = config["max_batch_size"] > 0
         parameters = {
             key: value["string_value"] for key, value in config.get("parameters", {}).items()
@@ -96,16 +97,17 @@ class BatchedModel:
     def execute(self, requests):
         """Answer the requests of a dynamic batch with one inference."""
         responses = [None] * len(requests)
-        arrays, indices, wanted = [], [], set()
+        arrays, asked, wanted = [], [], set()
         for index, request in enumerate(requests):
             array = pb_utils.get_input_tensor_by_name(request, self._input).as_numpy()
             problem = self._problem(array)
             if problem:
                 responses[index] = _refusal(problem)
                 continue
+            names = request.requested_output_names()
             arrays.append(array)
-            indices.append(index)
-            wanted.update(request.requested_output_names())
+            asked.append((index, names))
+            wanted.update(names)
         if not arrays:
             return responses
         batch = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
@@ -114,17 +116,14 @@ class BatchedModel:
         except Exception as error:
             # The cause goes to the server's log only: it may contain paths.
             pb_utils.Logger.log_error(f"model '{self._name}' failed on a batch: {error!r}")
-            for index in indices:
+            for index, _ in asked:
                 responses[index] = _refusal("the model failed on this input")
             return responses
         start = 0
-        for array, index in zip(arrays, indices, strict=True):
+        for array, (index, names) in zip(arrays, asked, strict=True):
             stop = start + len(array)
             responses[index] = pb_utils.InferenceResponse(
-                [
-                    pb_utils.Tensor(name, outputs[name][start:stop])
-                    for name in requests[index].requested_output_names()
-                ]
+                [pb_utils.Tensor(name, outputs[name][start:stop]) for name in names]
             )
             start = stop
         return responses
@@ -145,6 +144,8 @@ class BatchedModel:
             )
 
     def _problem(self, array):
+        if self._batches and array.shape[1:] == self._exact:
+            return None
         shape = list(array.shape[1:] if self._batches else array.shape)
         if len(shape) == len(self._shape) and all(
             want in (-1, have) for want, have in zip(self._shape, shape, strict=True)

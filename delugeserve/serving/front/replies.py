@@ -33,11 +33,16 @@ def local_replies(limits: Limits, *, grpc: bool) -> Config:
         503: ("No server is ready. Try again.", _UNAVAILABLE),
         504: (f"No answer within {limits.answer_seconds:g} s.", _DEADLINE_EXCEEDED),
     }
+    overflow = "As many requests as the servers hold are in flight. Try again."
     text = "%LOCAL_REPLY_BODY%"
     return {
         "mappers": [
-            _mapper(status, message, code if grpc else None)
-            for status, (message, code) in messages.items()
+            # Envoy's flag for a full circuit breaker. The servers are not gone.
+            _mapper(503, overflow, _RESOURCE_EXHAUSTED if grpc else None, flag="UO"),
+            *(
+                _mapper(status, message, code if grpc else None)
+                for status, (message, code) in messages.items()
+            ),
         ],
         "body_format": {"text_format_source": {"inline_string": text}}
         if grpc
@@ -45,9 +50,11 @@ def local_replies(limits: Limits, *, grpc: bool) -> Config:
     }
 
 
-def _mapper(status: int, message: str, grpc_status: int | None) -> Config:
+def _mapper(status: int, message: str, grpc_status: int | None, flag: str = "") -> Config:
     mapper: Config = {
-        "filter": {
+        "filter": {"response_flag_filter": {"flags": [flag]}}
+        if flag
+        else {
             "status_code_filter": {
                 "comparison": {"op": "EQ", "value": {"default_value": status, "runtime_key": "-"}}
             }

@@ -11,8 +11,9 @@ from delugeserve.artifacts.promotion import promote
 from delugeserve.artifacts.serving_config import (
     ServingConfig,
     apply_serving,
-    default_serving,
     read_serving,
+    requests_to_hold,
+    stops_prefetching,
 )
 from delugeserve.errors import UnknownNameError, UsageError
 
@@ -31,20 +32,31 @@ def generated(largest=64, backend="onnxruntime"):
     return parse(config.to_text())
 
 
-def test_an_export_limits_its_queue():
-    """An overloaded server refuses requests instead of growing without end."""
-    found = read_serving(generated())
-    assert (found.queue_size, found.queue_timeout_us) == (1024, 30_000_000)
-    assert found.client_timeout is True
+def test_an_export_leaves_the_queue_without_limits():
+    """Triton pauses for half a second at times where a queue has a limit or a timeout."""
+    message = generated()
+    assert message.HasField("dynamic_batching")
+    assert not message.dynamic_batching.HasField("default_queue_policy")
+    found = read_serving(message)
+    assert not stops_prefetching(found)
     assert (found.queue_delay_us, found.preferred_batch_sizes) == (0, ())
     assert (found.instances, found.threads, found.warmup_batches) == (1, 0, (1, 64))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"queue_size": 1}, {"queue_timeout_us": 1}, {"client_timeout": True}, {"priority_levels": 2}],
+)
+def test_what_makes_the_batcher_wait(settings):
+    assert stops_prefetching(ServingConfig(**settings))
+    assert not stops_prefetching(ServingConfig(**dict.fromkeys(settings, 0), queue_delay_us=7))
+
+
 @pytest.mark.parametrize(("size", "batch"), [(32, 64), (224, 64), (224, 1), (1000, 512)])
-def test_a_full_queue_fits_the_memory_of_a_server(size, batch):
-    queue = default_serving(3 * size**2, batch).queue_size
-    assert 256 <= queue <= 1024
-    assert queue == 256 or queue * batch * 3 * size**2 <= 2 << 30
+def test_the_requests_that_a_server_holds_fit_its_memory(size, batch):
+    held = requests_to_hold(3 * size**2 * batch)
+    assert 256 <= held <= 1024
+    assert held == 256 or held * batch * 3 * size**2 <= 2 << 30
 
 
 SETTINGS = st.fixed_dictionaries(

@@ -65,6 +65,7 @@ def test_settings_are_written(configure, run, repository):
     assert status == 0
     assert "model_warmup" in out
     assert "delugeserve serve" in err
+    assert "--queue-size 0" in " ".join(err.split())  # remedy of a warning: the queue has a limit
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -337,6 +338,29 @@ def test_the_rate_of_a_client_is_limited(start):
     for _ in range(5):  # gRPC counts for itself
         setup.infer()
     assert grpc_error(setup) == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_more_requests_than_the_servers_hold_are_refused_as_overload(start):
+    setup = start(limits=Limits(requests=1))
+    busy, done = threading.Event(), threading.Event()
+
+    def slow(context):
+        busy.set()
+        done.wait(30)
+
+    setup.active.answer = slow
+    first = threading.Thread(target=setup.infer)
+    first.start()
+    try:
+        assert busy.wait(30)
+        with pytest.raises(grpc.RpcError) as caught:
+            setup.infer()
+    finally:
+        done.set()
+        first.join()
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "in flight" in caught.value.details()
+    assert setup.front.ejected() == frozenset()
 
 
 @contextlib.contextmanager

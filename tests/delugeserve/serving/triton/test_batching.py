@@ -194,27 +194,40 @@ def test_execution_modes(load, mode):
     assert options.execution_mode.value == int(mode or 0)
 
 
+def compiled(model):
+    """The compiled models of our OpenVINO backend: for whole batches, and for parts of them."""
+    engine = model._engine
+    return [one.get_compiled_model() for one in (engine._whole, *engine._split[:1])]
+
+
 @pytest.mark.parametrize(
-    ("threads", "parameters", "pinned"),
+    ("threads", "parameters", "parts"),
     [
-        (None, {}, True),
-        (1, {}, False),  # an instance of several
-        (None, {"INFERENCE_NUM_THREADS": "1"}, False),  # a replica of several
-        (None, {"INFERENCE_NUM_THREADS": "4"}, True),
-        (1, {"ENABLE_CPU_PINNING": "yes"}, True),
-        (None, {"ENABLE_CPU_PINNING": "NO"}, False),
+        (None, {}, 4),
+        (2, {}, 2),  # an instance of two
+        (1, {}, 1),
+        (None, {"INFERENCE_NUM_THREADS": "3"}, 3),
+        (None, {"NUM_STREAMS": "2"}, 2),
+        (None, {"NUM_STREAMS": "1"}, 1),
+        (None, {"NUM_STREAMS": "auto"}, 4),
+        (2, {"NUM_STREAMS": "9"}, 2),
     ],
 )
-def test_openvino_pins_threads_only_with_all_the_cores(
-    load_backend, monkeypatch, threads, parameters, pinned
-):
+def test_openvino_splits_a_batch_among_its_threads(load, monkeypatch, threads, parameters, parts):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(4))
-    settings = load_backend("openvino")._settings(parameters, threads)
-    assert settings.get("ENABLE_CPU_PINNING", True) is pinned
+    model = load("openvino", threads, **parameters)
+    assert model._engine.parts == parts
+    assert len(compiled(model)) == min(parts, 2)
+
+
+@pytest.mark.parametrize(("parameter", "pinned"), [(None, False), ("yes", True), ("NO", False)])
+def test_openvino_pins_threads_only_if_told_to(load, parameter, pinned):
+    parameters = {"ENABLE_CPU_PINNING": parameter} if parameter else {}
+    for one in compiled(load("openvino", 2, **parameters)):
+        assert one.get_property("ENABLE_CPU_PINNING") is pinned
 
 
 def test_openvino_takes_the_settings(load):
-    compiled = load("openvino", 1, HINT_BF16="YES")._request.get_compiled_model()
-    assert compiled.get_property("ENABLE_CPU_PINNING") is False
-    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
-    assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "bf16"
+    for one in compiled(load("openvino", 2, HINT_BF16="YES")):
+        assert one.get_property("INFERENCE_NUM_THREADS") == 2
+        assert one.get_property("INFERENCE_PRECISION_HINT").to_string() == "bf16"

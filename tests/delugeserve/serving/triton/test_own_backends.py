@@ -131,7 +131,8 @@ def test_ours_replaces_a_native_one_that_config_pbtxt_rules_out(prepare, add_nat
     launch = prepare(exported("openvino"))
     assert launch.cpu_only
     folder = launch.folder.backends / "openvino"
-    assert sorted(path.name for path in folder.iterdir()) == ["batching.py", "model.py"]
+    files = ["batching.py", "model.py", "openvino_engine.py"]
+    assert sorted(path.name for path in folder.iterdir()) == files
     assert [path.name for path in native.iterdir()] == ["libtriton_openvino.so"]
 
 
