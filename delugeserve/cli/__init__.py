@@ -8,7 +8,9 @@ on both.
 from __future__ import annotations
 
 import io
+import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -41,7 +43,7 @@ from delugeserve.cli.commands import (
     verify,
     versions,
 )
-from delugeserve.cli.render.console import print_error, start_logging
+from delugeserve.cli.render.console import print_error, start_logging, unwritable_output
 from delugeserve.cli.usage import Command, Group, run
 from delugeserve.errors import DelugeServeError, reason_of
 from delugeserve_client.errors import ClientError
@@ -65,6 +67,9 @@ app = typer.Typer(
 )
 
 _debug = False
+
+_PIPE_CLOSED = 141
+"""What a shell reports of a program that SIGPIPE ended."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -113,13 +118,18 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # an encoding that lacks a character is no failure
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    status: object = 1
     try:
-        sys.exit(run(app))
+        status = run(app)
+    except SystemExit as end:
+        status = end.code
+    except BrokenPipeError:  # such as of: delugeserve classify ... | head
+        status = _PIPE_CLOSED
     except (DelugeServeError, ClientError) as error:
         if _debug:
             raise
         print_error(error.problem, error.remedy)
-        sys.exit(error.exit_code)
+        status = error.exit_code
     except Exception as error:
         if _debug:
             raise
@@ -127,4 +137,23 @@ def main() -> None:
             f"Internal error: {type(error).__name__}: {reason_of(error).rstrip('.')}.",
             "Run again with 'delugeserve --debug ...' for the traceback, and report it as a bug.",
         )
-        sys.exit(1)
+    sys.exit(_flush_output() or status)  # type: ignore[arg-type]
+
+
+def _flush_output() -> int | None:
+    """Write what standard output still holds; the interpreter's own try would end in a traceback.
+
+    Returns:
+        The exit status if it cannot be written.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is left is lost
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return _PIPE_CLOSED
+        lost = unwritable_output(error)
+        print_error(lost.problem, lost.remedy)
+        return lost.exit_code
+    return None

@@ -16,11 +16,15 @@
     │   ├── RepositoryError     the model repository cannot be read or written
     │   │   └── OtherClassesError  a model of that name has other classes
     │   ├── BusyFolderError     another process is training into a folder
-    │   ├── ResumeError         a run to resume was started with other settings
+    │   ├── ResumeError         what is to be resumed was started with other settings
+    │   ├── OutputExistsError   an output exists, finished or not
+    │   ├── BusyOutputError     another process is writing an output
+    │   ├── OtherInputError     what an unfinished output was made from has changed
     │   ├── PlanError           a compiled plan is for another runtime or another GPU
     │   ├── MissingDeviceError  there is no GPU
     │   └── PortError           a port is taken
     └── Failure                 exit 1: the request was valid, but the work failed
+        ├── UnfinishedError     an output is not finished, and can be resumed
         ├── TrainingError       training cannot continue
         │   ├── StoppedError    training was stopped by a signal
         │   └── LostProcessError  another process of the run ended
@@ -53,6 +57,12 @@ from delugeserve.errors.base import (
     UnknownNameError,
     UsageError,
 )
+from delugeserve.errors.bulk import (
+    BusyOutputError,
+    OtherInputError,
+    OutputExistsError,
+    UnfinishedError,
+)
 from delugeserve.errors.data import ClassNameError, DatasetError, UnreadableImageError
 from delugeserve.errors.serving import PortError, ServerError
 from delugeserve.errors.text import list_some, nearest_name, nearest_path, reason_of
@@ -67,6 +77,7 @@ from delugeserve.errors.training import (
 __all__ = [
     "BuildError",
     "BusyFolderError",
+    "BusyOutputError",
     "CheckpointError",
     "ClassNameError",
     "DatasetError",
@@ -78,6 +89,8 @@ __all__ = [
     "MissingExtraError",
     "ModelNameError",
     "OtherClassesError",
+    "OtherInputError",
+    "OutputExistsError",
     "ParityError",
     "PlanError",
     "PortError",
@@ -87,6 +100,7 @@ __all__ = [
     "StoppedError",
     "SubjectError",
     "TrainingError",
+    "UnfinishedError",
     "UnknownNameError",
     "UnreadableImageError",
     "UsageError",

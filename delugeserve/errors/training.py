@@ -30,10 +30,10 @@ class BusyFolderError(UsageError):
 
 
 class ResumeError(UsageError):
-    """A training run was started with other settings than are given now.
+    """A run was started with other settings than are given now.
 
     Args:
-        path: the run's folder.
+        path: the run's folder, or its output.
         changed: the settings that differ, by name: their values then and now; None where a
             setting was not given.
 

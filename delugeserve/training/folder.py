@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from delugeserve.artifacts.checkpoints import read_header
 from delugeserve.errors import BusyFolderError, TrainingError, UsageError
 from delugeserve.plotting import save_figure
+from delugeserve.system.locks import try_lock
 from delugeserve.training.config import RunConfig
 from delugeserve.training.curves import draw_curves
 from delugeserve.training.initial import InitialCheckpoint, write_record
@@ -53,7 +52,7 @@ def run_lock(output: Path) -> Iterator[None]:
     except OSError as error:
         raise _unwritable(output, error) from error
     with file:
-        if not _is_locked(file, lock):
+        if not try_lock(file, lock):
             raise BusyFolderError(output)
         try:
             yield
@@ -62,22 +61,6 @@ def run_lock(output: Path) -> Iterator[None]:
             for folder in made:
                 with suppress(OSError):  # it is not empty
                     folder.rmdir()
-
-
-def _is_locked(file: IO[str], path: Path) -> bool:
-    """Lock an open file; return False if another process holds the lock."""
-    try:
-        # Not flock: forked processes would hold its lock too, and those that decode images outlive
-        # a killed run by seconds.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:  # the file system has no locks
-        return True
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:  # removed by the previous holder after it was opened
-        return False
 
 
 def check_folder(output: Path, config: RunConfig, *, resume: bool) -> None:

@@ -1,27 +1,27 @@
-"""``delugeserve classify``: classify images with a running server."""
+"""``delugeserve classify``: label images, from one to very many."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from delugeserve.cli.options import DEFAULT_URL, Json, ServedModelName, Timeout, Url
-from delugeserve.cli.render.classification import (
-    describe,
-    describe_skipped,
-    print_classifications,
+from delugeserve.bulk.choices import Decode, FormatName
+from delugeserve.cli.options import (
+    DEFAULT_URL,
+    Json,
+    ServedModelName,
+    Timeout,
+    check_output_file,
 )
-from delugeserve.cli.render.console import print_error, print_json
-from delugeserve.cli.render.progress import show_progress
-from delugeserve_client.errors import ClientError, ImageError
+from delugeserve.cli.render.console import print_json
+from delugeserve.errors import UsageError
 
 if TYPE_CHECKING:
-    from delugeserve_client import Classification
+    from delugeserve.bulk.labelling import Labeller
 
 _log = logging.getLogger(__name__)
 
@@ -31,99 +31,159 @@ def command(
         list[str],
         typer.Argument(
             metavar="PATHS",
-            help="Images, and folders, which are searched recursively.",
+            help="Images, folders, globs, tar or parquet shards, URLs such as s3://bucket/photos; "
+            "- reads a list of them from standard input.",
             show_default=False,
         ),
     ],
     model: ServedModelName = None,
-    url: Url = DEFAULT_URL,
-    top_k: Annotated[int, typer.Option(min=1, help="Number of classes to show per image.")] = 5,
+    url: Annotated[
+        list[str],
+        typer.Option(
+            "--url",
+            help="Server address: localhost:8001 for gRPC, http://localhost:8000 for HTTP. Repeat "
+            "it for several servers.",
+        ),
+    ] = [DEFAULT_URL],  # noqa: B006 - typer reads it
+    top_k: Annotated[int, typer.Option(min=1, help="Number of classes per image.")] = 5,
+    threshold: Annotated[
+        Optional[float],  # noqa: UP045 - typer reads this at run time, on Python 3.10 too
+        typer.Option(min=0, max=1, help="Leave out classes that are less probable."),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write a row per image to this .jsonl, .csv or .parquet file.",
+        ),
+    ] = None,
+    format_: Annotated[
+        Optional[FormatName],  # noqa: UP045
+        typer.Option("--format", help="Format of the output, whatever its suffix."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an --output that is not complete.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an --output that exists.")
+    ] = False,
     timeout: Timeout = 30,
+    max_pixels: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, metavar="N", help="Refuse images with more pixels."),
+    ] = None,
+    decode: Annotated[
+        Decode,
+        typer.Option(help="Who decodes images: this machine, the server, or the faster one."),
+    ] = "auto",
+    in_process: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--in-process",
+            metavar="VERSION",
+            help="Run an exported version in this process instead of asking a server: its folder "
+            "or its model's.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Classify images with a running server.
 
-    Images that cannot be read are reported on standard error and skipped; the exit status is then
-    2.
+    Results are printed, or written to --output, as they are answered. An image that cannot be read
+    has a row with the reason, and does not stop the others; the exit status is then 2.
+
+    A run that stopped, for whatever reason, goes on with --resume. Its output is then the same as
+    if it had not stopped.
     """
+    from delugeserve.bulk.engines.client import ClientLabeller, Endpoint
+    from delugeserve.bulk.interrupts import interrupts_raised
+    from delugeserve.bulk.job import Counts
+    from delugeserve.bulk.journal import Request
+    from delugeserve.bulk.output_file import open_output
+    from delugeserve.bulk.outputs import format_of
+    from delugeserve.cli.labelling import (
+        Pictures,
+        describe_counts,
+        print_rows,
+        report_refused,
+        summary,
+        write_file,
+    )
+
     # Pillow warns of damage that it can repair. What it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
-    results: list[Classification] = []
-    failure: ClientError | None = None
-    try:
-        results.extend(_classify(list(_expand(paths)), url, model, top_k, timeout))
-    except ClientError as error:
-        if not any(result.predictions for result in results):
-            raise
-        failure = error
-    if json:
-        print_json([describe(result) for result in results])
+    pictures = Pictures(paths, output)
+    counts = Counts()
+    endpoint = Endpoint(tuple(url), model, "", timeout, decode, max_pixels)
+
+    def open_labeller(version: str | None = None, *, pin: bool) -> Labeller:
+        if in_process is not None:
+            return _open_version(in_process)
+        return ClientLabeller(endpoint.pin(version) if pin else endpoint)
+
+    if output is None:
+        form = _printed_format(format_, resume, overwrite, json)
+        # What prints the version of the model in each row keeps to that version.
+        pin = form in ("jsonl", "csv")
+        print_rows(
+            pictures,
+            lambda: open_labeller(pin=pin),
+            counts,
+            form=form,
+            top_k=top_k,
+            threshold=threshold,
+        )
     else:
-        print_classifications([result for result in results if result.predictions])
-    errors = [result.error for result in results if result.error is not None]
-    for unreadable in errors:
-        print_error(unreadable.problem, unreadable.remedy)
-    if failure is not None:
-        raise failure
-    if errors:
+        check_output_file(output)
+        form = format_of(output, format_)
+        with (
+            interrupts_raised(),
+            open_output(output, form, resume=resume, overwrite=overwrite) as file,
+        ):
+            if file.complete:
+                _log.info("%s is complete. Use --overwrite to write it again.", output)
+                return
+            if not pictures.any():
+                report_refused(pictures, counts)
+                raise typer.Exit(2)
+            begun = file.state.request.model.version if file.state else None
+            labeller = open_labeller(begun, pin=True)
+            try:
+                request = Request(
+                    tuple(paths), form, top_k, threshold, max_pixels, "local", labeller.model
+                )
+                write_file(file, request, pictures, labeller, counts)
+            finally:
+                labeller.close()
+        if json:
+            print_json(summary(counts, request, output))
+    _log.info("%s", describe_counts(counts, threshold))
+    if counts.refused:
         raise typer.Exit(2)
 
 
-def _classify(
-    items: Sequence[str | ImageError], url: str, model: str | None, top_k: int, timeout: float
-) -> Iterator[Classification]:
-    """Yield one result per item, in order."""
-    from delugeserve_client import Classification, Classifier
+def _printed_format(
+    name: FormatName | None, resume: bool, overwrite: bool, json: bool
+) -> FormatName:
+    """Return how rows are printed.
 
-    paths = [item for item in items if isinstance(item, str)]
-    if not paths:
-        yield from (Classification(e.source, (), e) for e in items if isinstance(e, ImageError))
-        return
-    with Classifier(url, model, timeout=timeout) as classifier, show_progress() as progress:
-        progress.stage("classifying", total=len(paths))
-        answers = classifier.stream(paths, top_k, on_error="return")
-        for item in items:
-            if isinstance(item, ImageError):
-                yield Classification(item.source, (), item)
-            else:
-                yield next(answers)
-                progress.advance()
+    Raises:
+        UsageError: an option has no effect without ``--output``, or needs it.
+    """
+    for option, given in (("--resume", resume), ("--overwrite", overwrite)):
+        if given:
+            raise UsageError(f"{option} has no effect without --output.", "Add --output FILE.")
+    if name == "parquet":
+        raise UsageError("Parquet cannot be printed.", "Add --output FILE.parquet.")
+    if json and name not in (None, "json"):
+        raise UsageError(f"--json and --format {name} exclude each other.", "Use one of them.")
+    return "json" if json else name or "table"
 
 
-def _expand(paths: Iterable[str]) -> Iterator[str | ImageError]:
-    """Yield paths of images, with the images of folders in place of the folders."""
-    for path in paths:
-        if Path(path).is_dir():
-            yield from _expand_folder(path)
-        else:
-            yield path
+def _open_version(text: str) -> Labeller:
+    from delugeserve.artifacts.references import resolve_version
+    from delugeserve.bulk.engines.in_process import InProcessLabeller
 
-
-def _expand_folder(folder: str) -> Iterator[str | ImageError]:
-    from delugeserve_client import find_images
-    from delugeserve_client.formats import SUFFIXES
-
-    try:
-        contents = find_images(folder)
-    except OSError as error:
-        yield _unreadable(folder, error.strerror or str(error))
-        return
-    skipped = describe_skipped(contents)
-    if skipped:
-        _log.info("Skipped in %s: %s.", folder, skipped)
-    yield from (str(path) for path in sorted([*contents.images, *contents.broken]))
-    yield from (_unreadable(path, "permission denied") for path in contents.unreadable)
-    if not (contents.images or contents.broken or contents.unreadable):
-        yield ImageError(
-            f"There are no images in {folder}.",
-            f"Give a folder with files that end in {', '.join(SUFFIXES)}.",
-            source=folder,
-        )
-
-
-def _unreadable(folder: str | Path, reason: str) -> ImageError:
-    return ImageError(
-        f"The folder {folder} cannot be read: {reason}.",
-        "Change its permissions, or run as a user who may read it.",
-        source=str(folder),
-    )
+    return InProcessLabeller(resolve_version(text))

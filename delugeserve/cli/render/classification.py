@@ -1,65 +1,139 @@
-"""Classified images as a table and as JSON."""
+"""Classified images on standard output, as they are answered: a table, JSON, JSON Lines, CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import sys
+import time
+from typing import TYPE_CHECKING, Protocol
 
+from rich.cells import cell_len
 from rich.text import Text
 
-from delugeserve.cli.render.console import out, print_table
+from delugeserve.bulk.outputs.json_lines import describe
+from delugeserve.cli.render.console import format_json, out, print_table
 from delugeserve.cli.render.safe_text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from delugeserve.bulk.items import Skipped
+    from delugeserve.bulk.outputs import Format
     from delugeserve_client import Classification, FolderContents, Prediction
 
 _BAR_WIDTH = 12
 _PATH_WIDTH = 30
+_PAGE_ROWS = 100
+_PAGE_S = 0.5
+
+_HEADINGS = ("image", "class", "probability", "other classes")
 
 
-def print_classifications(results: Sequence[Classification]) -> None:
-    """Print a table with one row per image.
+class Rows(Protocol):
+    """Prints rows as they come."""
 
-    Args:
-        results: images that could be read; nothing is printed for none.
-    """
-    if not results:
-        return
-    print_table(
-        ("image", "class", "probability", "other classes"),
-        (
-            (
-                Text(_shorten(printable(result.source))),
-                Text(printable(result.top.label), "bold"),
-                Text(_bar(result.top)),
-                Text(", ".join(_describe_class(p) for p in result.predictions[1:]), "dim"),
-            )
-            for result in results
-        ),
-        texts=4,
-    )
+    def write(self, row: Classification) -> None:
+        """Print a row."""
+
+    def close(self) -> None:
+        """Print what is left."""
 
 
-def describe(result: Classification) -> dict[str, Any]:
-    """Return a result as JSON shows it."""
-    if result.error is not None:
-        return {"source": result.source, "error": str(result.error)}
-    return {
-        "source": result.source,
-        "predictions": [
-            {"label": p.label, "index": p.index, "probability": p.probability}
-            for p in result.predictions
-        ],
-    }
+class TableRows:
+    """A table, printed in pages: the first page decides the least widths of the columns."""
+
+    def __init__(self) -> None:
+        self._page: list[tuple[Text, ...]] = []
+        self._widths: tuple[int, ...] = ()
+        self._printed = time.monotonic()
+
+    def write(self, row: Classification) -> None:
+        """Add a row; a page is printed when it is full, or half a second after the last one."""
+        self._page.append(_cells(row))
+        if len(self._page) >= _PAGE_ROWS or time.monotonic() - self._printed > _PAGE_S:
+            self.close()
+
+    def close(self) -> None:
+        """Print the rows of the page."""
+        if self._page:
+            print_table(_HEADINGS, self._page, texts=4, continued=self._widths)
+            self._widths = self._widths or (*map(self._width, range(3)), 1)
+        self._page = []
+        self._printed = time.monotonic()
+        sys.stdout.flush()
+
+    def _width(self, column: int) -> int:
+        texts = (_HEADINGS[column], *(cells[column].plain for cells in self._page))
+        return max(map(cell_len, texts))
 
 
-def describe_skipped(contents: FolderContents) -> str:
-    """Count what a folder holds other than images, such as ``3 .txt, 1 hidden``."""
+class JsonRows:
+    """A JSON array, whose end is printed even if an error ends the run."""
+
+    def __init__(self) -> None:
+        self._any = False
+
+    def write(self, row: Classification) -> None:
+        """Print an element."""
+        text = format_json([describe(row)]).removeprefix("[").removesuffix("\n]")
+        _emit(("," if self._any else "[") + text)
+        self._any = True
+
+    def close(self) -> None:
+        """Print the end."""
+        _emit("\n]\n" if self._any else "[]\n")
+
+
+class LineRows:
+    """JSON Lines or CSV."""
+
+    def __init__(self, format_: Format) -> None:
+        self._format = format_
+        if header := format_.header():
+            self._print(header)
+
+    def write(self, row: Classification) -> None:
+        """Print a line."""
+        self._print(self._format.encode([row]))
+
+    def close(self) -> None:
+        """Do nothing: every line is printed."""
+
+    def _print(self, content: bytes) -> None:
+        if sys.stdout.isatty():  # names may hold escape sequences
+            _emit(printable(content.decode().removesuffix("\n")) + "\n")
+        else:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+
+
+def describe_skipped(contents: FolderContents | Skipped) -> str:
+    """Count what was passed over beside images, such as ``3 .txt, 1 hidden``."""
+    others: Mapping[str, int] = contents.others
     counts = [
-        f"{count} {printable(suffix) or 'without a suffix'}"
-        for suffix, count in sorted(contents.others.items(), key=lambda item: (-item[1], item[0]))
+        f"{count:,} {printable(suffix) or 'without a suffix'}"
+        for suffix, count in sorted(others.items(), key=lambda item: (-item[1], item[0]))
     ]
-    return ", ".join([*counts, *([f"{contents.hidden} hidden"] if contents.hidden else [])])
+    return ", ".join([*counts, *([f"{contents.hidden:,} hidden"] if contents.hidden else [])])
+
+
+def _emit(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _cells(row: Classification) -> tuple[Text, ...]:
+    name = Text(_shorten(printable(row.source)))
+    if row.error is not None:
+        reason = row.error.problem.removeprefix(row.source).lstrip(" :").rstrip(".")
+        return (name, Text("not read", "red"), Text("-"), Text(printable(reason), "red"))
+    if not row.predictions:
+        return (name, Text("-", "dim"), Text("-"), Text("all below the threshold", "dim"))
+    return (
+        name,
+        Text(printable(row.top.label), "bold"),
+        Text(_bar(row.top)),
+        Text(", ".join(_describe_class(p) for p in row.predictions[1:]), "dim"),
+    )
 
 
 def _shorten(source: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -14,10 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from delugeserve.cli.render.safe_text import SafeText
+from delugeserve.errors import Failure
+
+
+class _Console(Console):
+    """A console that leaves it to the command line what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
 
 # Without emoji: rich would turn START:END:STEP into a picture.
-out = Console(highlight=False, soft_wrap=True, emoji=False)
-err_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+out = _Console(highlight=False, soft_wrap=True, emoji=False)
+err_console = _Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 for _console in (out, err_console):
     _console.push_render_hook(SafeText(_console))
 
@@ -28,6 +37,14 @@ _UNLIMITED = 100_000  # columns: what is piped is not wrapped
 def print_error(problem: str, remedy: str) -> None:
     """Print an error's two parts on standard error."""
     err_console.print(f"[bold red]error:[/] {escape(problem)} {escape(remedy)}")
+
+
+def unwritable_output(error: OSError) -> Failure:
+    """Return the error of what standard output leads to, such as a full disk."""
+    return Failure(
+        f"Standard output cannot be written: {error.strerror or error}.",
+        "Free some space where it is written to, or write it elsewhere.",
+    )
 
 
 def print_warning(text: str) -> None:
@@ -42,12 +59,17 @@ def print_next(command: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON on standard output."""
+    print(format_json(value))  # noqa: T201
+
+
+def format_json(value: Any) -> str:
+    """Return a value as indented JSON that standard output can encode."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode(out.encoding)
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2)
-    print(text)  # noqa: T201
+    return text
 
 
 def print_table(
@@ -57,6 +79,7 @@ def print_table(
     title: str | None = None,
     texts: int = 1,
     console: Console = out,
+    continued: Sequence[int] = (),
 ) -> None:
     """Print a table: fitted to a terminal, one line per row elsewhere.
 
@@ -66,15 +89,24 @@ def print_table(
         title: a line above the table.
         texts: number of columns, from the left, that hold text; the others hold figures.
         console: ``out`` or ``err_console``.
+        continued: the least widths of the columns, for rows below a table that was printed with
+            such widths; the headings are left out.
     """
     if title:
         console.print(f"[bold]{title}[/]")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, show_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0),
+        pad_edge=False,
+        show_edge=False,
+        show_header=not continued,
+    )
     for index, heading in enumerate(headings):
+        least = continued[index] if continued else None
         if index < texts:
-            table.add_column(heading, overflow="fold")
+            table.add_column(heading, overflow="fold", min_width=least)
         else:
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(heading, justify="right", no_wrap=True, min_width=least)
     for row in rows:
         table.add_row(*row)
     if console.is_terminal:

@@ -1,6 +1,7 @@
 """``classify`` and ``benchmark`` where no server is needed to find what is wrong."""
 
 import json
+import os
 import socket
 
 import pytest
@@ -97,14 +98,17 @@ def test_two_bad_folders_are_two_errors(run, tmp_path):
 
 
 def test_a_folder_that_cannot_be_read(run, tmp_path, monkeypatch):
-    def refuse(folder):
-        raise PermissionError(13, "Permission denied", folder)
+    scan = os.scandir
 
-    monkeypatch.setattr("delugeserve_client.folders.find_images", refuse)
-    monkeypatch.setattr("delugeserve_client.find_images", refuse, raising=False)
+    def refuse(folder):
+        if str(folder) == str(tmp_path):
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
     status, _, err = run("classify", tmp_path)
     assert status == 2
-    assert f"{tmp_path} cannot be read: Permission denied" in err
+    assert f"{tmp_path} cannot be read: permission denied" in err
 
 
 def test_what_was_skipped_is_counted_by_suffix(tmp_path):

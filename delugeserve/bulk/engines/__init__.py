@@ -1,0 +1,1 @@
+"""What labels: a running server, an exported version in this process, or a Ray cluster."""

@@ -1,0 +1,126 @@
+"""Label with a running server, through the client."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from delugeserve.bulk.choices import Decode
+from delugeserve.bulk.items import Item
+from delugeserve.bulk.labelling import ModelIdentity, failed
+from delugeserve.bulk.sources.ahead import load_ahead
+from delugeserve_client import Classification, Classifier, ServedModel
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How to reach a model; it can be sent to another process.
+
+    Attributes:
+        urls: addresses of the servers.
+        model: the model's name; None for the server's only model.
+        version: the version to ask; empty for the newest.
+        timeout: seconds for each request.
+        decode: who decodes pictures: ``client``, ``server``, or ``auto`` for the faster one.
+        max_pixels: the most pixels of a picture; None for the client's limit.
+    """
+
+    urls: tuple[str, ...]
+    model: str | None = None
+    version: str = ""
+    timeout: float = 30.0
+    decode: Decode = "auto"
+    max_pixels: int | None = None
+
+    def open(self) -> Classifier:
+        """Connect to the servers.
+
+        Raises:
+            ClientError: see :class:`~delugeserve_client.Classifier`.
+        """
+        options: dict[str, Any] = {}
+        if self.decode != "auto":
+            options["decode"] = self.decode
+        if self.max_pixels is not None:
+            options["max_pixels"] = self.max_pixels
+        urls: Any = self.urls[0] if len(self.urls) == 1 else self.urls
+        return Classifier(
+            urls, self.model, model_version=self.version, timeout=self.timeout, **options
+        )
+
+    def pin(self, version: str | None = None) -> Endpoint:
+        """Return the endpoint with the name and the version that it now stands for.
+
+        Args:
+            version: the version to take if it is still served; None for the newest.
+
+        Raises:
+            ClientError: the server does not answer, or does not serve the model.
+        """
+        with self.open() as classifier:
+            served = classifier.model
+        chosen = self.version or (version if version in served.versions else _newest(served))
+        return dataclasses.replace(self, model=served.name, version=chosen)
+
+
+class ClientLabeller:
+    """Labels with a running server.
+
+    Args:
+        endpoint: how to reach the model.
+
+    Raises:
+        ClientError: the server does not answer, or does not serve the model.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._classifier = endpoint.open()
+
+    @property
+    def model(self) -> ModelIdentity:
+        """The model, as the server describes it."""
+        served = self._classifier.model
+        digest: str | None = getattr(served, "digest", None)
+        return ModelIdentity(served.name, served.version or _newest(served), digest)
+
+    def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
+        """Yield one result for each item, in order; see :class:`.Labeller`."""
+        taken: deque[Item] = deque()  # those without a result yet; sent or not
+
+        def contents() -> Iterator[str | bytes]:
+            for item in load_ahead(items):
+                # Its content is not kept while the client waits for the answer.
+                taken.append(dataclasses.replace(item, content=b"", load=None))
+                if item.error is None:
+                    yield item.content
+
+        for result in self._classifier.stream(contents(), top_k, on_error="return"):
+            while taken[0].error is not None:
+                yield _known(taken.popleft())
+            item = taken.popleft()
+            if result.error is not None:
+                yield failed(item, result.error)
+            elif result.source == item.source:
+                yield result
+            else:
+                yield dataclasses.replace(result, source=item.source)
+        while taken:
+            yield _known(taken.popleft())
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._classifier.close()
+
+
+def _known(item: Item) -> Classification:
+    assert item.error is not None
+    return Classification(item.source, (), item.error)
+
+
+def _newest(served: ServedModel) -> str:
+    return max(
+        served.versions, key=lambda version: int(version) if version.isdecimal() else -1, default=""
+    )

@@ -1,0 +1,106 @@
+"""Label with an exported version in this process, without a server."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from delugeserve.artifacts.preprocessing import preprocessing_of
+from delugeserve.bulk.items import Item
+from delugeserve.bulk.labelling import ModelIdentity, failed
+from delugeserve.bulk.sources.ahead import load_ahead
+from delugeserve.errors import SubjectError
+from delugeserve.verification.verify import load_version
+from delugeserve_client import Classification, ImageError, Prediction
+
+_LARGEST_BATCH = 64
+
+_DIGEST_LENGTH = 16
+
+_Decoded = tuple[Item, "NDArray[np.uint8] | ImageError"]
+
+
+class InProcessLabeller:
+    """Labels with an exported version, loaded in the precision that a server would run it in.
+
+    Args:
+        folder: the version's folder.
+
+    Raises:
+        RepositoryError: there is no version, or its runtime cannot load it.
+        MissingExtraError: its runtime is not installed.
+        SubjectError: it was exported for another preprocessing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        manifest, self._infer = load_version(folder)
+        task = manifest.network.task
+        self._names = task.class_names
+        self._preprocessing = preprocessing_of(task)
+        if manifest.preprocessing != self._preprocessing.digest:
+            raise SubjectError(
+                f"{folder} was exported for another preprocessing ({manifest.preprocessing}) than "
+                f"this release's ({self._preprocessing.digest}).",
+                "Export the model again.",
+                str(folder),
+                expected=self._preprocessing.digest,
+                found=manifest.preprocessing,
+            )
+        self._batch = min(_LARGEST_BATCH, manifest.max_batch_size)
+        digest = manifest.files[manifest.artefact].sha256[:_DIGEST_LENGTH]
+        self._model = ModelIdentity(manifest.model, folder.resolve().name, digest)
+        self._pool = ThreadPoolExecutor(os.cpu_count(), "decode")
+
+    @property
+    def model(self) -> ModelIdentity:
+        """The model, as its manifest describes it."""
+        return self._model
+
+    def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
+        """Yield one result for each item, in order; see :class:`.Labeller`."""
+        decoded = self._decode(load_ahead(items))
+        while batch := list(islice(decoded, self._batch)):
+            readable = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
+            rows = iter(self._infer(np.stack(readable))[1] if readable else ())
+            for item, pixels in batch:
+                if isinstance(pixels, ImageError):
+                    yield failed(item, pixels)
+                else:
+                    yield Classification(item.source, self._top(next(rows), top_k))
+
+    def close(self) -> None:
+        """Stop decoding."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _decode(self, items: Iterable[Item]) -> Iterator[_Decoded]:
+        """Decode the next batch while the network computes."""
+        ahead: deque[Future[_Decoded]] = deque()
+        for item in items:
+            ahead.append(self._pool.submit(self._prepare, item))
+            if len(ahead) > 2 * self._batch:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    def _prepare(self, item: Item) -> _Decoded:
+        if item.error is not None:
+            return item, item.error
+        try:
+            return Item(item.source), self._preprocessing(item.content, item.source)
+        except ImageError as error:
+            return Item(item.source), error
+
+    def _top(self, probabilities: NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
+        order = np.argsort(-probabilities, kind="stable")[:top_k]
+        return tuple(
+            # With six decimals, as Triton sends them.
+            Prediction(self._names[index], int(index), float(f"{probabilities[index]:.6f}"))
+            for index in order
+        )

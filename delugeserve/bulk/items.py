@@ -1,0 +1,100 @@
+"""What is classified: one item for each picture, in the order of the rows of the output."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from delugeserve_client.errors import ImageError
+
+LARGEST_FILE = 512 * 2**20
+"""Bytes. A larger picture is refused instead of read into memory."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of several pictures.
+
+    Attributes:
+        source: its path or URL.
+        stamp: changes when the file does: its size and its time or ETag.
+    """
+
+    source: str
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture, or something that was given as one.
+
+    Attributes:
+        source: its name in the output: a path, a URL, or ``a.tar:0001.jpg`` and ``a.parquet:17``
+            for a picture in a shard.
+        content: the path of a local file, or the bytes of a file.
+        load: reads the content; None where ``content`` is given.
+        error: why it cannot be read, if that is known already.
+        shard: the file that it is in, if that is a shard.
+    """
+
+    source: str
+    content: str | bytes = b""
+    load: Callable[[], bytes] | None = None
+    error: ImageError | None = None
+    shard: Shard | None = None
+
+    def loaded(self) -> Item:
+        """Return the item with its content, or with the reason that it has none."""
+        if self.load is None:
+            return self
+        try:
+            return Item(self.source, self.load(), shard=self.shard)
+        except ImageError as error:
+            return Item(self.source, error=error, shard=self.shard)
+
+
+@dataclass
+class Skipped:
+    """What was passed over in folders, globs and archives.
+
+    Attributes:
+        others: number of files that are not images, by suffix; "" for files without one.
+        hidden: number of hidden files and folders.
+    """
+
+    others: Counter[str] = field(default_factory=Counter)
+    hidden: int = 0
+
+
+def unreadable(
+    source: str,
+    reason: str,
+    remedy: str,
+    *,
+    subject: str | None = None,
+    shard: Shard | None = None,
+) -> Item:
+    """Return an item for what cannot be read.
+
+    Args:
+        source: its path or URL.
+        reason: the end of the sentence ``SOURCE cannot be read: ...``, without full stop.
+        remedy: what to do about it, with its full stop.
+        subject: the start of that sentence instead of the source.
+        shard: the file that it is in.
+    """
+    problem = f"{subject or source} cannot be read: {reason.rstrip('.')}."
+    return Item(source, error=ImageError(problem, remedy, source=source), shard=shard)
+
+
+def too_large(source: str, size: int, shard: Shard | None = None) -> Item | None:
+    """Return an item with an error if a picture has too many bytes to be read into memory."""
+    if size <= LARGEST_FILE:
+        return None
+    return unreadable(
+        source,
+        f"it has {size / 2**20:,.0f} MiB, and more than {LARGEST_FILE // 2**20} are refused",
+        "Scale it down first.",
+        shard=shard,
+    )

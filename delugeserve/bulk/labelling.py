@@ -1,0 +1,61 @@
+"""What labels pictures: the interface, and what it says about its model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from delugeserve.bulk.items import Item
+from delugeserve_client import Classification, ImageError
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model labels; it is in every row of the output.
+
+    Attributes:
+        name: the model's name.
+        version: the version's number; empty if it is not known.
+        digest: the first 16 hex digits of the artefact's SHA-256; None if it is not known.
+    """
+
+    name: str
+    version: str
+    digest: str | None = None
+
+    def __str__(self) -> str:
+        version = f" version {self.version}" if self.version else ""
+        return f"'{self.name}'{version}{f' ({self.digest})' if self.digest else ''}"
+
+
+class Labels(Protocol):
+    """Labels pictures."""
+
+    def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
+        """Yield one result for each item, in order; items are taken as they are needed.
+
+        Raises:
+            ClientError: the server stopped answering. Everything answered before was yielded.
+        """
+
+
+class Labeller(Labels, Protocol):
+    """Labels pictures with one model."""
+
+    @property
+    def model(self) -> ModelIdentity:
+        """The model."""
+
+    def close(self) -> None:
+        """Release what it holds."""
+
+
+def failed(item: Item, error: ImageError) -> Classification:
+    """Return the result of an item that cannot be read, with its own name in the message."""
+    if error.source and error.source != item.source:
+        pattern = re.compile(re.escape(error.source), re.IGNORECASE)
+        problem = pattern.sub(lambda _: item.source, error.problem, count=1)
+        error = ImageError(problem, error.remedy, source=item.source)
+    return Classification(item.source, (), error)

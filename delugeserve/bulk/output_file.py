@@ -1,0 +1,233 @@
+"""An output file that a run completes, however often it is interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice, zip_longest
+from pathlib import Path
+
+from delugeserve.bulk.interrupts import interrupts_held
+from delugeserve.bulk.items import Item
+from delugeserve.bulk.job import Counts, label
+from delugeserve.bulk.journal import (
+    Journal,
+    Request,
+    State,
+    check_log,
+    output_lock,
+    read_journal,
+    remove,
+)
+from delugeserve.bulk.labelling import Labeller
+from delugeserve.bulk.outputs import FILE_FORMATS
+from delugeserve.bulk.outputs.base import Format, display_name
+from delugeserve.bulk.row_log import Names, RowLog
+from delugeserve.errors import OtherInputError, OutputExistsError
+from delugeserve.system.progress import NO_PROGRESS, Progress
+from delugeserve_client import Classification
+
+Items = Callable[[], Iterator[Item]]
+"""Lists the pictures anew. A list on standard input is empty the second time."""
+
+
+Watch = Callable[[Classification], None]
+
+
+class OutputFile:
+    """An output file, locked; see :func:`open_output`.
+
+    Attributes:
+        path: the file.
+        format: name of its format.
+        folder: lies beside the file until it is complete.
+        state: how far it was when it was opened; None if it was not begun.
+        saved: rows that a run that resumes this one keeps.
+    """
+
+    def __init__(self, path: Path, format_: str, folder: Path, state: State | None) -> None:
+        self.path, self.format, self.folder, self.state = path, format_, folder, state
+        self.saved = 0 if state is None else state.checkpoint.rows
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.state is None and self.path.exists()
+
+    @property
+    def log(self) -> Path:
+        """Where the rows are logged: the file itself, if its format can be appended to."""
+        return log_of(self.path, self.format, self.folder)
+
+    def label(
+        self,
+        request: Request,
+        items: Items,
+        labeller: Labeller,
+        counts: Counts,
+        progress: Progress = NO_PROGRESS,
+        watch: Watch = lambda _: None,
+    ) -> None:
+        """Write the rows that are missing, and complete the output.
+
+        If an error ends this before the first row, nothing is left behind.
+
+        Args:
+            request: what decides the rows.
+            items: lists all pictures; those that have rows already are passed over.
+            labeller: labels them.
+            counts: counts the rows of all runs; it is kept up to date if an error ends this one.
+            progress: is told of the rows.
+            watch: is shown the rows of this run.
+
+        Raises:
+            ClientError: the server stopped answering.
+            OSError: the output cannot be written.
+            ResumeError, OtherInputError: the rows there are not those of the request.
+        """
+        state = self.state
+        try:
+            with self._journal(request) as journal:
+                state = state or State(request)
+                self._label(state, items, labeller, counts, journal, progress, watch)
+        except BaseException:
+            if self.state is None and not self.saved:
+                self.discard()
+            raise
+        remove(self.folder)
+
+    def discard(self) -> None:
+        """Remove the output and what lies beside it."""
+        self.path.unlink(missing_ok=True)
+        remove(self.folder)
+
+    @contextmanager
+    def _journal(self, request: Request) -> Iterator[Journal]:
+        if self.state is None:
+            journal = Journal.create(self.folder, request)
+        else:
+            request.check(self.path, self.state.request)
+            check_log(self.path, self.log, self.state.checkpoint)
+            journal = Journal.append_to(self.folder)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+    def _label(
+        self,
+        state: State,
+        items: Items,
+        labeller: Labeller,
+        counts: Counts,
+        journal: Journal,
+        progress: Progress,
+        watch: Watch,
+    ) -> None:
+        def write(row: Classification) -> None:
+            rows.write(row)
+            watch(row)
+
+        request, start, names = state.request, state.checkpoint, Names()
+        kind = FILE_FORMATS[self.format](request.model, request.top_k)
+        counts.refused, counts.below, counts.resumed = start.refused, start.below, start.rows
+        counts.answered = start.rows - start.refused
+        found = self._watch_shards(items(), state, journal)
+        for item in islice(found, start.rows):
+            names.add(item.source)
+        if start.rows and str(names) != start.names:
+            raise self._other_pictures(kind, items)
+        rows = RowLog(kind, self.log, journal, start, names)
+        try:
+            label(
+                found,
+                labeller,
+                write,
+                counts,
+                top_k=request.top_k,
+                threshold=request.threshold,
+                progress=progress,
+            )
+        finally:
+            with interrupts_held():
+                try:
+                    rows.close()
+                finally:
+                    self.saved = rows.saved
+        if not kind.finished:
+            progress.stage(f"write {self.path.name}")
+            kind.finish(self.log, self.path)
+
+    def _watch_shards(
+        self, items: Iterator[Item], state: State, journal: Journal
+    ) -> Iterator[Item]:
+        """Record the shards that are opened.
+
+        Raises:
+            OtherInputError: a shard is not what it was when it was opened before.
+        """
+        for item in items:
+            shard = item.shard
+            if shard is not None and state.shards.get(shard.source) != shard.stamp:
+                if shard.source in state.shards:
+                    raise OtherInputError(
+                        self.path,
+                        f"{display_name(shard.source)} was changed",
+                        kind="shard",
+                        before=state.shards[shard.source],
+                        now=shard.stamp,
+                    )
+                state.shards[shard.source] = shard.stamp
+                journal.shard(shard.source, shard.stamp)
+            yield item
+
+    def _other_pictures(self, kind: Format, items: Items) -> OtherInputError:
+        """Return the error that names the first row whose picture is another one."""
+        names = (display_name(item.source) for item in items())
+        for row, (before, now) in enumerate(zip_longest(kind.sources(self.log), names), start=1):
+            if before is not None and before != now:
+                instead = f", and is now {now}" if now else ""
+                return OtherInputError(
+                    self.path,
+                    f"the pictures changed: row {row:,} is of {before}{instead}",
+                    kind="source",
+                    before=before,
+                    now=now or "",
+                )
+        return OtherInputError(self.path, "the pictures changed", kind="source", before="", now="")
+
+
+def log_of(path: Path, format_: str, folder: Path) -> Path:
+    """Return where the rows of an output are logged."""
+    return path if FILE_FORMATS[format_].finished else folder / "rows"
+
+
+@contextmanager
+def open_output(
+    path: Path, format_: str, *, resume: bool = False, overwrite: bool = False
+) -> Iterator[OutputFile]:
+    """Lock an output file, and find out how far it is.
+
+    Args:
+        path: the file.
+        format_: name of its format.
+        resume: go on with what is there; without anything there, begin.
+        overwrite: remove what is there.
+
+    Raises:
+        BusyOutputError: another process is writing it.
+        OutputExistsError: it exists, and neither is asked for.
+        UsageError: its folder cannot be written.
+    """
+    with ExitStack() as stack:
+        folder = stack.enter_context(output_lock(path))
+        state = read_journal(folder, log_of(path, format_, folder))
+        if state is None:
+            remove(folder)  # what a run that was killed at its very end left
+        output = OutputFile(path, format_, folder, state)
+        if overwrite:
+            output.discard()
+            output = OutputFile(path, format_, folder, None)
+        elif not resume and (path.exists() or state is not None):
+            raise OutputExistsError(path, None if state is None else state.checkpoint.rows)
+        yield output

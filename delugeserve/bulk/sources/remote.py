@@ -1,0 +1,145 @@
+"""Pictures and shards in object stores and other file systems that fsspec knows."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from delugeserve.bulk.items import Item, Shard, Skipped, too_large, unreadable
+from delugeserve.bulk.sources.shards import is_shard, read_open_shard
+from delugeserve.data.formats import is_image_file
+from delugeserve.errors import UsageError, reason_of
+from delugeserve.system.imports import require
+from delugeserve_client.errors import ImageError
+
+_URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+
+# The client downloads from web servers itself.
+_NOT_HERE = ("http", "https")
+
+_CHECK = "Check the URL, and that your credentials may read it."
+
+# What fsspec takes from the record of a file to tell that it changed, the best first.
+_STAMPS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
+
+
+def is_remote(text: str) -> bool:
+    """Return whether an argument is a URL of a file system that fsspec knows, such as ``s3://``."""
+    found = _URL.match(text)
+    return found is not None and found["protocol"].lower() not in _NOT_HERE
+
+
+def read_remote(url: str, skipped: Skipped) -> Iterator[Item]:
+    """Yield the pictures at a URL: one file, a folder with its subfolders, or a glob.
+
+    Args:
+        url: such as ``s3://bucket/photos`` or ``memory://shards/*.tar``.
+        skipped: counts what is neither picture nor shard.
+
+    Raises:
+        MissingExtraError: fsspec is not installed.
+        UsageError: the package of the file system is not installed, or there is none for it.
+    """
+    system, path = _open_system(url)
+    # The errors of the file systems have no common base class.
+    try:
+        if any(character in path for character in "*?["):
+            paths = sorted(system.glob(path))
+            files = [system.info(found) for found in paths]
+            yield from _read_files(system, [f for f in files if f["type"] == "file"], skipped)
+            return
+        if system.isdir(path):
+            yield from _walk(system, path, skipped)
+        else:
+            yield from _read_file(system, system.info(path), skipped, explicit=True)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        yield unreadable(url, "there is no such file", _CHECK)
+    except Exception as error:
+        yield unreadable(url, reason_of(error), _CHECK)
+
+
+def _open_system(url: str) -> tuple[Any, str]:
+    fsspec = require("fsspec", "bulk")
+    protocol = _URL.match(url)["protocol"].lower()  # type: ignore[index]
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        package = _package_of(protocol) or error.name or protocol
+        raise UsageError(
+            f"{protocol}:// needs the package '{package}', which is not installed.",
+            f"Install it with: pip install {package}",
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            f"{url} cannot be opened: {reason_of(error).rstrip('.')}.",
+            "Use a protocol that fsspec knows, such as s3:// or gs://.",
+        ) from error
+    return system, path
+
+
+def _package_of(protocol: str) -> str | None:
+    """Return the package that reads a file system, as fsspec's registry names it."""
+    from fsspec.registry import known_implementations
+
+    module = str(known_implementations.get(protocol, {}).get("class", "")).partition(".")[0]
+    return module if module not in ("", "fsspec") else None
+
+
+def _walk(system: Any, folder: str, skipped: Skipped) -> Iterator[Item]:
+    try:
+        found = sorted(system.ls(folder, detail=True), key=lambda entry: str(entry["name"]))
+    except Exception as error:
+        url = str(system.unstrip_protocol(folder))
+        yield unreadable(url, reason_of(error), _CHECK, subject=f"The folder {url}")
+        return
+    for entry in found:
+        name = _basename(entry)
+        if entry["name"].rstrip("/") == folder.rstrip("/"):
+            continue  # some stores list the folder itself
+        if name.startswith("."):
+            skipped.hidden += 1
+        elif entry["type"] == "directory":
+            yield from _walk(system, entry["name"], skipped)
+        else:
+            yield from _read_file(system, entry, skipped, explicit=False)
+
+
+def _read_files(system: Any, files: list[Any], skipped: Skipped) -> Iterator[Item]:
+    for file in files:
+        yield from _read_file(system, file, skipped, explicit=False)
+
+
+def _read_file(
+    system: Any, file: dict[str, Any], skipped: Skipped, *, explicit: bool
+) -> Iterator[Item]:
+    source = str(system.unstrip_protocol(file["name"]))
+    name = _basename(file)
+    if is_shard(name):
+        stamp = next((str(file[key]) for key in _STAMPS if file.get(key)), "")
+        shard = Shard(source, f"{file.get('size')} bytes, {stamp}")
+        with system.open(file["name"], "rb") as stream:
+            yield from read_open_shard(stream, shard, skipped, explicit=explicit)
+    elif explicit or is_image_file(name):
+        refused = too_large(source, int(file.get("size") or 0))
+        yield refused or Item(source, load=partial(_load, system, file["name"], source))
+    else:
+        skipped.others[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
+
+
+def _load(system: Any, path: str, source: str) -> bytes:
+    try:
+        content: bytes = system.cat_file(path)
+    except Exception as error:
+        raise ImageError(
+            f"{source} cannot be read: {reason_of(error).rstrip('.')}.", _CHECK, source=source
+        ) from error
+    return content
+
+
+def _basename(file: dict[str, Any]) -> str:
+    return str(file["name"]).rstrip("/").rpartition("/")[2]

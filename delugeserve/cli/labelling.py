@@ -1,0 +1,299 @@
+"""What ``classify`` does: print rows or write them, and tell what became of every picture."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from delugeserve.bulk.items import Item, Skipped
+from delugeserve.bulk.job import Counts, label
+from delugeserve.bulk.journal import Request, folder_of
+from delugeserve.bulk.labelling import Labeller
+from delugeserve.bulk.output_file import OutputFile
+from delugeserve.bulk.outputs import FILE_FORMATS, FormatName
+from delugeserve.bulk.sources import STDIN, count_items, find_items
+from delugeserve.cli.render.classification import (
+    JsonRows,
+    LineRows,
+    Rows,
+    TableRows,
+    describe_skipped,
+)
+from delugeserve.cli.render.console import out, print_error, unwritable_output
+from delugeserve.cli.render.progress import show_progress
+from delugeserve.cli.render.safe_text import printable
+from delugeserve.errors import Failure, UnfinishedError
+from delugeserve.system.progress import NO_PROGRESS
+from delugeserve_client.errors import ClientError
+from delugeserve_client.results import Classification
+
+_log = logging.getLogger(__name__)
+
+_ERRORS_SHOWN = 20
+_HEIC = (".heic", ".heif", ".hif")
+
+OpenLabeller = Callable[[], Labeller]
+
+
+class Pictures:
+    """The pictures that the arguments stand for.
+
+    Args:
+        arguments: those of the command.
+        output: the file that is written; it is no picture.
+    """
+
+    def __init__(self, arguments: Sequence[str], output: Path | None) -> None:
+        self.arguments = tuple(arguments)
+        self._output = output
+        self._head: list[Item] = []
+        self._found: Iterator[Item] | None = self._find(_tell_skipped)
+
+    def any(self) -> bool:
+        """Return whether there is a picture to label, beside what cannot be read."""
+        assert self._found is not None
+        for item in self._found:
+            self._head.append(item)
+            if item.error is None:
+                return True
+        return False
+
+    def __iter__(self) -> Iterator[Item]:
+        """List the pictures. After the first time, a list on standard input is empty."""
+        if self._found is None:
+            return self._find(lambda *_: None)
+        found, self._found = self._found, None
+        return chain(self._head, found)
+
+    def count(self) -> int | None:
+        """Return how many there are, if that is quickly counted."""
+        return count_items(self.arguments)
+
+    def _find(self, skips: Callable[[str, Skipped], None]) -> Iterator[Item]:
+        return find_items(
+            self.arguments, stdin=sys.stdin.buffer, left_out=self._is_output, skips=skips
+        )
+
+    def _is_output(self, path: str) -> bool:
+        if self._output is None or self._output.name not in path:
+            return False
+        ours = (self._output, folder_of(self._output))
+        return os.path.abspath(path) in map(os.path.abspath, ours)  # noqa: PTH100 - no links
+
+
+def print_rows(
+    pictures: Pictures,
+    open_labeller: OpenLabeller,
+    counts: Counts,
+    *,
+    form: FormatName,
+    top_k: int,
+    threshold: float | None,
+) -> None:
+    """Print a row for each picture on standard output.
+
+    Args:
+        pictures: what to label.
+        open_labeller: opens what labels; it is not called if there is no picture.
+        counts: counts the rows.
+        form: how they are printed.
+        top_k: the most classes of a row.
+        threshold: the least probability of a class in a row; None for no limit.
+
+    Raises:
+        ClientError: the server does not answer, or does not serve the model.
+        Failure: the server stopped answering, or standard output cannot be written.
+    """
+    labeller = open_labeller() if pictures.any() else None
+    if labeller is None and form == "table":
+        report_refused(pictures, counts)
+        return
+    shown = _Complaints(told=not (form == "table" and out.is_terminal))
+    total = pictures.count()
+    try:
+        rows = _open_rows(form, labeller, top_k)
+        try:
+            # On a terminal the rows show how far it is, and a bar would be in their way.
+            with nullcontext(NO_PROGRESS) if out.is_terminal else show_progress() as progress:
+                progress.stage("classify", total)
+
+                def write(row: Classification) -> None:
+                    rows.write(row)
+                    shown.add(row)
+
+                label(
+                    pictures,
+                    labeller or _NothingToLabel(),
+                    write,
+                    counts,
+                    top_k=top_k,
+                    threshold=threshold,
+                    progress=progress,
+                )
+        finally:
+            rows.close()
+    except ClientError as error:
+        of = "" if total is None else f" of {total:,}"
+        raise Failure(
+            f"{error.problem} {counts.pictures:,}{of} images have been classified.", error.remedy
+        ) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritable_output(error) from error
+    finally:
+        shown.close()
+        if labeller is not None:
+            labeller.close()
+
+
+def write_file(
+    output: OutputFile,
+    request: Request,
+    pictures: Pictures,
+    labeller: Labeller,
+    counts: Counts,
+) -> None:
+    """Write a row for each picture to a file.
+
+    Args:
+        output: the file.
+        request: what decides the rows.
+        pictures: what to label.
+        labeller: labels them.
+        counts: counts the rows.
+
+    Raises:
+        UnfinishedError: it stopped before its end.
+        ResumeError, OtherInputError: the rows there are not those of the request.
+    """
+    shown = _Complaints(told=True)
+    total = pictures.count()
+    try:
+        with show_progress() as progress:
+            progress.stage("classify", None if total is None else max(0, total - output.saved))
+            output.label(request, pictures.__iter__, labeller, counts, progress, shown.add)
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "number", signal.SIGINT)
+        raise _unfinished(output, "Stopped.", "", 128 + number) from None
+    except ClientError as error:
+        raise _unfinished(output, error.problem, error.remedy) from error
+    except OSError as error:
+        problem = f"{output.path} cannot be written: {error.strerror or error}."
+        raise _unfinished(output, problem, "Free some space.") from error
+    finally:
+        shown.close()
+
+
+def report_refused(pictures: Pictures, counts: Counts) -> None:
+    """Tell why nothing that was given is a picture."""
+    shown = _Complaints(told=True)
+    for row in _NothingToLabel().label(pictures, 1):
+        shown.add(row)
+        counts.add(row)
+    shown.close()
+
+
+def describe_counts(counts: Counts, threshold: float | None) -> str:
+    """Return the line that adds up."""
+    parts = [f"{counts.pictures:,} in = {counts.answered:,} answered + {counts.refused:,} refused"]
+    if threshold is not None:
+        parts.append(f"{counts.below:,} answered below {threshold:g}")
+    if counts.resumed:
+        parts.append(f"{counts.resumed:,} by earlier runs")
+    parts.append(f"{counts.seconds:,.1f} s, {counts.rate:,.0f} images/s")
+    return "; ".join(parts)
+
+
+def summary(counts: Counts, request: Request, output: Path) -> dict[str, Any]:
+    """Return what ``--json`` prints of a file that was written."""
+    return {
+        "output": str(output),
+        "images": counts.pictures,
+        "answered": counts.answered,
+        "refused": counts.refused,
+        "below_threshold": counts.below,
+        "resumed": counts.resumed,
+        "seconds": round(counts.seconds, 3),
+        "images_per_s": round(counts.rate, 1),
+        "model": request.model.name,
+        "version": request.model.version,
+        "digest": request.model.digest,
+    }
+
+
+class _Complaints:
+    """Prints why pictures cannot be read, for the first of them.
+
+    Args:
+        told: print anything at all.
+    """
+
+    def __init__(self, *, told: bool) -> None:
+        self._told, self._count = told, 0
+
+    def add(self, row: Classification) -> None:
+        if row.error is None:
+            return
+        self._count += 1
+        if self._told and self._count <= _ERRORS_SHOWN:
+            print_error(row.error.problem, row.error.remedy)
+
+    def close(self) -> None:
+        more = self._count - _ERRORS_SHOWN
+        if self._told and more > 0:
+            _log.warning("%s more cannot be read; the output tells why.", f"{more:,}")
+
+
+class _NothingToLabel:
+    """Stands for a model where no picture was found that one could label."""
+
+    def label(self, items: Any, top_k: int) -> Iterator[Classification]:
+        return (Classification(item.source, (), item.error) for item in items)
+
+
+def _open_rows(form: FormatName, labeller: Labeller | None, top_k: int) -> Rows:
+    if form == "table":
+        return TableRows()
+    if form == "json" or labeller is None:
+        return JsonRows()
+    return LineRows(FILE_FORMATS[form](labeller.model, top_k))
+
+
+def _unfinished(output: OutputFile, problem: str, remedy: str, status: int = 1) -> UnfinishedError:
+    rows = output.saved
+    if rows:
+        problem = f"{problem} {rows:,} rows are safe in {_place(output)}."
+        again = "Continue with" if STDIN not in sys.argv else "Continue, with the same list, with"
+        remedy = f"{remedy} {again}: {_resume_command()}".strip()
+    return UnfinishedError(
+        problem, remedy or "Run it again.", path=output.path, rows=rows, exit_code=status
+    )
+
+
+def _place(output: OutputFile) -> Path:
+    return output.path if output.log == output.path else output.folder
+
+
+def _resume_command() -> str:
+    words = [word for word in sys.argv[1:] if word != "--overwrite"]
+    return printable(shlex.join(["delugeserve", *words, *["--resume"] * ("--resume" not in words)]))
+
+
+def _tell_skipped(argument: str, skipped: Skipped) -> None:
+    _log.info("Skipped in %s: %s.", printable(argument), describe_skipped(skipped))
+    heic = sum(skipped.others[suffix] for suffix in _HEIC)
+    if heic:
+        _log.warning(
+            "%s HEIC images in %s are skipped. To read them: pip install 'delugeserve[heic]'",
+            f"{heic:,}",
+            printable(argument),
+        )
