@@ -52,7 +52,8 @@ def test_classify(server, photos):
     assert run.returncode == 2
     assert "green: grass" in run.stdout
     rows = [line for line in run.stdout.splitlines() if str(photos) in line]
-    assert len(rows) == 2  # one line per image
+    assert len(rows) == 4  # one line per image, also where it cannot be read
+    assert ["not read" in row for row in rows] == [False, False, True, True]
     assert str(photos / "a red.png") in rows[0]
     assert re.search(r"red +8\d\.\d%", rows[0])
     assert "1 .txt" in run.stderr
@@ -83,7 +84,8 @@ def test_classify_prints_no_control_characters(server, tmp_path):
 def test_classify_json(server, photos):
     options = ("--model", "delugenet38", "--url", f"http://{server.http_url}", "--json")
     run = delugeserve("classify", photos / "below", photos / "a red.png", *options, "--top-k", 1)
-    assert (run.returncode, run.stderr) == (0, "")
+    assert (run.returncode, run.stderr.count("\n")) == (0, 1)
+    assert "2 in = 2 answered + 0 refused" in run.stderr
     blue, red = json.loads(run.stdout)
     assert blue.keys() == {"source", "predictions"}
     assert blue["source"] == str(photos / "below" / "blue.JPG")
