@@ -6,7 +6,6 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from delugeserve.bulk.choices import Decode
 from delugeserve.bulk.items import Item
@@ -41,14 +40,13 @@ class Endpoint:
         Raises:
             ClientError: see :class:`~delugeserve_client.Classifier`.
         """
-        options: dict[str, Any] = {}
-        if self.decode != "auto":
-            options["decode"] = self.decode
-        if self.max_pixels is not None:
-            options["max_pixels"] = self.max_pixels
-        urls: Any = self.urls[0] if len(self.urls) == 1 else self.urls
         return Classifier(
-            urls, self.model, model_version=self.version, timeout=self.timeout, **options
+            self.urls,
+            self.model,
+            model_version=self.version,
+            timeout=self.timeout,
+            decode=self.decode,
+            max_pixels=self.max_pixels,
         )
 
     def pin(self, version: str | None = None) -> Endpoint:
