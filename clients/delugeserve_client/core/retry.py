@@ -2,37 +2,111 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import dataclass
+
+from delugeserve_client.core.failures import ABSENT, BUSY, Failure
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
     """How failed attempts are repeated.
 
-    Only attempts that cannot have had an effect, or whose effect does not matter, are repeated. An
-    inference changes nothing on the server, so that is every attempt whose failure another attempt
-    may not share: the server is gone, draining, full or overloaded, or the connection broke.
+    An inference changes nothing on the server, so it may be sent again. It is, where another
+    attempt may succeed: the server is gone, draining, full or overloaded, or the connection broke.
+    Requests that a server refuses as invalid, or at which its model fails, are not sent again.
 
     Attributes:
-        attempts: how often a request is sent at most while no server answers; 1 never repeats. A
-            server that is full or overloaded does answer, and is asked again until the deadline.
+        attempts: how often a request is sent at most while servers are gone or draining; 1 never
+            repeats. A server that is full does answer: it is asked again until the deadline.
         initial: upper limit of the pause before the first repetition, in seconds. A pause is drawn
             uniformly between 0 and its limit ("full jitter"), so that clients do not come back
             together.
-        multiplier: how much that limit grows from one repetition to the next.
+        multiplier: growth of that limit from one repetition to the next.
         largest: largest limit of a pause, in seconds.
-        budget: number of repetitions that all requests of a classifier may make at once; each
-            takes one token from a bucket of this size.
-        refill: tokens that come back with each answered request, and each second.
+        budget: number of repetitions that the requests of a classifier may make at once. Each
+            takes a token from a bucket of this size, and waits for one if the bucket is empty.
+        refill_per_answer: tokens that come back with each answered request.
+        refill_per_second: tokens that come back each second.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     attempts: int = 5
     initial: float = 0.1
     multiplier: float = 2.0
     largest: float = 2.0
-    budget: float = 20.0
-    refill: float = 0.1
+    budget: float = 100.0
+    refill_per_answer: float = 0.2
+    refill_per_second: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.budget < 0:
+            raise ValueError("attempts must be at least 1, and budget at least 0")
+        pauses = (self.initial, self.multiplier, self.largest)
+        rates = (self.refill_per_answer, self.refill_per_second)
+        if not all(math.isfinite(number) and number >= 0 for number in (*pauses, *rates)):
+            raise ValueError("pauses and rates must be finite numbers from 0 up")
+
+    def allows(self, failure: Failure, attempts: int) -> bool:
+        """Return whether a request may be sent again, apart from its deadline.
+
+        Args:
+            failure: why the last attempt failed.
+            attempts: number of attempts so far.
+        """
+        if self.attempts == 1:
+            return False
+        return failure.kind in BUSY or (failure.kind in ABSENT and attempts < self.attempts)
+
+    def pause(self, attempts: int, chance: random.Random) -> float:
+        """Return seconds to wait before the next attempt.
+
+        Args:
+            attempts: number of attempts so far, at least 1.
+            chance: the source of the jitter.
+        """
+        exponent = min(attempts - 1, 64)  # beyond, the limit is reached, and floats overflow
+        return chance.uniform(0, min(self.largest, self.initial * self.multiplier**exponent))
 
 
 DEFAULT_RETRY = RetryPolicy()
-NO_RETRY = RetryPolicy(attempts=1)
+
+
+class RetryBudget:
+    """A bucket of tokens that bounds how much repetitions add to the load of a server in trouble.
+
+    Args:
+        policy: its size, and how it is refilled.
+    """
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._tokens = policy.budget
+        self._at = -math.inf
+
+    def take(self, now: float) -> float:
+        """Take a token; return seconds until there is one. It may be infinite.
+
+        Whoever comes later waits longer: the token is taken even if it is not there yet.
+        """
+        self._add(max(0.0, now - self._at) * self._policy.refill_per_second if self._at > 0 else 0)
+        self._at = max(now, self._at)
+        self._tokens -= 1
+        if self._tokens >= 0:
+            return 0.0
+        rate = self._policy.refill_per_second
+        return -self._tokens / rate if rate > 0 else math.inf
+
+    def give_back(self) -> None:
+        """Return a token that was not used."""
+        self._add(1)
+
+    def answered(self) -> None:
+        """Count an answered request."""
+        self._add(self._policy.refill_per_answer)
+
+    def _add(self, tokens: float) -> None:
+        self._tokens = min(self._policy.budget, self._tokens + tokens)
