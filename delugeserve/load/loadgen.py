@@ -1,24 +1,23 @@
-"""One test with MLPerf LoadGen, in this process: what LoadGen issues is given to a sender.
+"""Tests with MLPerf LoadGen: what LoadGen issues is given to a sender.
 
-LoadGen keeps global state, cannot be interrupted, and measures this process's delays along with
-the server's. :mod:`delugeserve.load.run` therefore gives each test a process of its own.
+LoadGen keeps global state, cannot be interrupted, and measures its process's delays along with the
+server's. :mod:`delugeserve.load.run` therefore gives each test a process of its own.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from delugeserve.load.checks import Checker
+from delugeserve.load.job import Job
 from delugeserve.load.scenarios import Scenario, Settings
-from delugeserve.load.senders import OpenSender, Sender
-from delugeserve.load.target import Target
+from delugeserve.load.senders.base import Sender
 from delugeserve.system.imports import require
 
 _SCENARIOS = {
@@ -28,48 +27,6 @@ _SCENARIOS = {
     Scenario.OFFLINE: "Offline",
 }
 _CONFIDENCE = 0.99  # of LoadGen's early stopping
-_WARMUP_IN_FLIGHT = 8
-# A thread that has work waits at most this long for the interpreter's lock; Python's default of
-# 5 ms would be a large part of the latencies.
-_SWITCH_INTERVAL = 0.0002
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one test is to do.
-
-    Attributes:
-        target: what to send.
-        settings: how.
-        open_sender: opens the sender.
-        folder: an existing folder for LoadGen's log files.
-    """
-
-    target: Target
-    settings: Settings
-    open_sender: OpenSender
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What the process of a test saw beside LoadGen's log files.
-
-    Attributes:
-        errors: requests that failed.
-        first_error: what the first of them said.
-        checked: requests whose answer was compared.
-        wrong: how many of them differed.
-        cpu_seconds: CPU time of the process during the test.
-        seconds: how long the test took.
-    """
-
-    errors: int
-    first_error: str | None
-    checked: int
-    wrong: int
-    cpu_seconds: float
-    seconds: float
 
 
 def min_queries(settings: Settings) -> int:
@@ -88,50 +45,49 @@ def min_queries(settings: Settings) -> int:
     return n
 
 
-def perform(job: Job, report: Callable[[int], None] = lambda _: None) -> Observed:
-    """Run a test and write LoadGen's log files.
+class LoadGenTest:
+    """A test of LoadGen."""
 
-    Args:
-        job: the test.
-        report: called about twice a second with the number of queries answered so far, after the
-            warm-up.
+    def __init__(self, sender: Sender, job: Job) -> None:
+        self._loadgen = require("mlperf_loadgen", "benchmark")
+        self._job = job
+        self._issuer = _Issuer(self._loadgen, sender, job)
+        self.checker = self._issuer.checker
+        self.latencies: npt.NDArray[np.float64] | None = None
 
-    Raises:
-        MissingExtraError: mlcommons-loadgen is not installed.
-        ClientError: the sender cannot connect.
-    """
-    loadgen = require("mlperf_loadgen", "benchmark")
-    sys.setswitchinterval(_SWITCH_INTERVAL)
-    sender = job.open_sender(job.target)
-    try:
-        _warm_up(sender, job)
-        issuer = _Issuer(loadgen, sender, job)
-        count = len(job.target.images)
-        sut = loadgen.ConstructFastSUT(issuer.issue, lambda: None)
+    @property
+    def answered(self) -> int:
+        """Samples answered so far, with errors."""
+        return self._issuer.answered
+
+    @property
+    def answers(self) -> int:
+        """Requests answered."""
+        return self._issuer.answers
+
+    @property
+    def errors(self) -> int:
+        """Requests that failed."""
+        return self._issuer.errors
+
+    @property
+    def first_error(self) -> str | None:
+        """What the first of them said."""
+        return self._issuer.first_error
+
+    def run(self) -> None:
+        """Run the test, and write LoadGen's log files."""
+        loadgen, count = self._loadgen, len(self._job.target.images)
+        sut = loadgen.ConstructFastSUT(self._issuer.issue, lambda: None)
         qsl = loadgen.ConstructQSL(count, count, lambda _: None, lambda _: None)
-        stopped = threading.Event()
-
-        def tell() -> None:
-            while not stopped.wait(0.5):
-                report(issuer.answered)
-
-        teller = threading.Thread(target=tell, daemon=True)
-        teller.start()
-        start, used = time.perf_counter(), time.process_time()
         loadgen.StartTestWithLogSettings(
-            sut, qsl, _test_settings(loadgen, job.settings), _log_settings(loadgen, job.folder)
+            sut,
+            qsl,
+            _test_settings(loadgen, self._job.settings),
+            _log_settings(loadgen, self._job.folder),
         )
-        used, seconds = time.process_time() - used, time.perf_counter() - start
-        stopped.set()
-        teller.join()
         loadgen.DestroyQSL(qsl)
         loadgen.DestroyFastSUT(sut)
-    finally:
-        sender.close()
-    checker = issuer.checker
-    return Observed(
-        issuer.errors, issuer.first_error, checker.checked, checker.wrong, used, seconds
-    )
 
 
 class _Issuer:
@@ -143,7 +99,7 @@ class _Issuer:
         self._sender, self._settings = sender, job.settings
         self._images, self._batch = len(job.target.images), job.target.batch_size
         self.checker = Checker(job.target)
-        self.errors, self.answered = 0, 0
+        self.errors, self.answers, self.answered = 0, 0, 0
         self.first_error: str | None = None
         self._waiting: deque[tuple[list[int], list[int]]] = deque()  # of the offline scenario
         self._free: list[None] = []
@@ -192,6 +148,7 @@ class _Issuer:
                 self.errors += 1
                 self.first_error = self.first_error or error
             else:
+                self.answers += 1
                 self.checker.check(samples, answer)
             if self._waiting:
                 self._send_waiting(1)
@@ -200,31 +157,6 @@ class _Issuer:
             self._sender.send(samples, done)
         except Exception as error:
             done(None, f"{type(error).__name__}: {error}")
-
-
-def _warm_up(sender: Sender, job: Job) -> None:
-    """Send requests for a while, and wait for all answers."""
-    if not job.settings.warmup:
-        return
-    end = time.perf_counter() + job.settings.warmup
-    count, images = job.target.batch_size, len(job.target.images)
-    landed = threading.Semaphore(0)
-
-    def send(first: int) -> None:
-        sample_ids = [(first + i) % images for i in range(count)]
-
-        def done(_: bytes | None, error: str | None) -> None:
-            if time.perf_counter() < end and error is None:
-                send((first + count) % images)
-            else:
-                landed.release()
-
-        sender.send(sample_ids, done)
-
-    for worker in range(_WARMUP_IN_FLIGHT):
-        send(worker)
-    for _ in range(_WARMUP_IN_FLIGHT):
-        landed.acquire()
 
 
 def _test_settings(loadgen: Any, settings: Settings) -> Any:
@@ -243,6 +175,7 @@ def _test_settings(loadgen: Any, settings: Settings) -> Any:
     chosen.schedule_rng_seed = settings.seed
     chosen.sample_index_rng_seed = settings.seed
     chosen.qsl_rng_seed = settings.seed
+    chosen.performance_issue_same = settings.same_sample
     return chosen
 
 
@@ -253,10 +186,3 @@ def _log_settings(loadgen: Any, folder: Path) -> Any:
     log.log_output = output
     log.enable_trace = True  # the only place where LoadGen writes each query's times
     return log
-
-
-def images_per_query(target: Target, settings: Settings) -> int:
-    """Return how many images one query of a scenario has."""
-    if settings.scenario is Scenario.MULTI_STREAM:
-        return settings.streams
-    return 1 if settings.scenario is Scenario.OFFLINE else target.batch_size

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from delugeserve.load.scenarios import Scenario
+from delugeserve.load.statistics import ServerSplit
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class LoadResult:
         url: the server's address.
         scenario: how requests arrived.
         batch_size: images per request.
+        in_flight: requests in flight of a closed loop, or at most in flight offline; else None.
         valid: whether the result holds: LoadGen's verdict, and no request failed or was answered
             wrongly.
         reasons: why it does not.
@@ -39,13 +41,18 @@ class LoadResult:
         over_budget: queries that took longer than the budget.
         issue_delay_p99_ms: 99th percentile of the time from when a query was scheduled until the
             client sent it: what the client itself adds.
+        estimate_ms: LoadGen's early-stopping estimate for one and several streams: the latency at
+            the percentile is below it with a confidence of 99 %; None where it has none.
         errors: requests that failed.
         first_error: what the first of them said.
         checked: requests whose answer was compared with the expected one.
         wrong: how many of them differed.
         client_cores: cores that the client used during the test.
+        client_limit: why the client rather than the server may be the limit; None if it is not.
+        server: where the server spent the time; None where it does not tell.
         load_before: load average of the machine (1 minute) before the test; None if unknown.
         load_after: the same after it.
+        histogram: the latencies as an encoded HdrHistogram, in microseconds.
         loadgen: what LoadGen itself logged, by key: ``result_validity``, ``early_stopping_met``.
         folder: where LoadGen's own log files are; None if they were not kept.
     """
@@ -54,6 +61,7 @@ class LoadResult:
     url: str
     scenario: Scenario
     batch_size: int
+    in_flight: int | None
     valid: bool
     reasons: tuple[str, ...]
     queries: int
@@ -70,13 +78,17 @@ class LoadResult:
     percentiles_ms: Mapping[str, float]
     over_budget: int
     issue_delay_p99_ms: float
+    estimate_ms: float | None
     errors: int
     first_error: str | None
     checked: int
     wrong: int
     client_cores: float
+    client_limit: str | None
+    server: ServerSplit | None
     load_before: float | None
     load_after: float | None
+    histogram: str = field(repr=False)
     loadgen: Mapping[str, Any] = field(default_factory=dict, repr=False)
     folder: str | None = None
 

@@ -7,24 +7,22 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from delugeserve.errors import Failure
-from delugeserve.load.loadgen import Job, Observed, images_per_query, perform
-from delugeserve.load.logs import TRACE, read_detail, read_times
+from delugeserve.load.job import Job, Observed
+from delugeserve.load.logs import TRACE
+from delugeserve.load.reading import read_result
 from delugeserve.load.result import LoadResult
 from delugeserve.load.scenarios import Scenario, Settings
 from delugeserve.load.senders import OpenSender, open_sender
 from delugeserve.load.target import Target
+from delugeserve.load.worker import perform
 from delugeserve.system.imports import require
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
-_PERCENTILES = (50, 90, 95, 99, 99.9)
 # A request ends with its timeout. A test in which nothing is answered for longer hangs.
 _HANGS_AFTER = 30.0
 
@@ -54,10 +52,13 @@ def run(
     require("mlperf_loadgen", "benchmark")
     with _folder(output) as folder:
         before = _load()
-        observed = _in_own_process(Job(target, settings, sender, folder), progress)
+        job = Job(target, settings, sender, folder)
+        observed = _in_own_process(job, progress)
         after = _load()
-        result = _read(target, settings, folder, observed, (before, after), output)
-        (folder / TRACE).unlink()
+        result = read_result(
+            job, observed, load=(before, after), folder=None if output is None else str(output)
+        )
+        (folder / TRACE).unlink(missing_ok=True)
     return result
 
 
@@ -135,77 +136,8 @@ def _work(job: Job, connection: Connection) -> None:
 
 def _describe(settings: Settings) -> str:
     name = settings.scenario.value
+    if settings.scenario is Scenario.CLOSED_LOOP:
+        return f"{name}, {settings.in_flight} in flight"
     if settings.scenario is Scenario.SERVER:
         return f"{name}, {settings.rate:,.4g} queries/s"
     return name
-
-
-def _read(
-    target: Target,
-    settings: Settings,
-    folder: Path,
-    observed: Observed,
-    load: tuple[float | None, float | None],
-    output: Path | None,
-) -> LoadResult:
-    detail = read_detail(folder)
-    times = read_times(folder, by_sample=settings.scenario is Scenario.OFFLINE)
-    latency = times.latency * 1e3
-    images = images_per_query(target, settings)
-    server = settings.scenario is Scenario.SERVER
-    seconds = float(np.max(times.scheduled + times.latency) - times.scheduled[0])
-    queries = len(latency)
-    reasons = _reasons(detail, observed)
-    budget = settings.latency_budget * 1e3
-    percentiles = dict(
-        zip(map(str, _PERCENTILES), np.percentile(latency, _PERCENTILES).tolist(), strict=True)
-    )
-    return LoadResult(
-        model=target.model,
-        url=target.url,
-        scenario=settings.scenario,
-        batch_size=settings.streams
-        if settings.scenario is Scenario.MULTI_STREAM
-        else target.batch_size,
-        valid=not reasons,
-        reasons=reasons,
-        queries=queries,
-        seconds=seconds,
-        scheduled_rate=detail.get("result_scheduled_samples_per_sec") if server else None,
-        completed_rate=queries / seconds,
-        images_per_s=queries * images / seconds,
-        percentile=settings.percentile,
-        budget_ms=budget if server else None,
-        at_percentile_ms=float(np.percentile(latency, settings.percentile * 100)),
-        mean_ms=float(latency.mean()),
-        min_ms=float(latency.min()),
-        max_ms=float(latency.max()),
-        percentiles_ms=percentiles,
-        over_budget=int((latency > budget).sum()) if server else 0,
-        issue_delay_p99_ms=float(np.percentile(times.issue_delay, 99) * 1e3),
-        errors=observed.errors,
-        first_error=observed.first_error,
-        checked=observed.checked,
-        wrong=observed.wrong,
-        client_cores=observed.cpu_seconds / observed.seconds,
-        load_before=load[0],
-        load_after=load[1],
-        loadgen={key: value for key, value in detail.items() if key.startswith(_LOGGED)},
-        folder=str(output) if output is not None else None,
-    )
-
-
-_LOGGED = ("result_", "early_stopping", "error_", "generic_warning", "generic_error")
-
-
-def _reasons(detail: Mapping[str, Any], observed: Observed) -> tuple[str, ...]:
-    """Return why a result does not hold: LoadGen's reasons, then ours."""
-    reasons: list[str] = []
-    if detail.get("result_validity") != "VALID":
-        said = [detail.get("result_invalid_reason"), detail.get("early_stopping_result")]
-        reasons += [" ".join(text.replace(" * ", "").split()) for text in said if text]
-    if observed.errors:
-        reasons.append(f"{observed.errors:,} requests failed ({observed.first_error}).")
-    if observed.wrong:
-        reasons.append(f"{observed.wrong:,} of {observed.checked:,} answers were wrong.")
-    return tuple(reasons)

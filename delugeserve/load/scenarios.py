@@ -23,6 +23,8 @@ class Scenario(str, Enum):
     """Queries of one sample arrive at random times (a Poisson process) at a given mean rate."""
     OFFLINE = "offline"
     """All samples are there at the start; only the throughput counts."""
+    CLOSED_LOOP = "closed-loop"
+    """A fixed number of requests in flight. This one is not LoadGen's but perf_analyzer's."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Settings:
         min_queries: least number of queries. None takes what the percentile needs to be estimated
             with 99 % confidence by LoadGen's early stopping.
         streams: samples in each query of the multi-stream scenario.
-        in_flight: largest number of requests in flight in the offline scenario.
+        in_flight: number of requests in flight of a closed loop, and the largest number in the
+            offline scenario.
+        same_sample: send one sample again and again, as MLPerf's audit TEST04 does.
         warmup: seconds of the same load before the test, which do not count.
         seed: chooses the samples and the times of arrival.
     """
@@ -55,6 +59,7 @@ class Settings:
     in_flight: int = 32
     warmup: float = 1.0
     seed: int = 0
+    same_sample: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (

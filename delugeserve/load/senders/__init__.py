@@ -9,15 +9,24 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from delugeserve.errors import Failure
 from delugeserve.load.senders.base import Done, OpenSender, Sender
+from delugeserve.load.senders.http1 import HttpSender, TritonHttpSender
 from delugeserve.load.senders.plain import PlainGrpcSender
 from delugeserve.load.senders.secure import GrpcSender
 from delugeserve.load.target import Target
 from delugeserve_client.address import parse_address
 from delugeserve_client.proxies import find_proxy
 
-__all__ = ["Done", "GrpcSender", "OpenSender", "PlainGrpcSender", "Sender", "open_sender"]
+__all__ = [
+    "Done",
+    "GrpcSender",
+    "HttpSender",
+    "OpenSender",
+    "PlainGrpcSender",
+    "Sender",
+    "TritonHttpSender",
+    "open_sender",
+]
 
 
 def open_sender(target: Target) -> Sender:
@@ -28,7 +37,7 @@ def open_sender(target: Target) -> Sender:
     """
     address = parse_address(target.url)
     if address.protocol != "grpc":
-        raise Failure("Load tests over HTTP are not there yet.", "Use the server's gRPC address.")
+        return TritonHttpSender(target)
     if address.secure or find_proxy(address.host) is not None or not find_spec("hpack"):
         return GrpcSender(target)
     return PlainGrpcSender(target)
