@@ -9,3 +9,6 @@ FormatName = Literal["table", "json", "jsonl", "csv", "parquet"]
 
 Decode = Literal["auto", "client", "server"]
 """Who decodes images; ``auto`` is the faster one."""
+
+EngineName = Literal["local", "ray"]
+"""Where images are classified from: this process, or a Ray cluster."""

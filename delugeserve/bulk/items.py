@@ -19,10 +19,12 @@ class Shard:
     Attributes:
         source: its path or URL.
         stamp: changes when the file does: its size and its time or ETag.
+        explicit: it was asked for by its name, and not found in a folder.
     """
 
     source: str
     stamp: str
+    explicit: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Item:
         content: the path of a local file, or the bytes of a file.
         load: reads the content; None where ``content`` is given.
         error: why it cannot be read, if that is known already.
-        shard: the file that it is in, if that is a shard.
+        shard: the shard that it is in; with neither content nor error, the item is the shard
+            itself, which is not opened yet.
     """
 
     source: str
@@ -43,6 +46,11 @@ class Item:
     load: Callable[[], bytes] | None = None
     error: ImageError | None = None
     shard: Shard | None = None
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether the item stands for all pictures of a shard."""
+        return self.shard is not None and not self.content and self.error is None
 
     def loaded(self) -> Item:
         """Return the item with its content, or with the reason that it has none."""

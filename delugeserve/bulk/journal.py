@@ -6,7 +6,9 @@ Beside ``labels.jsonl`` lies the folder ``labels.jsonl.incomplete`` until the ou
 - ``journal.jsonl``: a line of what the run was asked for, lines of the shards that it opened, and a
   line for each checkpoint. A checkpoint is written after the rows that it counts, and both reach
   the disk, so that the last whole line is true whenever the machine stops;
-- ``rows``: the rows, for formats that cannot be appended to.
+- ``rows``: the rows, for formats that cannot be appended to;
+- ``chunks``, ``parts``, ``checkpoint``: of a cluster, the list of pictures, the rows of each part
+  of it, and which parts are done.
 """
 
 from __future__ import annotations
@@ -111,6 +113,19 @@ class Checkpoint:
     names: str = ""
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The list of pictures that a cluster works through.
+
+    Attributes:
+        chunks: its parts.
+        names: digest of the names in it.
+    """
+
+    chunks: int
+    names: str
+
+
 @dataclass
 class State:
     """What a journal says.
@@ -119,10 +134,12 @@ class State:
         request: what the output is for.
         checkpoint: how far it is.
         shards: the stamps of the shards that were opened, by name.
+        listed: the list of a cluster, if it is complete.
     """
 
     request: Request
     checkpoint: Checkpoint = Checkpoint()
+    listed: Listed | None = None
     shards: dict[str, str] = field(default_factory=dict)
 
 
@@ -211,6 +228,14 @@ class Journal:
         """
         self._write(dataclasses.asdict(checkpoint))
 
+    def listed(self, listed: Listed) -> None:
+        """Record that the list for a cluster is complete.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._write({"listed": dataclasses.asdict(listed)})
+
     def shard(self, source: str, stamp: str) -> None:
         """Record that a shard was opened.
 
@@ -266,6 +291,8 @@ def read_journal(folder: Path, log: Path) -> State | None:
     for record in records[1:]:
         if "shard" in record:
             state.shards[record["shard"]] = record["stamp"]
+        elif "listed" in record:
+            state.listed = Listed(**record["listed"])
         elif record["bytes"] <= length:
             state.checkpoint = Checkpoint(**record)
     return state

@@ -42,8 +42,11 @@ class OutputFile:
         format: name of its format.
         folder: lies beside the file until it is complete.
         state: how far it was when it was opened; None if it was not begun.
-        saved: rows that a run that resumes this one keeps.
+        saved: what a run that resumes this one keeps, counted in ``unit``.
+        unit: ``rows``, or ``chunks`` of a cluster.
     """
+
+    unit = "rows"
 
     def __init__(self, path: Path, format_: str, folder: Path, state: State | None) -> None:
         self.path, self.format, self.folder, self.state = path, format_, folder, state
@@ -87,7 +90,7 @@ class OutputFile:
         """
         state = self.state
         try:
-            with self._journal(request) as journal:
+            with self.journal(request) as journal:
                 state = state or State(request)
                 self._label(state, items, labeller, counts, journal, progress, watch)
         except BaseException:
@@ -102,7 +105,13 @@ class OutputFile:
         remove(self.folder)
 
     @contextmanager
-    def _journal(self, request: Request) -> Iterator[Journal]:
+    def journal(self, request: Request) -> Iterator[Journal]:
+        """Open the journal of a request.
+
+        Raises:
+            OSError: it cannot be written.
+            ResumeError, OtherInputError: the output was begun for another request.
+        """
         if self.state is None:
             journal = Journal.create(self.folder, request)
         else:

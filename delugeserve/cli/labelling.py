@@ -13,13 +13,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from delugeserve.bulk.engines import Engine, open_labeller
+from delugeserve.bulk.engines.ray_cluster import OnCluster
 from delugeserve.bulk.items import Item, Skipped
 from delugeserve.bulk.job import Counts, label
 from delugeserve.bulk.journal import Request, folder_of
 from delugeserve.bulk.labelling import Labeller
 from delugeserve.bulk.output_file import OutputFile
 from delugeserve.bulk.outputs import FILE_FORMATS, FormatName
-from delugeserve.bulk.sources import STDIN, count_items, find_items
+from delugeserve.bulk.sources import STDIN, Skips, count_items, find_items, open_shards
 from delugeserve.cli.render.classification import (
     JsonRows,
     LineRows,
@@ -39,8 +41,6 @@ _log = logging.getLogger(__name__)
 
 _ERRORS_SHOWN = 20
 _HEIC = (".heic", ".heif", ".hif")
-
-OpenLabeller = Callable[[], Labeller]
 
 
 class Pictures:
@@ -68,6 +68,14 @@ class Pictures:
 
     def __iter__(self) -> Iterator[Item]:
         """List the pictures. After the first time, a list on standard input is empty."""
+        first = self._found is not None
+        skipped = Skipped()
+        yield from open_shards(self.unopened(), skipped)
+        if first and (skipped.others or skipped.hidden):
+            _tell_skipped("shards", skipped)
+
+    def unopened(self) -> Iterator[Item]:
+        """List the pictures and the shards, which are not opened."""
         if self._found is None:
             return self._find(lambda *_: None)
         found, self._found = self._found, None
@@ -77,7 +85,7 @@ class Pictures:
         """Return how many there are, if that is quickly counted."""
         return count_items(self.arguments)
 
-    def _find(self, skips: Callable[[str, Skipped], None]) -> Iterator[Item]:
+    def _find(self, skips: Skips) -> Iterator[Item]:
         return find_items(
             self.arguments, stdin=sys.stdin.buffer, left_out=self._is_output, skips=skips
         )
@@ -91,7 +99,7 @@ class Pictures:
 
 def print_rows(
     pictures: Pictures,
-    open_labeller: OpenLabeller,
+    engine: Callable[[], Engine],
     counts: Counts,
     *,
     form: FormatName,
@@ -102,7 +110,7 @@ def print_rows(
 
     Args:
         pictures: what to label.
-        open_labeller: opens what labels; it is not called if there is no picture.
+        engine: returns what labels; it is not called if there is no picture.
         counts: counts the rows.
         form: how they are printed.
         top_k: the most classes of a row.
@@ -112,7 +120,7 @@ def print_rows(
         ClientError: the server does not answer, or does not serve the model.
         Failure: the server stopped answering, or standard output cannot be written.
     """
-    labeller = open_labeller() if pictures.any() else None
+    labeller = open_labeller(engine()) if pictures.any() else None
     if labeller is None and form == "table":
         report_refused(pictures, counts)
         return
@@ -159,7 +167,7 @@ def write_file(
     output: OutputFile,
     request: Request,
     pictures: Pictures,
-    labeller: Labeller,
+    labels: Labeller | OnCluster,
     counts: Counts,
 ) -> None:
     """Write a row for each picture to a file.
@@ -168,7 +176,7 @@ def write_file(
         output: the file.
         request: what decides the rows.
         pictures: what to label.
-        labeller: labels them.
+        labels: labels them.
         counts: counts the rows.
 
     Raises:
@@ -176,11 +184,14 @@ def write_file(
         ResumeError, OtherInputError: the rows there are not those of the request.
     """
     shown = _Complaints(told=True)
-    total = pictures.count()
     try:
         with show_progress() as progress:
+            if isinstance(labels, OnCluster):
+                labels.label(output, request, pictures.unopened, counts, progress)
+                return
+            total = pictures.count()
             progress.stage("classify", None if total is None else max(0, total - output.saved))
-            output.label(request, pictures.__iter__, labeller, counts, progress, shown.add)
+            output.label(request, pictures.__iter__, labels, counts, progress, shown.add)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
         raise _unfinished(output, "Stopped.", "", 128 + number) from None
@@ -271,7 +282,7 @@ def _open_rows(form: FormatName, labeller: Labeller | None, top_k: int) -> Rows:
 def _unfinished(output: OutputFile, problem: str, remedy: str, status: int = 1) -> UnfinishedError:
     rows = output.saved
     if rows:
-        problem = f"{problem} {rows:,} rows are safe in {_place(output)}."
+        problem = f"{problem} {rows:,} {output.unit} are safe in {_place(output)}."
         again = "Continue with" if STDIN not in sys.argv else "Continue, with the same list, with"
         remedy = f"{remedy} {again}: {_resume_command()}".strip()
     return UnfinishedError(
@@ -280,7 +291,8 @@ def _unfinished(output: OutputFile, problem: str, remedy: str, status: int = 1) 
 
 
 def _place(output: OutputFile) -> Path:
-    return output.path if output.log == output.path else output.folder
+    in_place = output.unit == "rows" and output.log == output.path
+    return output.path if in_place else output.folder
 
 
 def _resume_command() -> str:

@@ -11,10 +11,11 @@ from typing import BinaryIO
 from delugeserve.bulk.items import Item, Skipped, unreadable
 from delugeserve.bulk.sources.folders import count_images, walk_folder
 from delugeserve.bulk.sources.names import read_names
+from delugeserve.bulk.sources.opening import open_shards as open_shards
 from delugeserve.bulk.sources.parquet import count_rows
 from delugeserve.bulk.sources.remote import is_remote, read_remote
 from delugeserve.bulk.sources.shards import SUFFIXES as SHARD_SUFFIXES
-from delugeserve.bulk.sources.shards import is_shard, read_shard
+from delugeserve.bulk.sources.shards import find_shard, is_shard
 from delugeserve.data.formats import SUFFIXES, is_image_file
 from delugeserve.errors import UsageError
 from delugeserve_client.errors import ImageError
@@ -33,7 +34,7 @@ def find_items(
     left_out: Callable[[str], bool] = lambda _: False,
     skips: Skips = lambda *_: None,
 ) -> Iterator[Item]:
-    """Yield the pictures that arguments stand for.
+    """Yield the pictures and the shards that arguments stand for; shards are not opened.
 
     The order is that of the arguments; within a folder names are sorted. What cannot be read is an
     item with an error, and does not stop the others.
@@ -85,7 +86,7 @@ def _expand(
     elif os.path.isdir(argument):  # noqa: PTH112 - takes any text
         yield from walk_folder(argument, skipped, left_out)
     elif is_shard(argument):
-        yield from read_shard(argument, skipped, explicit=True)
+        yield find_shard(argument, explicit=True)
     elif globs and glob.has_magic(argument) and not os.path.lexists(argument):
         yield from _match(argument, skipped, left_out)
     else:
@@ -103,7 +104,7 @@ def _match(pattern: str, skipped: Skipped, left_out: Callable[[str], bool]) -> I
         if is_image_file(path):
             yield Item(path, path)
         elif is_shard(path):
-            yield from read_shard(path, skipped, explicit=False)
+            yield find_shard(path, explicit=False)
         else:
             skipped.others[os.path.splitext(path)[1].lower()] += 1  # noqa: PTH122
 

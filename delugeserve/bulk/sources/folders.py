@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from delugeserve.bulk.items import Item, Skipped, unreadable
-from delugeserve.bulk.sources.shards import is_shard, read_shard
+from delugeserve.bulk.sources.shards import find_shard, is_shard
 from delugeserve.data.formats import is_image_file
 
 SORTED_AT_ONCE = 500_000
@@ -64,7 +64,7 @@ def _walk(
                 elif is_image_file(name):
                     yield Item(path, path)
                 elif is_shard(name):
-                    yield from read_shard(path, skipped, explicit=False)
+                    yield find_shard(path, explicit=False)
                 else:
                     skipped.others[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
     except OSError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from delugeserve.bulk.items import Item, Shard, Skipped, too_large, unreadable
+from delugeserve.bulk.items import Item, Shard, too_large, unreadable
 from delugeserve.data.readers.parquet import ImageColumn, find_image_column
 from delugeserve.errors import DatasetError
 from delugeserve.system.imports import require
@@ -16,16 +16,12 @@ EXTRA = "bulk"
 _ROWS_AT_ONCE = 64
 
 
-def read_parquet(
-    file: BinaryIO, shard: Shard, skipped: Skipped, *, explicit: bool
-) -> Iterator[Item]:
-    """Yield the pictures of a parquet file, a few rows at a time.
+def read_parquet(file: BinaryIO, shard: Shard) -> Iterator[Item]:
+    """Yield the pictures of a parquet file, a few rows at a time; none if no column has images.
 
     Args:
         file: the parquet file.
         shard: its name and stamp.
-        skipped: counts the file if it has no column of images and was not asked for by its name.
-        explicit: it was asked for by its name.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -36,15 +32,6 @@ def read_parquet(
         table = parquet.ParquetFile(file)
         column = _find_column(shard, table.schema_arrow)
         if column is None:
-            if not explicit:
-                skipped.others[".parquet without images"] += 1
-                return
-            yield unreadable(
-                shard.source,
-                "it has no column of images",
-                "Name the column of encoded images 'image'.",
-                shard=shard,
-            )
             return
         row = 0
         batches = table.iter_batches(_ROWS_AT_ONCE, columns=[column.content], use_threads=False)

@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 from delugeserve.bulk.items import Item, Shard, Skipped, too_large, unreadable
-from delugeserve.bulk.sources.shards import is_shard, read_open_shard
+from delugeserve.bulk.sources.shards import is_shard
 from delugeserve.data.formats import is_image_file
 from delugeserve.errors import UsageError, reason_of
 from delugeserve.system.imports import require
@@ -61,6 +61,36 @@ def read_remote(url: str, skipped: Skipped) -> Iterator[Item]:
         yield unreadable(url, "there is no such file", _CHECK)
     except Exception as error:
         yield unreadable(url, reason_of(error), _CHECK)
+
+
+def load_url(url: str) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        system, path = _open_system(url)
+        content: bytes = system.cat_file(path)
+    except UsageError as error:
+        raise ImageError(error.problem, error.remedy, source=url) from error
+    except Exception as error:  # those of file systems have no common base class
+        raise ImageError(
+            f"{url} cannot be read: {reason_of(error).rstrip('.')}.", _CHECK, source=url
+        ) from error
+    return content
+
+
+def open_url(url: str) -> BinaryIO:
+    """Open a file for reading.
+
+    Raises:
+        UsageError: the package of the file system is not installed.
+        Exception: whatever the file system raises.
+    """
+    system, path = _open_system(url)
+    file: BinaryIO = system.open(path, "rb")
+    return file
 
 
 def _open_system(url: str) -> tuple[Any, str]:
@@ -121,24 +151,12 @@ def _read_file(
     name = _basename(file)
     if is_shard(name):
         stamp = next((str(file[key]) for key in _STAMPS if file.get(key)), "")
-        shard = Shard(source, f"{file.get('size')} bytes, {stamp}")
-        with system.open(file["name"], "rb") as stream:
-            yield from read_open_shard(stream, shard, skipped, explicit=explicit)
+        yield Item(source, shard=Shard(source, f"{file.get('size')} bytes, {stamp}", explicit))
     elif explicit or is_image_file(name):
         refused = too_large(source, int(file.get("size") or 0))
-        yield refused or Item(source, load=partial(_load, system, file["name"], source))
+        yield refused or Item(source, load=partial(load_url, source))
     else:
         skipped.others[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
-
-
-def _load(system: Any, path: str, source: str) -> bytes:
-    try:
-        content: bytes = system.cat_file(path)
-    except Exception as error:
-        raise ImageError(
-            f"{source} cannot be read: {reason_of(error).rstrip('.')}.", _CHECK, source=source
-        ) from error
-    return content
 
 
 def _basename(file: dict[str, Any]) -> str:

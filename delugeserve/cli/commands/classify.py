@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from delugeserve.bulk.choices import Decode, FormatName
+from delugeserve.bulk.choices import Decode, EngineName, FormatName
 from delugeserve.cli.options import (
     DEFAULT_URL,
     Json,
     ServedModelName,
     Timeout,
     check_output_file,
+    with_default,
 )
 from delugeserve.cli.render.console import print_json
 from delugeserve.errors import UsageError
 
 if TYPE_CHECKING:
-    from delugeserve.bulk.labelling import Labeller
+    from delugeserve.bulk.engines import Engine
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +89,26 @@ def command(
             "or its model's.",
         ),
     ] = None,
+    engine_name: Annotated[
+        EngineName,
+        typer.Option("--engine", help="Classify from this process, or on a Ray cluster."),
+    ] = "local",
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="With --engine ray: processes that classify at once.",
+        ),
+    ] = None,
+    ray_address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--ray-address",
+            metavar="ADDRESS",
+            help=with_default("With --engine ray: the cluster, such as auto.", "this machine"),
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Classify images with a running server.
@@ -97,7 +119,10 @@ def command(
     A run that stopped, for whatever reason, goes on with --resume. Its output is then the same as
     if it had not stopped.
     """
-    from delugeserve.bulk.engines.client import ClientLabeller, Endpoint
+    from delugeserve.artifacts.references import resolve_version
+    from delugeserve.bulk.engines import open_labeller
+    from delugeserve.bulk.engines.client import Endpoint
+    from delugeserve.bulk.engines.ray_cluster import Cluster, OnCluster
     from delugeserve.bulk.interrupts import interrupts_raised
     from delugeserve.bulk.job import Counts
     from delugeserve.bulk.journal import Request
@@ -116,20 +141,23 @@ def command(
     warnings.filterwarnings("ignore", module="PIL")
     pictures = Pictures(paths, output)
     counts = Counts()
+    cluster = Cluster(ray_address, workers) if engine_name == "ray" else None
     endpoint = Endpoint(tuple(url), model, "", timeout, decode, max_pixels)
 
-    def open_labeller(version: str | None = None, *, pin: bool) -> Labeller:
+    def engine(version: str | None = None, *, pin: bool) -> Engine:
         if in_process is not None:
-            return _open_version(in_process)
-        return ClientLabeller(endpoint.pin(version) if pin else endpoint)
+            return resolve_version(in_process)
+        return endpoint.pin(version) if pin else endpoint
 
     if output is None:
         form = _printed_format(format_, resume, overwrite, json)
+        if cluster is not None:
+            raise UsageError("--engine ray needs --output.", "Add --output FILE.")
         # What prints the version of the model in each row keeps to that version.
         pin = form in ("jsonl", "csv")
         print_rows(
             pictures,
-            lambda: open_labeller(pin=pin),
+            lambda: engine(pin=pin),
             counts,
             form=form,
             top_k=top_k,
@@ -149,14 +177,13 @@ def command(
                 report_refused(pictures, counts)
                 raise typer.Exit(2)
             begun = file.state.request.model.version if file.state else None
-            labeller = open_labeller(begun, pin=True)
-            try:
+            chosen = engine(begun, pin=True)
+            with closing(open_labeller(chosen)) as labeller:
                 request = Request(
-                    tuple(paths), form, top_k, threshold, max_pixels, "local", labeller.model
+                    tuple(paths), form, top_k, threshold, max_pixels, engine_name, labeller.model
                 )
-                write_file(file, request, pictures, labeller, counts)
-            finally:
-                labeller.close()
+                labels = labeller if cluster is None else OnCluster(chosen, cluster)
+                write_file(file, request, pictures, labels, counts)
         if json:
             print_json(summary(counts, request, output))
     _log.info("%s", describe_counts(counts, threshold))
@@ -180,10 +207,3 @@ def _printed_format(
     if json and name not in (None, "json"):
         raise UsageError(f"--json and --format {name} exclude each other.", "Use one of them.")
     return "json" if json else name or "table"
-
-
-def _open_version(text: str) -> Labeller:
-    from delugeserve.artifacts.references import resolve_version
-    from delugeserve.bulk.engines.in_process import InProcessLabeller
-
-    return InProcessLabeller(resolve_version(text))

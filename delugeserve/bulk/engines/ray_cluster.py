@@ -1,0 +1,388 @@
+"""Label on a Ray cluster: Ray Data spreads the list of pictures, and keeps what is done.
+
+The list is written in chunks (:mod:`delugeserve.bulk.chunks`). Ray Data maps each chunk to its rows
+and writes them to a file of its own. Its checkpoints record which chunks are done, in two phases:
+what a killed run left half-written is removed by the next. At the end the rows are joined in the
+order of the list, so that the output has the same bytes as that of one machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delugeserve.bulk.chunks import SMALL, digest_names, read_chunk, sources_of, write_chunks
+from delugeserve.bulk.engines import Engine, open_labeller
+from delugeserve.bulk.items import Skipped
+from delugeserve.bulk.job import Counts, label
+from delugeserve.bulk.journal import Journal, Listed, Request, State, remove
+from delugeserve.bulk.output_file import Items, OutputFile
+from delugeserve.bulk.outputs import FILE_FORMATS
+from delugeserve.bulk.outputs.base import display_name
+from delugeserve.errors import Failure, OtherInputError, UsageError, reason_of
+from delugeserve.system.files import atomic_write
+from delugeserve.system.imports import require
+from delugeserve.system.progress import NO_PROGRESS, Progress
+from delugeserve_client import Classification, ClientError
+
+_log = logging.getLogger(__name__)
+
+EXTRA = "ray"
+_POLL_S = 1.0
+_CHECKPOINT_MEMORY = 64 * 2**20  # bytes that Ray reserves; 100,000 chunks take less than one MB
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where to label.
+
+    Attributes:
+        address: of a cluster, such as ``auto`` or ``ray://head:10001``; None starts Ray here.
+        workers: processes that label at once; None takes a cluster's CPUs, or those of this
+            machine.
+        chunk: pictures of the first chunks.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    chunk: int = SMALL
+
+
+@dataclass(frozen=True)
+class OnCluster:
+    """Labels on a cluster.
+
+    Attributes:
+        engine: what labels, in each worker.
+        cluster: where.
+    """
+
+    engine: Engine
+    cluster: Cluster
+
+    def label(
+        self,
+        output: OutputFile,
+        request: Request,
+        items: Items,
+        counts: Counts,
+        progress: Progress = NO_PROGRESS,
+    ) -> None:
+        """Write the rows that are missing, and complete the output.
+
+        Args:
+            output: the file. The folder beside it must be one that all machines reach.
+            request: what decides the rows.
+            items: lists all pictures and shards; shards are opened by the workers.
+            counts: counts the rows of all runs, at the end.
+            progress: is told of the chunks.
+
+        Raises:
+            MissingExtraError: Ray is not installed.
+            UsageError: there is no such cluster.
+            ClientError: the server stopped answering.
+            Failure: a worker failed.
+            OSError: the output cannot be written.
+            ResumeError, OtherInputError: the output was begun for another request.
+        """
+        require("ray.data", EXTRA)
+        output.unit = "chunks"
+        started = time.monotonic()
+        before = set(_parts(output.folder))
+        try:
+            listed = self._label(output, request, items, progress)
+        except BaseException:
+            if output.state is None and not output.saved:
+                output.discard()
+            raise
+        _join(output, request, listed.chunks, before, counts, progress)
+        counts.seconds = time.monotonic() - started
+        remove(output.folder)
+
+    def _label(
+        self, output: OutputFile, request: Request, items: Items, progress: Progress
+    ) -> Listed:
+        """Label the chunks that are missing."""
+        with output.journal(request) as journal:
+            state = output.state or State(request)
+            listed = _list_chunks(output, state, items, journal, self.cluster, progress)
+            output.saved = _count_done(output.folder)
+            progress.stage("start Ray")
+            with _ray(self.cluster):
+                progress.stage("classify chunks", max(0, listed.chunks - output.saved))
+                try:
+                    with _watch(output, progress):
+                        # The workers are in other folders.
+                        folder = output.folder.resolve()
+                        _run(folder, request, listed.chunks, self.engine, self.cluster)
+                finally:
+                    output.saved = _count_done(output.folder)
+        return listed
+
+
+def _list_chunks(
+    output: OutputFile,
+    state: State,
+    items: Items,
+    journal: Journal,
+    cluster: Cluster,
+    progress: Progress,
+) -> Listed:
+    """Write the list of pictures, or check that the one there is still right."""
+    folder = output.folder / "chunks"
+    progress.stage("list images")
+    if state.listed is None:
+        chunks, names = write_chunks(items(), folder, small=cluster.chunk)
+        listed = Listed(chunks, str(names))
+        journal.listed(listed)
+        return listed
+    if str(digest_names(items())) != state.listed.names:
+        raise _other_pictures(output, folder, state.listed.chunks, items)
+    return state.listed
+
+
+def _other_pictures(output: OutputFile, folder: Path, chunks: int, items: Items) -> OtherInputError:
+    found = (item.source for item in items())
+    for before in sources_of(folder, chunks):
+        now = next(found, "")
+        if before != now:
+            break
+    else:
+        before, now = "", next(found, "")
+    what = " instead of ".join(display_name(name) for name in (now, before) if name)
+    return OtherInputError(
+        output.path,
+        f"the pictures changed: {what or 'a shard was changed'}",
+        kind="source",
+        before=before,
+        now=now,
+    )
+
+
+@contextlib.contextmanager
+def _ray(cluster: Cluster) -> Iterator[None]:
+    """Connect to a cluster, or start Ray on this machine.
+
+    Raises:
+        UsageError: there is no such cluster.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+    if not _log.isEnabledFor(logging.DEBUG):
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+
+    options: dict[str, Any] = {"address": cluster.address}
+    if cluster.address is None:
+        # Besides the workers run the tasks that read the list and write the rows. They wait for
+        # the workers, and take next to no CPU.
+        workers = cluster.workers or _own_cpus()
+        options = {"num_cpus": workers + 3, "include_dashboard": False}
+    try:
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    except ConnectionError as error:
+        raise UsageError(
+            f"No Ray cluster answers at {cluster.address}.",
+            "Start one with 'ray start --head', or leave out --ray-address.",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _own_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _run(folder: Path, request: Request, chunks: int, engine: Engine, cluster: Cluster) -> None:
+    """Label the chunks that are not done."""
+    import ray
+    from ray.data.checkpoint import CheckpointConfig
+
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    checkpoint = CheckpointConfig(
+        id_column="id",
+        checkpoint_path=str(folder / "checkpoint"),
+        delete_checkpoint_on_success=False,
+    )
+    checkpoint.checkpoint_actor_pool_max_size = 1
+    checkpoint.checkpoint_actor_memory_bytes = _CHECKPOINT_MEMORY
+    context.checkpoint_config = checkpoint
+    # A block for each chunk: a block is what a worker takes, and what is written at once.
+    cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    workers = min(cluster.workers or max(1, cpus - 3), chunks)
+    with ray.data.DataContext.current(context), _quiet():
+        rows = ray.data.range(chunks, override_num_blocks=chunks).map_batches(
+            _Worker,
+            fn_constructor_args=(str(folder / "chunks"), request, engine),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+        )
+        try:
+            rows.write_parquet(str(folder / "parts"), compression="zstd")
+        except Exception as error:
+            raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> Exception:
+    """Return our own error that made a worker fail, or a failure that names Ray's."""
+    deepest = error
+    while (cause := getattr(deepest, "cause", None) or deepest.__cause__) is not None:
+        deepest = cause
+        if isinstance(deepest, (ClientError, UsageError, Failure)):
+            return deepest
+    return Failure(
+        f"A worker of the cluster failed: {type(deepest).__name__}: "
+        f"{reason_of(Exception(deepest)).rstrip('.')}.",
+        "Run it again with --debug for the traceback.",
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray Data's messages out of the terminal, unless debug messages are wanted."""
+    if _log.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    handlers = [
+        handler
+        for handler in logging.getLogger("ray.data").handlers
+        if isinstance(handler, logging.StreamHandler)
+        and not isinstance(handler, logging.FileHandler)
+    ]
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
+
+
+class _Worker:
+    """Labels chunks, in a process of a cluster."""
+
+    def __init__(self, chunks: str, request: Request, engine: Engine) -> None:
+        self._chunks, self._request = Path(chunks), request
+        self._labeller = open_labeller(engine)
+        self._format = FILE_FORMATS[request.format](request.model, request.top_k)
+        if self._labeller.model != request.model:
+            raise Failure(
+                f"A worker is served {self._labeller.model} instead of {request.model}.",
+                "Let all workers reach the same model.",
+            )
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        results = [self._label(int(chunk)) for chunk in batch["id"]]
+        columns = {name: [result[name] for result in results] for name in results[0]}
+        return {"id": batch["id"], **columns}
+
+    def _label(self, chunk: int) -> dict[str, Any]:
+        from delugeserve.bulk.sources import open_shards
+
+        counts, rows, encoded = Counts(), [], []
+
+        def write(row: Classification) -> None:
+            rows.append(row)
+            if len(rows) >= SMALL:
+                encoded.append(self._format.encode(rows))
+                rows.clear()
+
+        label(
+            open_shards(read_chunk(self._chunks, chunk), Skipped()),
+            self._labeller,
+            write,
+            counts,
+            top_k=self._request.top_k,
+            threshold=self._request.threshold,
+        )
+        encoded.append(self._format.encode(rows))
+        return {
+            "rows": b"".join(encoded),
+            "answered": counts.answered,
+            "refused": counts.refused,
+            "below": counts.below,
+        }
+
+
+def _count_done(folder: Path) -> int:
+    """Return the number of chunks that are done."""
+    try:
+        names = [path.name for path in (folder / "checkpoint").iterdir()]
+    except FileNotFoundError:
+        return 0
+    return sum(name.endswith(".parquet") and ".pending." not in name for name in names)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Return the files with the rows of chunks."""
+    return list((folder / "parts").glob("*.parquet"))
+
+
+@contextlib.contextmanager
+def _watch(output: OutputFile, progress: Progress) -> Iterator[None]:
+    """Report the chunks that are done."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen = output.saved
+        while not ended.wait(_POLL_S):
+            done = _count_done(output.folder)
+            if done != seen:
+                progress.advance(done - seen)
+                seen = done
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _join(
+    output: OutputFile,
+    request: Request,
+    chunks: int,
+    before: set[Path],
+    counts: Counts,
+    progress: Progress,
+) -> None:
+    """Write the output from the rows of all chunks, in their order."""
+    parquet = require("pyarrow.parquet", EXTRA)
+    progress.stage(f"write {output.path.name}", chunks)
+    places: dict[int, Path] = {}
+    for path in _parts(output.folder):
+        for chunk in parquet.read_table(path, columns=["id"]).column(0).to_pylist():
+            places[chunk] = path
+    kind = FILE_FORMATS[request.format](request.model, request.top_k)
+    with atomic_write(output.log, "join") as beside, beside.open("wb") as file:
+        file.write(kind.header())
+        for chunk in range(chunks):
+            table = parquet.read_table(places[chunk], filters=[("id", "=", chunk)])
+            (row,) = table.to_pylist()
+            file.write(row["rows"])
+            counts.answered += row["answered"]
+            counts.refused += row["refused"]
+            counts.below += row["below"]
+            if places[chunk] in before:
+                counts.resumed += row["answered"] + row["refused"]
+            progress.advance()
+        file.flush()
+        os.fsync(file.fileno())
+    if not kind.finished:
+        kind.finish(output.log, output.path)
