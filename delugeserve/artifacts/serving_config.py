@@ -20,6 +20,9 @@ TimeoutAction = Literal["reject", "delay"]
 THREADS = {"onnxruntime": "intra_op_thread_count", "openvino": "INFERENCE_NUM_THREADS"}
 """The parameter with the number of threads of an instance, by backend."""
 
+PINNING = {"openvino": "ENABLE_CPU_PINNING"}
+"""The parameter that pins an instance's threads to cores, by backend."""
+
 QUEUE = (
     "preferred_batch_sizes",
     "queue_delay_us",
@@ -48,6 +51,7 @@ class ServingConfig:
     Attributes:
         instances: number of instances, on each device.
         threads: threads of an instance; 0 lets the backend choose.
+        cpu_pinning: each thread stays on one core.
         preferred_batch_sizes: the batch sizes that the dynamic batcher aims at; empty for none.
         queue_delay_us: how long it waits for more requests, in microseconds.
         queue_size: most requests that wait; more are refused with UNAVAILABLE. 0 for no limit.
@@ -67,6 +71,7 @@ class ServingConfig:
 
     instances: int | None = None
     threads: int | None = None
+    cpu_pinning: bool | None = None
     preferred_batch_sizes: tuple[int, ...] | None = None
     queue_delay_us: int | None = None
     queue_size: int | None = None
@@ -119,12 +124,11 @@ def read_serving(message: Any) -> ServingConfig:
     batching = message.dynamic_batching
     queue = batching.default_queue_policy
     group = message.instance_group[0] if message.instance_group else None
-    key = THREADS.get(message.backend or message.platform.partition("_")[0])
-    stated = key is not None and key in message.parameters
-    threads = message.parameters[key].string_value if stated else ""
+    threads = _parameter(message, THREADS)
     return ServingConfig(
         instances=sum(one.count or 1 for one in message.instance_group) or 1,
         threads=int(threads) if threads.isdecimal() else 0,
+        cpu_pinning=_parameter(message, PINNING).upper() == "YES",
         preferred_batch_sizes=tuple(batching.preferred_batch_size),
         queue_delay_us=batching.max_queue_delay_microseconds,
         queue_size=queue.max_queue_size,
@@ -138,6 +142,19 @@ def read_serving(message: Any) -> ServingConfig:
         rate_limit={one.name: one.count for one in group.rate_limiter.resources} if group else {},
         rate_priority=group.rate_limiter.priority if group else 0,
     )
+
+
+def _parameter(message: Any, keys: Mapping[str, str]) -> str:
+    key = keys.get(_backend(message))
+    if key is None or key not in message.parameters:
+        return ""
+    value: str = message.parameters[key].string_value
+    return value
+
+
+def _backend(message: Any) -> str:
+    name: str = message.backend or message.platform.partition("_")[0]
+    return name
 
 
 def read_queue(message: Any) -> ServingConfig:
@@ -224,18 +241,21 @@ class _Edit:
                 group.ClearField("rate_limiter")
 
     def _threads(self) -> None:
-        threads = self._settings.threads
-        if threads is None:
-            return
-        backend = self._message.backend or self._message.platform.partition("_")[0]
-        key = THREADS.get(backend)
+        threads, pinning = self._settings.threads, self._settings.cpu_pinning
+        if threads is not None:
+            self._set_parameter(THREADS, str(threads) if threads else "", "number of threads")
+        if pinning is not None:
+            self._set_parameter(PINNING, "YES" if pinning else "", "threads to pin")
+
+    def _set_parameter(self, keys: Mapping[str, str], value: str, what: str) -> None:
+        backend = _backend(self._message)
+        key = keys.get(backend)
         if key is None:
             raise UsageError(
-                f"The backend {backend} has no number of threads.",
-                f"It can be set for: {', '.join(THREADS)}.",
+                f"The backend {backend} has no {what}.", f"It can be set for: {', '.join(keys)}."
             )
-        if threads:
-            self._message.parameters[key].string_value = str(threads)
+        if value:
+            self._message.parameters[key].string_value = value
         elif key in self._message.parameters:
             del self._message.parameters[key]
 

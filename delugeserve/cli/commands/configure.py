@@ -34,6 +34,14 @@ def command(
         int | None,
         typer.Option(min=0, help="Threads of an instance; 0 divides the cores among them."),
     ] = None,
+    cpu_pinning: Annotated[
+        bool | None,
+        typer.Option(
+            "--cpu-pinning/--no-cpu-pinning",
+            help="Keep each thread on one core; openvino only.",
+            show_default=False,
+        ),
+    ] = None,
     warm_up: Annotated[
         str | None,
         typer.Option(
@@ -143,6 +151,7 @@ def command(
     settings = ServingConfig(
         instances=instances,
         threads=threads,
+        cpu_pinning=cpu_pinning,
         preferred_batch_sizes=_sizes("--preferred-batches", preferred_batches),
         queue_delay_us=_microseconds("--queue-delay", queue_delay),
         queue_size=queue_size,

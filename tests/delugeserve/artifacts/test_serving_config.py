@@ -64,6 +64,7 @@ SETTINGS = st.fixed_dictionaries(
     optional={
         "instances": st.integers(1, 8),
         "threads": st.integers(0, 8),
+        "cpu_pinning": st.booleans(),
         "preferred_batch_sizes": st.lists(st.integers(1, 64), unique=True).map(sorted).map(tuple),
         "queue_delay_us": st.integers(0, 10**6),
         "queue_size": st.integers(0, 9999),
@@ -81,7 +82,7 @@ SETTINGS = st.fixed_dictionaries(
 
 @given(stated=SETTINGS)
 def test_what_is_stated_is_set_and_the_rest_stays(stated):
-    message = generated()
+    message = generated(backend="openvino")
     before = read_serving(message)
     apply_serving(ServingConfig(**stated), message)
     found = read_serving(message).stated
@@ -117,6 +118,8 @@ def test_models_that_have_no_such_setting():
     assert "net" in caught.value.remedy
     with pytest.raises(UsageError):
         apply_serving(ServingConfig(threads=2), generated(backend="tensorrt"))
+    with pytest.raises(UsageError):
+        apply_serving(ServingConfig(cpu_pinning=True), generated(backend="onnxruntime"))
     groups = parse("instance_group { count: 1 } instance_group { count: 1 }")
     with pytest.raises(UsageError):
         apply_serving(ServingConfig(instances=2), groups)

@@ -45,6 +45,7 @@ def test_settings_are_written(configure, run, repository):
     assert found["now"] == {
         "instances": 2,
         "threads": 1,
+        "cpu_pinning": False,
         "preferred_batch_sizes": [8, 16],
         "queue_delay_us": 2000,
         "queue_size": 7,
