@@ -40,6 +40,7 @@ from delugeserve.cli.commands import (
     serve,
     status,
     train,
+    tune,
     verify,
     versions,
 )
@@ -103,7 +104,7 @@ _PANELS = {
     "Train and evaluate": (data, train, runs, evaluate),
     "Export": (export, verify, inspect, benchmark_engines),
     "Versions": (versions, promote, rollback, configure, remove, gc),
-    "Serve": (serve, status, keys, classify, benchmark),
+    "Serve": (serve, status, keys, classify, benchmark, tune),
     "Experiments of the paper": (ablation, connectivity, profile),
 }
 

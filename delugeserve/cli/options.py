@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -142,6 +143,31 @@ def _parse_range(text: str) -> list[int]:
     if len(step) > 1 or start < 1:
         raise ValueError
     return list(range(start, end + 1, *step))
+
+
+_UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000}
+
+
+def parse_microseconds(option: str, text: str | None) -> int | None:
+    """Parse a time such as ``500us``, ``2ms`` or ``1.5s``; None stays None.
+
+    Args:
+        option: the option's name, for the error.
+        text: its value; ``0`` needs no unit.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    if text is None:
+        return None
+    if text == "0":
+        return 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s)", text)
+    if match is None:
+        raise UsageError(
+            f"{option} '{text}' is not a time.", f"Use {option} with a unit: 500us, 2ms or 1s."
+        )
+    return round(float(match[1]) * _UNITS[match[2]])
 
 
 def check_output_file(path: Path) -> None:

@@ -67,6 +67,7 @@ def find_rate(
     *,
     precision: float = 0.05,
     start: float | None = None,
+    lowest: float = _LOWEST_RATE,
     sender: OpenSender = open_sender,
     output: Path | None = None,
     progress: Progress = NO_PROGRESS,
@@ -81,13 +82,14 @@ def find_rate(
         precision: the search ends when the highest VALID rate and the lowest INVALID one differ by
             this share or less.
         start: the rate to begin with, in queries/s; by default what one request at a time reaches.
+        lowest: the lowest rate that is of interest, in queries/s.
         sender: opens what sends the requests.
         output: folder for LoadGen's log files, one folder inside for each test; None keeps none.
         progress: receives each test's seconds as steps.
         on_trial: called with each test's result.
 
     Raises:
-        BudgetError: the server does not keep the budget at any rate.
+        BudgetError: the server does not keep the budget at any rate of interest.
         MissingExtraError: mlcommons-loadgen is not installed.
         ClientError: the sender cannot connect.
     """
@@ -110,8 +112,8 @@ def find_rate(
     )
     low, high = 0.0, float("inf")
     best: LoadResult | None = None
-    rate = start or max(_LOWEST_RATE, alone.completed_rate)
-    while rate >= _LOWEST_RATE and (best is None or high / low > 1 + precision):
+    rate = start or max(lowest, alone.completed_rate)
+    while rate >= lowest and (best is None or high / low > 1 + precision):
         result = at(rate)
         if result.valid:
             low, best = rate, result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 import typer
@@ -15,12 +14,12 @@ from delugeserve.cli.options import (
     Repository,
     StoredModelName,
     parse_counts,
+    parse_microseconds,
 )
 from delugeserve.cli.render.console import err_console, out, print_json, print_table, print_warning
 from delugeserve.cli.render.versions import print_running
 from delugeserve.errors import UsageError
 
-_UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 _QUEUE = "Queue"
 _LIMITS = "Rate limiter"
 
@@ -153,9 +152,9 @@ def command(
         threads=threads,
         cpu_pinning=cpu_pinning,
         preferred_batch_sizes=_sizes("--preferred-batches", preferred_batches),
-        queue_delay_us=_microseconds("--queue-delay", queue_delay),
+        queue_delay_us=parse_microseconds("--queue-delay", queue_delay),
         queue_size=queue_size,
-        queue_timeout_us=_microseconds("--queue-timeout", queue_timeout),
+        queue_timeout_us=parse_microseconds("--queue-timeout", queue_timeout),
         timeout_action=timeout_action,
         client_timeout=client_timeout,
         priority_levels=priorities,
@@ -229,7 +228,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if name.endswith("_us"):
-        return f"{value / 1e6:g} s" if value >= _UNITS["s"] else f"{value / 1e3:g} ms"
+        return f"{value / 1e6:g} s" if value >= 1_000_000 else f"{value / 1e3:g} ms"
     if isinstance(value, dict):
         return ", ".join(f"{key}={count}" for key, count in value.items()) or "none"
     if isinstance(value, tuple):
@@ -263,19 +262,6 @@ def _sizes(option: str, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     return () if text == "none" else tuple(parse_counts(option, text))
-
-
-def _microseconds(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    if text == "0":
-        return 0
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s)", text)
-    if match is None:
-        raise UsageError(
-            f"{option} '{text}' is not a time.", f"Use {option} with a unit: 500us, 2ms or 1s."
-        )
-    return round(float(match[1]) * _UNITS[match[2]])
 
 
 def _resources(text: str | None) -> dict[str, int] | None:

@@ -1,0 +1,157 @@
+"""What a tuning will try, and how: everything that must be the same when it is resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from delugeserve.artifacts.manifest import find_manifest
+from delugeserve.artifacts.model_config import read_config, read_message
+from delugeserve.artifacts.promotion import find_model
+from delugeserve.artifacts.repository import version_numbers
+from delugeserve.artifacts.serving_config import ServingConfig, read_serving, stops_prefetching
+from delugeserve.artifacts.typed_json import to_json
+from delugeserve.errors import UnknownNameError, UsageError
+from delugeserve.system import hardware
+from delugeserve.system.imports import require
+from delugeserve.tuning.measure import LoadSettings
+from delugeserve.tuning.space import Candidate, Space, Version, make_space
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """What a tuning will try.
+
+    Attributes:
+        repository: the model repository.
+        model: name of the model.
+        load: the load of every trial.
+        space: the choices.
+        before: the settings that the model has now.
+        trials: number of trials, those of an earlier run included.
+        output: folder of the study.
+        machine: a description of this machine.
+        hindered: the queue has limits, with which Triton's batcher may pause.
+    """
+
+    repository: Path
+    model: str
+    load: LoadSettings
+    space: Space
+    before: Candidate
+    trials: int
+    output: Path
+    machine: str
+    hindered: bool
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same when the study is resumed, as JSON values."""
+        values = {
+            "model": self.model,
+            "machine": self.machine,
+            **to_json(self.load),
+            **to_json(self.space),
+        }
+        found: dict[str, Any] = json.loads(json.dumps(values))
+        return found
+
+    @property
+    def front(self) -> bool:
+        """Whether the trials go through the front, as several servers need it."""
+        return max(self.space.replicas) > 1
+
+
+def plan_tuning(
+    repository: Path,
+    model: str,
+    *,
+    output: Path,
+    load: LoadSettings | None = None,
+    trials: int = 20,
+    versions: Sequence[int] | None = None,
+    replicas: Sequence[int] = (1,),
+) -> TuningPlan:
+    """Return what a tuning will try; nothing is changed.
+
+    Args:
+        repository: the model repository.
+        model: name of the model.
+        output: folder of the study; it need not exist.
+        load: the load of every trial; None for the defaults.
+        trials: number of trials, those of an earlier run included.
+        versions: numbers of the versions to try; None for the one that is served.
+        replicas: numbers of servers to try.
+
+    Raises:
+        UnknownNameError: there is no such model, or no such version.
+        RepositoryError: the repository cannot be read.
+        UsageError: the batch size is larger than the model takes.
+        MissingExtraError: optuna or mlcommons-loadgen is not installed.
+    """
+    require("optuna", "tune")
+    require("mlperf_loadgen", "benchmark")
+    load = load or LoadSettings()
+    served = find_model(repository, model)
+    folder = repository / model
+    if served.number is None:
+        raise UsageError(
+            f"Model '{model}' has no version to serve.", "Export it, or promote a version of it."
+        )
+    known = version_numbers(folder)
+    for number in versions or ():
+        if number not in known:
+            raise UnknownNameError(f"version of '{model}'", str(number), list(map(str, known)))
+    chosen = list(dict.fromkeys([served.number, *(versions or ())]))
+    config = read_config(folder)
+    largest = max(1, config.max_batch_size)
+    if load.batch_size > largest:
+        raise UsageError(
+            f"The model '{model}' takes at most {largest} images per request, not "
+            f"{load.batch_size}.",
+            f"Use --batch-size {largest} or less.",
+        )
+    space = make_space(
+        [_version(folder, number, config.backend) for number in chosen],
+        cores=hardware.usable_cores(),
+        max_batch_size=largest,
+        latency_budget=load.latency_budget,
+        replicas=replicas,
+    )
+    now = read_serving(read_message(folder))
+    return TuningPlan(
+        repository=repository,
+        model=model,
+        load=load,
+        space=space,
+        before=_candidate(served.number, now, space),
+        trials=trials,
+        output=output,
+        machine=hardware.describe(),
+        hindered=stops_prefetching(now),
+    )
+
+
+def _version(folder: Path, number: int, backend: str) -> Version:
+    manifest = find_manifest(folder, number)
+    if manifest is None:
+        return Version(number, backend, "unknown", "")
+    digest = "".join(one.sha256[:8] for _, one in sorted(manifest.files.items()))
+    return Version(number, manifest.backend, manifest.precision, digest[:16])
+
+
+def _candidate(version: int, now: ServingConfig, space: Space) -> Candidate:
+    """Return the settings of a model; those that the space does not have are rounded."""
+    stated = Candidate(
+        version=version,
+        instances=now.instances or 1,
+        threads=now.threads or 0,
+        cpu_pinning=now.cpu_pinning,
+        queue_delay_us=now.queue_delay_us or 0,
+        preferred_batch_sizes=now.preferred_batch_sizes or (),
+    )
+    return dataclasses.replace(space.clamp(stated), replicas=min(space.replicas))

@@ -1,0 +1,92 @@
+"""What is tried: choices that fit the machine, the model and the backend."""
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from delugeserve.artifacts.serving_config import ServingConfig
+from delugeserve.tuning.space import Candidate, Version, make_space
+
+VERSIONS = (Version(1, "openvino", "bf16", "aa"), Version(2, "tensorrt", "fp16", "bb"))
+
+
+def space_of(*versions, cores=8, largest=64, budget=0.1, replicas=(1, 2)):
+    return make_space(
+        versions, cores=cores, max_batch_size=largest, latency_budget=budget, replicas=replicas
+    )
+
+
+class Choose:
+    """Chooses as hypothesis says, and remembers the names."""
+
+    def __init__(self, draw):
+        self.draw, self.names = draw, {}
+
+    def suggest_categorical(self, name, choices):
+        assert all(isinstance(one, (bool, int, str)) for one in choices)
+        self.names[name] = self.draw(st.sampled_from(choices))
+        return self.names[name]
+
+
+@given(data=st.data(), cores=st.integers(1, 70), largest=st.sampled_from([0, 1, 8, 64]))
+@settings(deadline=None)
+def test_every_candidate_fits(data, cores, largest):
+    space = space_of(*VERSIONS, cores=cores, largest=largest)
+    chosen = Choose(data.draw)
+    found = space.suggest(chosen)
+    assert max(found.preferred_batch_sizes, default=0) <= max(1, largest)
+    assert found.queue_delay_us <= 50_000
+    assert ("preferred" in chosen.names) == (found.queue_delay_us > 0)
+    if found.version == 2:  # its backend has neither
+        assert (found.threads, found.cpu_pinning) == (None, None)
+    elif found.threads:
+        assert found.threads * found.instances * found.replicas < cores
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=30)
+def test_a_study_takes_a_candidate_back(data):
+    """What the old settings are enqueued by suggests them again."""
+    space = space_of(*VERSIONS)
+    candidate = space.suggest(Choose(data.draw))
+    trial = optuna.trial.FixedTrial(candidate.parameters)
+    assert space.suggest(trial) == candidate
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nearest"),
+    [
+        (Candidate(1, instances=3), Candidate(1, instances=2)),
+        (Candidate(1, instances=99, threads=5), Candidate(1, instances=8, threads=4)),
+        (Candidate(1, threads=None, cpu_pinning=None), Candidate(1)),
+        (Candidate(2, threads=3, cpu_pinning=True), Candidate(2, threads=None, cpu_pinning=None)),
+        (
+            Candidate(1, queue_delay_us=1900, preferred_batch_sizes=(16, 32)),
+            Candidate(1, queue_delay_us=2000, preferred_batch_sizes=(16, 32)),
+        ),
+        (
+            Candidate(1, queue_delay_us=1900, preferred_batch_sizes=(7,)),
+            Candidate(1, queue_delay_us=2000),
+        ),
+    ],
+)
+def test_settings_outside_the_space_are_rounded(wanted, nearest):
+    assert space_of(VERSIONS[wanted.version - 1]).clamp(wanted) == nearest
+
+
+def test_a_short_budget_has_short_delays():
+    assert max(space_of(*VERSIONS, budget=0.004).queue_delays_us) == 2000
+
+
+def test_one_core_leaves_little_to_try():
+    space = space_of(VERSIONS[0], cores=1, largest=1, budget=0.0001, replicas=(1,))
+    assert (space.instances, space.threads, space.queue_delays_us) == ((1,), (0,), (0,))
+    assert space.size == 2  # pinned or not
+
+
+def test_what_is_written():
+    found = Candidate(1, 2, 3, 0, True, 2000, (8,)).serving()
+    assert found == ServingConfig(
+        instances=3, threads=0, cpu_pinning=True, queue_delay_us=2000, preferred_batch_sizes=(8,)
+    )
