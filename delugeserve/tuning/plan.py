@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from delugeserve.artifacts.model_config import read_config, read_message
 from delugeserve.artifacts.promotion import find_model
 from delugeserve.artifacts.repository import version_numbers
 from delugeserve.artifacts.serving_config import ServingConfig, read_serving, stops_prefetching
-from delugeserve.artifacts.typed_json import to_json
 from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.system import hardware
 from delugeserve.system.imports import require
@@ -49,15 +47,25 @@ class TuningPlan:
     hindered: bool
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What must be the same when the study is resumed, as JSON values."""
-        values = {
-            "model": self.model,
-            "machine": self.machine,
-            **to_json(self.load),
-            **to_json(self.space),
+    def options(self) -> dict[str, Any]:
+        """The options that must be the same when the study is resumed, by name."""
+        load, space = self.load, self.space
+        return {
+            "latency_budget": f"{load.latency_budget * 1e3:g}ms",
+            "objective": load.objective.value,
+            "percentile": round(load.percentile * 100, 6),
+            "batch_size": load.batch_size,
+            "seconds": load.seconds,
+            "versions": ",".join(str(version.number) for version in space.versions),
+            "replicas": ",".join(map(str, space.replicas)),
         }
-        found: dict[str, Any] = json.loads(json.dumps(values))
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What must be the same besides, by a name for the user."""
+        found = {"model": self.model, "machine": self.machine}
+        for one in self.space.versions:
+            found[f"version {one.number}"] = f"{one.backend} {one.precision} {one.digest}".rstrip()
         return found
 
     @property

@@ -8,11 +8,16 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from delugeserve.artifacts.typed_json import from_json, to_json
-from delugeserve.errors import DelugeServeError, UsageError, reason_of
+from delugeserve.errors import (
+    BusyOutputError,
+    DelugeServeError,
+    ResumeError,
+    UsageError,
+    reason_of,
+)
 from delugeserve.system.files import atomic_write
 from delugeserve.system.imports import require
 from delugeserve.system.progress import NO_PROGRESS, Progress
@@ -54,38 +59,6 @@ class Trial:
     def score(self) -> float:
         """What is maximised; 0 if nothing was measured."""
         return self.measurement.images_per_s if self.measurement else 0.0
-
-
-class BusyStudyError(UsageError):
-    """Another process works on a study.
-
-    Attributes:
-        path: the study's folder.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        super().__init__(
-            f"Another process is tuning in {path}.",
-            "Wait until it has finished, or choose another --output.",
-        )
-
-
-class ChangedStudyError(UsageError):
-    """A study was begun with other settings.
-
-    Attributes:
-        path: the study's folder.
-        changed: the settings that differ, by name: their values then and now.
-    """
-
-    def __init__(self, path: Path, changed: dict[str, tuple[Any, Any]]) -> None:
-        self.path, self.changed = path, changed
-        listed = ", ".join(f"{name} was {then}, now {now}" for name, (then, now) in changed.items())
-        super().__init__(
-            f"The study in {path} was begun with other settings: {listed}.",
-            "Use the same options, or another --output.",
-        )
 
 
 class Study:
@@ -175,9 +148,9 @@ def open_study(plan: TuningPlan) -> Iterator[Study]:
     """Open the study of a plan, and hold it against other processes until the block ends.
 
     Raises:
-        BusyStudyError: another process has it.
-        ChangedStudyError: it was begun with other settings.
-        UsageError: its folder cannot be used.
+        BusyOutputError: another process has it.
+        ResumeError: it was begun with other options.
+        UsageError: it is of another model or machine, or its folder cannot be used.
     """
     filelock = require("filelock", "tune")
     try:
@@ -187,7 +160,7 @@ def open_study(plan: TuningPlan) -> Iterator[Study]:
             try:
                 stack.enter_context(lock)
             except filelock.Timeout:
-                raise BusyStudyError(plan.output) from None
+                raise BusyOutputError(plan.output) from None
             _check_plan(plan)
             yield Study(plan)
     except OSError as error:
@@ -199,26 +172,36 @@ def open_study(plan: TuningPlan) -> Iterator[Study]:
 
 def _check_plan(plan: TuningPlan) -> None:
     path = plan.output / _PLAN
+    now = {"options": plan.options, "facts": plan.facts}
     if not path.is_file():
         if any(one.name != _LOCK for one in plan.output.iterdir()):
             raise UsageError(
                 f"The folder {plan.output} holds other files.", "Choose a new --output."
             )
         with atomic_write(path) as beside:
-            beside.write_text(json.dumps(plan.identity, indent=2) + "\n", encoding="utf-8")
+            beside.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
         return
     try:
         then = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        options, facts = (_differences(then[key], now[key]) for key in ("options", "facts"))
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path} is damaged.", "Choose a new --output.") from None
-    now = plan.identity
-    changed = {
+    if options:
+        raise ResumeError(plan.output, options)
+    for name, (before, after) in facts.items():
+        raise UsageError(
+            f"Cannot resume {plan.output}: its {name} was {before or 'absent'}, and is now "
+            f"{after or 'absent'}.",
+            "Choose another --output.",
+        )
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {
         name: (then.get(name), now.get(name))
         for name in dict.fromkeys((*then, *now))
         if then.get(name) != now.get(name)
     }
-    if changed:
-        raise ChangedStudyError(plan.output, changed)
 
 
 def _is_kept(trial: Any) -> bool:

@@ -11,6 +11,7 @@ from delugeserve.artifacts.configuring import configure
 from delugeserve.artifacts.promotion import promote
 from delugeserve.artifacts.typed_json import to_json
 from delugeserve.errors import Failure
+from delugeserve.load import BudgetError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve.tuning.measure import Measure, Measurement, ServerMeasure
 from delugeserve.tuning.plan import TuningPlan
@@ -67,35 +68,6 @@ class TuningResult:
         }
 
 
-class NothingKeepsError(Failure):
-    """No candidate keeps the latency budget.
-
-    Attributes:
-        budget_ms: the budget.
-        nearest_ms: the least latency that was measured; None if nothing was.
-    """
-
-    def __init__(self, plan: TuningPlan, trials: Sequence[Trial]) -> None:
-        self.budget_ms = plan.load.latency_budget * 1e3
-        found = [one.measurement.latency_ms for one in trials if one.measurement]
-        self.nearest_ms = min(found, default=None)
-        errors = [one.error for one in trials if one.error]
-        if self.nearest_ms is None:
-            super().__init__(
-                f"No trial could be measured. The last one failed: {errors[-1]}"
-                if errors
-                else "No trial was made.",
-                "Check with: delugeserve doctor",
-            )
-            return
-        super().__init__(
-            f"No settings of '{plan.model}' keep {self.budget_ms:g} ms; the nearest was "
-            f"{self.nearest_ms:.3g} ms.",
-            f"Use --latency-budget {float(f'{self.nearest_ms * 1.25:.2g}'):g}ms or more, or a "
-            "smaller or faster model.",
-        )
-
-
 def tune(
     plan: TuningPlan,
     *,
@@ -114,16 +86,17 @@ def tune(
         progress: receives the seconds of each load test.
 
     Raises:
-        BusyStudyError: another process works on the study.
-        ChangedStudyError: the study was begun with other settings.
-        NothingKeepsError: no candidate keeps the latency budget.
+        BusyOutputError: another process works on the study.
+        ResumeError: the study was begun with other options.
+        BudgetError: no candidate keeps the latency budget.
+        Failure: no candidate could be measured.
     """
     measure = measure or ServerMeasure(plan.repository, plan.model, plan.load, front=plan.front)
     with open_study(plan) as study:
         study.search(measure, progress)
         trials, best = study.trials, study.best
         if best is None:
-            raise NothingKeepsError(plan, trials)
+            raise _nothing_keeps(plan, trials)
         before = trials[0]
         if best.number == before.number:
             return TuningResult(plan, trials, before, best, None, None, False)
@@ -137,6 +110,25 @@ def tune(
             configure(plan.repository, plan.model, best.candidate.serving())
             _log.info("written: %s", describe(best.candidate, plan))
         return TuningResult(plan, trials, before, best, before_again, best_again, ahead and write)
+
+
+def _nothing_keeps(plan: TuningPlan, trials: Sequence[Trial]) -> Failure:
+    budget = plan.load.latency_budget * 1e3
+    found = [one.measurement.latency_ms for one in trials if one.measurement]
+    if not found:
+        return Failure(
+            f"None of {len(trials)} trials could be measured. The last one failed: "
+            f"{trials[-1].error}",
+            "Check with: delugeserve doctor",
+        )
+    nearest = min(found)
+    return BudgetError(
+        f"No settings of '{plan.model}' keep {budget:g} ms; the nearest was {nearest:.3g} ms.",
+        f"Use --latency-budget {float(f'{nearest * 1.25:.2g}'):g}ms or more, or a smaller or "
+        "faster model.",
+        budget_ms=budget,
+        nearest_ms=nearest,
+    )
 
 
 def _again(trial: Trial, measure: Measure, progress: Progress) -> Measurement:

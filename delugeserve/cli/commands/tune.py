@@ -171,7 +171,9 @@ def _describe(plan: Any) -> dict[str, Any]:
     from delugeserve.artifacts.typed_json import to_json
 
     return {
-        **plan.identity,
+        **plan.options,
+        **plan.facts,
+        "space": to_json(plan.space),
         "before": to_json(plan.before),
         "trials": plan.trials,
         "candidates": plan.space.size,

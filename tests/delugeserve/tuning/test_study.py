@@ -1,11 +1,12 @@
 """Trials in a folder: kept, resumed, held against a second process."""
 
+import dataclasses
 import json
 
 import pytest
 
-from delugeserve.errors import UsageError
-from delugeserve.tuning.study import BusyStudyError, ChangedStudyError, open_study
+from delugeserve.errors import BusyOutputError, ResumeError, UsageError
+from delugeserve.tuning.study import open_study
 
 
 def search(plan, measure):
@@ -67,16 +68,20 @@ def test_a_small_space_ends_before_the_trials_do(make_plan, synthetic, monkeypat
 
 def test_two_runs_at_once_are_refused(make_plan):
     plan = make_plan()
-    with open_study(plan), pytest.raises(BusyStudyError) as caught, open_study(plan):
+    with open_study(plan), pytest.raises(BusyOutputError) as caught, open_study(plan):
         pass
     assert caught.value.path == plan.output
 
 
 def test_other_settings_are_refused(make_plan, synthetic):
     search(make_plan(trials=1), synthetic())
-    with pytest.raises(ChangedStudyError) as caught, open_study(make_plan(budget=0.2)):
+    with pytest.raises(ResumeError) as caught, open_study(make_plan(budget=0.2)):
         pass
-    assert caught.value.changed["latency_budget"] == (0.05, 0.2)
+    assert caught.value.changed == {"latency_budget": ("50ms", "200ms")}
+    assert "--latency-budget 50ms" in caught.value.remedy
+    elsewhere = dataclasses.replace(make_plan(), machine="4 cores")
+    with pytest.raises(UsageError, match="machine was 8 cores"), open_study(elsewhere):
+        pass
 
 
 def test_a_folder_with_other_files_is_refused(make_plan, tmp_path):
@@ -93,7 +98,7 @@ def test_a_damaged_plan_is_refused(make_plan):
     with open_study(plan):
         pass
     path = plan.output / "tuning.json"
-    assert json.loads(path.read_text())["model"] == "net"
-    path.write_text("{")
+    assert json.loads(path.read_text())["facts"]["model"] == "net"
+    path.write_text("[]")
     with pytest.raises(UsageError), open_study(plan):
         pass
