@@ -1,21 +1,21 @@
 """Closed-loop load on a server: a fixed number of requests in flight, at minimal client cost.
 
 Client, server and engine share the cores, so the client's work slows the server down. The client
-is therefore one process; requests are prepared in advance; responses are counted, not read; and no
-thread waits: the callback of a response, on tritonclient's own thread, sends the next request.
+is therefore one process with the sender of the load tests, which speaks gRPC over a plain socket:
+requests are prepared in advance, responses are counted, and the callback of a response, on the
+sender's own thread, sends the next request.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
 import numpy as np
-import tritonclient.grpc as triton
 
+from delugeserve.load import Target, open_sender
 from delugeserve.zoo import find_model
 
 DISTINCT = 16  # different requests, sent in turn
@@ -26,7 +26,8 @@ class ClosedLoop:
     """Measures throughput with a fixed number of requests in flight; a call returns images/s.
 
     Args:
-        client: tritonclient's gRPC client.
+        client: tritonclient's gRPC client, which is asked for the server's statistics.
+        url: the server's address.
         model: name of the model.
         batch: images per request.
         flying: requests in flight.
@@ -38,18 +39,22 @@ class ClosedLoop:
         executed: images per inference, as the server counts them, one figure per call.
     """
 
-    def __init__(self, client: Any, model: str, batch: int, flying: int, seconds: float) -> None:
+    def __init__(
+        self, client: Any, url: str, model: str, batch: int, flying: int, seconds: float
+    ) -> None:
         self.client, self.model, self.batch, self.flying = client, model, batch, flying
         self.seconds = seconds
         self.cores: list[float] = []
         self.executed: list[float] = []
-        self._inputs = _prepared(batch, find_model(model).task.image_size)
-        self._outputs = [triton.InferRequestedOutput("probabilities")]
+        images = random_images(DISTINCT * batch, find_model(model).task.image_size)
+        self._target = Target(url, model, images, batch_size=batch)
+        self._turns = cycle(np.arange(len(images)).reshape(DISTINCT, batch).tolist())
 
     def __call__(self) -> float:
         """Run the loop once and return images/s."""
         self._answers: list[float] = []
-        self._failure: Exception | None = None
+        self._failure: str | None = None
+        self._sender = open_sender(self._target)
         self._stopping, self._landed = False, threading.Semaphore(0)
         for _ in range(self.flying):
             self._send()
@@ -62,8 +67,9 @@ class ClosedLoop:
         self._stopping = True
         for _ in range(self.flying):
             self._landed.acquire()
+        self._sender.close()
         if self._failure:
-            raise self._failure
+            raise RuntimeError(self._failure)
         self.cores.append(used / (end - start))
         images, runs = np.subtract(after, before)
         self.executed.append(images / max(runs, 1))
@@ -81,11 +87,9 @@ class ClosedLoop:
                 break
 
     def _send(self) -> None:
-        self.client.async_infer(
-            self.model, next(self._inputs), callback=self._answered, outputs=self._outputs
-        )
+        self._sender.send(next(self._turns), self._answered)
 
-    def _answered(self, result: Any, error: Exception | None) -> None:
+    def _answered(self, _answer: bytes | None, error: str | None) -> None:
         self._answers.append(time.perf_counter())
         self._failure = self._failure or error
         if self._stopping or error:
@@ -101,12 +105,3 @@ class ClosedLoop:
 def random_images(count: int, size: int, seed: int = 0) -> np.ndarray:
     """Draw random pixels, uint8 ``[count, size, size, 3]``."""
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
-
-
-def _prepared(batch: int, size: int) -> Iterator[list[Any]]:
-    requests = []
-    for seed in range(DISTINCT):
-        tensor = triton.InferInput("image", [batch, size, size, 3], "UINT8")
-        tensor.set_data_from_numpy(random_images(batch, size, seed))
-        requests.append([tensor])
-    return cycle(requests)

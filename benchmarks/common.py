@@ -116,8 +116,8 @@ def start(
 
 
 @contextmanager
-def serving(repository: Path) -> Iterator[Any]:
-    """Serve a repository with one bare server; yield tritonclient's gRPC client of it."""
+def serving(repository: Path) -> Iterator[tuple[Any, str]]:
+    """Serve a repository with one bare server; yield tritonclient's gRPC client and its address."""
     import tritonclient.grpc
 
     from delugeserve import serve
@@ -129,7 +129,7 @@ def serving(repository: Path) -> Iterator[Any]:
         arguments = channel_arguments(parse_address(server.grpc_url))
         client = tritonclient.grpc.InferenceServerClient(server.grpc_url, channel_args=arguments)
         with closing(client):
-            yield client
+            yield client, server.grpc_url
 
 
 def interleave(

@@ -107,7 +107,7 @@ def main() -> None:
         for name in chosen.models:
             done = export(plan_export(name, repository=repository, backend=chosen.backend))
             common.out.print(f"{name}: {done.manifest.backend} in {done.manifest.precision}")
-        with common.serving(repository) as client:
+        with common.serving(repository) as (client, _):
             for name in chosen.models:
                 asked = contestants(client, name, chosen)
                 samples = common.interleave(name, asked, chosen.rounds)

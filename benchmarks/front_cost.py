@@ -32,11 +32,11 @@ server and engine share the cores."""
 LOADS = ((1, 1), (1, 32), (16, 1), (16, 4))  # images per request, requests in flight
 
 
-def compare(name: str, clients: dict[str, Any], chosen: Any) -> dict[str, Any]:
+def compare(name: str, clients: dict[str, tuple[Any, str]], chosen: Any) -> dict[str, Any]:
     """Time both ways with each load, print the table, and return the report."""
     contestants = {
         f"{way}, batch {batch}, {flying} in flight": ClosedLoop(
-            client, name, batch, flying, chosen.seconds
+            *client, name, batch, flying, chosen.seconds
         )
         for batch, flying in LOADS
         for way, client in clients.items()
@@ -85,7 +85,8 @@ def main() -> None:
             )
             for way, address in addresses.items()
         }
-        results = [compare(name, clients, chosen) for name in chosen.models]
+        pairs = {way: (client, addresses[way]) for way, client in clients.items()}
+        results = [compare(name, pairs, chosen) for name in chosen.models]
     common.finish(chosen, results)
 
 

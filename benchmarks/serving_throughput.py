@@ -27,7 +27,7 @@ gRPC on the loopback, a closed loop with a fixed number of requests in flight; t
 response sends the next request. After a warm-up, the responses in a window of fixed length are
 counted (a multiple of it, for a slow model). Client, server and engine share the cores, so the
 client's work slows the server down: the client is one process, with requests prepared in advance
-and responses counted, not read. The table gives what it uses, in cores."""
+and responses counted. The table gives what it uses, in cores."""
 
 IN_PROCESS_BATCHES = (1, 8, 16, 32, 64)
 LOADS = ((16, 2), (16, 4), (1, 32), (1, 64))  # images per request, requests in flight
@@ -42,7 +42,9 @@ def in_process(infer: Callable[..., Any], images: np.ndarray, seconds: float) ->
     return count / elapsed
 
 
-def compare(name: str, artefact: Path, infer: Any, client: Any, chosen: Any) -> dict[str, Any]:
+def compare(
+    name: str, artefact: Path, infer: Any, server: tuple[Any, str], chosen: Any
+) -> dict[str, Any]:
     """Time the contestants of a model and print their table; return the report."""
     size, seconds = find_model(name).task.image_size, chosen.seconds
     local = {
@@ -53,7 +55,7 @@ def compare(name: str, artefact: Path, infer: Any, client: Any, chosen: Any) -> 
     }
     remote = {
         f"server, batch {batch}, {flying} in flight": ClosedLoop(
-            client, name, batch, flying, seconds
+            *server, name, batch, flying, seconds
         )
         for batch, flying in LOADS
     }
@@ -87,9 +89,9 @@ def main() -> None:
             (artefact,) = [*done.folder.glob("model.onnx"), *done.folder.glob("model.xml")]
             engines[name] = artefact, backend.load(artefact, done.manifest.precision)
             common.out.print(f"{name}: {backend.title} in {done.manifest.precision}")
-        with common.serving(repository) as client:
+        with common.serving(repository) as server:
             for name, (artefact, infer) in engines.items():
-                results.append(compare(name, artefact, infer, client, chosen))
+                results.append(compare(name, artefact, infer, server, chosen))
     common.finish(chosen, results)
 
 
