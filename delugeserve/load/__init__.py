@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from delugeserve.load.rate import BudgetError, RateResult, find_rate
+from delugeserve.load.rate import BudgetError, RateResult, estimate_rate, find_rate
 from delugeserve.load.result import LoadResult
 from delugeserve.load.run import run
 from delugeserve.load.scenarios import Scenario, Settings
@@ -22,6 +22,7 @@ __all__ = [
     "Sender",
     "Settings",
     "Target",
+    "estimate_rate",
     "find_rate",
     "open_sender",
     "prepare_target",

@@ -15,6 +15,11 @@ from delugeserve.load.senders import OpenSender, open_sender
 from delugeserve.load.target import Target
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
+_ESTIMATE_SECONDS, _ESTIMATE_MARGIN = 2.0, 1.2
+_START = 0.5
+_LOWEST_SHARE = (
+    20  # a server that is alone fast enough, and at this share of its rate is not, is ill
+)
 _LOWEST_RATE = 0.5  # queries/s; a test at less takes many minutes
 
 
@@ -81,7 +86,8 @@ def find_rate(
             are chosen here.
         precision: the search ends when the highest VALID rate and the lowest INVALID one differ by
             this share or less.
-        start: the rate to begin with, in queries/s; by default what one request at a time reaches.
+        start: the rate to begin with, in queries/s; by default half of what one request at a time
+            reaches.
         lowest: the lowest rate that is of interest, in queries/s.
         sender: opens what sends the requests.
         output: folder for LoadGen's log files, one folder inside for each test; None keeps none.
@@ -110,9 +116,12 @@ def find_rate(
         replace(settings, scenario=Scenario.SINGLE_STREAM, duration=min(2.0, settings.duration)),
         "single-stream",
     )
+    if alone.at_percentile_ms > settings.latency_budget * 1e3:
+        raise _nothing_keeps(settings, [alone])  # others' requests make it no faster
     low, high = 0.0, float("inf")
     best: LoadResult | None = None
-    rate = start or max(lowest, alone.completed_rate)
+    rate = start or max(lowest, alone.completed_rate * _START)
+    lowest = max(lowest, rate / _LOWEST_SHARE)
     while rate >= lowest and (best is None or high / low > 1 + precision):
         result = at(rate)
         if result.valid:
@@ -128,6 +137,32 @@ def find_rate(
     if best is None:
         raise _nothing_keeps(settings, [alone, *trials])
     return RateResult(best, alone, tuple(trials))
+
+
+def estimate_rate(
+    target: Target,
+    settings: Settings,
+    *,
+    sender: OpenSender = open_sender,
+    progress: Progress = NO_PROGRESS,
+) -> float:
+    """Return the rate of samples to expect of the offline scenario, from a short closed loop.
+
+    LoadGen chooses from it how many samples to send, so it is a little more than was measured.
+
+    Args:
+        target: what to send, and where.
+        settings: of the offline scenario.
+        sender: opens what sends the requests.
+        progress: receives the seconds of the test as steps.
+    """
+    short = replace(
+        settings,
+        scenario=Scenario.CLOSED_LOOP,
+        duration=min(settings.duration, _ESTIMATE_SECONDS),
+    )
+    result = run(target, short, sender=sender, progress=progress)
+    return result.images_per_s * _ESTIMATE_MARGIN
 
 
 def _nothing_keeps(settings: Settings, tried: list[LoadResult]) -> BudgetError:

@@ -1,11 +1,12 @@
-"""``delugeserve benchmark``: latency and throughput of a served model."""
+"""``delugeserve benchmark``: latency and throughput of a served model, by MLPerf's rules."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,151 +15,504 @@ from delugeserve.cli.options import (
     Csv,
     Json,
     Plot,
-    ServedModelName,
     Timeout,
-    Url,
     check_output_file,
+    complete_models,
     parse_counts,
     with_default,
 )
-from delugeserve.cli.render.benchmark import ClientMachine, print_measurements
-from delugeserve.cli.render.console import print_json
+from delugeserve.cli.render.benchmark import ClientMachine, print_audit, print_rows, print_trial
+from delugeserve.cli.render.console import out, print_json
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.errors import Failure
-from delugeserve.plotting import check_suffix
+from delugeserve.errors import UsageError
+from delugeserve.plotting import check_picture_path
 from delugeserve.system.hardware import describe
 
 if TYPE_CHECKING:
-    from delugeserve_client import Measurement
+    from delugeserve.load import LoadResult, RateResult, Settings, Target
+    from delugeserve.load.audit import CacheAudit
+    from delugeserve.load.rows import Row
+    from delugeserve.system.progress import Progress
     from delugeserve_client.preprocessing import Pixels
 
 _log = logging.getLogger(__name__)
 
+ScenarioName = Literal["closed-loop", "single-stream", "multi-stream", "server", "offline"]
+
+_LOAD, _RULES, _FILES = "The load", "What is asked of the server", "Output"
+_DEFAULT_BATCH_SIZES = (1, 16)
+
 
 def command(
-    model: ServedModelName = None,
-    url: Url = DEFAULT_URL,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help=with_default("Model name on the server.", "the server's only model"),
+            show_default=False,
+            autocompletion=complete_models,
+        ),
+    ] = None,
+    url: Annotated[
+        str,
+        typer.Option(
+            "--url",
+            "-u",
+            help="Server address: localhost:8001 for gRPC, http://localhost:8000 for HTTP.",
+        ),
+    ] = DEFAULT_URL,
     protocol: Annotated[
         Literal["grpc", "http"] | None,
-        typer.Option(hidden=True),  # the URL's scheme tells
+        typer.Option("--protocol", "-i", hidden=True),  # the URL's scheme tells
+    ] = None,
+    scenario: Annotated[
+        ScenarioName | None,
+        typer.Option(
+            help=with_default(
+                "How requests arrive: a fixed number in flight, or a scenario of MLPerf LoadGen.",
+                "closed-loop, or server with a budget or a rate",
+            ),
+            show_default=False,
+            rich_help_panel=_LOAD,
+        ),
     ] = None,
     batch_size: Annotated[
         str | None,
         typer.Option(
             "--batch-size",
+            "-b",
             metavar="LIST",
             help=with_default(
                 "Images per request: a list (1,8,32) or a range START:STOP:STEP (1:16:4).",
-                "1,16, or 1 and the model's maximum if that is less",
+                "1; closed-loop: 1,16; offline: the model's maximum",
             ),
             show_default=False,
+            rich_help_panel=_LOAD,
         ),
     ] = None,
     concurrency: Annotated[
         str,
-        typer.Option(metavar="LIST", help="Numbers of requests in flight: a list or a range."),
+        typer.Option(
+            "--concurrency",
+            "--concurrency-range",
+            metavar="LIST",
+            help="Requests in flight, for closed-loop: a list or a range.",
+            rich_help_panel=_LOAD,
+        ),
     ] = "1,4,16",
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            "--rate",
+            "--request-rate-range",
+            metavar="LIST",
+            help="Requests per second, for server: a list or a range.",
+            show_default=False,
+            rich_help_panel=_LOAD,
+        ),
+    ] = None,
+    streams: Annotated[
+        int,
+        typer.Option(min=1, help="Images per query, for multi-stream.", rich_help_panel=_LOAD),
+    ] = 8,
     duration: Annotated[
         float,
         typer.Option(
             min=0.1,
             metavar="SECONDS",
-            help="Measurement time for each combination of batch size and concurrency.",
+            help="Least time of each measurement.",
+            rich_help_panel=_LOAD,
         ),
     ] = 10,
+    measurement_interval: Annotated[
+        float | None,
+        typer.Option(
+            "--measurement-interval", "-p", min=100, metavar="MS", hidden=True
+        ),  # perf_analyzer's name for --duration
+    ] = None,
     warmup: Annotated[
         float,
         typer.Option(
-            min=0, metavar="SECONDS", help="Time to send requests before each measurement."
+            min=0,
+            metavar="SECONDS",
+            help="Time to send requests before each measurement.",
+            rich_help_panel=_LOAD,
         ),
     ] = 2,
     image: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help=with_default("Image to send.", "random pixels"), show_default=False
+            metavar="FILE",
+            help=with_default("Image to send.", "random pixels"),
+            show_default=False,
+            rich_help_panel=_LOAD,
         ),
     ] = None,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Measure this many times; the table then has 95 % confidence intervals.",
+            rich_help_panel=_LOAD,
+        ),
+    ] = 1,
+    latency_budget: Annotated[
+        str | None,
+        typer.Option(
+            "--latency-budget",
+            "--latency-threshold",
+            "-l",
+            metavar="TIME",
+            help="Find the highest rate at which the latency stays below this, such as 50ms.",
+            show_default=False,
+            rich_help_panel=_RULES,
+        ),
+    ] = None,
+    percentile: Annotated[
+        float,
+        typer.Option(
+            help="Percentile of the latency that must keep the budget.", rich_help_panel=_RULES
+        ),
+    ] = 99,
+    precision: Annotated[
+        float,
+        typer.Option(
+            min=0.005,
+            max=1,
+            help="How near the found rate must be to the lowest one that fails, as a share.",
+            rich_help_panel=_RULES,
+        ),
+    ] = 0.05,
+    audit: Annotated[
+        bool,
+        typer.Option(
+            "--audit",
+            help="Look for a cache: measure once more with a single image.",
+            rich_help_panel=_RULES,
+        ),
+    ] = False,
     timeout: Timeout = 30,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep LoadGen's log files in this folder.",
+            show_default=False,
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
     json: Json = False,
     csv: Csv = None,
+    filename: Annotated[Path | None, typer.Option("-f", hidden=True)] = None,
     plot: Plot = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a report to this HTML file."),
+    ] = None,
 ) -> None:
     """Measure a served model's latency and throughput.
 
-    Every batch size is measured at every concurrency: --duration plus --warmup seconds for each.
+    Without a scenario, a fixed number of requests is kept in flight. With --latency-budget, the
+    highest rate of random arrivals is found at which the model keeps it. Latency counts from when
+    a request was scheduled. Answers are checked while they are timed.
     """
-    from delugeserve_client.address import parse_address
-    from delugeserve_client.benchmark import measure
-    from delugeserve_client.transport import open_transport
+    from delugeserve.load import prepare_target
+    from delugeserve.load.budget import parse_budget
 
+    budget = parse_budget(latency_budget) if latency_budget is not None else None
+    if measurement_interval is not None:
+        duration = measurement_interval / 1e3
+    chosen = _choose_scenario(scenario, budget, rate)
     in_flight = parse_counts("--concurrency", concurrency)
-    batch_sizes = parse_counts("--batch-size", batch_size) if batch_size is not None else None
-    _check_outputs(csv, plot)
-    address = parse_address(url, protocol)
-    transport = open_transport(address, timeout)
-    try:
-        served = transport.connect(model)
-        server_version = transport.call("get_server_metadata").get("version", "")
-    finally:
-        transport.close()
-    pixels: Pixels | None = served.preprocessing(image)[None] if image is not None else None
-    machine = ClientMachine.here(str(server_version))
-
+    rates = parse_counts("--rate", rate) if rate is not None else []
+    sizes = parse_counts("--batch-size", batch_size) if batch_size is not None else None
+    settings = _settings(chosen, duration, warmup, percentile, streams, budget)
+    csv = csv or filename
+    _check_outputs(csv, plot, html, output)
+    _require_extra()
+    address = _address(url, protocol)
+    pixels, largest = _ask_server(address, model, timeout, image)
+    sizes = sizes or _default_sizes(chosen, largest)
+    if chosen == "multi-stream":
+        sizes = [streams]
+    target = prepare_target(address, model, batch_size=max(sizes), images=pixels, timeout=timeout)
+    machine = ClientMachine.here(target.server_version)
+    work = _Work(target, settings, repeats, output, precision)
+    found: RateResult | None = None
+    audits: list[CacheAudit] = []
     # A bar that is redrawn ten times a second would take CPU time from the client it measures.
     with show_progress(animate=False) as progress:
-        measurements = measure(
-            url,
-            served.name,
-            protocol=address.protocol,
-            concurrency=in_flight,
-            batch_sizes=batch_sizes,
-            duration=duration,
-            warmup=warmup,
-            images=pixels,
-            timeout=timeout,
-            progress=progress,
-        )
+        if chosen == "server" and not rates:
+            found = work.find(sizes, progress)
+            rows = work.rows_of(found)
+        else:
+            rows = work.measure(sizes, in_flight, rates, progress)
+        if audit:
+            audits = [work.audit(found.best if found else rows[-1].results[-1], progress)]
+    title = f"{target.model} at {target.url}, {duration:g} s per test"
     if json:
-        print_json(
-            {
-                "url": str(address),
-                "machine": dataclasses.asdict(machine),
-                "measurements": [measurement.rounded() for measurement in measurements],
-            }
-        )
+        print_json(_as_json(target, machine, rows, found, audits))
     else:
-        print_measurements(
-            measurements, machine, f"{served.name} at {address}, {duration:g} s per row"
-        )
-    _write_outputs(measurements, csv, plot)
-    if any(measurement.errors for measurement in measurements):
+        print_rows(rows, machine, title)
+        if found is not None:
+            _print_found(found)
+        for each in audits:
+            print_audit(each)
+    _write_outputs(rows, csv, plot, html, title=title, machine=str(machine))
+    if not (found or all(row.valid for row in rows)) or any(each.suspicious for each in audits):
         raise typer.Exit(1)
 
 
-def _check_outputs(csv: Path | None, plot: Path | None) -> None:
-    """Find what would prevent the files before the measurement, not after it."""
-    from delugeserve_client.report import import_matplotlib
+@dataclasses.dataclass
+class _Work:
+    """What one call of the command measures."""
 
-    for path in (csv, plot):
+    target: Target
+    settings: Settings
+    repeats: int
+    output: Path | None
+    precision: float
+    _chosen: Settings | None = None
+    _target: Target | None = None
+
+    def measure(
+        self,
+        sizes: Sequence[int],
+        in_flight: Sequence[int],
+        rates: Sequence[int],
+        progress: Progress,
+    ) -> list[Row]:
+        """Measure every combination."""
+        from delugeserve.load import Scenario, estimate_rate
+
+        scenario = self.settings.scenario
+        rows = []
+        for size in sizes:
+            target = dataclasses.replace(self.target, batch_size=size)
+            if scenario is Scenario.CLOSED_LOOP:
+                variants = [dataclasses.replace(self.settings, in_flight=n) for n in in_flight]
+            elif scenario is Scenario.SERVER:
+                variants = [dataclasses.replace(self.settings, rate=float(n)) for n in rates]
+            elif scenario is Scenario.OFFLINE:
+                expected = estimate_rate(target, self.settings, progress=progress)
+                variants = [dataclasses.replace(self.settings, rate=expected)]
+            else:
+                variants = [self.settings]
+            rows += [self._row(target, variant, progress) for variant in variants]
+        return rows
+
+    def _row(self, target: Target, settings: Settings, progress: Progress) -> Row:
+        from delugeserve.load import run
+        from delugeserve.load.rows import Row
+
+        results = []
+        for number in range(self.repeats):
+            folder = None
+            if self.output is not None:
+                folder = self.output / _folder_name(target, settings, number, self.repeats)
+            seeded = dataclasses.replace(settings, seed=settings.seed + number)
+            results.append(run(target, seeded, output=folder, progress=progress))
+        self._chosen, self._target = settings, target
+        return Row(tuple(results))
+
+    def find(self, sizes: Sequence[int], progress: Progress) -> RateResult:
+        """Find the highest rate that keeps the budget."""
+        from delugeserve.load import find_rate
+
+        if len(sizes) > 1:
+            raise UsageError(
+                "--latency-budget takes one batch size at a time.", "Use --batch-size 1."
+            )
+        self._target = dataclasses.replace(self.target, batch_size=sizes[0])
+        found = find_rate(
+            self._target,
+            self.settings,
+            precision=self.precision,
+            output=self.output,
+            progress=progress,
+            on_trial=print_trial,
+        )
+        self._chosen = dataclasses.replace(self.settings, rate=found.rate)
+        return found
+
+    def rows_of(self, found: RateResult) -> list[Row]:
+        """Return the tests of a search, by rate."""
+        from delugeserve.load.rows import Row
+
+        def rate(result: LoadResult) -> float:
+            return result.scheduled_rate or 0.0
+
+        return [Row((result,)) for result in (found.alone, *sorted(found.trials, key=rate))]
+
+    def audit(self, result: LoadResult, progress: Progress) -> CacheAudit:
+        """Repeat the last test, or the best of a search, with a single image."""
+        from delugeserve.load import open_sender
+        from delugeserve.load.audit import audit_cache
+
+        assert self._chosen is not None
+        assert self._target is not None
+        return audit_cache(
+            self._target, self._chosen, result, sender=open_sender, progress=progress
+        )
+
+
+def _folder_name(target: Target, settings: Settings, number: int, repeats: int) -> str:
+    from delugeserve.load import Scenario
+
+    parts = [settings.scenario.value, f"b{target.batch_size}"]
+    if settings.scenario is Scenario.SERVER:
+        parts.append(f"{settings.rate:.4g}")
+    if settings.scenario is Scenario.CLOSED_LOOP:
+        parts.append(f"c{settings.in_flight}")
+    if repeats > 1:
+        parts.append(str(number + 1))
+    return "-".join(parts)
+
+
+def _choose_scenario(
+    scenario: ScenarioName | None, budget: float | None, rate: str | None
+) -> ScenarioName:
+    if scenario is None:
+        return "server" if budget is not None or rate is not None else "closed-loop"
+    if scenario != "server" and (budget is not None or rate is not None):
+        option = "--latency-budget" if budget is not None else "--rate"
+        raise UsageError(
+            f"{option} is for the server scenario, not for {scenario}.",
+            f"Leave out {option}, or use --scenario server.",
+        )
+    if scenario == "server" and budget is None and rate is None:
+        raise UsageError(
+            "The server scenario needs a budget or a rate.",
+            "Use --latency-budget 50ms to find the highest rate that keeps it, or --rate 100.",
+        )
+    return scenario
+
+
+def _settings(
+    scenario: ScenarioName,
+    duration: float,
+    warmup: float,
+    percentile: float,
+    streams: int,
+    budget: float | None,
+) -> Settings:
+    from delugeserve.load import Scenario, Settings
+
+    more: dict[str, Any] = {} if budget is None else {"latency_budget": budget}
+    return Settings(
+        Scenario(scenario),
+        duration=duration,
+        warmup=warmup,
+        percentile=percentile / 100,
+        streams=streams,
+        **more,
+    )
+
+
+def _default_sizes(scenario: ScenarioName, largest: int) -> list[int]:
+    if scenario == "offline":
+        return [largest]
+    if scenario == "closed-loop":
+        return sorted({min(size, largest) for size in _DEFAULT_BATCH_SIZES})
+    return [1]
+
+
+def _require_extra() -> None:
+    """Find what is not installed before the server is asked."""
+    from delugeserve.system.imports import require
+
+    for module in ("mlperf_loadgen", "hdrh.histogram", "hpack"):
+        require(module, "benchmark")
+
+
+def _address(url: str, protocol: Literal["grpc", "http"] | None) -> str:
+    from delugeserve_client.address import parse_address
+
+    return str(parse_address(url, protocol))
+
+
+def _ask_server(
+    url: str, model: str | None, timeout: float, image: Path | None
+) -> tuple[Pixels | None, int]:
+    """Return the pixels of an image for a model, and the model's largest batch."""
+    from delugeserve_client.address import parse_address
+    from delugeserve_client.transport import open_transport
+
+    transport = open_transport(parse_address(url), timeout)
+    try:
+        served = transport.connect(model)
+    finally:
+        transport.close()
+    pixels = served.preprocessing(image)[None] if image is not None else None
+    return pixels, served.max_batch_size
+
+
+def _check_outputs(
+    csv: Path | None, plot: Path | None, html: Path | None, output: Path | None
+) -> None:
+    """Find what would prevent the files before the measurement, not after it."""
+    for path in (csv, plot, html):
         if path is not None:
             check_output_file(path)
     if plot is not None:
-        check_suffix(plot)
-        import_matplotlib()
+        check_picture_path(plot)
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"A report is written as HTML, not to {html}.", "Use a name in .html.")
+    if output is not None and output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is not a folder.", "Use another --output.")
 
 
-def _write_outputs(measurements: list[Measurement], csv: Path | None, plot: Path | None) -> None:
-    from delugeserve_client.report import save_plot, write_csv
+def _as_json(
+    target: Target,
+    machine: ClientMachine,
+    rows: Sequence[Row],
+    found: RateResult | None,
+    audits: Sequence[CacheAudit],
+) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "url": target.url,
+        "machine": dataclasses.asdict(machine),
+        "measurements": [row.as_json() for row in rows],
+    }
+    if found is not None:
+        report["rate"] = found.rate
+        report["images_per_s"] = found.best.images_per_s
+    if audits:
+        report["audit"] = audits[0].as_json()
+    return report
 
-    try:
-        if csv is not None:
-            write_csv(measurements, csv)
-            _log.info("Wrote %s.", csv)
-        if plot is not None:
-            save_plot(measurements, plot, subtitle=describe())
-            _log.info("Wrote %s.", plot)
-    except OSError as error:
-        raise Failure(
-            f"Cannot write {error.filename or 'the file'}: {error.strerror or error}.",
-            "Free some space or choose another folder, and measure again.",
-        ) from error
+
+def _print_found(found: RateResult) -> None:
+    best = found.best
+    out.print(
+        f"\n[bold]{best.model} keeps p{best.percentile * 100:g} <= {best.budget_ms:g} ms up to "
+        f"{found.rate:,.4g} requests/s[/] ({best.images_per_s:,.4g} images/s), with p"
+        f"{best.percentile * 100:g} {best.at_percentile_ms:.2f} ms."
+    )
+
+
+def _write_outputs(
+    rows: Sequence[Row],
+    csv: Path | None,
+    plot: Path | None,
+    html: Path | None,
+    *,
+    title: str,
+    machine: str,
+) -> None:
+    if csv is not None:
+        from delugeserve.load.perf_analyzer import write_csv
+
+        write_csv(rows, csv)
+        _log.info("Wrote %s.", csv)
+    if plot is not None:
+        from delugeserve.load.plots import save_plot
+
+        save_plot(rows, plot, subtitle=describe())
+        _log.info("Wrote %s.", plot)
+    if html is not None:
+        from delugeserve.load.report import write_report
+
+        write_report(rows, html, title=title, machine=machine)
+        _log.info("Wrote %s.", html)

@@ -1,4 +1,4 @@
-"""Measurements of a served model as tables."""
+"""Load tests of a served model as tables and lines."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from delugeserve.cli.render.console import out, print_table
+from rich.markup import escape
+
+from delugeserve.cli.render.console import err_console, out, print_table, print_warning
 from delugeserve.system.hardware import cpu_model, usable_cores
 
 if TYPE_CHECKING:
-    from delugeserve_client import Measurement
+    from delugeserve.load import LoadResult
+    from delugeserve.load.audit import CacheAudit
+    from delugeserve.load.rows import Row
+
+_PERCENTILES = ("50", "90", "95", "99", "99.9")
 
 
 @dataclass(frozen=True)
@@ -65,51 +71,120 @@ class ClientMachine:
         )
 
 
-def print_measurements(
-    measurements: Sequence[Measurement], machine: ClientMachine, title: str
-) -> None:
-    """Print what the client measured, and where the server spent the time."""
+def print_rows(rows: Sequence[Row], machine: ClientMachine, title: str) -> None:
+    """Print what the client measured, where the server spent the time, and what to doubt."""
+    results = [result for row in rows for result in row.results]
     out.print(str(machine), markup=False)
+    out.print(_describe_load(results), markup=False)
+    rated = any(row.first.scheduled_rate for row in rows)
     print_table(
-        ("batch size", "concurrency", "images/s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "errors"),
         (
-            (
-                *_pair(m),
-                f"{m.images_per_s:,.0f}",
-                *_format((m.p50_ms, m.p90_ms, m.p95_ms, m.p99_ms)),
-                f"[red]{m.errors}[/]" if m.errors else "0",
-            )
-            for m in measurements
+            *_HEADINGS,
+            *(("scheduled/s", "completed/s") if rated else ("images/s",)),
+            *(f"p{percentile} ms" for percentile in _PERCENTILES),
+            "max ms",
+            "errors",
+            "wrong",
+            "verdict",
         ),
-        title=title,
-        texts=0,
+        ((*_name(row), *_figures(row, rated=rated)) for row in rows),
+        title=escape(title),
+        texts=1,
     )
+    _print_server(rows)
+    for row in rows:
+        for reason in row.reasons:
+            print_warning(f"{_describe(row)}: {reason}")
+    for limit in dict.fromkeys(result.client_limit for result in results):
+        if limit:
+            print_warning(f"{limit} The client or its machine may be the limit, not the server.")
+
+
+_HEADINGS = ("scenario", "batch size", "in flight")
+
+
+def _name(row: Row) -> tuple[str, ...]:
+    in_flight = row.first.in_flight
+    return (
+        row.first.scenario.value,
+        str(row.first.batch_size),
+        "" if in_flight is None else str(in_flight),
+    )
+
+
+def _figures(row: Row, *, rated: bool) -> Iterable[str]:
+    if rated:
+        yield f"{row.mean_of(lambda result: result.scheduled_rate or 0):,.4g}"
+        yield f"{row.mean_of(lambda result: result.completed_rate):,.4g}"
+    else:
+        width = row.half_width(lambda result: result.images_per_s)
+        confidence = "" if width is None else f" ± {width:,.0f}"
+        yield f"{row.mean_of(lambda result: result.images_per_s):,.0f}{confidence}"
+    for name, value in row.percentiles_ms().items():
+        width = row.half_width(lambda result, name=name: result.percentiles_ms[name])  # type: ignore[misc]
+        yield f"{value:.2f}" if width is None else f"{value:.2f} ± {width:.2f}"
+    yield f"{row.max_ms:.2f}"
+    yield _count(row.errors)
+    yield _count(row.wrong)
+    yield "[green]VALID[/]" if row.valid else "[red]INVALID[/]"
+
+
+def _count(bad: int) -> str:
+    return f"[red]{bad:,}[/]" if bad else "0"
+
+
+def _print_server(rows: Sequence[Row]) -> None:
+    """Print the server's own figures, where it tells them."""
+    told = [(row, split) for row in rows if (split := row.first.server) is not None]
+    if not told:
+        return
     print_table(
-        (
-            "batch size",
-            "concurrency",
-            "queue ms",
-            "input ms",
-            "infer ms",
-            "output ms",
-            "mean batch",
-        ),
+        (*_HEADINGS, "queue ms", "input ms", "infer ms", "output ms", "mean batch"),
         (
             (
-                *_pair(m),
-                *_format((m.queue_ms, m.compute_input_ms, m.compute_infer_ms, m.compute_output_ms)),
-                f"{m.executed_batch:.1f}",
+                *_name(row),
+                f"{split.queue_ms:.2f}",
+                f"{split.compute_input_ms:.2f}",
+                f"{split.compute_infer_ms:.2f}",
+                f"{split.compute_output_ms:.2f}",
+                f"{split.executed_batch:.1f}",
             )
-            for m in measurements
+            for row, split in told
         ),
         title="\nin the server: mean time per request, and mean size of the batches it forms",
-        texts=0,
+        texts=1,
     )
 
 
-def _pair(measurement: Measurement) -> tuple[str, str]:
-    return str(measurement.batch_size), str(measurement.concurrency)
+def _describe(row: Row) -> str:
+    result = row.first
+    if result.scheduled_rate:
+        return f"{result.scenario.value} at {result.scheduled_rate:,.4g}/s"
+    in_flight = f", {result.in_flight} in flight" if result.in_flight else ""
+    return f"{result.scenario.value}, batch size {result.batch_size}{in_flight}"
 
 
-def _format(times: Iterable[float]) -> list[str]:
-    return [f"{time:.2f}" for time in times]
+def _describe_load(results: Sequence[LoadResult]) -> str:
+    before, after = results[0].load_before, results[-1].load_after
+    cores = max(result.client_cores for result in results)
+    load = "" if before is None or after is None else f"{before:.2f} before, {after:.2f} after; "
+    return f"load average: {load}the client used up to {cores:.2f} cores"
+
+
+def print_trial(result: LoadResult) -> None:
+    """Print one line about a test of a search, on standard error."""
+    rate = result.scheduled_rate or result.completed_rate
+    verdict = "[green]VALID[/]" if result.valid else "[red]INVALID[/]"
+    err_console.print(
+        f"{result.scenario.value:<14}{rate:>9,.4g}/s  "
+        f"p{result.percentile * 100:g} {result.at_percentile_ms:>8.2f} ms  {verdict}"
+    )
+
+
+def print_audit(audit: CacheAudit) -> None:
+    """Print whether the server seems to remember answers."""
+    text = f"The same image again and again is {audit.speed_up:.2f} times as fast."
+    if audit.suspicious:
+        print_warning(f"{text} The server seems to remember answers; the figures are not valid.")
+    else:
+        out.print(f"cache: none seen. {text}")

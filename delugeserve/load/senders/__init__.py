@@ -7,8 +7,6 @@ what is compared.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from delugeserve.load.senders.base import Done, OpenSender, Sender
 from delugeserve.load.senders.http1 import HttpSender, TritonHttpSender
 from delugeserve.load.senders.plain import PlainGrpcSender
@@ -38,6 +36,6 @@ def open_sender(target: Target) -> Sender:
     address = parse_address(target.url)
     if address.protocol != "grpc":
         return TritonHttpSender(target)
-    if address.secure or find_proxy(address.host) is not None or not find_spec("hpack"):
+    if address.secure or find_proxy(address.host) is not None:
         return GrpcSender(target)
     return PlainGrpcSender(target)
