@@ -5,27 +5,27 @@ Nothing here talks to a server.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from delugeserve_client.errors import BatchError, ImageError, OutputError
-from delugeserve_client.preprocessing import ImageLike, Pixels, source_name
+from delugeserve_client.errors import ArgumentError, BatchError, ImageError, OutputError
+from delugeserve_client.images.inputs import AnyImage, is_one_image
+from delugeserve_client.images.reading import Reader, Ready
+from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.results import Classification
-from delugeserve_client.served import ServedModel, parse_predictions
+from delugeserve_client.served import PROBABILITIES, ImageModel, ServedModel, parse_predictions
+from delugeserve_client.transports.messages import Reply, Request, image_request, pixel_request
 
 LOGITS = "logits"
 
 OnError: TypeAlias = Literal["raise", "return"]
 
-# Requests in flight: one being computed, one waiting, and a margin for servers with several
-# instances.
-IN_FLIGHT = 4
+_LARGEST_ENCODED = 16 * 2**20
+"""Bytes of encoded images after which a request is full; a server takes 64 MiB by default."""
 
 
 @dataclass(frozen=True)
@@ -33,73 +33,133 @@ class Chunk:
     """Images that go into one request, and the unreadable ones among them.
 
     Attributes:
-        sources: the images' names.
-        errors: for each image, why it cannot be read, or None.
-        pixels: uint8 ``[n, H, W, 3]``, the n readable images.
+        images: all of them, in order.
+        encoded: whether the request carries the contents of files.
     """
 
-    sources: tuple[str, ...]
-    errors: tuple[ImageError | None, ...]
-    pixels: Pixels
+    images: tuple[Ready, ...]
+    encoded: bool = False
 
-    def results(self, reply: npt.NDArray[np.object_] | None) -> list[Classification]:
+    @property
+    def readable(self) -> list[Ready]:
+        """Those that the request carries."""
+        return [image for image in self.images if image.error is None]
+
+    def request(self, model: ServedModel, decoder: ImageModel | None, top_k: int) -> Request | None:
+        """Return the request that classifies the images; None if none can be read.
+
+        Args:
+            model: the model that takes pixels.
+            decoder: the model that takes encoded images, if these are.
+            top_k: number of classes wanted.
+        """
+        contents: list[Any] = [image.content for image in self.readable]
+        if not contents:
+            return None
+        outputs = {PROBABILITIES: top_k}
+        if self.encoded and decoder is not None:
+            outputs[decoder.error_name] = 0
+            return image_request(decoder.name, model.version, decoder.input_name, contents, outputs)
+        return pixel_request(
+            model.name, model.version, model.input_name, np.stack(contents), outputs
+        )
+
+    def results(self, reply: Reply | None, reader: Reader | None = None) -> list[Classification]:
         """Merge the server's reply and the errors, in the images' order.
 
         Args:
-            reply: the classification extension's strings, ``[n, top_k]``; None where n is 0.
+            reply: the reply to :meth:`request`; None if there was none.
+            reader: finds out what is wrong with an image that the server cannot read.
         """
-        rows = iter(() if reply is None else reply)
-        return [
-            Classification(source, (), error)
-            if error is not None
-            else Classification(source, parse_predictions(next(rows)))
-            for source, error in zip(self.sources, self.errors, strict=True)
-        ]
+        rows: Iterator[Any] = iter(() if reply is None else reply.outputs[PROBABILITIES])
+        problems: Iterator[Any] = iter(())
+        if self.encoded and reply is not None:
+            problems = iter(reply.outputs["error"])
+        found = []
+        for image in self.images:
+            error = image.error
+            if error is None:
+                row, (problem, *_) = next(rows), next(problems, [b""])
+                if not problem:
+                    found.append(Classification(image.source, parse_predictions(row)))
+                    continue
+                error = _unreadable(image, problem, reader)
+            found.append(Classification(image.source, (), error))
+        return found
 
 
-def chunks(images: Iterable[ImageLike], model: ServedModel, on_error: OnError) -> Iterator[Chunk]:
-    """Decode images one by one and yield full requests.
+def _unreadable(image: Ready, problem: bytes, reader: Reader | None) -> ImageError:
+    """Return the error of an image that the server could not read, in this client's words."""
+    if reader is not None and isinstance(image.content, bytes):
+        here = reader.read(image.content, image.source, encoded=False)
+        if here.error is not None:
+            return here.error
+    sentence, _, remedy = problem.decode("utf-8", "replace").partition(". ")
+    return ImageError(
+        f"{image.source}: {sentence.rstrip('.')}.",
+        remedy or "Convert it to JPEG or PNG.",
+        source=image.source,
+    )
+
+
+def chunks(
+    images: Iterable[AnyImage],
+    model: ServedModel,
+    on_error: OnError,
+    reader: Reader | None = None,
+    encoded: Callable[[], bool] = lambda: False,
+    first: int = 1,
+) -> Iterator[Chunk]:
+    """Read images and yield full requests.
+
+    Args:
+        images: the images.
+        model: the model that takes pixels.
+        on_error: see :meth:`delugeserve_client.Classifier.classify`.
+        reader: reads them.
+        encoded: whether to send the contents of files as they are; asked for each image.
+        first: number of the first image, for the names of those without one.
 
     Raises:
         ImageError: an image cannot be read and ``on_error`` is ``raise``.
     """
     size = model.images_per_request
-    sources: list[str] = []
-    errors: list[ImageError | None] = []
-    pixels: list[Pixels] = []
-
-    def chunk() -> Chunk:
-        stacked = np.stack(pixels) if pixels else np.empty((0, *model.image_shape), np.uint8)
-        return Chunk(tuple(sources), tuple(errors), stacked)
-
-    for number, image in enumerate(images, start=1):
-        source = source_name(image, number)
-        error = None
-        try:
-            pixels.append(model.preprocessing(image, source))
-        except ImageError as unreadable:
+    reader = Reader(model.preprocessing) if reader is None else reader
+    held: list[Ready] = []
+    readable = volume = 0
+    kind: bool | None = None  # whether the images held are encoded
+    for image in reader.stream(images, size, encoded, first):
+        if image.error is not None:
             if on_error == "raise":
-                raise
-            error = unreadable
-        sources.append(source)
-        errors.append(error)
+                if held:
+                    yield Chunk(tuple(held), bool(kind))
+                raise image.error
+        else:
+            is_encoded = isinstance(image.content, bytes)
+            length = len(image.content) if isinstance(image.content, bytes) else 0
+            if kind not in (None, is_encoded) or (readable and volume + length > _LARGEST_ENCODED):
+                yield Chunk(tuple(held), bool(kind))
+                held, readable, volume = [], 0, 0
+            kind, readable, volume = is_encoded, readable + 1, volume + length
+        held.append(image)
         # A long run of unreadable images must not delay the results before it.
-        if len(pixels) == size or len(sources) >= 2 * size:
-            yield chunk()
-            sources, errors, pixels = [], [], []
-    if sources:
-        yield chunk()
+        if readable == size or len(held) >= 2 * size:
+            yield Chunk(tuple(held), bool(kind))
+            held, readable, volume, kind = [], 0, 0, None
+    if held:
+        yield Chunk(tuple(held), bool(kind))
 
 
-def is_one_image(images: Any) -> bool:
-    """Return whether an argument is one image and not several."""
-    return isinstance(images, (str, os.PathLike, bytes, Image.Image)) or (
-        isinstance(images, np.ndarray) and images.ndim != 4
-    )
+def checked(results: Iterable[Classification], on_error: OnError) -> Iterator[Classification]:
+    """Yield results, and raise the error of the first unreadable image if that is wanted."""
+    for result in results:
+        if result.error is not None and on_error == "raise":
+            raise result.error
+        yield result
 
 
 def check_arguments(images: Any, top_k: int, on_error: str) -> None:
-    """Check the arguments of ``classify``.
+    """Check the arguments of ``stream``.
 
     Raises:
         TypeError: ``images`` is one image.
@@ -107,10 +167,20 @@ def check_arguments(images: Any, top_k: int, on_error: str) -> None:
     """
     if is_one_image(images):
         raise TypeError("images must be a list of images; write [image] for a single one")
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ArgumentError(
+            f"top_k is {top_k!r}.",
+            "Use a whole number from 1 up.",
+            argument="top_k",
+            value=repr(top_k),
+        )
     if on_error not in ("raise", "return"):
-        raise ValueError(f"on_error must be 'raise' or 'return', not {on_error!r}")
+        raise ArgumentError(
+            f"on_error is {on_error!r}.",
+            "Use 'raise' or 'return'.",
+            argument="on_error",
+            value=repr(on_error),
+        )
 
 
 def check_batch(batch: Pixels, model: ServedModel, output: str) -> None:

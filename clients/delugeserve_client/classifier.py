@@ -1,62 +1,86 @@
-"""The classifier: images in, predictions out."""
+"""The classifier for threads: images in, predictions out."""
 
 from __future__ import annotations
 
+import itertools
+import os
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from delugeserve_client.address import Protocol, parse_address
+from delugeserve_client.address import Protocol
 from delugeserve_client.batching import (
-    IN_FLIGHT,
     Chunk,
     OnError,
     check_arguments,
     check_batch,
+    checked,
     chunks,
-    is_one_image,
     slices,
 )
+from delugeserve_client.configuration import Decode, SharedMemory, configure
+from delugeserve_client.connecting import answer, connect
+from delugeserve_client.core.decoding import DecodingChoice, Place
 from delugeserve_client.core.retry import DEFAULT_RETRY, RetryPolicy
 from delugeserve_client.credentials import Credentials
-from delugeserve_client.preprocessing import ImageLike, Pixels
+from delugeserve_client.discovery import connection_error, find_image_model
+from delugeserve_client.errors import ClientError
+from delugeserve_client.explaining import closed, forked
+from delugeserve_client.images.inputs import AnyImage, each, is_encoded, is_one_image, name_of
+from delugeserve_client.images.reading import Reader
+from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.results import Classification
-from delugeserve_client.served import PROBABILITIES, ServedModel
-from delugeserve_client.transport import open_transport
-from delugeserve_client.triton import Reply
+from delugeserve_client.served import PROBABILITIES, ImageModel, ServedModel, takes_no_images
+from delugeserve_client.transports.connection import CallFailed, Compression
+from delugeserve_client.transports.messages import Reply, pixel_request
+from delugeserve_client.transports.threads import ThreadSession
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-Decode: TypeAlias = Literal["auto", "client", "server"]
-SharedMemory: TypeAlias = Literal["auto", "off", "system", "cuda"]
-
-_Item = TypeVar("_Item")
 
 
 class Classifier:
     """Classifies images with a model that a Triton Inference Server serves.
 
+    Several threads may share a classifier.
+
     Args:
         url: ``localhost:8001`` or ``http://localhost:8000``; over TLS ``grpcs://host:8001`` or
-            ``https://host:8000``.
+            ``https://host:8000``. Several addresses of servers of the same model share the
+            requests; one that stops or hangs gets none until it is back.
         model: the model's name; by default the server's only model.
         protocol: ``grpc`` or ``http``; by default the URL's scheme, or gRPC without one. gRPC is
-            faster, and several threads may share a classifier over it.
+            faster.
         model_version: the version to ask; by default the newest.
-        timeout: seconds that the server has for each request.
+        timeout: seconds of a request over all attempts, from the moment it is sent first;
+            ``float("inf")`` for no limit. Waiting in this client does not count.
         credentials: API key and certificates; by default those that the environment names, see
             :meth:`Credentials.from_environment`.
+        decode: where encoded images are decoded: here (``client``), by the ``server``, or where
+            the first requests of a long stream are faster (``auto``).
+        retry: how failed attempts are repeated.
+        hedge: seconds after which a request without an answer is sent a second time, to another
+            server if there is one. The first answer counts.
+        in_flight: number of requests to one server at once; None follows the server.
+        shared_memory: how inputs go to a server of the same machine: through the memory of the
+            ``system`` or of a GPU (``cuda``), or ``off``, through the connection. ``auto`` uses
+            the system's where that is faster and the server allows it.
+        max_pixels: largest image, in pixels; None for Pillow's limit of 89 million.
+        headers: headers of every request.
+        compression: ``gzip`` compresses requests.
 
     Attributes:
         model: the model as its server describes it.
 
     Raises:
         AddressError: the URL is not of a known form.
+        ArgumentError: another argument is out of range.
         ServerUnavailable: no server answers at the URL, or it speaks the other protocol.
         AuthenticationFailed: the server does not accept the credentials, or is not trusted.
         ModelUnavailable: the server does not serve the model, the model does not classify images,
@@ -78,28 +102,53 @@ class Classifier:
         in_flight: int | None = None,
         shared_memory: SharedMemory = "auto",
         max_pixels: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        compression: Compression | None = None,
     ) -> None:
-        first = url if isinstance(url, str) else next(iter(url))
-        self._transport = open_transport(parse_address(first, protocol), timeout, credentials)
+        self._configuration = configure(
+            url,
+            protocol=protocol,
+            timeout=timeout,
+            credentials=credentials,
+            decode=decode,
+            retry=retry,
+            hedge=hedge,
+            in_flight=in_flight,
+            shared_memory=shared_memory,
+            max_pixels=max_pixels,
+            headers=headers,
+            compression=compression,
+        )
+        self._closed = False
+        self._choice = DecodingChoice()
+        self._decoder: ImageModel | None = None
+        self._decoder_known = decode == "client"
+        self._open()
         try:
-            self.model: ServedModel = self._transport.connect(model, model_version)
+            self.model: ServedModel = connect(
+                self._sessions.connections, self._configuration, model, model_version
+            )
+            self._sessions.model = self.model.name
+            self._reader = Reader(self.model.preprocessing, max_pixels)
+            if decode == "server" and self._find_decoder() is None:
+                raise takes_no_images(self.model.name)
         except BaseException:
-            self._transport.close()
+            self._sessions.close()
             raise
 
     @overload
     def classify(  # type: ignore[overload-overlap]
-        self, images: ImageLike, top_k: int = 5, *, on_error: OnError = "raise"
+        self, images: AnyImage, top_k: int = 5, *, on_error: OnError = "raise"
     ) -> Classification: ...
 
     @overload
     def classify(
-        self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"
+        self, images: Iterable[AnyImage], top_k: int = 5, *, on_error: OnError = "raise"
     ) -> list[Classification]: ...
 
     def classify(
         self,
-        images: ImageLike | Iterable[ImageLike],
+        images: AnyImage | Iterable[AnyImage],
         top_k: int = 5,
         *,
         on_error: OnError = "raise",
@@ -107,8 +156,9 @@ class Classifier:
         """Classify images, or one image.
 
         Args:
-            images: one image or any number of them: paths, the bytes of files, Pillow images, or
-                uint8 arrays ``[H, W]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA).
+            images: one image or any number of them: paths, http(s) URLs, the bytes of files, file
+                objects, Pillow images, or uint8 arrays and DLPack tensors ``[H, W]``,
+                ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA).
             top_k: number of predictions per image, the most probable first; at most the number
                 of classes.
             on_error: for an image that cannot be read, ``raise`` its error, or ``return`` it as
@@ -120,23 +170,29 @@ class Classifier:
         Raises:
             ImageError: an image cannot be read and ``on_error`` is ``raise``.
             ServerUnavailable: the server stopped answering.
-            InferenceFailed: the server refused a request.
-            ValueError: ``top_k`` is below 1.
+            InferenceFailed: the server refused a request, or failed at it.
+            ClassifierClosed: the classifier is closed.
+            ArgumentError: ``top_k`` is below 1.
         """
         if is_one_image(images):
-            (result,) = self.stream([cast("ImageLike", images)], top_k, on_error=on_error)
+            (result,) = self.stream([cast("AnyImage", images)], top_k, on_error=on_error)
             return result
-        return list(self.stream(cast("Iterable[ImageLike]", images), top_k, on_error=on_error))
+        return list(self.stream(cast("Iterable[AnyImage]", images), top_k, on_error=on_error))
 
     def stream(
-        self, images: Iterable[ImageLike], top_k: int = 5, *, on_error: OnError = "raise"
+        self, images: Iterable[AnyImage], top_k: int = 5, *, on_error: OnError = "raise"
     ) -> Iterator[Classification]:
         """Classify images like :meth:`classify`, and yield the results one by one, in order.
 
-        Images are read as requests are sent, so that there may be any number of them.
+        Images are read as requests are sent, so that there may be any number of them. An error is
+        raised after all results before it were yielded.
+
+        Raises:
+            TypeError: ``images`` is a single image.
         """
         check_arguments(images, top_k, on_error)
-        return self._stream(images, min(top_k, self.model.num_classes), on_error)
+        self._check_open()
+        return self._stream(each(images), min(top_k, self.model.num_classes), on_error)
 
     def infer(self, batch: Pixels, output: str = PROBABILITIES) -> npt.NDArray[np.float32]:
         """Run the model on prepared images.
@@ -153,19 +209,38 @@ class Classifier:
             BatchError: the batch's shape or dtype is not the model's.
             OutputError: the model has no output of this name.
             ServerUnavailable: the server stopped answering.
-            InferenceFailed: the server refused a request.
+            InferenceFailed: the server refused a request, or failed at it.
+            ClassifierClosed: the classifier is closed.
         """
-        check_batch(batch, self.model, output)
-        replies = in_order(
-            slices(batch, self.model),
-            lambda part: self._transport.submit(self.model, part, {output: 0}),
+        session, model = self._check_open(), self.model
+        check_batch(batch, model, output)
+        requests = (
+            pixel_request(model.name, model.version, model.input_name, part, {output: 0})
+            for part in slices(batch, model)
         )
-        parts = [reply[output] for _, reply in replies]
-        return np.concatenate([np.empty((0, self.model.outputs[output]), np.float32), *parts])
+        if 0 < len(batch) <= model.images_per_request:
+            values: Any = session.run(next(requests)).outputs[output]
+            return np.array(values)  # its own memory, which may be written to
+        pending: deque[Future[Reply]] = deque()
+        parts: list[Any] = [np.empty((0, model.outputs[output]), np.float32)]
+        try:
+            for request in requests:
+                pending.append(session.submit(request))
+                if len(pending) >= session.room:
+                    parts.append(pending.popleft().result().outputs[output])
+            while pending:
+                parts.append(pending.popleft().result().outputs[output])
+        finally:
+            for future in pending:
+                session.forget(future)
+        return np.concatenate(parts)
 
     def close(self) -> None:
-        """Close the connection."""
-        self._transport.close()
+        """Close the connections. Requests in other threads end with ClassifierClosed."""
+        self._closed = True
+        if self._pid == os.getpid():
+            self._reader.close()
+            self._sessions.close()
 
     def __enter__(self) -> Self:
         return self
@@ -178,32 +253,131 @@ class Classifier:
     ) -> None:
         self.close()
 
+    def _open(self) -> None:
+        configuration = self._configuration
+        self._pid = os.getpid()
+        self._sessions = ThreadSession(
+            configuration.addresses, configuration.options, configuration.settings
+        )
+
+    def _check_open(self) -> ThreadSession:
+        """Return the session of this process.
+
+        Raises:
+            ClassifierClosed: the classifier is closed.
+            ForkedClassifier: it was made in another process, over gRPC.
+        """
+        if self._closed:
+            raise closed()
+        if self._pid != os.getpid():
+            if any(one.protocol == "grpc" for one in self._configuration.addresses):
+                raise forked(self._pid)
+            self._open()
+            self._sessions.model = self.model.name
+            self._reader = Reader(self.model.preprocessing, self._configuration.max_pixels)
+        return self._sessions
+
+    def _find_decoder(self) -> ImageModel | None:
+        """Return the model that takes encoded images; None if there is none."""
+        if not self._decoder_known:
+            connection = self._sessions.connections[0]
+            timeout = self._configuration.settings.timeout
+            try:
+                self._decoder = answer(
+                    find_image_model(self.model),
+                    lambda question: connection.ask(*question, timeout=timeout),
+                )
+            except CallFailed as error:
+                raise connection_error(error, connection.address, self._configuration) from None
+            self._decoder_known = True
+        return self._decoder
+
     def _stream(
-        self, images: Iterable[ImageLike], top_k: int, on_error: OnError
+        self, images: Iterable[AnyImage], top_k: int, on_error: OnError
     ) -> Iterator[Classification]:
-        def submit(chunk: Chunk) -> Callable[[], Reply]:
-            if not len(chunk.pixels):
-                return dict
-            return self._transport.submit(self.model, chunk.pixels, {PROBABILITIES: top_k})
+        size, first = self.model.images_per_request, 1
+        place: Place = "server" if self._configuration.decode == "server" else "client"
+        if self._configuration.decode == "auto" and not (
+            isinstance(images, Sized) and len(images) < size
+        ):
+            images = iter(images)
+            while (trial := self._choice.next_trial) is not None:
+                block = list(itertools.islice(images, size))
+                if len(block) < size or not all(map(is_encoded, block)) or not self._try_decoder():
+                    images = itertools.chain(block, images)
+                    break
+                start = time.perf_counter()
+                results = list(self._run(block, first, top_k, on_error, trial))
+                self._choice.measured(trial, size, time.perf_counter() - start)
+                first += size
+                yield from results
+        if self._configuration.decode == "auto" and self._decoder is not None:
+            place = self._choice.place
+        yield from self._run(images, first, top_k, on_error, place)
 
-        for chunk, reply in in_order(chunks(images, self.model, on_error), submit):
-            yield from chunk.results(reply.get(PROBABILITIES))
+    def _try_decoder(self) -> bool:
+        """Return whether encoded images may be sent; a server that does not say takes none."""
+        try:
+            return self._find_decoder() is not None
+        except ClientError:
+            return False
+
+    def _run(
+        self,
+        images: Iterable[AnyImage],
+        first: int,
+        top_k: int,
+        on_error: OnError,
+        place: Place,
+    ) -> Iterator[Classification]:
+        session = self._check_open()
+        if isinstance(images, Sequence) and len(images) == 1:
+            yield self._run_one(session, images[0], first, top_k, on_error, place)
+            return
+        pending: deque[tuple[Chunk, Future[Reply] | None]] = deque()
+        found = chunks(images, self.model, on_error, self._reader, lambda: place == "server", first)
+        failure: BaseException | None = None
+        more = True
+        try:
+            while more or pending:
+                if more and len(pending) < session.room and not _is_answered(pending):
+                    try:
+                        chunk = next(found, None)
+                    except Exception as error:  # of an image, or of the caller's iterable
+                        failure, chunk = error, None
+                    if chunk is None:
+                        more = False
+                    else:
+                        request = chunk.request(self.model, self._decoder, top_k)
+                        future = None if request is None else session.submit(request)
+                        pending.append((chunk, future))
+                    continue
+                chunk, future = pending.popleft()
+                reply = None if future is None else future.result()
+                yield from checked(chunk.results(reply, self._reader), on_error)
+        finally:
+            for _, future in pending:
+                if future is not None:
+                    session.forget(future)
+        if failure is not None:
+            raise failure
+
+    def _run_one(
+        self,
+        session: ThreadSession,
+        image: AnyImage,
+        number: int,
+        top_k: int,
+        on_error: OnError,
+        place: Place,
+    ) -> Classification:
+        ready = self._reader.read(image, name_of(image, number), encoded=place == "server")
+        chunk = Chunk((ready,), isinstance(ready.content, bytes))
+        request = chunk.request(self.model, self._decoder, top_k)
+        reply = None if request is None else session.run(request)
+        return next(checked(chunk.results(reply, self._reader), on_error))
 
 
-def in_order(
-    items: Iterable[_Item], submit: Callable[[_Item], Callable[[], Reply]]
-) -> Iterator[tuple[_Item, Reply]]:
-    """Keep several requests in flight, and yield their replies in the order of the items.
-
-    Args:
-        items: what to send; the next one is taken (and decoded) while the server works.
-        submit: sends one item and returns a function that waits for its reply.
-    """
-    pending: deque[tuple[_Item, Callable[[], Reply]]] = deque()
-    for item in items:
-        pending.append((item, submit(item)))
-        if len(pending) >= IN_FLIGHT:
-            first, wait = pending.popleft()
-            yield first, wait()
-    for item, wait in pending:
-        yield item, wait()
+def _is_answered(pending: deque[tuple[Chunk, Future[Reply] | None]]) -> bool:
+    """Return whether the next results can be yielded."""
+    return bool(pending) and (pending[0][1] is None or pending[0][1].done())

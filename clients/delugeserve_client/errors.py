@@ -5,8 +5,13 @@
     ClientError               the base: what is wrong and what to do about it
     ├── AddressError          a server's address is not of a known form
     ├── MissingPackageError   an optional dependency is not installed
-    ├── ServerUnavailable     no server answers at the address, or it stopped answering
-    │   ├── ServerTimeout     the server did not answer in time
+    ├── ArgumentError         an argument is out of range; also a ValueError
+    ├── ClassifierClosed      the classifier was closed
+    ├── ForkedClassifier      the classifier was made in another process
+    ├── ServerUnavailable     no server answers at the address
+    │   ├── ServerGone        it stopped answering
+    │   ├── ServerDraining    it is starting or stopping, and takes no requests
+    │   ├── ServerTimeout     it did not answer in time
     │   └── WrongProtocol     the port speaks gRPC where HTTP was asked for, or the reverse
     ├── AuthenticationFailed  the server does not accept the client's key, token or certificate
     ├── ModelUnavailable      the server has no such model ready
@@ -15,6 +20,9 @@
     ├── BatchError            a batch does not have the shape or dtype that the model takes
     ├── OutputError           the model has no output of this name
     └── InferenceFailed       the server answered a request with an error
+        ├── RequestRefused    it does not take such a request
+        └── ServerOverloaded  it has more requests than it can answer
+            └── QueueFull     the model's queue has no room
 
 Facts that a program may want are attributes. All errors can be pickled, so that worker processes
 can raise them.
@@ -59,6 +67,36 @@ class AddressError(ClientError):
         self.url = url
 
 
+class ArgumentError(ClientError, ValueError):
+    """An argument is out of range.
+
+    Attributes:
+        argument: its name.
+        value: the value given, as text.
+    """
+
+    def __init__(self, problem: str, remedy: str, *, argument: str = "", value: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.argument = argument
+        self.value = value
+
+
+class ClassifierClosed(ClientError):
+    """The classifier was closed, so that it sends nothing any more."""
+
+
+class ForkedClassifier(ClientError):
+    """The classifier was made in another process, whose connections this one cannot use.
+
+    Attributes:
+        pid: the process that made it.
+    """
+
+    def __init__(self, problem: str, remedy: str, *, pid: int = 0) -> None:
+        super().__init__(problem, remedy)
+        self.pid = pid
+
+
 class MissingPackageError(ClientError):
     """An optional dependency is not installed.
 
@@ -83,6 +121,24 @@ class ServerUnavailable(ClientError):
         super().__init__(problem, remedy)
         self.url = url
         self.proxy = proxy
+
+
+class ServerGone(ServerUnavailable):
+    """The server stopped answering: the connection broke, or the server hangs."""
+
+
+class ServerDraining(ServerUnavailable):
+    """The server is starting or stopping, and takes no requests.
+
+    Attributes:
+        retry_after: seconds after which it asks to be asked again; 0 if it does not say.
+    """
+
+    def __init__(
+        self, problem: str, remedy: str, *, url: str = "", proxy: str = "", retry_after: float = 0.0
+    ) -> None:
+        super().__init__(problem, remedy, url=url, proxy=proxy)
+        self.retry_after = retry_after
 
 
 class ServerTimeout(ServerUnavailable):
@@ -223,3 +279,58 @@ class InferenceFailed(ClientError):
         super().__init__(problem, remedy)
         self.url = url
         self.message = message
+
+
+class RequestRefused(InferenceFailed):
+    """The server does not take such a request, however often it is sent.
+
+    Attributes:
+        status: gRPC's name of the status, such as ``INVALID_ARGUMENT``, or HTTP's number.
+    """
+
+    def __init__(
+        self, problem: str, remedy: str, *, url: str = "", message: str = "", status: str = ""
+    ) -> None:
+        super().__init__(problem, remedy, url=url, message=message)
+        self.status = status
+
+
+class ServerOverloaded(InferenceFailed):
+    """The server, or what is in front of it, has more requests than it can answer.
+
+    Attributes:
+        retry_after: seconds after which it asks to be asked again; 0 if it does not say.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        remedy: str,
+        *,
+        url: str = "",
+        message: str = "",
+        retry_after: float = 0.0,
+    ) -> None:
+        super().__init__(problem, remedy, url=url, message=message)
+        self.retry_after = retry_after
+
+
+class QueueFull(ServerOverloaded):
+    """The model's queue has no room.
+
+    Attributes:
+        model: name of the model.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        remedy: str,
+        *,
+        url: str = "",
+        message: str = "",
+        retry_after: float = 0.0,
+        model: str = "",
+    ) -> None:
+        super().__init__(problem, remedy, url=url, message=message, retry_after=retry_after)
+        self.model = model

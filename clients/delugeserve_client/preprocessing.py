@@ -6,13 +6,14 @@ Normalisation is not part of this: the served graph does it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,9 @@ from delugeserve_client.errors import ImageError
 from delugeserve_client.formats import decodable_formats
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
-ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
+ImageLike: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]"
+)
 
 INTERPOLATIONS: Mapping[str, Image.Resampling] = MappingProxyType(
     {
@@ -160,16 +163,42 @@ def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) ->
             than ``PIL.Image.MAX_IMAGE_PIXELS`` of them. A JPEG that is decoded at a fraction of its
             size may have three times as many.
     """
-    try:
+    with _explained(image, source):
         if isinstance(image, (str, os.PathLike)):
             with _regular_file(Path(image), source).open("rb") as file:
                 return _read(file, source, scale)
-        if isinstance(image, bytes):
+        if isinstance(image, (bytes, bytearray, memoryview)):
             return _read(io.BytesIO(image), source, scale)
         if isinstance(image, Image.Image):
             return _to_rgb(image, source)
         if isinstance(image, np.ndarray):
             return _to_rgb(_from_array(image, source), source)
+    raise ImageError(
+        f"{_start(source)} is a {type(image).__name__}, which is not an image.",
+        "Give a path, the bytes of a file, a Pillow image or a uint8 array of shape [H, W, 3].",
+        source=source,
+    )
+
+
+def read_file(path: str | os.PathLike[str], source: str) -> bytes:
+    """Return the content of an image file, without decoding it.
+
+    Args:
+        path: the file.
+        source: the image's name in errors.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    with _explained(path, source):
+        return _regular_file(Path(path), source).read_bytes()
+
+
+@contextlib.contextmanager
+def _explained(image: ImageLike, source: str) -> Iterator[None]:
+    """Translate what goes wrong while an image is read."""
+    try:
+        yield
     except ImageError:
         raise
     except FileNotFoundError:
@@ -198,11 +227,6 @@ def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) ->
             "It may be damaged or truncated. Copy or download it again.",
             source=source,
         ) from error
-    raise ImageError(
-        f"{_start(source)} is a {type(image).__name__}, which is not an image.",
-        "Give a path, the bytes of a file, a Pillow image or a uint8 array of shape [H, W, 3].",
-        source=source,
-    )
 
 
 def _regular_file(path: Path, source: str) -> Path:
@@ -325,7 +349,7 @@ def _is_heif(image: ImageLike) -> bool:
         with Path(image).open("rb") as file:
             start = file.read(12)
     else:
-        start = image[:12] if isinstance(image, bytes) else b""
+        start = bytes(image[:12]) if isinstance(image, (bytes, bytearray, memoryview)) else b""
     return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
 

@@ -16,6 +16,7 @@ COMPANION_SUFFIXES = ("_decode", "_image")
 """Ends of the names of the models that let a server take encoded images. This client asks the model
 beside them."""
 
+_ERROR = "error"
 _ARTIFACT = "artifact"  # the parameter that publishing writes into config.pbtxt
 
 # Larger requests are not faster, and gRPC copies every message a few times.
@@ -63,6 +64,64 @@ class ServedModel:
         """Number of images to put into a request: the server's maximum, or fewer huge ones."""
         height, width, channels = self.image_shape
         return max(1, min(self.max_batch_size, _MAX_REQUEST_BYTES // (height * width * channels)))
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """The model beside another one that takes encoded images: its server decodes them.
+
+    Attributes:
+        name: its name.
+        input_name: name of its input, BYTES ``[N, 1]``.
+        error_name: name of the output that says why an image cannot be read.
+        max_batch_size: largest number of images in a request.
+    """
+
+    name: str
+    input_name: str
+    error_name: str
+    max_batch_size: int
+
+
+def read_image_model(
+    metadata: Mapping[str, Any], config: Mapping[str, Any], model: ServedModel
+) -> ImageModel | None:
+    """Read the metadata and configuration of the model beside another one.
+
+    Args:
+        metadata: see :func:`read_model`.
+        config: see :func:`read_model`.
+        model: the model that takes pixels.
+
+    Returns:
+        None if it does not give the same answers in the same way: it belongs to another model or
+        artefact, prepares images differently, or does not tell which images cannot be read.
+    """
+    parameters = _strings(config.get("parameters") or {})
+    inputs = metadata.get("inputs", [])
+    outputs = {str(output.get("name")) for output in metadata.get("outputs", [])}
+    digests = {parameters.get(_ARTIFACT), model.digest} - {None}
+    fits = (
+        parameters.get("companion_of") == model.name
+        and parameters.get("preprocessing") == model.preprocessing.digest
+        and len(digests) <= 1
+        and len(inputs) == 1
+        and inputs[0].get("datatype") == "BYTES"
+        and {PROBABILITIES, _ERROR} <= outputs
+    )
+    if not fits:
+        return None
+    largest = min(int(config.get("max_batch_size", 0)), model.max_batch_size)
+    return ImageModel(str(metadata["name"]), str(inputs[0]["name"]), _ERROR, max(1, largest))
+
+
+def takes_no_images(name: str) -> UnsuitableModel:
+    """Return the error for a model beside which none takes encoded images."""
+    return UnsuitableModel(
+        f"The server does not decode images for the model '{name}'.",
+        "Use decode='client', or export the model without --no-image-model.",
+        model=name,
+    )
 
 
 def read_model(

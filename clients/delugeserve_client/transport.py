@@ -9,8 +9,9 @@ from typing import Any
 
 from delugeserve_client.address import Address
 from delugeserve_client.credentials import NO_CREDENTIALS, Credentials
-from delugeserve_client.diagnosis import choose_model, diagnose, explain, not_served, not_triton
+from delugeserve_client.diagnosis import choose_model, diagnose, not_served, not_triton
 from delugeserve_client.errors import ClientError, ModelUnavailable, ServerUnavailable
+from delugeserve_client.explaining import explain
 from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.served import ServedModel, read_model
 from delugeserve_client.triton import (

@@ -7,7 +7,6 @@ does not need.
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from math import isfinite
@@ -26,31 +25,15 @@ from delugeserve_client.served import ServedModel
 Reply: TypeAlias = dict[str, npt.NDArray[Any]]
 Outputs: TypeAlias = Mapping[str, int]
 
-# gRPC sends a call again where the server cannot have begun it. It does so only for messages that
-# fit its retry buffer, whose default of 256 KiB is less than two ImageNet images.
-_RETRY_POLICY = {
-    "methodConfig": [
-        {
-            "name": [{"service": "inference.GRPCInferenceService"}],
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.1s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ]
-}
 # These replace tritonclient's own channel arguments, so the message sizes are set here again.
 _CHANNEL_ARGUMENTS: Sequence[tuple[str, int | str]] = (
     ("grpc.max_send_message_length", 2**31 - 1),
     ("grpc.max_receive_message_length", 2**31 - 1),
-    ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
-    ("grpc.enable_retries", 1),
-    ("grpc.service_config", json.dumps(_RETRY_POLICY)),
-    # A server that restarted must be found within the retries above, about 0.7 s. By default gRPC
-    # waits up to two minutes between attempts to connect, in all channels to the same address.
+    # The client repeats failed attempts itself: gRPC knows neither its deadline over all attempts
+    # nor its other servers, and two loops of retries would multiply an overload.
+    ("grpc.enable_retries", 0),
+    # A server that restarted must be found by the next attempt. By default gRPC waits up to two
+    # minutes between attempts to connect, in all channels to the same address.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 400),

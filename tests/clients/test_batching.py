@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,10 +7,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from delugeserve_client import ImageError, ServedModel
-from delugeserve_client.batching import IN_FLIGHT, check_arguments, check_batch, chunks, slices
-from delugeserve_client.classifier import in_order
-from delugeserve_client.errors import BatchError, OutputError
+from delugeserve_client.batching import check_arguments, check_batch, checked, chunks, slices
+from delugeserve_client.errors import ArgumentError, BatchError, OutputError
+from delugeserve_client.images.reading import Reader
 from delugeserve_client.preprocessing import Preprocessing
+from delugeserve_client.served import ImageModel
+from delugeserve_client.transports.messages import Reply
+
+DECODER = ImageModel("m_image", "image", "error", 4)
 
 
 def model(max_batch_size=4):
@@ -20,30 +26,81 @@ def pixel(value):
     return np.full((2, 2, 3), value, np.uint8)
 
 
+def png(value):
+    stream = io.BytesIO()
+    Image.fromarray(pixel(value)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def answer(request):
+    """A server's answer, if it named each image by its pixels."""
+    if request is None:
+        return None
+    content = b"".join(request.parts)
+    if request.form.dtype == "UINT8":
+        values = [content[place] for place in range(0, len(content), 12)]
+        return Reply("1", {"probabilities": [[f"1.0:{value}".encode()] for value in values]})
+    rows, errors, place = [], [], 0
+    while place < len(content):
+        length = int.from_bytes(content[place : place + 4], "little")
+        image = content[place + 4 : place + 4 + length]
+        place += 4 + length
+        try:
+            value = np.asarray(Image.open(io.BytesIO(image)))[0, 0, 0]
+        except OSError:
+            value = 0
+        rows.append([f"1.0:{value}".encode()])
+        errors.append([b"" if value else b"The image is broken. Mend it."])
+    return Reply("1", {"probabilities": rows, "error": errors})
+
+
+KINDS = {
+    "pixels": pixel,
+    "file": png,
+    "missing": lambda value: f"/missing/{value}",
+    "broken": lambda value: b"no image",
+}
+
+
 @settings(deadline=None)
-@given(st.lists(st.booleans(), max_size=40), st.integers(1, 5))
-def test_answers_stay_in_order_whatever_cannot_be_read(readable, max_batch_size):
-    images = [pixel(i) if good else f"/missing/{i}" for i, good in enumerate(readable)]
-    results = []
-    for chunk in chunks(images, model(max_batch_size), "return"):
-        assert len(chunk.pixels) <= max_batch_size
-        # The server's answer, if it named each image by its pixels.
-        reply = np.array([[f"1.0:{p[0, 0, 0]}".encode()] for p in chunk.pixels], object)
-        results += chunk.results(reply if len(chunk.pixels) else None)
+@given(st.lists(st.sampled_from(list(KINDS)), max_size=40), st.integers(1, 5), st.booleans())
+def test_answers_stay_in_order_whatever_cannot_be_read(kinds, max_batch_size, encoded):
+    images = [KINDS[kind](number + 1) for number, kind in enumerate(kinds)]
+    served, results = model(max_batch_size), []
+    reader = Reader(served.preprocessing)
+    for chunk in chunks(images, served, "return", reader, lambda: encoded):
+        request = chunk.request(served, DECODER, 1)
+        assert request is None or request.form.shape[0] <= max_batch_size
+        results += chunk.results(answer(request), reader)
+    reader.close()
     assert len(results) == len(images)
-    for number, (good, result) in enumerate(zip(readable, results, strict=True)):
-        if good:
-            assert result.source == f"image {number + 1}"
+    for number, (kind, result) in enumerate(zip(kinds, results, strict=True), start=1):
+        source = f"/missing/{number}" if kind == "missing" else f"image {number}"
+        assert result.source == source
+        if kind in ("pixels", "file"):
             assert result.top.index == number
         else:
-            assert result.source == f"/missing/{number}"
             assert result.predictions == ()
-            with pytest.raises(ImageError, match=f"/missing/{number}"):
+            with pytest.raises(ImageError, match=source if kind == "missing" else "Image"):
                 _ = result.top
 
 
+@pytest.mark.parametrize("image", [b"no image", png(1)[:30], "/missing/x"])
+def test_an_unreadable_image_has_the_same_error_wherever_it_is_decoded(image):
+    served, found = model(), []
+    for encoded in (False, True):
+        reader = Reader(served.preprocessing)
+        (chunk,) = chunks([image], served, "return", reader, lambda: encoded)  # noqa: B023
+        request = chunk.request(served, DECODER, 1)
+        (result,) = chunk.results(answer(request), reader)
+        found.append((result.error.problem, result.error.remedy, result.error.source))
+        with pytest.raises(ImageError):
+            list(checked([result], "raise"))
+    assert found[0] == found[1]
+
+
 def test_requests_are_full():
-    sizes = [len(chunk.pixels) for chunk in chunks([pixel(0)] * 11, model(4), "raise")]
+    sizes = [len(chunk.images) for chunk in chunks([pixel(0)] * 11, model(4), "raise")]
     assert sizes == [4, 4, 3]
 
 
@@ -52,12 +109,14 @@ def test_images_are_decoded_as_requests_are_made():
         while True:
             yield pixel(1)
 
-    assert len(next(chunks(endless(), model(4), "raise")).pixels) == 4
+    assert len(next(chunks(endless(), model(4), "raise")).images) == 4
 
 
-def test_raises_at_the_first_unreadable_image():
+def test_what_was_read_before_an_unreadable_image_is_sent():
+    found = chunks([pixel(0), np.zeros((2, 2, 3), np.float32)], model(), "raise")
+    assert len(next(found).images) == 1
     with pytest.raises(ImageError, match="Image 2 is an array of float32"):
-        list(chunks([pixel(0), np.zeros((2, 2, 3), np.float32)], model(), "raise"))
+        next(found)
 
 
 @given(st.integers(0, 30), st.integers(1, 7))
@@ -66,28 +125,6 @@ def test_slices_cover_a_batch(count, max_batch_size):
     parts = list(slices(batch, model(max_batch_size)))
     assert all(1 <= len(part) <= max_batch_size for part in parts)
     assert np.array_equal(np.concatenate([batch[:0], *parts]), batch)
-
-
-def test_keeps_requests_in_flight_and_their_order():
-    sent, waiting, most = [], 0, 0
-
-    def submit(item):
-        nonlocal waiting, most
-        sent.append(item)
-        waiting += 1
-        most = max(most, waiting)
-
-        def wait():
-            nonlocal waiting
-            waiting -= 1
-            return {"x": np.array(item)}
-
-        return wait
-
-    answered = [item for item, reply in in_order(range(20), submit) if reply["x"] == item]
-    assert answered == sent == list(range(20))
-    assert most == IN_FLIGHT
-    assert waiting == 0
 
 
 @pytest.mark.parametrize(
@@ -103,8 +140,10 @@ def test_an_array_of_images_is_a_list_of_images():
 
 
 def test_senseless_arguments():
-    with pytest.raises(ValueError, match="top_k"):
-        check_arguments([], 0, "raise")
+    for number in (0, -1, True, 2.5):
+        with pytest.raises(ArgumentError) as caught:
+            check_arguments([], number, "raise")
+        assert caught.value.argument == "top_k"
     with pytest.raises(ValueError, match="on_error"):
         check_arguments([], 1, "ignore")
 

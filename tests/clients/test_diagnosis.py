@@ -5,14 +5,20 @@ from tritonclient.utils import InferenceServerException
 
 from delugeserve_client.address import Address
 from delugeserve_client.credentials import Credentials
-from delugeserve_client.diagnosis import choose_model, diagnose, explain, not_served
+from delugeserve_client.diagnosis import choose_model, diagnose, not_served
 from delugeserve_client.errors import (
     AuthenticationFailed,
     InferenceFailed,
     ModelUnavailable,
+    QueueFull,
+    RequestRefused,
+    ServerDraining,
+    ServerGone,
+    ServerOverloaded,
     ServerTimeout,
     ServerUnavailable,
 )
+from delugeserve_client.explaining import explain
 
 HERE = Address("localhost:8001", "grpc")
 
@@ -28,14 +34,24 @@ UNKNOWN = "Request for unknown model: 'x' is not found"
     ("error", "kind"),
     [
         (grpc_error("UNAVAILABLE", "failed to connect to all addresses; ..."), ServerUnavailable),
-        (grpc_error("UNAVAILABLE", "Socket closed"), ServerUnavailable),
+        (grpc_error("UNAVAILABLE", "Socket closed"), ServerGone),
         (ConnectionRefusedError(111, "refused"), ServerUnavailable),
-        (ConnectionResetError(104, "reset"), ServerUnavailable),
+        (ConnectionResetError(104, "reset"), ServerGone),
+        (InferenceServerException("<html>no upstream</html>", "502"), ServerUnavailable),
+        (grpc_error("UNAVAILABLE", "No server is ready. Try again."), ServerDraining),
+        (
+            grpc_error("UNAVAILABLE", "Server is stopping, scheduler has stopped accepting"),
+            ServerDraining,
+        ),
         (grpc_error("DEADLINE_EXCEEDED", "Deadline Exceeded"), ServerTimeout),
         (TimeoutError("timed out"), ServerTimeout),
         (grpc_error("UNAVAILABLE", "Request timeout expired"), ServerTimeout),
-        (grpc_error("UNAVAILABLE", "Exceeds maximum queue size"), InferenceFailed),
-        (grpc_error("RESOURCE_EXHAUSTED", "Exceeds maximum queue size"), InferenceFailed),
+        (grpc_error("UNAVAILABLE", "Exceeds maximum queue size"), QueueFull),
+        (grpc_error("RESOURCE_EXHAUSTED", "Exceeds maximum queue size"), QueueFull),
+        (grpc_error("RESOURCE_EXHAUSTED", "Too many requests."), ServerOverloaded),
+        (InferenceServerException("Too many requests.", "429"), ServerOverloaded),
+        (grpc_error("RESOURCE_EXHAUSTED", "message larger than max"), RequestRefused),
+        (grpc_error("INVALID_ARGUMENT", "unexpected shape"), RequestRefused),
         (grpc_error("UNAUTHENTICATED", "An API key is required."), AuthenticationFailed),
         (InferenceServerException("An API key is required.", "401"), AuthenticationFailed),
         (grpc_error("NOT_FOUND", UNKNOWN), ModelUnavailable),
@@ -48,25 +64,35 @@ def test_errors_of_tritonclient_and_the_network(error, kind):
     explained = explain(error, HERE, 30.0)
     assert type(explained) is kind
     assert explained.url == "localhost:8001"
-    if kind is InferenceFailed:
+    if issubclass(kind, InferenceFailed):
         assert explained.message == error.message()
-        assert f"{error.message()}." in explained.problem
-        assert ("fewer requests" in explained.remedy) == ("queue" in error.message())
+        assert error.message().rstrip(".") in explained.problem
+        assert ("fewer requests at once" in explained.remedy) == ("queue" in error.message())
     if kind is ServerTimeout:
         assert explained.timeout == 30.0
 
 
 @pytest.mark.parametrize(
-    ("message", "option"),
+    ("message", "kind", "option"),
     [
-        ("Too many requests. Send fewer per second.", "--rate-limit"),
-        ("The request is larger than 5 bytes, or its JSON than 3: ...", "--max-request-mib"),
+        ("Too many requests. Send fewer per second.", ServerOverloaded, "--rate-limit"),
+        (
+            "The request is larger than 5 bytes, or its JSON than 3: ...",
+            RequestRefused,
+            "--max-request-mib",
+        ),
     ],
 )
-def test_limits_of_the_front_are_named(message, option):
+def test_limits_of_the_front_are_named(message, kind, option):
     error = explain(grpc_error("RESOURCE_EXHAUSTED", message), HERE, 30.0)
-    assert type(error) is InferenceFailed
+    assert type(error) is kind
     assert option in error.remedy
+
+
+def test_the_log_is_named_only_where_the_cause_is_unknown():
+    for status in ("INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED"):
+        assert "log" not in explain(grpc_error(status, "a cause"), HERE, 30.0).remedy
+    assert "log" in explain(grpc_error("INTERNAL", "it broke"), HERE, 30.0).remedy
 
 
 def test_a_batch_for_which_the_server_lacks_shared_memory():

@@ -5,8 +5,8 @@ import pytest
 
 from delugeserve_client import AsyncClassifier, Classifier
 from delugeserve_client.address import Address
-from delugeserve_client.diagnosis import explain
 from delugeserve_client.errors import ServerTimeout, ServerUnavailable
+from delugeserve_client.explaining import explain
 from delugeserve_client.proxies import find_proxy, is_loopback
 
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")

@@ -17,7 +17,6 @@ from delugeserve.serving.supervisor import serve
 from delugeserve_client import AsyncClassifier, Classifier
 from delugeserve_client.benchmark import measure
 from delugeserve_client.errors import (
-    AddressError,
     BatchError,
     ClientError,
     ImageError,
@@ -246,8 +245,8 @@ def test_async_classifier(server, photos):
         ):
             with pytest.raises(kind):
                 await AsyncClassifier(url, model).connect()
-        with pytest.raises(AddressError):
-            AsyncClassifier(f"http://{server.http_url}")
+        async with AsyncClassifier(f"http://{server.http_url}", "colour") as classifier:
+            assert (await classifier.classify(solid("blue"))).top.index == 2
 
     asyncio.run(use())
 

@@ -73,6 +73,7 @@ class AdaptiveLimit:
         self._hold, self._holding = _HOLD, 0
         self._lowered = -math.inf
         self._latency = 0.0
+        self._wanted = True
         self._begin(-math.inf)
 
     def answered(self, latency: float, now: float, *, wanted: bool) -> None:

@@ -1,0 +1,119 @@
+"""The arguments of a classifier, checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from delugeserve_client.address import Address, parse_address
+from delugeserve_client.core.dispatch import Settings
+from delugeserve_client.core.retry import RetryPolicy
+from delugeserve_client.credentials import Credentials
+from delugeserve_client.errors import AddressError, ArgumentError
+from delugeserve_client.transports.connection import Compression, Options
+
+Decode: TypeAlias = Literal["auto", "client", "server"]
+SharedMemory: TypeAlias = Literal["auto", "off", "system", "cuda"]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How a classifier works.
+
+    Attributes:
+        addresses: the servers.
+        options: how connections are made.
+        settings: how requests are sent.
+        decode: where encoded images are decoded.
+        max_pixels: largest image, in pixels; None for Pillow's limit.
+    """
+
+    addresses: tuple[Address, ...]
+    options: Options
+    settings: Settings
+    decode: Decode
+    max_pixels: int | None
+
+
+def configure(
+    url: str | Sequence[str],
+    *,
+    protocol: str | None,
+    timeout: float,
+    credentials: Credentials | None,
+    decode: Decode,
+    retry: RetryPolicy,
+    hedge: float | None,
+    in_flight: int | None,
+    shared_memory: SharedMemory,
+    max_pixels: int | None,
+    headers: Mapping[str, str] | None,
+    compression: Compression | None,
+) -> Configuration:
+    """Check the arguments of :class:`~delugeserve_client.Classifier`.
+
+    Raises:
+        AddressError: an address is not of a known form, or there is none.
+        ArgumentError: another argument is out of range.
+    """
+    urls = [url] if isinstance(url, str) else list(url)
+    if not urls:
+        raise AddressError("There is no address of a server.", "Use one such as localhost:8001.")
+    check_seconds("timeout", timeout, infinite=True)
+    if hedge is not None:
+        check_seconds("hedge", hedge)
+    _check_choice("decode", decode, ("auto", "client", "server"))
+    _check_choice("shared_memory", shared_memory, ("auto", "off", "system", "cuda"))
+    _check_choice("compression", compression, (None, "gzip"))
+    _check_count("in_flight", in_flight)
+    _check_count("max_pixels", max_pixels)
+    shown = Credentials.from_environment() if credentials is None else credentials
+    return Configuration(
+        tuple(dict.fromkeys(parse_address(one, protocol) for one in urls)),
+        Options(shown, dict(headers or {}), compression, shared_memory),
+        Settings(float(timeout), retry, hedge, in_flight),
+        decode,
+        max_pixels,
+    )
+
+
+def check_seconds(name: str, value: Any, *, infinite: bool = False) -> None:
+    """Check a time limit.
+
+    Args:
+        name: the argument's name.
+        value: its value.
+        infinite: whether there may be no limit.
+
+    Raises:
+        ArgumentError: it is not a number above 0.
+    """
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    if not number > 0 or (math.isinf(number) and not infinite):
+        raise ArgumentError(
+            f"{name} is {value!r}.",
+            "Use a number of seconds above 0"
+            + (", or float('inf') for no limit." if infinite else "."),
+            argument=name,
+            value=repr(value),
+        )
+
+
+def _check_count(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ArgumentError(
+            f"{name} is {value!r}.",
+            "Use a whole number from 1 up, or None.",
+            argument=name,
+            value=repr(value),
+        )
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    if value not in choices:
+        known = " or ".join(map(repr, choices))
+        raise ArgumentError(
+            f"{name} is {value!r}.", f"Use {known}.", argument=name, value=repr(value)
+        )

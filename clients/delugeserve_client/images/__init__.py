@@ -1,0 +1,1 @@
+"""From whatever a program has for an image to what a request carries, read in parallel."""

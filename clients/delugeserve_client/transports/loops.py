@@ -1,0 +1,261 @@
+"""The reactor for asyncio, and a session of it with one or more servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from delugeserve_client.address import Address
+from delugeserve_client.core.dispatch import Dispatcher, Settings
+from delugeserve_client.core.failures import Failure, Kind
+from delugeserve_client.core.observing import SILENT, Observer
+from delugeserve_client.explaining import failure_of, to_error
+from delugeserve_client.transports.connection import CallFailed, Cancel, Done, Options
+from delugeserve_client.transports.messages import Reply, Request
+from delugeserve_client.transports.over_grpc import (
+    Calls,
+    as_json,
+    decode,
+    encode,
+    open_channel,
+    seconds,
+)
+from delugeserve_client.transports.over_http import HttpConnection
+from delugeserve_client.triton import import_triton
+
+
+class AioGrpcConnection:
+    """A connection over gRPC for one event loop.
+
+    Args:
+        address: the server's address.
+        options: how it is made.
+
+    Raises:
+        MissingPackageError: tritonclient or one of its own dependencies is not installed.
+        AuthenticationFailed: a file of the credentials cannot be read.
+    """
+
+    def __init__(self, address: Address, options: Options) -> None:
+        self.address = address
+        import_triton("grpc")
+        self._aio = importlib.import_module("grpc.aio")
+        self._channel = open_channel(self._aio, address, options)
+        self._calls = Calls(self._channel, options)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, request: Request, timeout: float, done: Done) -> Cancel:
+        """Send a request; ``done`` receives the outcome."""
+
+        async def send() -> None:
+            try:
+                done(await self._infer(request, timeout), None)
+            except CallFailed as error:
+                done(None, error.failure)
+            except asyncio.CancelledError:
+                done(None, Failure(Kind.CLOSED))
+
+        return self._spawn(send())
+
+    def probe(self, model: str, timeout: float, done: Callable[[bool], None]) -> None:
+        """Ask whether a model is ready; ``done`` receives the answer."""
+
+        async def ask() -> None:
+            ready = False
+            with contextlib.suppress(Exception):
+                message = self._calls.ready_request(model)
+                answer = await self._calls.ready(
+                    message, timeout=timeout, metadata=self._calls.metadata
+                )
+                ready = bool(answer.ready)
+            done(ready)
+
+        self._spawn(ask())
+
+    async def ask(self, what: str, *names: str, timeout: float) -> Any:
+        """Return one of the server's descriptions as JSON.
+
+        Raises:
+            CallFailed: there is no answer.
+        """
+        method, message = self._calls.question(what, names)
+        try:
+            return as_json(
+                await method(message, timeout=seconds(timeout), metadata=self._calls.metadata)
+            )
+        except self._aio.AioRpcError as error:
+            raise CallFailed(self._failure(error)) from None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    async def _infer(self, request: Request, timeout: float) -> Reply:
+        calls = self._calls
+        try:
+            response = await calls.infer(
+                encode(request, timeout),
+                timeout=seconds(timeout),
+                metadata=calls.metadata_of(request),
+                compression=calls.compression,
+            )
+        except self._aio.AioRpcError as error:
+            raise CallFailed(self._failure(error)) from None
+        except self._aio.UsageError:  # the channel is closed
+            raise CallFailed(Failure(Kind.CLOSED)) from None
+        return decode(response)
+
+    def _failure(self, error: BaseException) -> Failure:
+        failure = failure_of(error, self.address.host)
+        if failure.status == "CANCELLED":
+            return Failure(Kind.CLOSED, failure.message)
+        return failure
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> Cancel:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop keeps weak references only
+        task.add_done_callback(self._tasks.discard)
+        return task.cancel
+
+
+class AioHttpConnection:
+    """A connection over HTTP for one event loop, whose work is done in threads.
+
+    Args:
+        address: the server's address.
+        options: how it is made.
+    """
+
+    def __init__(self, address: Address, options: Options) -> None:
+        self.address = address
+        self._loop = asyncio.get_running_loop()
+        self._http = HttpConnection(address, options)
+
+    def start(self, request: Request, timeout: float, done: Done) -> Cancel:
+        """Send a request; ``done`` receives the outcome."""
+        return self._http.start(request, timeout, self._here(done))
+
+    def probe(self, model: str, timeout: float, done: Callable[[bool], None]) -> None:
+        """Ask whether a model is ready; ``done`` receives the answer."""
+        self._http.probe(model, timeout, self._here(done))
+
+    async def ask(self, what: str, *names: str, timeout: float) -> Any:
+        """Return one of the server's descriptions as JSON.
+
+        Raises:
+            CallFailed: there is no answer.
+        """
+        return await asyncio.to_thread(self._http.ask, what, *names, timeout=timeout)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def _here(self, done: Callable[..., None]) -> Callable[..., None]:
+        """Return a function that calls another one in the event loop."""
+
+        def call(*arguments: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(done, *arguments)
+
+        return call
+
+
+class LoopReactor:
+    """Sends over connections and keeps time, in one event loop.
+
+    Args:
+        connections: one for each server.
+        model: returns the model whose readiness tells that a server is alive.
+    """
+
+    def __init__(
+        self,
+        connections: Sequence[AioGrpcConnection | AioHttpConnection],
+        model: Callable[[], str],
+    ) -> None:
+        self._connections, self._model = connections, model
+        self._loop = asyncio.get_running_loop()
+
+    def now(self) -> float:  # noqa: D102
+        return self._loop.time()
+
+    def send(self, endpoint: int, request: Any, timeout: float, done: Done) -> Cancel:  # noqa: D102
+        return self._connections[endpoint].start(request, timeout, done)
+
+    def probe(self, endpoint: int, timeout: float, done: Callable[[bool], None]) -> None:  # noqa: D102
+        self._connections[endpoint].probe(self._model(), timeout, done)
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Cancel:  # noqa: D102
+        return self._loop.call_later(seconds, function).cancel
+
+
+class LoopSession:
+    """Sends requests to one or more servers, in the running event loop.
+
+    Args:
+        addresses: the servers.
+        options: how connections are made.
+        settings: how requests are sent.
+        observer: is told what happens.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        options: Options,
+        settings: Settings,
+        observer: Observer = SILENT,
+    ) -> None:
+        self.model = ""
+        self.addresses, self.settings = addresses, settings
+        self._loop = asyncio.get_running_loop()
+        self.connections = [
+            (AioGrpcConnection if address.protocol == "grpc" else AioHttpConnection)(
+                address, options
+            )
+            for address in addresses
+        ]
+        self._dispatcher = Dispatcher(
+            LoopReactor(self.connections, lambda: self.model),
+            len(addresses),
+            settings,
+            observer=observer,
+        )
+
+    @property
+    def room(self) -> int:
+        """How many requests are worth handing in at once."""
+        return self._dispatcher.room
+
+    def submit(self, request: Request) -> asyncio.Future[Reply]:
+        """Send a request; the future has the reply or a ClientError. Cancelling it ends it."""
+        future: asyncio.Future[Reply] = self._loop.create_future()
+
+        def done(reply: Any, failure: Failure | None, endpoint: int) -> None:
+            if future.done():
+                return
+            if failure is None:
+                future.set_result(reply)
+            else:
+                timeout = self.settings.timeout
+                future.set_exception(
+                    to_error(failure, self.addresses[endpoint], timeout, request.form.model)
+                )
+
+        def forget(ended: asyncio.Future[Reply]) -> None:
+            if ended.cancelled():
+                self._dispatcher.cancel(done)
+
+        future.add_done_callback(forget)
+        self._dispatcher.submit(request, done)
+        return future
+
+    async def close(self) -> None:
+        """End all requests with an error, and close the connections."""
+        self._dispatcher.close()
+        for connection in self.connections:
+            await connection.close()

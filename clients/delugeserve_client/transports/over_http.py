@@ -1,0 +1,291 @@
+"""HTTP: a pool of connections, each used by one thread at a time.
+
+tritonclient's own HTTP client is bound to the thread that made it, and waits for ever in another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import json
+import socket
+import time
+import urllib.parse
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from delugeserve_client.address import Address
+from delugeserve_client.core.failures import Failure, Kind
+from delugeserve_client.explaining import classify_failure, failure_of
+from delugeserve_client.transports.connection import CallFailed, Cancel, Done, Options
+from delugeserve_client.transports.messages import Buffer, Reply, Request, read_output
+
+_AT_ONCE = 64
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+_LONGEST = 10**8  # seconds; a socket takes no longer timeout
+
+
+class HttpConnection:
+    """A connection over HTTP; see :class:`~delugeserve_client.transports.connection.Connection`.
+
+    Args:
+        address: the server's address.
+        options: how it is made.
+
+    Raises:
+        AuthenticationFailed: a file of the credentials cannot be read.
+    """
+
+    def __init__(self, address: Address, options: Options) -> None:
+        self.address = address
+        self._headers = options.all_headers()
+        self._gzip = options.compression == "gzip"
+        self._tls = options.credentials.tls_context() if address.secure else None
+        self._idle: deque[http.client.HTTPConnection] = deque()
+        self._busy: set[http.client.HTTPConnection] = set()
+        self._workers: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    def infer(self, request: Request, timeout: float) -> Reply:  # noqa: D102
+        return self._infer(request, timeout, [])
+
+    def start(self, request: Request, timeout: float, done: Done) -> Cancel:  # noqa: D102
+        open_sockets: list[socket.socket] = []
+        until = time.monotonic() + timeout
+
+        def work() -> None:
+            try:
+                reply = self._infer(request, until - time.monotonic(), open_sockets)
+            except CallFailed as error:
+                done(None, error.failure)
+            else:
+                done(reply, None)
+
+        def cancel() -> None:
+            for one in open_sockets:
+                _shut(one)
+
+        try:
+            self._pool().submit(work)
+        except RuntimeError:  # the pool, or the interpreter, is shutting down
+            done(None, Failure(Kind.CLOSED))
+        return cancel
+
+    def probe(self, model: str, timeout: float, done: Callable[[bool], None]) -> None:  # noqa: D102
+        def work() -> None:
+            try:
+                status, _, _ = self._call("GET", f"{_path(model)}/ready", (), {}, timeout, [])
+            except CallFailed:
+                done(False)
+            else:
+                done(status == 200)
+
+        try:
+            self._pool().submit(work)
+        except RuntimeError:
+            done(False)
+
+    def ask(self, what: str, *names: str, timeout: float) -> Any:  # noqa: D102
+        method, path = {
+            "metadata": ("GET", ""),
+            "config": ("GET", "/config"),
+            "index": ("POST", "/v2/repository/index"),
+        }[what]
+        if names:
+            path = _path(*names) + path
+        body = self._checked(*self._call(method, path, (), {}, timeout, []))
+        try:
+            found = json.loads(body)
+        except ValueError as error:
+            raise CallFailed(
+                Failure(Kind.REFUSED, "The answer is not JSON.", cause=error)
+            ) from None
+        return {"models": found} if what == "index" else found
+
+    def close(self) -> None:  # noqa: D102
+        self._closed = True
+        if self._workers is not None:
+            self._workers.shutdown(wait=False, cancel_futures=True)
+        while self._idle:
+            self._idle.pop().close()
+        for connection in list(self._busy):  # wakes the threads that wait there
+            _shut(connection.sock)
+
+    def _infer(self, request: Request, timeout: float, sockets: list[socket.socket]) -> Reply:
+        head = _head(request, timeout)
+        parts: tuple[Buffer, ...] = (head, *request.parts)
+        headers = {_HEADER_LENGTH: str(len(head)), **request.headers}
+        if self._gzip:
+            parts = (gzip.compress(b"".join(parts), 1),)
+            headers["Content-Encoding"] = "gzip"
+        path = f"{_path(request.form.model, request.form.version)}/infer"
+        status, found, content = self._call("POST", path, parts, headers, timeout, sockets)
+        self._checked(status, found, content)
+        try:
+            return _read(content, int(found.get(_HEADER_LENGTH.lower(), len(content))))
+        except (ValueError, KeyError, TypeError) as error:
+            message = f"The answer is damaged ({error})."
+            raise CallFailed(Failure(Kind.BROKEN, message, cause=error)) from None
+
+    def _checked(self, status: int, headers: Mapping[str, str], content: bytes) -> bytes:
+        if status == 200:
+            return content
+        text = content[:2000].decode("utf-8", "replace")
+        with contextlib.suppress(ValueError, AttributeError):
+            text = str(json.loads(text).get("error", text))
+        wait = 0.0
+        with contextlib.suppress(ValueError):
+            wait = max(0.0, float(headers.get("retry-after", 0)))
+        raise CallFailed(
+            classify_failure(
+                str(status), text or f"HTTP status {status}", self.address.host, wait=wait
+            )
+        )
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        parts: Iterable[Buffer],
+        headers: Mapping[str, str],
+        timeout: float,
+        sockets: list[socket.socket],
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Return the status, headers and content of an answer."""
+        until = time.monotonic() + min(timeout, _LONGEST)
+        parts = tuple(parts)
+        sent = {**self._headers, **headers, "Content-Length": str(sum(map(len, parts)))}
+        while True:
+            if self._closed:
+                raise CallFailed(Failure(Kind.CLOSED))
+            connection, fresh = self._take()
+            self._busy.add(connection)
+            try:
+                return self._exchange(connection, method, path, parts, sent, until, sockets)
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                # The server may have closed a connection while it was idle.
+                stale = isinstance(error, ConnectionError)
+                if self._closed:
+                    raise CallFailed(Failure(Kind.CLOSED)) from None
+                if fresh or not stale:
+                    raise CallFailed(failure_of(error, self.address.host)) from None
+            except BaseException:
+                connection.close()
+                raise
+            finally:
+                self._busy.discard(connection)
+
+    def _exchange(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        parts: tuple[Buffer, ...],
+        headers: Mapping[str, str],
+        until: float,
+        sockets: list[socket.socket],
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        connection.timeout = _left(until)
+        if connection.sock is None:
+            connection.connect()
+        raw: Any = connection.sock  # the response may take it over
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sockets[:] = [raw]
+        raw.settimeout(_left(until))
+        if parts and sum(map(len, parts)) < _JOINED:
+            parts = (b"".join(parts),)
+        connection.request(method, path, body=iter(parts), headers=dict(headers))
+        raw.settimeout(_left(until))
+        response = connection.getresponse()
+        content = bytearray()
+        while chunk := response.read(2**20):
+            content += chunk
+            with contextlib.suppress(OSError):  # the answer was complete, and its socket is closed
+                raw.settimeout(_left(until))
+        if response.will_close:
+            connection.close()
+        else:
+            self._idle.append(connection)
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, found, bytes(content)
+
+    def _take(self) -> tuple[http.client.HTTPConnection, bool]:
+        """Return a connection, and whether it is new."""
+        with contextlib.suppress(IndexError):
+            return self._idle.pop(), False
+        parts = urllib.parse.urlsplit(f"//{self.address.host}")
+        host, port = parts.hostname or "", parts.port
+        if self._tls is not None:
+            return http.client.HTTPSConnection(host, port, context=self._tls), True
+        return http.client.HTTPConnection(host, port), True
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._workers is None:
+            self._workers = ThreadPoolExecutor(_AT_ONCE, "delugeserve-http")
+        return self._workers
+
+
+def _shut(one: socket.socket | None) -> None:
+    if one is not None:
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+
+
+_JOINED = 2**16  # bytes; a smaller body is sent at once
+
+
+def _left(until: float) -> float:
+    return max(0.001, until - time.monotonic())
+
+
+def _path(model: str, version: str = "") -> str:
+    path = f"/v2/models/{urllib.parse.quote(model, safe='')}"
+    return f"{path}/versions/{urllib.parse.quote(version, safe='')}" if version else path
+
+
+def _head(request: Request, timeout: float) -> bytes:
+    form = request.form
+    parameters: dict[str, Any] = {}
+    if timeout < _LONGEST:
+        parameters["timeout"] = max(1, int(timeout * 1e6))
+    if form.on_error:
+        parameters["on_error"] = form.on_error
+    return json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": form.input,
+                    "shape": form.shape,
+                    "datatype": form.dtype,
+                    "parameters": {"binary_data_size": request.nbytes},
+                }
+            ],
+            "outputs": [
+                {
+                    "name": name,
+                    "parameters": {
+                        "binary_data": True,
+                        **({"classification": classes} if classes else {}),
+                    },
+                }
+                for name, classes in form.outputs
+            ],
+            "parameters": parameters,
+        }
+    ).encode()
+
+
+def _read(content: bytes, length: int) -> Reply:
+    head = json.loads(content[:length])
+    place, outputs = length, {}
+    for output in head["outputs"]:
+        size = output["parameters"]["binary_data_size"]
+        outputs[output["name"]] = read_output(
+            output["datatype"], output["shape"], content[place : place + size]
+        )
+        place += size
+    return Reply(str(head.get("model_version", "")), outputs)

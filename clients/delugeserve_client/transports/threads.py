@@ -1,0 +1,225 @@
+"""The reactor for threads, and a session of it with one or more servers."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from delugeserve_client.address import Address
+from delugeserve_client.core.dispatch import Dispatcher, Settings
+from delugeserve_client.core.failures import Failure, Kind
+from delugeserve_client.core.observing import SILENT, Observer
+from delugeserve_client.explaining import to_error
+from delugeserve_client.transports.connection import (
+    CallFailed,
+    Cancel,
+    Connection,
+    Done,
+    Options,
+)
+from delugeserve_client.transports.messages import Reply, Request
+from delugeserve_client.transports.over_grpc import GrpcConnection
+from delugeserve_client.transports.over_http import HttpConnection
+
+
+def open_connection(address: Address, options: Options) -> Connection:
+    """Return a connection to a server. Nothing is sent yet.
+
+    Raises:
+        MissingPackageError: tritonclient or one of its own dependencies is not installed.
+        AuthenticationFailed: a file of the credentials cannot be read.
+    """
+    return (GrpcConnection if address.protocol == "grpc" else HttpConnection)(address, options)
+
+
+class Timers:
+    """Calls functions later, in a thread that starts with the first of them."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._heap: list[tuple[float, int, list[Callable[[], None] | None]]] = []
+        self._order = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Cancel:
+        """Call a function after some time; return a function that prevents it."""
+        entry: list[Callable[[], None] | None] = [function]
+        with self._condition:
+            when = time.monotonic() + seconds
+            heapq.heappush(self._heap, (when, next(self._order), entry))
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(
+                    target=self._run, name="delugeserve-timers", daemon=True
+                )
+                self._thread.start()
+            if self._heap[0][2] is entry:
+                self._condition.notify()
+
+        def cancel() -> None:
+            entry[0] = None
+
+        return cancel
+
+    def close(self) -> None:
+        """Forget all functions, and end the thread."""
+        with self._condition:
+            self._closed = True
+            self._heap.clear()
+            self._condition.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                if self._closed:
+                    return
+                left = self._heap[0][0] - time.monotonic() if self._heap else None
+                if left is None or left > 0:
+                    self._condition.wait(left)
+                    continue
+                _, _, entry = heapq.heappop(self._heap)
+            function = entry[0]
+            if function is not None:
+                function()
+
+
+class _Inline(threading.local):
+    """What the thread that hands in a request may send itself."""
+
+    offered = False
+    send: Callable[[], None] | None = None
+
+
+class ThreadReactor:
+    """Sends over connections and keeps time; see :class:`~delugeserve_client.core.dispatch`.
+
+    A thread that waits for its request may send it itself, which spares two changes of thread.
+
+    Args:
+        connections: one for each server.
+        model: returns the model whose readiness tells that a server is alive.
+    """
+
+    def __init__(self, connections: Sequence[Connection], model: Callable[[], str]) -> None:
+        self._connections, self._model = connections, model
+        self.timers = Timers()
+        self.call_later = self.timers.call_later
+        self.inline = _Inline()
+
+    def now(self) -> float:  # noqa: D102
+        return time.monotonic()
+
+    def send(self, endpoint: int, request: Any, timeout: float, done: Done) -> Cancel:  # noqa: D102
+        connection = self._connections[endpoint]
+        if not self.inline.offered:
+            return connection.start(request, timeout, done)
+        self.inline.offered = False
+
+        def send() -> None:
+            try:
+                reply = connection.infer(request, timeout)
+            except CallFailed as error:
+                done(None, error.failure)
+            except BaseException:  # Ctrl-C, while it waits
+                done(None, Failure(Kind.CLOSED))
+                raise
+            else:
+                done(reply, None)
+
+        self.inline.send = send
+        return lambda: None
+
+    def probe(self, endpoint: int, timeout: float, done: Callable[[bool], None]) -> None:  # noqa: D102
+        self._connections[endpoint].probe(self._model(), timeout, done)
+
+
+class ThreadSession:
+    """Sends requests to one or more servers, from any thread.
+
+    Args:
+        addresses: the servers.
+        options: how connections are made.
+        settings: how requests are sent.
+        observer: is told what happens.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        options: Options,
+        settings: Settings,
+        observer: Observer = SILENT,
+    ) -> None:
+        self.model = ""
+        self.addresses, self.settings = addresses, settings
+        self.connections = [open_connection(address, options) for address in addresses]
+        self._reactor = ThreadReactor(self.connections, lambda: self.model)
+        self._dispatcher = Dispatcher(
+            self._reactor, len(addresses), settings, threading.RLock(), observer=observer
+        )
+        # A hung server cannot be left, and no hedge be sent, while a thread waits in a call.
+        self._alone = len(addresses) == 1 and settings.hedge is None
+
+    @property
+    def room(self) -> int:
+        """How many requests are worth handing in at once."""
+        return self._dispatcher.room
+
+    def submit(self, request: Request) -> Future[Reply]:
+        """Send a request; the future has the reply or a ClientError."""
+        return self._submit(request)
+
+    def run(self, request: Request) -> Reply:
+        """Send a request and wait for the reply.
+
+        Raises:
+            ClientError: there is none.
+        """
+        inline = self._reactor.inline
+        inline.offered, inline.send = self._alone, None
+        try:
+            future = self._submit(request)
+            send = inline.send
+        finally:
+            inline.offered, inline.send = False, None
+        if send is not None:
+            send()
+        try:
+            return future.result()
+        except BaseException:
+            self.forget(future)
+            raise
+
+    def forget(self, future: Future[Reply]) -> None:
+        """Stop what is done for a request that nobody waits for any more."""
+        done = getattr(future, "done_function", None)
+        if done is not None and not future.done():
+            self._dispatcher.cancel(done)
+
+    def close(self) -> None:
+        """End all requests with an error, and close the connections."""
+        self._dispatcher.close()
+        self._reactor.timers.close()
+        for connection in self.connections:
+            connection.close()
+
+    def _submit(self, request: Request) -> Future[Reply]:
+        future: Future[Reply] = Future()
+
+        def done(reply: Any, failure: Failure | None, endpoint: int) -> None:
+            if failure is None:
+                future.set_result(reply)
+            else:
+                timeout = self.settings.timeout
+                future.set_exception(
+                    to_error(failure, self.addresses[endpoint], timeout, request.form.model)
+                )
+
+        future.done_function = done  # type: ignore[attr-defined]
+        self._dispatcher.submit(request, done)
+        return future
