@@ -96,7 +96,7 @@ def test_classify_json(server, photos):
 
 def test_one_bad_argument_does_not_stop_the_others(server, photos):
     (photos / "empty").mkdir()
-    url = "https://example.com/cat.jpg"
+    url = "http://127.0.0.1:9/cat.jpg"
     images = (photos / "missing.png", photos / "empty", url, photos / "a red.png")
     run = delugeserve("classify", *images, "--url", server.grpc_url, "--json")
     assert run.returncode == 2
@@ -104,7 +104,7 @@ def test_one_bad_argument_does_not_stop_the_others(server, photos):
     assert [result["source"] for result in results] == [str(image) for image in images]
     assert ["error" in result for result in results] == [True, True, True, False]
     assert url in results[2]["error"]
-    assert "Download" in results[2]["error"]
+    assert "cannot be downloaded" in results[2]["error"]
     assert results[3]["predictions"][0]["label"] == "red"
 
 
