@@ -59,6 +59,8 @@ SLOW = (
     "delugeserve/cli/test_export.py",
     "delugeserve/cli/test_export_plans.py",
     "delugeserve/cli/test_verify.py",
+    "delugeserve/load/test_accuracy.py",
+    "delugeserve/load/test_run.py",
     "delugeserve/networks/test_native.py",
     "delugeserve/runtimes/test_tensorrt.py",
     "delugeserve/serving/front/test_access.py",

@@ -9,12 +9,13 @@ from delugeserve.load.rate import BudgetError, RateResult, estimate_rate, find_r
 from delugeserve.load.result import LoadResult
 from delugeserve.load.run import run
 from delugeserve.load.scenarios import Scenario, Settings
-from delugeserve.load.senders import Done, OpenSender, Sender, open_sender
+from delugeserve.load.senders import Done, HttpSender, OpenSender, Sender, open_sender
 from delugeserve.load.target import Target, prepare_target
 
 __all__ = [
     "BudgetError",
     "Done",
+    "HttpSender",
     "LoadResult",
     "OpenSender",
     "RateResult",

@@ -61,6 +61,7 @@ class Http2Calls:
     Attributes:
         calls: the calls in flight, by stream, oldest first.
         broken: why no more calls can be made; None as long as they can.
+        ready: whether the server has said how much it takes; no call is to be made before.
     """
 
     def __init__(self, headers: Sequence[tuple[str, str]]) -> None:
@@ -77,6 +78,7 @@ class Http2Calls:
         self._queue: list[tuple[bytes, Call]] = []  # more calls than the server takes at once
         self.calls: dict[int, Call] = {}
         self.broken: str | None = None
+        self.ready = False
 
     def begin(self) -> bytes:
         """Return what opens the connection."""
@@ -251,6 +253,7 @@ class Http2Calls:
         return b"".join(self._continue(stream, call) for stream, call in waiting)
 
     def _take_settings(self, payload: bytes) -> bytes:
+        self.ready = True
         answer = [_frame(_SETTINGS, _ACK, 0, b"")]
         for start in range(0, len(payload) - 5, 6):
             name, value = struct.unpack_from(">HI", payload, start)

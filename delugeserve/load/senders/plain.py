@@ -90,9 +90,14 @@ class PlainGrpcSender:
             return self._calls
         connection = socket.create_connection(self._server, timeout=self._timeout)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(None)
         calls = Http2Calls(self._headers)
         connection.sendall(calls.begin())
+        while not calls.ready:
+            data = connection.recv(_CHUNK)
+            if not data:
+                raise OSError("the connection was closed")
+            connection.sendall(calls.receive(data))
+        connection.settimeout(None)
         self._calls, self._socket, self._unsent = calls, connection, []
         self._reader = threading.Thread(
             target=self._read, args=(connection, calls), daemon=True, name="load-reader"
