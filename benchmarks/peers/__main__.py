@@ -1,0 +1,183 @@
+"""Measure the peers; see ``python -m benchmarks.peers --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common
+from benchmarks.peers import environments, options, report
+from benchmarks.peers.catalogue import PEERS
+from benchmarks.peers.interface import Batching, Model
+from benchmarks.peers.measure import Cell, Outcome, Search, measure, read_outcome
+from benchmarks.peers.servers import StartError
+from benchmarks.peers.workload import Workload, find_model, prepare
+from delugeserve.load import LoadResult, Settings
+from delugeserve.system import hardware
+from delugeserve.system.files import atomic_write
+
+METHOD = """Every peer serves the same artefact with the same engine, decoder and number of threads,
+set up as its own documentation advises, on loopback, one peer at a time. MLPerf LoadGen (server
+scenario) sends single images at random times (a Poisson process); latency counts from when a
+request was scheduled. The rate is doubled, and then bisected, to the highest at which the 99th
+percentile keeps the budget with 99 % confidence, no request fails and no answer is wrong; then one
+test runs at half of that. Every answer is compared with the engine's own. The order of the peers is
+reversed in every second round. Client and servers share the cores."""
+
+
+def main() -> int:
+    chosen = options.parse()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    os.environ.pop("OMP_NUM_THREADS", None)
+    cells = chosen.output / "cells"
+    cells.mkdir(parents=True, exist_ok=True)
+    if not chosen.report:
+        pythons = {
+            name: environments.find_python(PEERS[name], chosen.cache) for name in chosen.peers
+        }
+        if chosen.install:
+            return 0
+        versions = {
+            name: environments.find_version(PEERS[name], python) for name, python in pythons.items()
+        }
+        head = _head(chosen, versions)
+        _keep_settings(chosen.output, head["settings"])
+        for key, value in head.items():
+            common.out.print(f"{key}: {value}", highlight=False, markup=False)
+        _measure_all(chosen, pythons, versions, cells)
+    _report(chosen, cells)
+    return 0
+
+
+def _measure_all(
+    chosen: argparse.Namespace, pythons: dict[str, Path], versions: dict[str, str], cells: Path
+) -> None:
+    search = Search(
+        Settings(
+            duration=chosen.duration,
+            latency_budget=chosen.latency_budget,
+            min_queries=50 if chosen.quick else None,
+        ),
+        chosen.precision,
+        Batching(chosen.batch, chosen.batch_delay, plain=chosen.plain_engine),
+        len(os.sched_getaffinity(0)),
+    )
+    work = {
+        name: {one.name: one for one in prepare(model, chosen.workloads)}
+        for name, model in ((name, find_model(chosen.repository, name)) for name in chosen.model)
+    }
+    models: dict[str, Model] = {name: find_model(chosen.repository, name) for name in chosen.model}
+    hints: dict[tuple[str, str, str], float] = {}
+    for cell in _order(chosen):
+        key = (cell.model, cell.workload, cell.peer)
+        if (path := cell.file(cells)).exists():
+            hints[key] = read_outcome(path).rate or 0.0
+            continue
+        workload: Workload = work[cell.model][cell.workload]
+        common.err_console.print(
+            f"{datetime.now():%H:%M:%S} round {cell.turn + 1}: {cell.model}, {cell.workload}, "
+            f"{cell.peer}",
+            highlight=False,
+        )
+        log = chosen.output / "logs" / f"{path.stem}.log"
+        log.parent.mkdir(exist_ok=True)
+        try:
+            outcome = measure(
+                cell,
+                PEERS[cell.peer],
+                pythons[cell.peer],
+                versions[cell.peer],
+                models[cell.model],
+                workload,
+                search,
+                log,
+                start=hints.get(key) or None,
+                on_trial=_print_trial,
+            )
+        except StartError as error:
+            outcome = Outcome(cell, versions[cell.peer], failure=str(error))
+        if outcome.failure:
+            common.err_console.print(outcome.failure, style="red", markup=False, highlight=False)
+        outcome.write(cells)
+        hints[key] = outcome.rate or 0.0
+
+
+def _order(chosen: argparse.Namespace) -> Iterator[Cell]:
+    """Return the cells: the peers of a table one after the other, in alternating order."""
+    for turn in range(chosen.rounds):
+        for model in chosen.model:
+            for workload in chosen.workloads:
+                for name in chosen.peers[:: -1 if turn % 2 else 1]:
+                    if workload in PEERS[name].forms:
+                        yield Cell(model, workload, name, turn)
+
+
+def _print_trial(result: LoadResult) -> None:
+    rate = f"{result.scheduled_rate:7,.0f}/s" if result.scheduled_rate else f"{'alone':>9}"
+    verdict = "VALID" if result.valid else f"INVALID: {' '.join(result.reasons)[:90]}"
+    common.err_console.print(
+        f"  {rate}: p50 {result.percentiles_ms['50']:.1f} ms, p99 "
+        f"{result.percentiles_ms['99']:.1f} ms, client {result.client_cores:.2f} cores, {verdict}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _head(chosen: argparse.Namespace, versions: dict[str, str]) -> dict[str, Any]:
+    return {
+        "command": f"python -m benchmarks.peers {' '.join(sys.argv[1:])}",
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": hardware.describe(),
+        "load average at start": round(os.getloadavg()[0], 2),
+        "versions": versions,
+        "method": " ".join(METHOD.split()),
+        "settings": {
+            "machine": hardware.describe(),
+            "latency_budget": chosen.latency_budget,
+            "duration": chosen.duration,
+            "precision": chosen.precision,
+            "batch": chosen.batch,
+            "batch_delay": chosen.batch_delay,
+            "plain_engine": chosen.plain_engine,
+        },
+    }
+
+
+def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write what must not change between the parts of one measurement; compare if it is there."""
+    path = folder / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != settings:
+            sys.exit(
+                f"error: {folder} was measured with other settings: {before}. "
+                "Use another --output folder."
+            )
+        return
+    with atomic_write(path) as beside:
+        beside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _report(chosen: argparse.Namespace, cells: Path) -> None:
+    outcomes = [read_outcome(path) for path in sorted(cells.glob("*.json"))]
+    if not outcomes:
+        sys.exit(f"error: nothing was measured in {chosen.output}.")
+    tables = report.summarise(outcomes)
+    budget = json.loads((chosen.output / "settings.json").read_text())["latency_budget"]
+    for key, rows in tables.items():
+        common.show(report.title(key), report.columns(budget), [report.cells(row) for row in rows])
+    report.write_csv(tables, chosen.output / "peers.csv")
+    with atomic_write(chosen.output / "peers.md") as path:
+        path.write_text(report.markdown(tables, budget), encoding="utf-8")
+    report.plot(tables, budget, chosen.output / "peers.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""The servers that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from benchmarks.peers import forms
+from benchmarks.peers.interface import APPS, GRPC, JPEG, PIXELS, Launch, Peer
+
+OURS = "delugeserve"
+"""Name of our own server."""
+
+
+def _ours(launch: Launch) -> list[str]:
+    return [
+        *(str(launch.python), "-m", "delugeserve", "serve", "--json", "--standby", "0"),
+        *("--repository", str(launch.model.repository), "--model", launch.model.name),
+        *("--grpc-port", str(launch.grpc_port), "--http-port", str(launch.http_port)),
+        *("--metrics-port", "0"),
+    ]
+
+
+def _fastapi(launch: Launch) -> list[str]:
+    return [
+        *(str(launch.python), "-m", "uvicorn", "fastapi_app:app", "--app-dir", str(APPS)),
+        *("--host", "127.0.0.1", "--port", str(launch.http_port)),
+        *("--log-level", "warning", "--no-access-log"),
+    ]
+
+
+def _litserve(launch: Launch) -> list[str]:
+    return [str(launch.python), str(APPS / "litserve_app.py")]
+
+
+_PEERS = (
+    Peer(
+        name=OURS,
+        title="delugeserve",
+        distribution="delugeserve",
+        command=_ours,
+        forms={PIXELS: forms.TRITON_PIXELS, JPEG: forms.GATEWAY_JPEG, GRPC: None},
+        installed=True,
+    ),
+    Peer(
+        name="fastapi",
+        title="FastAPI + uvicorn",
+        distribution="fastapi",
+        command=_fastapi,
+        forms={PIXELS: forms.PLAIN_PIXELS, JPEG: forms.PLAIN_JPEG},
+        documentation=(
+            "https://fastapi.tiangolo.com/async/",
+            "https://fastapi.tiangolo.com/deployment/server-workers/",
+        ),
+    ),
+    Peer(
+        name="litserve",
+        title="LitServe",
+        distribution="litserve",
+        command=_litserve,
+        forms={PIXELS: forms.JSON_PIXELS, JPEG: forms.JSON_JPEG},
+        workers=lambda cores: cores,
+        documentation=(
+            "https://lightning.ai/docs/litserve/features/batching",
+            "https://lightning.ai/docs/litserve/api-reference/litserver",
+        ),
+    ),
+)
+
+PEERS: Mapping[str, Peer] = {peer.name: peer for peer in _PEERS}
+"""Every peer, by name."""

@@ -1,0 +1,80 @@
+"""How the workloads are put into requests, and how answers are read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from benchmarks.peers.interface import Form, Model
+
+_OCTETS, _JSON = "application/octet-stream", "application/json"
+_LENGTH = "Inference-Header-Content-Length"
+
+
+def vector(pairs: Iterable[tuple[int, float]], classes: int) -> bytes:
+    """Return probabilities by class from pairs of a class and its probability."""
+    found = np.zeros(classes, np.float32)
+    for index, probability in pairs:
+        found[index] = probability
+    return found.tobytes()
+
+
+def _image(_: Model, image: bytes) -> bytes:
+    return image
+
+
+def _floats(answer: bytes, _: int) -> bytes:
+    return answer
+
+
+def _predictions(answer: bytes, classes: int) -> bytes:
+    listed = json.loads(answer)["predictions"]
+    return vector(((one["index"], one["probability"]) for one in listed), classes)
+
+
+def _base64(_: Model, image: bytes) -> bytes:
+    return json.dumps({"image": base64.b64encode(image).decode()}).encode()
+
+
+# The image is the body.
+PLAIN_PIXELS = Form("/pixels", _image, _floats, _OCTETS)
+PLAIN_JPEG = Form("/classify", _image, _predictions, "image/jpeg")
+
+# The image is a string in JSON.
+JSON_PIXELS = Form("/predict", _base64, _floats, _JSON)
+JSON_JPEG = Form("/predict", _base64, _predictions, _JSON)
+
+# Our gateway.
+GATEWAY_JPEG = Form("/classify?model={model}&top_k={top_k}", _image, _predictions, "image/jpeg")
+
+
+# Triton's binary tensor data extension of the inference protocol, version 2:
+# https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+def _binary_head(model: Model) -> bytes:
+    size = int(np.prod(model.shape))
+    tensor = {
+        "name": "image",
+        "shape": [1, *model.shape],
+        "datatype": "UINT8",
+        "parameters": {"binary_data_size": size},
+    }
+    wanted = {"name": "probabilities", "parameters": {"binary_data": True}}
+    return json.dumps({"inputs": [tensor], "outputs": [wanted]}, separators=(",", ":")).encode()
+
+
+def _binary(model: Model, image: bytes) -> bytes:
+    return _binary_head(model) + image
+
+
+def _binary_headers(model: Model) -> Mapping[str, str]:
+    return {_LENGTH: str(len(_binary_head(model)))}
+
+
+def _last_floats(answer: bytes, classes: int) -> bytes:
+    return answer[-4 * classes :]
+
+
+TRITON_PIXELS = Form("/v2/models/{model}/infer", _binary, _last_floats, _OCTETS, _binary_headers)
