@@ -63,7 +63,7 @@ def _measure_all(
         Settings(
             duration=chosen.duration,
             latency_budget=chosen.latency_budget,
-            min_queries=50 if chosen.quick else None,
+            percentile=0.9 if chosen.quick else 0.99,
         ),
         chosen.precision,
         Batching(chosen.batch, chosen.batch_delay, plain=chosen.plain_engine),

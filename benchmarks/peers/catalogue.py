@@ -16,7 +16,7 @@ def _ours(launch: Launch) -> list[str]:
         *(str(launch.python), "-m", "delugeserve", "serve", "--json", "--standby", "0"),
         *("--repository", str(launch.model.repository), "--model", launch.model.name),
         *("--grpc-port", str(launch.grpc_port), "--http-port", str(launch.http_port)),
-        *("--metrics-port", "0"),
+        *("--metrics-port", str(launch.metrics_port)),
     ]
 
 
@@ -30,6 +30,25 @@ def _fastapi(launch: Launch) -> list[str]:
 
 def _litserve(launch: Launch) -> list[str]:
     return [str(launch.python), str(APPS / "litserve_app.py")]
+
+
+def _bentoml(launch: Launch) -> list[str]:
+    return [
+        *(str(launch.python), "-m", "bentoml", "serve", "bentoml_app:Classifier"),
+        *("--working-dir", str(APPS), "--host", "127.0.0.1", "--port", str(launch.http_port)),
+    ]
+
+
+def _bentoml_environment(launch: Launch) -> Mapping[str, str]:
+    return {"BENTOML_HOME": str(launch.folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "True"}
+
+
+def _mlserver(launch: Launch) -> list[str]:
+    return [str(launch.python), str(APPS / "mlserver_app.py")]
+
+
+def _ray(launch: Launch) -> list[str]:
+    return [str(launch.python), str(APPS / "ray_app.py")]
 
 
 _PEERS = (
@@ -62,6 +81,40 @@ _PEERS = (
         documentation=(
             "https://lightning.ai/docs/litserve/features/batching",
             "https://lightning.ai/docs/litserve/api-reference/litserver",
+        ),
+    ),
+    Peer(
+        name="bentoml",
+        title="BentoML",
+        distribution="bentoml",
+        command=_bentoml,
+        forms={PIXELS: forms.LIST_PIXELS, JPEG: forms.LIST_JPEG},
+        environment=_bentoml_environment,
+        documentation=(
+            "https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html",
+            "https://docs.bentoml.com/en/latest/build-with-bentoml/parallelize-requests.html",
+        ),
+    ),
+    Peer(
+        name="mlserver",
+        title="MLServer",
+        distribution="mlserver",
+        command=_mlserver,
+        forms={PIXELS: forms.V2_PIXELS, JPEG: forms.V2_JPEG},
+        documentation=(
+            "https://docs.seldon.ai/mlserver/user-guide/adaptive-batching",
+            "https://docs.seldon.ai/mlserver/user-guide/parallel-inference",
+        ),
+    ),
+    Peer(
+        name="ray",
+        title="Ray Serve",
+        distribution="ray",
+        command=_ray,
+        forms={PIXELS: forms.PLAIN_PIXELS, JPEG: forms.PLAIN_JPEG},
+        documentation=(
+            "https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html",
+            "https://docs.ray.io/en/latest/serve/advanced-guides/performance.html",
         ),
     ),
 )

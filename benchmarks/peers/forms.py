@@ -47,6 +47,54 @@ PLAIN_JPEG = Form("/classify", _image, _predictions, "image/jpeg")
 JSON_PIXELS = Form("/predict", _base64, _floats, _JSON)
 JSON_JPEG = Form("/predict", _base64, _predictions, _JSON)
 
+
+def _base64_list(_: Model, image: bytes) -> bytes:
+    return json.dumps({"images": [base64.b64encode(image).decode()]}).encode()
+
+
+def _first_floats(answer: bytes, _: int) -> bytes:
+    return np.asarray(json.loads(answer)[0], np.float32).tobytes()
+
+
+def _first_predictions(answer: bytes, classes: int) -> bytes:
+    (listed,) = json.loads(answer)
+    return vector(((one["index"], one["probability"]) for one in listed), classes)
+
+
+# A list of one image.
+LIST_PIXELS = Form("/pixels", _base64_list, _first_floats, _JSON)
+LIST_JPEG = Form("/classify", _base64_list, _first_predictions, _JSON)
+
+
+# The inference protocol, version 2, in JSON: https://github.com/open-inference/open-inference-protocol
+def _tensor(_: Model, image: bytes) -> bytes:
+    tensor = {
+        "name": "image",
+        "shape": [1, 1],
+        "datatype": "BYTES",
+        "parameters": {"content_type": "base64"},
+        "data": [base64.b64encode(image).decode()],
+    }
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+def _outputs(answer: bytes) -> Mapping[str, list[float]]:
+    return {one["name"]: one["data"] for one in json.loads(answer)["outputs"]}
+
+
+def _tensor_floats(answer: bytes, _: int) -> bytes:
+    return np.asarray(_outputs(answer)["probabilities"], np.float32).tobytes()
+
+
+def _tensor_predictions(answer: bytes, classes: int) -> bytes:
+    found = _outputs(answer)
+    pairs = zip(found["index"], found["probability"], strict=True)
+    return vector(((int(index), value) for index, value in pairs), classes)
+
+
+V2_PIXELS = Form("/v2/models/{model}/infer", _tensor, _tensor_floats, _JSON)
+V2_JPEG = Form("/v2/models/{model}/infer", _tensor, _tensor_predictions, _JSON)
+
 # Our gateway.
 GATEWAY_JPEG = Form("/classify?model={model}&top_k={top_k}", _image, _predictions, "image/jpeg")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from delugeserve_client import Preprocessing
@@ -82,6 +82,7 @@ class Launch:
         batching: how it forms batches.
         http_port: where it listens on loopback.
         grpc_port: the same for gRPC, where it has it.
+        metrics_port: the same for metrics.
         folder: an empty folder for configuration files.
     """
 
@@ -90,6 +91,7 @@ class Launch:
     batching: Batching
     http_port: int
     grpc_port: int
+    metrics_port: int
     folder: Path
 
 
@@ -154,7 +156,7 @@ class Peer:
     distribution: str
     command: Callable[[Launch], list[str]]
     forms: Mapping[str, Form | None]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Callable[[Launch], Mapping[str, str]] = lambda _: {}
     installed: bool = False
     workers: Callable[[int], int] = lambda _: 1
     documentation: tuple[str, ...] = ()

@@ -147,7 +147,7 @@ def measure(
         start: the rate to begin with.
         on_trial: called with each test.
     """
-    http, grpc = servers.free_ports()
+    ports = servers.free_ports()
     tests: list[LoadResult] = []
 
     def tried(result: LoadResult) -> None:
@@ -155,7 +155,7 @@ def measure(
         on_trial(result)
 
     with servers.folder() as folder:
-        launch = Launch(python, model, search.batching_of(peer), http, grpc, folder)
+        launch = Launch(python, model, search.batching_of(peer), *ports, folder)
         with servers.serve(peer, launch, workload, log) as running:
             outcome = Outcome(cell, version, start_seconds=running.seconds)
             target = Target(

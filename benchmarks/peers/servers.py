@@ -23,7 +23,7 @@ from delugeserve.serving import ports
 from delugeserve.serving.guarded import GuardedProcess
 from delugeserve.serving.private_folder import PrivateFolder
 
-_STARTUP = 180.0  # seconds
+_STARTUP = 300.0  # seconds
 _GRACE = 20.0  # seconds from SIGTERM to SIGKILL
 # Of this process's environment; they would set the peers' threads, or lead them to a proxy.
 _REMOVED = ("OMP_", "MKL_", "OPENBLAS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "PYTHONPATH")
@@ -77,7 +77,7 @@ def serve(peer: Peer, launch: Launch, workload: Workload, log: Path) -> Iterator
     process = GuardedProcess(
         peer.command(launch),
         PrivateFolder.create(),
-        environment(peer, settings, launch.folder),
+        environment(peer, launch, settings),
         log.open("a", encoding="utf-8"),  # closed with the process's output
         _GRACE,
     )
@@ -97,21 +97,25 @@ def serve(peer: Peer, launch: Launch, workload: Workload, log: Path) -> Iterator
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
     """Make a temporary folder for a peer's files."""
-    # Ray puts the names of sockets into it, which may have 107 characters.
-    with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as name:
-        yield Path(name)
+    # Ray and its HAProxy put sockets into it, whose paths may have 97 characters.
+    place = min(
+        (one for one in (tempfile.gettempdir(), "/tmp") if os.access(one, os.W_OK)), key=len
+    )
+    name = tempfile.TemporaryDirectory(prefix="peer-", dir=place, ignore_cleanup_errors=True)
+    with name as path:
+        yield Path(path)
 
 
-def free_ports() -> tuple[int, int]:
-    """Return free ports for HTTP and gRPC."""
-    found = ports.claim(ports.LOOPBACK, {"http": 0, "grpc": 0})
-    return found["http"] or 0, found["grpc"] or 0
+def free_ports() -> tuple[int, int, int]:
+    """Return free ports for HTTP, gRPC and metrics."""
+    found = ports.claim(ports.LOOPBACK, {"http": 0, "grpc": 0, "metrics": 0})
+    return found["http"] or 0, found["grpc"] or 0, found["metrics"] or 0
 
 
-def environment(peer: Peer, settings: Path, temporary: Path) -> dict[str, str]:
+def environment(peer: Peer, launch: Launch, settings: Path) -> dict[str, str]:
     """Return the environment of a peer: this one without what would change its speed."""
     kept = {key: value for key, value in os.environ.items() if not key.upper().startswith(_REMOVED)}
-    paths = [str(temporary), str(APPS), str(HERE.parents[1] / "clients")]
+    paths = [str(launch.folder), str(APPS), str(HERE.parents[1] / "clients")]
     if peer.installed:  # this very environment, with its path
         paths += [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
     return {
@@ -119,8 +123,8 @@ def environment(peer: Peer, settings: Path, temporary: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         "PEER_SETTINGS": str(settings),
-        "TMPDIR": str(temporary),
-        **peer.environment,
+        "TMPDIR": str(launch.folder),
+        **peer.environment(launch),
     }
 
 
@@ -156,6 +160,7 @@ def _settings(launch: Launch, workload: Workload) -> dict[str, object]:
         "batch": batching.size,
         "delay": batching.delay,
         "port": launch.http_port,
+        "other_ports": [launch.grpc_port, launch.metrics_port],
         "workload": workload.name,
     }
 

@@ -17,7 +17,7 @@ from delugeserve.artifacts.repository import find_models
 from delugeserve.runtimes import BACKENDS
 
 _PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image
-_CROPS = 16  # of each
+_CROPS = 32  # of each
 _SIZE = (500, 375)
 _TOP = 5
 TOLERANCE = 0.02

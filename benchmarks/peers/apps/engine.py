@@ -36,6 +36,7 @@ class Settings:
         batch: largest batch.
         delay: seconds that the first image of a batch waits for others.
         port: where to listen on loopback.
+        other_ports: two more free ports.
         workload: "pixels" or "jpeg".
     """
 
@@ -52,6 +53,7 @@ class Settings:
     batch: int
     delay: float
     port: int
+    other_ports: list
     workload: str
 
 
