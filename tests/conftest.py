@@ -53,6 +53,7 @@ WriteTinyImagenet = Callable[..., Path]
 
 # Modules of slow tests, relative to this folder; test_tiers.py checks that they exist.
 SLOW = (
+    "benchmarks/peers/test_servers.py",
     "benchmarks/test_benchmarks.py",
     "delugeserve/cli/test_benchmark_engines.py",
     "delugeserve/cli/test_evaluate.py",

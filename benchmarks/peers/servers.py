@@ -40,7 +40,7 @@ class Running:
     Attributes:
         url: its address for the workload.
         seconds: how long it took to start.
-        process: the process that leads its session.
+        process: the guardian, which has started its processes.
     """
 
     url: str
@@ -90,8 +90,12 @@ def serve(peer: Peer, launch: Launch, workload: Workload, log: Path) -> Iterator
         yield Running(url, time.monotonic() - started, process.pid)
     finally:
         family |= set(_family(process.pid))
-        process.stop()
+        process.terminate()
+        with contextlib.suppress(TimeoutError):
+            process.wait(_GRACE)
+        # Also those that have left the session; they would keep the pipe for the output open.
         end(family)
+        process.stop()
 
 
 @contextlib.contextmanager
@@ -137,9 +141,9 @@ def end(family: set[psutil.Process]) -> None:
 
 
 def _family(pid: int) -> list[psutil.Process]:
+    """Return the descendants of a process."""
     try:
-        leader = psutil.Process(pid)
-        return [leader, *leader.children(recursive=True)]
+        return psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return []
 
