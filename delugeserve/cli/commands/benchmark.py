@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from delugeserve.cli.options import (
+    DEFAULT_REPOSITORY,
     DEFAULT_URL,
     Csv,
     Json,
@@ -21,7 +22,13 @@ from delugeserve.cli.options import (
     parse_counts,
     with_default,
 )
-from delugeserve.cli.render.benchmark import ClientMachine, print_audit, print_rows, print_trial
+from delugeserve.cli.render.benchmark import (
+    ClientMachine,
+    print_audit,
+    print_rows,
+    print_trial,
+    print_waterfall,
+)
 from delugeserve.cli.render.console import out, print_json
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.errors import UsageError
@@ -40,6 +47,7 @@ _log = logging.getLogger(__name__)
 ScenarioName = Literal["closed-loop", "single-stream", "multi-stream", "server", "offline"]
 
 _LOAD, _RULES, _FILES = "The load", "What is asked of the server", "Output"
+_WHERE = "Where the time goes"
 _DEFAULT_BATCH_SIZES = (1, 16)
 
 
@@ -192,6 +200,19 @@ def command(
             rich_help_panel=_RULES,
         ),
     ] = False,
+    waterfall: Annotated[
+        bool,
+        typer.Option(
+            "--waterfall",
+            help="Serve a model of --repository, and measure what each step from the engine to the "
+            "client's result adds to the time of one image.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = False,
+    repository: Annotated[
+        Path,
+        typer.Option(help="Triton model repository, for --waterfall.", rich_help_panel=_WHERE),
+    ] = DEFAULT_REPOSITORY,
     timeout: Timeout = 30,
     output: Annotated[
         Path | None,
@@ -231,6 +252,9 @@ def command(
     csv = csv or filename
     _check_outputs(csv, plot, html, output)
     _require_extra()
+    if waterfall:
+        _waterfall(repository, model, duration, image, json=json, html=html)
+        return
     address = _address(url, protocol)
     pixels, largest = _ask_server(address, model, timeout, image)
     sizes = sizes or _default_sizes(chosen, largest)
@@ -355,6 +379,32 @@ class _Work:
         return audit_cache(
             self._target, self._chosen, result, sender=open_sender, progress=progress
         )
+
+
+def _waterfall(
+    repository: Path,
+    model: str | None,
+    duration: float,
+    image: Path | None,
+    *,
+    json: bool,
+    html: Path | None,
+) -> None:
+    from delugeserve.cli.waterfall import measure_waterfall
+
+    with show_progress(animate=False) as progress:
+        name, steps = measure_waterfall(
+            repository, model, duration=duration, image=image, progress=progress
+        )
+    if json:
+        print_json({"model": name, "steps": [dataclasses.asdict(step) for step in steps]})
+    else:
+        print_waterfall(name, steps)
+    if html is not None:
+        from delugeserve.load.report import write_report
+
+        write_report([], html, title=f"{name}: one image", machine=describe(), steps=steps)
+        _log.info("Wrote %s.", html)
 
 
 def _folder_name(target: Target, settings: Settings, number: int, repeats: int) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from delugeserve.load import LoadResult
     from delugeserve.load.audit import CacheAudit
     from delugeserve.load.rows import Row
+    from delugeserve.load.waterfall import Step
 
 _PERCENTILES = ("50", "90", "95", "99", "99.9")
 
@@ -188,3 +189,21 @@ def print_audit(audit: CacheAudit) -> None:
         print_warning(f"{text} The server seems to remember answers; the figures are not valid.")
     else:
         out.print(f"cache: none seen. {text}")
+
+
+def print_waterfall(model: str, steps: Sequence[Step]) -> None:
+    """Print what each step adds to the time of one image."""
+    whole = steps[-1].total_ms
+    print_table(
+        ("up to and with", "ms", "added ms", "share"),
+        (
+            (
+                step.name,
+                f"{step.total_ms:.3f}",
+                f"{step.added_ms:+.3f}",
+                f"{step.added_ms / whole:.0%}",
+            )
+            for step in steps
+        ),
+        title=f"{escape(model)}: where the time of one image goes, one request at a time",
+    )
