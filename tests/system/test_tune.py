@@ -1,0 +1,85 @@
+"""Two trials with a real server under a short load; the command is interrupted and resumed."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from delugeserve.artifacts.model_config import read_config
+from delugeserve.tuning import plan_tuning, tune
+from delugeserve.tuning.measure import LoadSettings, Objective
+
+psutil = pytest.importorskip("psutil", reason="needs delugeserve[server]")
+pytest.importorskip("optuna", reason="needs delugeserve[tune]")
+pytest.importorskip("mlperf_loadgen", reason="needs delugeserve[benchmark]")
+if shutil.which("tritonserver") is None:
+    pytest.importorskip("pytriton.constants", reason="there is no tritonserver (nvidia-pytriton)")
+
+BUDGET = 20.0  # seconds: a busy machine keeps it
+
+
+@pytest.fixture
+def repository(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "model_repository")
+
+
+def test_two_trials(repository, tmp_path):
+    load = LoadSettings(
+        Objective.THROUGHPUT, latency_budget=BUDGET, percentile=0.5, seconds=0.5, min_queries=20
+    )
+    plan = plan_tuning(repository, "tiny", output=tmp_path / "study", load=load, trials=2)
+    before = read_config(repository / "tiny")
+    result = tune(plan)
+    assert [trial.error for trial in result.trials] == ["", ""]
+    assert result.before.candidate == plan.before
+    assert all(trial.measurement.alone_ms > 0 for trial in result.trials)
+    now = read_config(repository / "tiny")
+    if result.written:
+        assert now.instances == result.best.candidate.instances
+    else:
+        assert now == before
+    assert tune(plan).trials == result.trials  # nothing is left to try
+
+
+def test_an_interruption_stops_the_server_and_the_command_resumes(repository, tmp_path):
+    command = [
+        *(sys.executable, "-m", "delugeserve", "tune", "tiny", "--repository", str(repository)),
+        *("--latency-budget", f"{BUDGET:g}s", "--objective", "throughput", "--trials", "1"),
+        *("--seconds", "0.5", "--output", str(tmp_path / "study"), "--no-write", "--json"),
+    ]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    first = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    )
+    while not (servers := _servers(first.pid)):
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.05)
+    busy = subprocess.run(command, capture_output=True, env=environment, text=True, check=False)
+    assert (busy.returncode, "Another process" in busy.stderr) == (2, True)
+    first.send_signal(signal.SIGINT)
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 130
+    assert "to resume" in err
+    assert not any(server.is_running() for server in servers)
+    done = subprocess.run(command, capture_output=True, env=environment, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["trials"][0]["measurement"]["images_per_s"] > 0
+    assert (tmp_path / "study" / "trials.png").stat().st_size > 1000
+
+
+def _servers(pid):
+    """The tritonservers that a process has started."""
+    processes = psutil.Process(pid).children(recursive=True)
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if process.name() == "tritonserver":
+                found.append(process)
+    return found
