@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -70,7 +71,9 @@ class _TerminalProgress:
 
     def _show_count(self) -> None:
         task = self._bar.tasks[0]
-        count = "" if task.total is None else f"{task.completed:,.0f}/{task.total:,.0f}"
+        count = f"{task.completed:,.0f}" if task.completed else ""
+        if task.total is not None:
+            count = f"{task.completed:,.0f}/{task.total:,.0f}"
         self._bar.update(self._task, count=count)
         if not self._animate:
             self._bar.refresh()
@@ -83,7 +86,7 @@ class _PlainProgress:
         self._interval_s = interval_s
         self._name, self._note = "", ""
         self._done, self._total = 0, None  # type: tuple[int, int | None]
-        self._started = time.monotonic()
+        self._started = self._stage_started = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._report, daemon=True)
 
@@ -97,6 +100,7 @@ class _PlainProgress:
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._name, self._note, self._done, self._total = name, "", 0, total
+        self._stage_started = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
@@ -106,8 +110,19 @@ class _PlainProgress:
         while not self._ended.wait(self._interval_s):
             if not self._name:
                 continue
-            count = f" {self._done:,} of {self._total:,}" if self._total else ""
+            if self._total:
+                count = f" {self._done:,} of {self._total:,}"
+            else:
+                count = f" {self._done:,}" if self._done else ""
             note = f", {self._note}" if self._note else ""
+            now = time.monotonic()
             err_console.print(
-                f"{self._name}{count}{note}, {time.monotonic() - self._started:.0f} s"
+                f"{self._name}{count}{note}, {now - self._started:.0f} s{self._left(now)}"
             )
+
+    def _left(self, now: float) -> str:
+        """Return the time left at the rate of the stage so far."""
+        if not self._total or not 0 < self._done < self._total:
+            return ""
+        seconds = (now - self._stage_started) * (self._total - self._done) / self._done
+        return f", {timedelta(seconds=round(seconds))} left"
