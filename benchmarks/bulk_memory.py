@@ -78,7 +78,7 @@ def main() -> None:
 
 def measure(path: Path, form: str, rows: int) -> bool:
     """Write an output, print its memory, and return whether that stayed within the limit."""
-    request = Request((), form, 5, None, None, "local", MODEL)
+    request = Request((), form, 5, None, None, "client", "local", MODEL)
     labeller, counts = Synthetic(rows), Counts()
     started = time.monotonic()
     with open_output(path, form) as output:
@@ -87,9 +87,7 @@ def measure(path: Path, form: str, rows: int) -> bool:
     took = time.monotonic() - started
     memory = [*labeller.memory, resident_mib()]
     grown = max(memory) - memory[1]
-    print(
-        f"{form}: {counts.pictures:,} rows, {path.stat().st_size / 2**20:,.0f} MiB in {took:.0f} s"
-    )
+    print(f"{form}: {counts.images:,} rows, {path.stat().st_size / 2**20:,.0f} MiB in {took:.0f} s")
     print(f"  MiB after each tenth, and at the end: {', '.join(f'{mib:.0f}' for mib in memory)}")
     print(f"  grown by {grown:.0f} MiB from the second tenth on; limit {LIMIT_MIB}", flush=True)
     return grown <= LIMIT_MIB

@@ -1,4 +1,4 @@
-"""A list of pictures, written to files: what each worker of a cluster takes at a time.
+"""A list of images, written to files: what each worker of a cluster takes at a time.
 
 Chunks are files of names in the folder beside the output, which all machines must reach. A shard is
 a chunk of its own, and is opened by the worker that labels it.
@@ -16,7 +16,7 @@ from delugeserve.bulk.sources.opening import open_item
 from delugeserve_client.errors import ImageError
 
 SMALL, LARGE = 1_000, 10_000
-"""Pictures of a chunk: few at first, so that a small job is shared by all workers, and many later,
+"""Images of a chunk: few at first, so that a small job is shared by all workers, and many later,
 so that a huge one has not too many chunks."""
 
 _LARGE_FROM = 1_000_000
@@ -24,12 +24,12 @@ _PER_FOLDER = 1_000
 
 
 def write_chunks(items: Iterable[Item], folder: Path, *, small: int = SMALL) -> tuple[int, Names]:
-    """Write the list of pictures.
+    """Write the list of images.
 
     Args:
-        items: pictures, and shards that are not opened.
+        items: images, and shards that are not opened.
         folder: takes the files.
-        small: pictures of the first chunks.
+        small: images of the first chunks.
 
     Returns:
         The number of chunks, and the digest of the names.
@@ -39,7 +39,7 @@ def write_chunks(items: Iterable[Item], folder: Path, *, small: int = SMALL) -> 
     """
     names = Names()
     chunk: list[Item] = []
-    chunks = pictures = 0
+    chunks = images = 0
 
     def write() -> None:
         nonlocal chunks
@@ -58,15 +58,15 @@ def write_chunks(items: Iterable[Item], folder: Path, *, small: int = SMALL) -> 
             write()
             continue
         chunk.append(item)
-        pictures += 1
-        if len(chunk) >= (small if pictures <= _LARGE_FROM else LARGE):
+        images += 1
+        if len(chunk) >= (small if images <= _LARGE_FROM else LARGE):
             write()
     write()
     return chunks, names
 
 
 def digest_names(items: Iterable[Item]) -> Names:
-    """Return the digest of the names of pictures, as :func:`write_chunks` does."""
+    """Return the digest of the names of images, as :func:`write_chunks` does."""
     names = Names()
     for item in items:
         names.add(_identity(item))
@@ -74,7 +74,7 @@ def digest_names(items: Iterable[Item]) -> Names:
 
 
 def read_chunk(folder: Path, chunk: int) -> Iterator[Item]:
-    """Yield the pictures of a chunk; a shard is not opened.
+    """Yield the images of a chunk; a shard is not opened.
 
     Args:
         folder: has the files.

@@ -1,4 +1,4 @@
-"""What is classified: one item for each picture, in the order of the rows of the output."""
+"""What is classified: one item for each image, in the order of the rows of the output."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from delugeserve_client.errors import ImageError
 
 LARGEST_FILE = 512 * 2**20
-"""Bytes. A larger picture is refused instead of read into memory."""
+"""Bytes. A larger image is refused instead of read into memory."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of several pictures.
+    """A file of several images.
 
     Attributes:
         source: its path or URL.
@@ -29,11 +29,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Item:
-    """One picture, or something that was given as one.
+    """One image, or something that was given as one.
 
     Attributes:
         source: its name in the output: a path, a URL, or ``a.tar:0001.jpg`` and ``a.parquet:17``
-            for a picture in a shard.
+            for an image in a shard.
         content: the path of a local file, or the bytes of a file.
         load: reads the content; None where ``content`` is given.
         error: why it cannot be read, if that is known already.
@@ -49,7 +49,7 @@ class Item:
 
     @property
     def is_shard(self) -> bool:
-        """Whether the item stands for all pictures of a shard."""
+        """Whether the item stands for all images of a shard."""
         return self.shard is not None and not self.content and self.error is None
 
     def loaded(self) -> Item:
@@ -97,7 +97,7 @@ def unreadable(
 
 
 def too_large(source: str, size: int, shard: Shard | None = None) -> Item | None:
-    """Return an item with an error if a picture has too many bytes to be read into memory."""
+    """Return an item with an error if an image has too many bytes to be read into memory."""
     if size <= LARGEST_FILE:
         return None
     return unreadable(

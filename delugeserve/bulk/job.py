@@ -1,4 +1,4 @@
-"""Label pictures and pass on the rows, counted."""
+"""Label images and pass on the rows, counted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _PROGRESS_S = 0.1
 
 @dataclass
 class Counts:
-    """What became of the pictures: in = answered + refused.
+    """What became of the images: in = answered + refused.
 
     Attributes:
-        answered: pictures that the model labelled.
-        refused: pictures that could not be read.
-        below: answered pictures whose classes are all below the threshold.
-        resumed: pictures among them that an earlier run had labelled or refused.
+        answered: images that the model labelled.
+        refused: images that could not be read.
+        below: answered images whose classes are all below the threshold.
+        resumed: images among them that an earlier run had labelled or refused.
         seconds: how long this run took.
     """
 
@@ -35,14 +35,14 @@ class Counts:
     seconds: float = 0.0
 
     @property
-    def pictures(self) -> int:
-        """All pictures."""
+    def images(self) -> int:
+        """All images."""
         return self.answered + self.refused
 
     @property
     def rate(self) -> float:
-        """Pictures per second of this run."""
-        return (self.pictures - self.resumed) / self.seconds if self.seconds else 0.0
+        """Images per second of this run."""
+        return (self.images - self.resumed) / self.seconds if self.seconds else 0.0
 
     def add(self, row: Classification) -> None:
         """Count a row."""
@@ -63,10 +63,10 @@ def label(
     threshold: float | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> None:
-    """Label pictures, and pass on each row.
+    """Label images, and pass on each row.
 
     Args:
-        items: the pictures.
+        items: the images.
         labeller: labels them.
         write: takes the rows, in order.
         counts: is kept up to date, also if an error ends the run.

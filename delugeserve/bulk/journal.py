@@ -7,7 +7,7 @@ Beside ``labels.jsonl`` lies the folder ``labels.jsonl.incomplete`` until the ou
   line for each checkpoint. A checkpoint is written after the rows that it counts, and both reach
   the disk, so that the last whole line is true whenever the machine stops;
 - ``rows``: the rows, for formats that cannot be appended to;
-- ``chunks``, ``parts``, ``checkpoint``: of a cluster, the list of pictures, the rows of each part
+- ``chunks``, ``parts``, ``checkpoint``: of a cluster, the list of images, the rows of each part
   of it, and which parts are done.
 """
 
@@ -45,11 +45,12 @@ class Request:
     """What decides the rows of an output.
 
     Attributes:
-        arguments: the pictures asked for.
+        arguments: the images asked for.
         format: name of the format.
         top_k: the most classes of a row.
         threshold: the least probability of a class in a row; None for no limit.
-        max_pixels: the most pixels of a picture; None for the default.
+        max_pixels: the most pixels of an image; None for the default.
+        decode: who decodes: ``client`` or ``server``.
         engine: ``local`` or ``ray``.
         model: what labels.
     """
@@ -59,6 +60,7 @@ class Request:
     top_k: int
     threshold: float | None
     max_pixels: int | None
+    decode: str
     engine: str
     model: ModelIdentity
 
@@ -69,7 +71,7 @@ class Request:
             ResumeError: an option has changed.
             OtherInputError: the arguments or the model have changed.
         """
-        options = ("format", "top_k", "threshold", "max_pixels", "engine")
+        options = ("format", "top_k", "threshold", "max_pixels", "decode", "engine")
         changed: dict[str, tuple[Any, Any]] = {
             name.replace("_", "-"): (getattr(before, name), getattr(self, name))
             for name in options
@@ -100,9 +102,9 @@ class Checkpoint:
         rows: its rows.
         bytes: the length of its log.
         crc: CRC-32 of the log.
-        refused: the rows of pictures that could not be read.
+        refused: the rows of images that could not be read.
         below: the rows whose classes are all below the threshold.
-        names: digest of the names of the pictures in the rows.
+        names: digest of the names of the images in the rows.
     """
 
     rows: int = 0
@@ -115,7 +117,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Listed:
-    """The list of pictures that a cluster works through.
+    """The list of images that a cluster works through.
 
     Attributes:
         chunks: its parts.

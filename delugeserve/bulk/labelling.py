@@ -1,14 +1,13 @@
-"""What labels pictures: the interface, and what it says about its model."""
+"""What labels images: the interface, and what it says about its model."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from delugeserve.bulk.items import Item
-from delugeserve_client import Classification, ImageError
+from delugeserve_client import Classification
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class ModelIdentity:
 
 
 class Labels(Protocol):
-    """Labels pictures."""
+    """Labels images."""
 
     def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
         """Yield one result for each item, in order; items are taken as they are needed.
@@ -42,7 +41,7 @@ class Labels(Protocol):
 
 
 class Labeller(Labels, Protocol):
-    """Labels pictures with one model."""
+    """Labels images with one model."""
 
     @property
     def model(self) -> ModelIdentity:
@@ -50,12 +49,3 @@ class Labeller(Labels, Protocol):
 
     def close(self) -> None:
         """Release what it holds."""
-
-
-def failed(item: Item, error: ImageError) -> Classification:
-    """Return the result of an item that cannot be read, with its own name in the message."""
-    if error.source and error.source != item.source:
-        pattern = re.compile(re.escape(error.source), re.IGNORECASE)
-        problem = pattern.sub(lambda _: item.source, error.problem, count=1)
-        error = ImageError(problem, error.remedy, source=item.source)
-    return Classification(item.source, (), error)

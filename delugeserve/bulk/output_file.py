@@ -28,7 +28,7 @@ from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve_client import Classification
 
 Items = Callable[[], Iterator[Item]]
-"""Lists the pictures anew. A list on standard input is empty the second time."""
+"""Lists the images anew. A list on standard input is empty the second time."""
 
 
 Watch = Callable[[Classification], None]
@@ -77,7 +77,7 @@ class OutputFile:
 
         Args:
             request: what decides the rows.
-            items: lists all pictures; those that have rows already are passed over.
+            items: lists all images; those that have rows already are passed over.
             labeller: labels them.
             counts: counts the rows of all runs; it is kept up to date if an error ends this one.
             progress: is told of the rows.
@@ -145,7 +145,7 @@ class OutputFile:
         for item in islice(found, start.rows):
             names.add(item.source)
         if start.rows and str(names) != start.names:
-            raise self._other_pictures(kind, items)
+            raise self._other_images(kind, items)
         rows = RowLog(kind, self.log, journal, start, names)
         try:
             label(
@@ -190,20 +190,20 @@ class OutputFile:
                 journal.shard(shard.source, shard.stamp)
             yield item
 
-    def _other_pictures(self, kind: Format, items: Items) -> OtherInputError:
-        """Return the error that names the first row whose picture is another one."""
+    def _other_images(self, kind: Format, items: Items) -> OtherInputError:
+        """Return the error that names the first row whose image is another one."""
         names = (display_name(item.source) for item in items())
         for row, (before, now) in enumerate(zip_longest(kind.sources(self.log), names), start=1):
             if before is not None and before != now:
                 instead = f", and is now {now}" if now else ""
                 return OtherInputError(
                     self.path,
-                    f"the pictures changed: row {row:,} is of {before}{instead}",
+                    f"the images changed: row {row:,} is of {before}{instead}",
                     kind="source",
                     before=before,
                     now=now or "",
                 )
-        return OtherInputError(self.path, "the pictures changed", kind="source", before="", now="")
+        return OtherInputError(self.path, "the images changed", kind="source", before="", now="")
 
 
 def log_of(path: Path, format_: str, folder: Path) -> Path:

@@ -20,9 +20,9 @@ CHECKPOINT_S = 2.0
 
 
 class Names:
-    """A digest of the names of pictures, in order.
+    """A digest of the names of images, in order.
 
-    It tells whether the pictures that an unfinished output has rows of are still the first ones.
+    It tells whether the images that an unfinished output has rows of are still the first ones.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What ``classify`` does: print rows or write them, and tell what became of every picture."""
+"""What ``classify`` does: print rows or write them, and tell what became of every image."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _ERRORS_SHOWN = 20
 _HEIC = (".heic", ".heif", ".hif")
 
 
-class Pictures:
-    """The pictures that the arguments stand for.
+class Images:
+    """The images that the arguments stand for.
 
     Args:
         arguments: those of the command.
-        output: the file that is written; it is no picture.
+        output: the file that is written; it is no image.
     """
 
     def __init__(self, arguments: Sequence[str], output: Path | None) -> None:
@@ -58,7 +58,7 @@ class Pictures:
         self._found: Iterator[Item] | None = self._find(_tell_skipped)
 
     def any(self) -> bool:
-        """Return whether there is a picture to label, beside what cannot be read."""
+        """Return whether there is an image to label, beside what cannot be read."""
         assert self._found is not None
         for item in self._found:
             self._head.append(item)
@@ -67,7 +67,7 @@ class Pictures:
         return False
 
     def __iter__(self) -> Iterator[Item]:
-        """List the pictures. After the first time, a list on standard input is empty."""
+        """List the images. After the first time, a list on standard input is empty."""
         first = self._found is not None
         skipped = Skipped()
         yield from open_shards(self.unopened(), skipped)
@@ -75,7 +75,7 @@ class Pictures:
             _tell_skipped("shards", skipped)
 
     def unopened(self) -> Iterator[Item]:
-        """List the pictures and the shards, which are not opened."""
+        """List the images and the shards, which are not opened."""
         if self._found is None:
             return self._find(lambda *_: None)
         found, self._found = self._found, None
@@ -98,7 +98,7 @@ class Pictures:
 
 
 def print_rows(
-    pictures: Pictures,
+    images: Images,
     engine: Callable[[], Engine],
     counts: Counts,
     *,
@@ -106,11 +106,11 @@ def print_rows(
     top_k: int,
     threshold: float | None,
 ) -> None:
-    """Print a row for each picture on standard output.
+    """Print a row for each image on standard output.
 
     Args:
-        pictures: what to label.
-        engine: returns what labels; it is not called if there is no picture.
+        images: what to label.
+        engine: returns what labels; it is not called if there is no image.
         counts: counts the rows.
         form: how they are printed.
         top_k: the most classes of a row.
@@ -120,12 +120,12 @@ def print_rows(
         ClientError: the server does not answer, or does not serve the model.
         Failure: the server stopped answering, or standard output cannot be written.
     """
-    labeller = open_labeller(engine()) if pictures.any() else None
+    labeller = open_labeller(engine()) if images.any() else None
     if labeller is None and form == "table":
-        report_refused(pictures, counts)
+        report_refused(images, counts)
         return
     shown = _Complaints(told=not (form == "table" and out.is_terminal))
-    total = pictures.count()
+    total = images.count()
     try:
         rows = _open_rows(form, labeller, top_k)
         try:
@@ -138,7 +138,7 @@ def print_rows(
                     shown.add(row)
 
                 label(
-                    pictures,
+                    images,
                     labeller or _NothingToLabel(),
                     write,
                     counts,
@@ -151,7 +151,7 @@ def print_rows(
     except ClientError as error:
         of = "" if total is None else f" of {total:,}"
         raise Failure(
-            f"{error.problem} {counts.pictures:,}{of} images have been classified.", error.remedy
+            f"{error.problem} {counts.images:,}{of} images have been classified.", error.remedy
         ) from error
     except BrokenPipeError:
         raise
@@ -166,16 +166,16 @@ def print_rows(
 def write_file(
     output: OutputFile,
     request: Request,
-    pictures: Pictures,
+    images: Images,
     labels: Labeller | OnCluster,
     counts: Counts,
 ) -> None:
-    """Write a row for each picture to a file.
+    """Write a row for each image to a file.
 
     Args:
         output: the file.
         request: what decides the rows.
-        pictures: what to label.
+        images: what to label.
         labels: labels them.
         counts: counts the rows.
 
@@ -187,11 +187,11 @@ def write_file(
     try:
         with show_progress() as progress:
             if isinstance(labels, OnCluster):
-                labels.label(output, request, pictures.unopened, counts, progress)
+                labels.label(output, request, images.unopened, counts, progress)
                 return
-            total = pictures.count()
+            total = images.count()
             progress.stage("classify", None if total is None else max(0, total - output.saved))
-            output.label(request, pictures.__iter__, labels, counts, progress, shown.add)
+            output.label(request, images.__iter__, labels, counts, progress, shown.add)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
         raise _unfinished(output, "Stopped.", "", 128 + number) from None
@@ -204,10 +204,10 @@ def write_file(
         shown.close()
 
 
-def report_refused(pictures: Pictures, counts: Counts) -> None:
-    """Tell why nothing that was given is a picture."""
+def report_refused(images: Images, counts: Counts) -> None:
+    """Tell why nothing that was given is an image."""
     shown = _Complaints(told=True)
-    for row in _NothingToLabel().label(pictures, 1):
+    for row in _NothingToLabel().label(images, 1):
         shown.add(row)
         counts.add(row)
     shown.close()
@@ -215,7 +215,7 @@ def report_refused(pictures: Pictures, counts: Counts) -> None:
 
 def describe_counts(counts: Counts, threshold: float | None) -> str:
     """Return the line that adds up."""
-    parts = [f"{counts.pictures:,} in = {counts.answered:,} answered + {counts.refused:,} refused"]
+    parts = [f"{counts.images:,} in = {counts.answered:,} answered + {counts.refused:,} refused"]
     if threshold is not None:
         parts.append(f"{counts.below:,} answered below {threshold:g}")
     if counts.resumed:
@@ -228,7 +228,7 @@ def summary(counts: Counts, request: Request, output: Path) -> dict[str, Any]:
     """Return what ``--json`` prints of a file that was written."""
     return {
         "output": str(output),
-        "images": counts.pictures,
+        "images": counts.images,
         "answered": counts.answered,
         "refused": counts.refused,
         "below_threshold": counts.below,
@@ -242,7 +242,7 @@ def summary(counts: Counts, request: Request, output: Path) -> dict[str, Any]:
 
 
 class _Complaints:
-    """Prints why pictures cannot be read, for the first of them.
+    """Prints why images cannot be read, for the first of them.
 
     Args:
         told: print anything at all.
@@ -265,7 +265,7 @@ class _Complaints:
 
 
 class _NothingToLabel:
-    """Stands for a model where no picture was found that one could label."""
+    """Stands for a model where no image was found that one could label."""
 
     def label(self, items: Any, top_k: int) -> Iterator[Classification]:
         return (Classification(item.source, (), item.error) for item in items)

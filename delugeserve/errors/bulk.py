@@ -1,4 +1,4 @@
-"""Errors of bulk labelling, beside those of the pictures and of the server."""
+"""Errors of bulk labelling, beside those of the images and of the server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class BusyOutputError(UsageError):
 
 
 class OtherInputError(UsageError):
-    """What an unfinished output was made from has changed: the model, a picture or a shard.
+    """What an unfinished output was made from has changed: the model, an image or a shard.
 
     Args:
         path: the output.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from delugeserve.bulk.choices import Decode
 from delugeserve.bulk.items import Item
-from delugeserve.bulk.labelling import ModelIdentity, failed
+from delugeserve.bulk.labelling import ModelIdentity
 from delugeserve.bulk.sources.ahead import load_ahead
 from delugeserve_client import Classification, Classifier, ServedModel
 
@@ -23,8 +24,8 @@ class Endpoint:
         model: the model's name; None for the server's only model.
         version: the version to ask; empty for the newest.
         timeout: seconds for each request.
-        decode: who decodes pictures: ``client``, ``server``, or ``auto`` for the faster one.
-        max_pixels: the most pixels of a picture; None for the client's limit.
+        decode: who decodes images: ``client``, ``server``, or ``auto`` for the faster one.
+        max_pixels: the most pixels of an image; None for the client's limit.
     """
 
     urls: tuple[str, ...]
@@ -50,7 +51,10 @@ class Endpoint:
         )
 
     def pin(self, version: str | None = None) -> Endpoint:
-        """Return the endpoint with the name and the version that it now stands for.
+        """Return the endpoint with what may change between two runs fixed.
+
+        That is the name and the version that it now stands for, and who decodes: ``auto`` becomes
+        ``client``, since a server may have another release of the decoders.
 
         Args:
             version: the version to take if it is still served; None for the newest.
@@ -61,7 +65,8 @@ class Endpoint:
         with self.open() as classifier:
             served = classifier.model
         chosen = self.version or (version if version in served.versions else _newest(served))
-        return dataclasses.replace(self, model=served.name, version=chosen)
+        decode: Decode = "client" if self.decode == "auto" else self.decode
+        return dataclasses.replace(self, model=served.name, version=chosen, decode=decode)
 
 
 class ClientLabeller:
@@ -88,29 +93,33 @@ class ClientLabeller:
         """Yield one result for each item, in order; see :class:`.Labeller`."""
         taken: deque[Item] = deque()  # those without a result yet; sent or not
 
-        def contents() -> Iterator[str | bytes]:
+        def contents() -> Iterator[str | _Named]:
             for item in load_ahead(items):
                 # Its content is not kept while the client waits for the answer.
                 taken.append(dataclasses.replace(item, content=b"", load=None))
                 if item.error is None:
-                    yield item.content
+                    content = item.content
+                    yield _Named(content, item.source) if isinstance(content, bytes) else content
 
         for result in self._classifier.stream(contents(), top_k, on_error="return"):
             while taken[0].error is not None:
                 yield _known(taken.popleft())
-            item = taken.popleft()
-            if result.error is not None:
-                yield failed(item, result.error)
-            elif result.source == item.source:
-                yield result
-            else:
-                yield dataclasses.replace(result, source=item.source)
+            taken.popleft()
+            yield result
         while taken:
             yield _known(taken.popleft())
 
     def close(self) -> None:
         """Close the connection."""
         self._classifier.close()
+
+
+class _Named(io.BytesIO):
+    """The content of a file, with its name, which the client uses in results and errors."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
 
 
 def _known(item: Item) -> Classification:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from delugeserve.artifacts.preprocessing import preprocessing_of
 from delugeserve.bulk.items import Item
-from delugeserve.bulk.labelling import ModelIdentity, failed
+from delugeserve.bulk.labelling import ModelIdentity
 from delugeserve.bulk.sources.ahead import load_ahead
 from delugeserve.errors import SubjectError
 from delugeserve.verification.verify import load_version
@@ -71,7 +71,7 @@ class InProcessLabeller:
             rows = iter(self._infer(np.stack(readable))[1] if readable else ())
             for item, pixels in batch:
                 if isinstance(pixels, ImageError):
-                    yield failed(item, pixels)
+                    yield Classification(item.source, (), pixels)
                 else:
                     yield Classification(item.source, self._top(next(rows), top_k))
 

@@ -1,4 +1,4 @@
-"""Label on a Ray cluster: Ray Data spreads the list of pictures, and keeps what is done.
+"""Label on a Ray cluster: Ray Data spreads the list of images, and keeps what is done.
 
 The list is written in chunks (:mod:`delugeserve.bulk.chunks`). Ray Data maps each chunk to its rows
 and writes them to a file of its own. Its checkpoints record which chunks are done, in two phases:
@@ -48,7 +48,7 @@ class Cluster:
         address: of a cluster, such as ``auto`` or ``ray://head:10001``; None starts Ray here.
         workers: processes that label at once; None takes a cluster's CPUs, or those of this
             machine.
-        chunk: pictures of the first chunks.
+        chunk: images of the first chunks.
     """
 
     address: str | None = None
@@ -81,7 +81,7 @@ class OnCluster:
         Args:
             output: the file. The folder beside it must be one that all machines reach.
             request: what decides the rows.
-            items: lists all pictures and shards; shards are opened by the workers.
+            items: lists all images and shards; shards are opened by the workers.
             counts: counts the rows of all runs, at the end.
             progress: is told of the chunks.
 
@@ -136,7 +136,7 @@ def _list_chunks(
     cluster: Cluster,
     progress: Progress,
 ) -> Listed:
-    """Write the list of pictures, or check that the one there is still right."""
+    """Write the list of images, or check that the one there is still right."""
     folder = output.folder / "chunks"
     progress.stage("list images")
     if state.listed is None:
@@ -145,11 +145,11 @@ def _list_chunks(
         journal.listed(listed)
         return listed
     if str(digest_names(items())) != state.listed.names:
-        raise _other_pictures(output, folder, state.listed.chunks, items)
+        raise _other_images(output, folder, state.listed.chunks, items)
     return state.listed
 
 
-def _other_pictures(output: OutputFile, folder: Path, chunks: int, items: Items) -> OtherInputError:
+def _other_images(output: OutputFile, folder: Path, chunks: int, items: Items) -> OtherInputError:
     found = (item.source for item in items())
     for before in sources_of(folder, chunks):
         now = next(found, "")
@@ -160,7 +160,7 @@ def _other_pictures(output: OutputFile, folder: Path, chunks: int, items: Items)
     what = " instead of ".join(display_name(name) for name in (now, before) if name)
     return OtherInputError(
         output.path,
-        f"the pictures changed: {what or 'a shard was changed'}",
+        f"the images changed: {what or 'a shard was changed'}",
         kind="source",
         before=before,
         now=now,

@@ -1,4 +1,4 @@
-"""CSV: a line for each picture."""
+"""CSV: a line for each image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from delugeserve_client import Classification
 
 
 class CsvFormat(Format):
-    """CSV in UTF-8 with a header; the classes of a picture are groups of columns."""
+    """CSV in UTF-8 with a header; the classes of an image are groups of columns."""
 
     def header(self) -> bytes:
         """Return the line that names the columns."""

@@ -1,4 +1,4 @@
-"""JSON Lines: an object for each picture."""
+"""JSON Lines: an object for each image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the arguments of a command to the pictures that they stand for, in a fixed order."""
+"""From the arguments of a command to the images that they stand for, in a fixed order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find_items(
     left_out: Callable[[str], bool] = lambda _: False,
     skips: Skips = lambda *_: None,
 ) -> Iterator[Item]:
-    """Yield the pictures and the shards that arguments stand for; shards are not opened.
+    """Yield the images and the shards that arguments stand for; shards are not opened.
 
     The order is that of the arguments; within a folder names are sorted. What cannot be read is an
     item with an error, and does not stop the others.
@@ -110,7 +110,7 @@ def _match(pattern: str, skipped: Skipped, left_out: Callable[[str], bool]) -> I
 
 
 def count_items(arguments: Sequence[str], patience: float = 0.5) -> int | None:
-    """Count the pictures that arguments stand for, if that is quick.
+    """Count the images that arguments stand for, if that is quick.
 
     Args:
         arguments: those of :func:`find_items`.

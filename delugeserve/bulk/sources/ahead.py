@@ -1,4 +1,4 @@
-"""Read remote pictures ahead, several at once, in order."""
+"""Read remote images ahead, several at once, in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from delugeserve.bulk.items import Item
 
 AT_ONCE = 32
-"""Pictures that are read at once. An object store answers each after tens of milliseconds."""
+"""Images that are read at once. An object store answers each after tens of milliseconds."""
 
 
 def load_ahead(items: Iterable[Item], at_once: int = AT_ONCE) -> Iterator[Item]:

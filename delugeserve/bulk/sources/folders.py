@@ -1,4 +1,4 @@
-"""Pictures and shards in local folders, in an order that does not depend on the file system."""
+"""Images and shards in local folders, in an order that does not depend on the file system."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def walk_folder(
 
     Args:
         folder: its path.
-        skipped: counts what is neither picture nor shard.
+        skipped: counts what is neither image nor shard.
         left_out: tells of a path whether it is passed over without being counted.
     """
     yield from _walk(folder, skipped, left_out, set())
@@ -125,7 +125,7 @@ def _read_run(file: IO[bytes]) -> Iterator[_Entry]:
 
 
 def count_images(folder: str, deadline: float) -> int | None:
-    """Count the pictures in a folder and its subfolders, unless that takes too long.
+    """Count the images in a folder and its subfolders, unless that takes too long.
 
     Args:
         folder: its path.

@@ -1,4 +1,4 @@
-"""Open what was found: the pictures of shards, and items from their names."""
+"""Open what was found: the images of shards, and items from their names."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from delugeserve_client.errors import ImageError
 
 
 def open_item(source: str) -> Item:
-    """Return the item of a picture that :func:`~delugeserve.bulk.sources.find_items` named so."""
+    """Return the item of an image that :func:`~delugeserve.bulk.sources.find_items` named so."""
     if is_remote(source):
         return Item(source, load=partial(load_url, source))
     return Item(source, source)
 
 
 def open_shards(items: Iterable[Item], skipped: Skipped) -> Iterator[Item]:
-    """Yield items, with the pictures of each shard in place of the shard.
+    """Yield items, with the images of each shard in place of the shard.
 
     Args:
-        items: pictures and shards.
-        skipped: counts what is no picture in the shards.
+        items: images and shards.
+        skipped: counts what is no image in the shards.
     """
     for item in items:
         if item.is_shard and item.shard is not None:

@@ -1,4 +1,4 @@
-"""Pictures in parquet files: a column of encoded images, as the Hugging Face Hub stores them."""
+"""Images in parquet files: a column of encoded images, as the Hugging Face Hub stores them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROWS_AT_ONCE = 64
 
 
 def read_parquet(file: BinaryIO, shard: Shard) -> Iterator[Item]:
-    """Yield the pictures of a parquet file, a few rows at a time; none if no column has images.
+    """Yield the images of a parquet file, a few rows at a time; none if no column has images.
 
     Args:
         file: the parquet file.
@@ -45,7 +45,7 @@ def read_parquet(file: BinaryIO, shard: Shard) -> Iterator[Item]:
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
         yield unreadable(
             shard.source,
-            "it is damaged or not a parquet file, so that its other pictures are missing",
+            "it is damaged or not a parquet file, so that its other images are missing",
             "Download or create it again.",
             shard=shard,
         )

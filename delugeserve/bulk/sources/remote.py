@@ -1,4 +1,4 @@
-"""Pictures and shards in object stores and other file systems that fsspec knows."""
+"""Images and shards in object stores and other file systems that fsspec knows."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def is_remote(text: str) -> bool:
 
 
 def read_remote(url: str, skipped: Skipped) -> Iterator[Item]:
-    """Yield the pictures at a URL: one file, a folder with its subfolders, or a glob.
+    """Yield the images at a URL: one file, a folder with its subfolders, or a glob.
 
     Args:
         url: such as ``s3://bucket/photos`` or ``memory://shards/*.tar``.
-        skipped: counts what is neither picture nor shard.
+        skipped: counts what is neither image nor shard.
 
     Raises:
         MissingExtraError: fsspec is not installed.

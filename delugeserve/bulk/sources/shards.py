@@ -1,4 +1,4 @@
-"""Files of several pictures: tar archives (WebDataset) and parquet files."""
+"""Files of several images: tar archives (WebDataset) and parquet files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures in tar archives, such as WebDataset's, compressed or not, in the archive's order."""
+"""Images in tar archives, such as WebDataset's, compressed or not, in the archive's order."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _DAMAGED = (tarfile.TarError, EOFError, zlib.error, LZMAError, OSError, ValueErr
 
 
 def read_tar(file: BinaryIO, shard: Shard, skipped: Skipped) -> Iterator[Item]:
-    """Yield the pictures of an archive, which is read once from its start to its end.
+    """Yield the images of an archive, which is read once from its start to its end.
 
-    Labels and captions of WebDataset are files that are not pictures: they are counted.
+    Labels and captions of WebDataset are files that are not images: they are counted.
 
     Args:
         file: the archive.
         shard: its name and stamp.
-        skipped: counts members that are not pictures.
+        skipped: counts members that are not images.
     """
     # A stream never seeks back, so that a compressed or remote archive is read once.
     try:
@@ -42,7 +42,7 @@ def read_tar(file: BinaryIO, shard: Shard, skipped: Skipped) -> Iterator[Item]:
         reason = getattr(error, "strerror", None) or "it is damaged or truncated"
         yield unreadable(
             shard.source,
-            f"{reason}, so that its other pictures are missing",
+            f"{reason}, so that its other images are missing",
             "Download or create it again.",
             shard=shard,
         )

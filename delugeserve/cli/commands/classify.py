@@ -129,7 +129,7 @@ def command(
     from delugeserve.bulk.output_file import open_output
     from delugeserve.bulk.outputs import format_of
     from delugeserve.cli.labelling import (
-        Pictures,
+        Images,
         describe_counts,
         print_rows,
         report_refused,
@@ -139,7 +139,7 @@ def command(
 
     # Pillow warns of damage that it can repair. What it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
-    pictures = Pictures(paths, output)
+    images = Images(paths, output)
     counts = Counts()
     cluster = Cluster(ray_address, workers) if engine_name == "ray" else None
     endpoint = Endpoint(tuple(url), model, "", timeout, decode, max_pixels)
@@ -156,7 +156,7 @@ def command(
         # What prints the version of the model in each row keeps to that version.
         pin = form in ("jsonl", "csv")
         print_rows(
-            pictures,
+            images,
             lambda: engine(pin=pin),
             counts,
             form=form,
@@ -173,17 +173,24 @@ def command(
             if file.complete:
                 _log.info("%s is complete. Use --overwrite to write it again.", output)
                 return
-            if not pictures.any():
-                report_refused(pictures, counts)
+            if not images.any():
+                report_refused(images, counts)
                 raise typer.Exit(2)
             begun = file.state.request.model.version if file.state else None
             chosen = engine(begun, pin=True)
             with closing(open_labeller(chosen)) as labeller:
                 request = Request(
-                    tuple(paths), form, top_k, threshold, max_pixels, engine_name, labeller.model
+                    tuple(paths),
+                    form,
+                    top_k,
+                    threshold,
+                    max_pixels,
+                    chosen.decode if isinstance(chosen, Endpoint) else "client",
+                    engine_name,
+                    labeller.model,
                 )
                 labels = labeller if cluster is None else OnCluster(chosen, cluster)
-                write_file(file, request, pictures, labels, counts)
+                write_file(file, request, images, labels, counts)
         if json:
             print_json(summary(counts, request, output))
     _log.info("%s", describe_counts(counts, threshold))

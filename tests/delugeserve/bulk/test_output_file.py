@@ -39,6 +39,7 @@ def request(format_="jsonl", **changes):
         "top_k": 2,
         "threshold": None,
         "max_pixels": None,
+        "decode": "client",
         "engine": "local",
         "model": MODEL,
     }
@@ -71,7 +72,7 @@ def interrupt(path, after, asked=None, **more):
 def test_a_run_that_is_interrupted_again_and_again(tmp_path, format_):
     whole, parts = tmp_path / f"whole.{format_}", tmp_path / f"parts.{format_}"
     counts = label(whole)
-    assert (counts.pictures, counts.refused, counts.resumed) == (300, 34, 0)
+    assert (counts.images, counts.refused, counts.resumed) == (300, 34, 0)
     assert not folder_of(whole).exists()
     for after in (1, 37, 100):
         interrupt(parts, after)
@@ -79,7 +80,7 @@ def test_a_run_that_is_interrupted_again_and_again(tmp_path, format_):
     last = StubLabeller()
     counts = label(parts, labeller=last, resume=True)
     assert parts.read_bytes() == whole.read_bytes()
-    assert (counts.pictures, counts.refused, counts.resumed) == (300, 34, 138)
+    assert (counts.images, counts.refused, counts.resumed) == (300, 34, 138)
     assert last.asked == NAMES[138:]  # nothing is asked twice
     assert not folder_of(parts).exists()
 
@@ -187,7 +188,7 @@ def test_other_pictures_are_refused_and_the_first_is_named(tmp_path, format_):
         found = caught.value
         assert (found.kind, found.before, found.now) == ("source", NAMES[50], now)
     more = [*NAMES, "later.png"]  # what is not labelled yet may change
-    assert label(path, names=more, resume=True).pictures == 301
+    assert label(path, names=more, resume=True).images == 301
 
 
 def test_a_shard_that_changed_is_refused(tmp_path):
@@ -200,7 +201,7 @@ def test_a_shard_that_changed_is_refused(tmp_path):
         label(path, names=listed("2"), resume=True)
     found = caught.value
     assert (found.kind, found.before, found.now) == ("shard", "1", "2")
-    assert label(path, names=listed("1"), resume=True).pictures == 300
+    assert label(path, names=listed("1"), resume=True).images == 300
 
 
 def test_an_output_is_not_replaced_unless_that_is_asked_for(tmp_path):
@@ -236,7 +237,7 @@ def test_two_runs_of_one_output(tmp_path):
         with pytest.raises(BusyOutputError):
             label(path)
         other.kill()
-    assert label(path).pictures == 300  # the lock of a killed process is free
+    assert label(path).images == 300  # the lock of a killed process is free
 
 
 @pytest.mark.parametrize("format_", FILE_FORMATS)
@@ -326,4 +327,4 @@ def test_the_journal_is_plain_lines(tmp_path):
     first, *_, last = (folder_of(path) / Journal.NAME).read_text().splitlines()
     assert json.loads(first)["request"]["model"]["digest"] == MODEL.digest
     assert json.loads(last)["rows"] == 10
-    assert label(path, request(arguments=("caf\udce9",)), resume=True).pictures == 300
+    assert label(path, request(arguments=("caf\udce9",)), resume=True).images == 300

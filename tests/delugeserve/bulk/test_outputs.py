@@ -9,10 +9,8 @@ import pytest
 from stub_labeller import MODEL, row_of
 
 from delugeserve.bulk.items import Item
-from delugeserve.bulk.labelling import failed
 from delugeserve.bulk.outputs import FILE_FORMATS, format_of, parquet_rows
 from delugeserve.errors import UsageError
-from delugeserve_client import Classification, ImageError
 
 NAMES = ["a.png", "bad.png", "caf\udce9.png", 'new\nline, "quoted".png', "ü\x1b[2J.png"]
 ROWS = [row_of(Item(name)) for name in NAMES]
@@ -133,11 +131,3 @@ def test_the_format_is_that_of_the_suffix():
     for path, name in (("a.txt", None), ("a.csv", "table"), ("a.csv", "json")):
         with pytest.raises(UsageError):
             format_of(Path(path), name)
-
-
-def test_an_error_names_its_picture_and_not_its_number():
-    error = ImageError("Image 17 is not an image.", "Convert it.", source="image 17")
-    row = failed(Item("s.tar:a.png"), error)
-    assert isinstance(row, Classification)
-    assert row.source == "s.tar:a.png"
-    assert str(row.error) == "s.tar:a.png is not an image. Convert it."
