@@ -12,7 +12,6 @@ from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
     Sized,
@@ -32,6 +31,7 @@ from delugeserve_client.batching import (
     checked,
     chunks,
     slices,
+    take,
 )
 from delugeserve_client.configuration import Decode, SharedMemory, configure
 from delugeserve_client.connecting import answer_async, connect_async
@@ -186,22 +186,21 @@ class AsyncClassifier:
         if self._configuration.decode == "auto" and not (
             isinstance(rest, Sized) and len(rest) < size
         ):
-            source = rest = iter(rest)
+            rest = source = iter(rest)
             while (trial := self._choice.next_trial) is not None:
-                block = await asyncio.to_thread(_take, source, size)
-                if (
-                    len(block) < size
-                    or not all(map(is_encoded, block))
-                    or not await self._try_decoder(model)
-                ):
-                    rest = itertools.chain(block, source)
+                block, source = await asyncio.to_thread(take, source, size)
+                rest = itertools.chain(block, source)
+                encoded = len(block) == size and all(map(is_encoded, block))
+                if not encoded or not await self._try_decoder(model):
                     break
                 start = time.perf_counter()
-                results = [one async for one in self._run(block, first, top_k, on_error, trial)]
+                results, failure = await _collect(self._run(block, first, top_k, on_error, trial))
                 self._choice.measured(trial, size, time.perf_counter() - start)
-                first += size
                 for result in results:
                     yield result
+                if failure is not None:
+                    raise failure
+                first, rest = first + size, source
         if self._configuration.decode == "auto" and self._decoder is not None:
             place = self._choice.place
         async for result in self._run(rest, first, top_k, on_error, place):
@@ -365,5 +364,14 @@ class AsyncClassifier:
             yield result
 
 
-def _take(images: Iterator[AnyImage], count: int) -> list[AnyImage]:
-    return list(itertools.islice(images, count))
+async def _collect(
+    results: AsyncIterator[Classification],
+) -> tuple[list[Classification], Exception | None]:
+    """Return all results before an error, and the error."""
+    found = []
+    try:
+        async for result in results:
+            found.append(result)
+    except Exception as error:
+        return found, error
+    return found, None

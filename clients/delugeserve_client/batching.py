@@ -5,6 +5,7 @@ Nothing here talks to a server.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -128,26 +129,50 @@ def chunks(
     held: list[Ready] = []
     readable = volume = 0
     kind: bool | None = None  # whether the images held are encoded
-    for image in reader.stream(images, size, encoded, first):
-        if image.error is not None:
-            if on_error == "raise":
-                if held:
+    try:
+        for image in reader.stream(images, size, encoded, first):
+            if image.error is not None:
+                if on_error == "raise":
+                    raise image.error
+            else:
+                is_encoded = isinstance(image.content, bytes)
+                length = len(image.content) if isinstance(image.content, bytes) else 0
+                if kind not in (None, is_encoded) or (
+                    readable and volume + length > _LARGEST_ENCODED
+                ):
                     yield Chunk(tuple(held), bool(kind))
-                raise image.error
-        else:
-            is_encoded = isinstance(image.content, bytes)
-            length = len(image.content) if isinstance(image.content, bytes) else 0
-            if kind not in (None, is_encoded) or (readable and volume + length > _LARGEST_ENCODED):
+                    held, readable, volume = [], 0, 0
+                kind, readable, volume = is_encoded, readable + 1, volume + length
+            held.append(image)
+            # A long run of unreadable images must not delay the results before it.
+            if readable == size or len(held) >= 2 * size:
                 yield Chunk(tuple(held), bool(kind))
-                held, readable, volume = [], 0, 0
-            kind, readable, volume = is_encoded, readable + 1, volume + length
-        held.append(image)
-        # A long run of unreadable images must not delay the results before it.
-        if readable == size or len(held) >= 2 * size:
+                held, readable, volume, kind = [], 0, 0, None
+    except Exception:  # what came before it is sent
+        if held:
             yield Chunk(tuple(held), bool(kind))
-            held, readable, volume, kind = [], 0, 0, None
+        raise
     if held:
         yield Chunk(tuple(held), bool(kind))
+
+
+def take(images: Iterator[AnyImage], count: int) -> tuple[list[AnyImage], Iterator[AnyImage]]:
+    """Return the next images, and an iterator of the rest.
+
+    If the images' own iterator fails, those before are returned, and the rest raises its error.
+    """
+    block: list[AnyImage] = []
+    try:
+        for image in itertools.islice(images, count):
+            block.append(image)
+    except Exception as error:
+        return block, _failing(error)
+    return block, images
+
+
+def _failing(error: Exception) -> Iterator[AnyImage]:
+    raise error
+    yield
 
 
 def checked(results: Iterable[Classification], on_error: OnError) -> Iterator[Classification]:

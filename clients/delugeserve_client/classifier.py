@@ -23,6 +23,7 @@ from delugeserve_client.batching import (
     checked,
     chunks,
     slices,
+    take,
 )
 from delugeserve_client.configuration import Decode, SharedMemory, configure
 from delugeserve_client.connecting import answer, connect
@@ -300,17 +301,19 @@ class Classifier:
         if self._configuration.decode == "auto" and not (
             isinstance(images, Sized) and len(images) < size
         ):
-            images = iter(images)
+            images = source = iter(images)
             while (trial := self._choice.next_trial) is not None:
-                block = list(itertools.islice(images, size))
+                block, source = take(source, size)
+                images = itertools.chain(block, source)
                 if len(block) < size or not all(map(is_encoded, block)) or not self._try_decoder():
-                    images = itertools.chain(block, images)
                     break
                 start = time.perf_counter()
-                results = list(self._run(block, first, top_k, on_error, trial))
+                results, failure = _collect(self._run(block, first, top_k, on_error, trial))
                 self._choice.measured(trial, size, time.perf_counter() - start)
-                first += size
                 yield from results
+                if failure is not None:
+                    raise failure
+                first, images = first + size, source
         if self._configuration.decode == "auto" and self._decoder is not None:
             place = self._choice.place
         yield from self._run(images, first, top_k, on_error, place)
@@ -376,6 +379,19 @@ class Classifier:
         request = chunk.request(self.model, self._decoder, top_k)
         reply = None if request is None else session.run(request)
         return next(checked(chunk.results(reply, self._reader), on_error))
+
+
+def _collect(
+    results: Iterator[Classification],
+) -> tuple[list[Classification], Exception | None]:
+    """Return all results before an error, and the error."""
+    found = []
+    try:
+        for result in results:
+            found.append(result)
+    except Exception as error:
+        return found, error
+    return found, None
 
 
 def _is_answered(pending: deque[tuple[Chunk, Future[Reply] | None]]) -> bool:

@@ -104,8 +104,8 @@ def test_no_call_fails_when_a_server_does(two, protocol, how):
                 wait_until(lambda: sessions[0].healthy)
                 load.more()
                 wait_until(lambda: sessions[0].in_flight)
-        print(f"{protocol} {how.name}: {load.answers} answers, slowest {load.slowest:.2f} s")
         assert load.errors == []
+        assert load.slowest < HANG / 4
 
 
 def test_asyncio_moves_as_well(two):

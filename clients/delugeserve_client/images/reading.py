@@ -94,7 +94,16 @@ class Reader:
         window: deque[Ready | Future[Ready]] = deque()
         threads = self._cores > 1
         spent, counted = 0.0, 0
-        for number, image in enumerate(images, start=first):
+        failure: Exception | None = None
+        numbered = enumerate(images, start=first)
+        while True:
+            try:
+                number, image = next(numbered)
+            except StopIteration:
+                break
+            except Exception as error:  # of the caller's iterable: what it gave before is read
+                failure = error
+                break
             source, as_file = name_of(image, number), encoded()
             if is_url(image) or (threads and counted >= _TRIED):
                 window.append(self._submit(image, source, as_file))
@@ -108,6 +117,8 @@ class Reader:
                 yield _wait(window.popleft())
         while window:
             yield _wait(window.popleft())
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """End the threads."""

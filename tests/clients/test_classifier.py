@@ -1,0 +1,331 @@
+"""Both classifiers over both protocols against a server that fails as told."""
+
+import asyncio
+import os
+import queue
+import threading
+import time
+
+import numpy as np
+import pytest
+from fake_triton import serve_fake, wait_for
+
+from delugeserve_client import AsyncClassifier, Classifier, RetryPolicy
+from delugeserve_client.errors import (
+    AddressError,
+    ArgumentError,
+    ClassifierClosed,
+    ForkedClassifier,
+    InferenceFailed,
+    QueueFull,
+    RequestRefused,
+    ServerDraining,
+    ServerOverloaded,
+    ServerTimeout,
+    ServerUnavailable,
+)
+
+ONCE = RetryPolicy(attempts=1)
+
+
+def pixel(value):
+    return np.full((2, 2, 3), value, np.uint8)
+
+
+@pytest.fixture(params=["grpc", "http"])
+def served(request):
+    with serve_fake(request.param) as (fake, url):
+        yield fake, url
+
+
+@pytest.fixture(params=[Classifier, AsyncClassifier], ids=["threads", "asyncio"])
+def classify(request, served):
+    """A function that classifies images with a new classifier of either kind."""
+    _, url = served
+
+    def threads(images, **options):
+        with Classifier(url, **options) as classifier:
+            return classifier.classify(images)
+
+    def loops(images, **options):
+        async def use():
+            async with AsyncClassifier(url, **options) as classifier:
+                return await classifier.classify(images)
+
+        return asyncio.run(use())
+
+    return threads if request.param is Classifier else loops
+
+
+def test_one_image_and_many(classify):
+    assert classify(pixel(5)).top.index == 2
+    results = classify([pixel(value) for value in range(11)])
+    assert [result.top.index for result in results] == [value % 3 for value in range(11)]
+    assert [result.source for result in results] == [f"image {n}" for n in range(1, 12)]
+    assert classify([]) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        ("UNAVAILABLE", "Exceeds maximum queue size", QueueFull),
+        ("RESOURCE_EXHAUSTED", "Too many requests.", ServerOverloaded),
+        ("UNAVAILABLE", "No server is ready. Try again.", ServerDraining),
+        ("INVALID_ARGUMENT", "unexpected shape", RequestRefused),
+        ("INTERNAL", "it broke", InferenceFailed),
+    ],
+)
+def test_failures_have_types_and_are_repeated_where_that_helps(
+    served, classify, status, message, kind
+):
+    fake, url = served
+    fake.failures = [(status, message)] * 2
+    with pytest.raises(kind) as caught:
+        classify(pixel(1), retry=ONCE)
+    assert type(caught.value) is kind
+    assert caught.value.url == url
+    assert fake.requests == 1
+    if kind is QueueFull:
+        assert caught.value.model == "fake"
+    fake.failures = [(status, message)]
+    again = kind not in (RequestRefused, InferenceFailed)
+    if again:
+        assert classify(pixel(1)).top.index == 1
+    else:
+        with pytest.raises(kind):
+            classify(pixel(1))
+    assert fake.requests == 1 + 1 + again
+
+
+def test_a_connection_that_breaks_is_made_again():
+    with serve_fake("http") as (fake, url), Classifier(url) as classifier:
+        fake.failures = [("DROP", "")] * 2
+        assert classifier.classify(pixel(1)).top.index == 1
+
+
+def test_the_deadline(served, classify):
+    fake, _ = served
+    fake.delay = 60
+    start = time.monotonic()
+    with pytest.raises(ServerTimeout) as caught:
+        classify(pixel(1), timeout=0.3)
+    assert caught.value.timeout == 0.3
+    assert time.monotonic() - start < 30
+    assert 0 < fake.timeout_us <= 300_000  # Triton drops it from its queue as well
+
+
+def test_no_deadline(served, classify):
+    fake, _ = served
+    assert classify(pixel(1), timeout=float("inf")).top.index == 1
+    assert not fake.timeout_us
+
+
+def test_headers_and_keys(served, classify, monkeypatch):
+    monkeypatch.setenv("DELUGESERVE_API_KEY", "ds_secret")
+    fake, _ = served
+    classify(pixel(1), headers={"X-Team": "birds"})
+    assert fake.headers["x-team"] == "birds"
+    assert fake.headers["authorization"] == "Bearer ds_secret"
+
+
+@pytest.mark.parametrize("kind", [Classifier, AsyncClassifier])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("timeout", value) for value in (0, -1, float("nan"), "30", None, True)),
+        *(("hedge", value) for value in (0, -1.0, float("inf"))),
+        *(("in_flight", value) for value in (0, 1.5)),
+        ("max_pixels", 0),
+        ("decode", "cloud"),
+        ("shared_memory", "yes"),
+        ("compression", "zip"),
+    ],
+)
+def test_senseless_arguments(kind, name, value):
+    with pytest.raises(ArgumentError) as caught:
+        kind("localhost:1", **{name: value})
+    assert (caught.value.argument, caught.value.value) == (name, repr(value))
+    assert isinstance(caught.value, ValueError)
+
+
+def test_no_address():
+    with pytest.raises(AddressError):
+        Classifier([])
+
+
+def test_after_close(served):
+    _, url = served
+    classifier = Classifier(url)
+    classifier.close()
+    classifier.close()
+    for use in (
+        lambda: classifier.classify(pixel(1)),
+        lambda: classifier.classify([pixel(1)] * 9),
+        lambda: classifier.stream([pixel(1)]),
+        lambda: classifier.infer(pixel(1)[None]),
+    ):
+        with pytest.raises(ClassifierClosed):
+            use()
+
+    async def use():
+        asynchronous = AsyncClassifier(url)
+        async with asynchronous:
+            pass
+        with pytest.raises(ClassifierClosed):
+            await asynchronous.classify(pixel(1))
+        with pytest.raises(ClassifierClosed):
+            await asynchronous.connect()
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("images", [pixel(1), [pixel(1)] * 9], ids=["one", "many"])
+def test_closing_wakes_who_waits_in_another_thread(served, images):
+    fake, url = served
+    fake.delay = 60
+    classifier = Classifier(url, timeout=120)
+    found = queue.SimpleQueue()
+
+    def work():
+        try:
+            found.put(classifier.classify(images))
+        except Exception as error:
+            found.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    wait_for(lambda: fake.requests)
+    classifier.close()
+    assert type(found.get(timeout=30)) is ClassifierClosed
+
+
+def test_any_number_of_threads_share_a_classifier(served):
+    _, url = served
+    answers = {}
+    with Classifier(url) as classifier:
+
+        def work(value):
+            answers[value] = classifier.classify(pixel(value)).top.index
+
+        threads = [threading.Thread(target=work, args=(value,)) for value in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert answers == {value: value % 3 for value in range(20)}
+
+
+def test_a_second_event_loop(served):
+    _, url = served
+    classifier = AsyncClassifier(url)
+
+    async def use():
+        return (await classifier.classify(pixel(1))).top.index
+
+    assert [asyncio.run(use()) for _ in range(2)] == [1, 1]
+    with asyncio.Runner() as one, asyncio.Runner() as other:
+        assert [runner.run(use()) for runner in (one, other, one, other)] == [1] * 4
+
+
+@pytest.mark.slow
+def test_a_forked_process(served):
+    _, url = served
+    with Classifier(url) as classifier:
+        assert classifier.classify(pixel(1)).top.index == 1
+        outcome, answer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                said = str(classifier.classify(pixel(1)).top.index)
+            except ForkedClassifier as error:
+                said = f"refused {error.pid == os.getppid()}"
+            except BaseException as error:
+                said = repr(error)
+            os.write(answer, said.encode())
+            os._exit(0)
+        os.close(answer)
+        said = os.read(outcome, 100).decode()
+        os.waitpid(pid, 0)
+        assert said == ("1" if url.startswith("http") else "refused True")
+        assert classifier.classify(pixel(1)).top.index == 1
+
+
+def collect(results, each=lambda: None):
+    """Return the classes of all results before an error, and the error."""
+    found = []
+    try:
+        for result in results:
+            found.append(result.top.index)
+            each()
+    except Exception as error:
+        return found, error
+    return found, None
+
+
+def test_results_before_an_error_are_yielded(served):
+    fake, url = served
+
+    def fail():
+        if fake.requests > 5:
+            fake.failures = [("INVALID_ARGUMENT", "enough")] * 99
+
+    with Classifier(url) as classifier:
+        found, error = collect(classifier.stream(map(pixel, range(200))), fail)
+    assert type(error) is RequestRefused
+    assert len(found) >= 4
+    assert found == [value % 3 for value in range(len(found))]
+
+
+def test_an_iterable_that_fails(served):
+    _, url = served
+
+    def given():
+        yield from [pixel(0), pixel(1)]
+        raise LookupError("no more")
+
+    with Classifier(url) as classifier:
+        found, error = collect(classifier.stream(given()))
+        assert (found, type(error)) == ([0, 1], LookupError)
+
+
+def test_an_endless_stream_is_read_as_needed(served):
+    _, url = served
+    taken = 0
+
+    def given():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield pixel(taken)
+
+    with Classifier(url, in_flight=2) as classifier:
+        results = classifier.stream(given())
+        for number in range(1, 50):
+            assert next(results).top.index == number % 3
+        results.close()
+    assert taken < 50 + 4 * 10
+
+
+def test_an_asynchronous_iterable(served):
+    _, url = served
+
+    async def given():
+        for value in range(10):
+            await asyncio.sleep(0)
+            yield pixel(value)
+
+    async def use():
+        async with AsyncClassifier(url) as classifier:
+            return [result.top.index async for result in classifier.stream(given())]
+
+    assert asyncio.run(use()) == [value % 3 for value in range(10)]
+
+
+def test_servers_of_different_models_are_refused():
+    with serve_fake("http") as (_, first), serve_fake("grpc") as (_, second):
+        with Classifier([first, second]) as classifier:
+            assert classifier.model.digest == "0123456789abcdef"
+            assert {classifier.classify(pixel(1)).top.index for _ in range(4)} == {1}
+        with pytest.raises(ServerUnavailable):
+            Classifier(["127.0.0.1:1", "http://127.0.0.1:1"], retry=ONCE)
+        with Classifier(["127.0.0.1:1", first]) as classifier:  # one of them is down
+            assert classifier.classify([pixel(1)] * 9)[0].top.index == 1
