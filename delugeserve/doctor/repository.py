@@ -22,6 +22,7 @@ from delugeserve.artifacts.repository import (
     repository_option,
 )
 from delugeserve.artifacts.served_labels import find_label_faults
+from delugeserve.artifacts.serving_config import stops_prefetching
 from delugeserve.artifacts.transaction import RECORD
 from delugeserve.artifacts.versions import Version, read_version
 from delugeserve.doctor.companions import check_companions, find_orphans
@@ -144,6 +145,7 @@ def _check_model(
         *_check_fields(served),
         *_check_batches(served),
         *_check_threads(served),
+        *_check_queue(served),
         *_check_backend(served, native | own),
         *check_companions(stored, config, native | own),
         *check_plan(served.version, stored, native=_is_native(stored, native)),
@@ -282,6 +284,20 @@ def _check_threads(served: _Served) -> Iterator[Finding]:
             f"{cores} cores",
             f"Lower the product to {cores}, or remove the number of threads, in "
             f"{served.config_path}.",
+        )
+
+
+def _check_queue(served: _Served) -> Iterator[Finding]:
+    if stops_prefetching(served.config.queue):
+        place = repository_option(served.stored.folder.parent)
+        command = f"delugeserve configure {served.name}{place}"
+        yield _finding(
+            served.name,
+            "warning",
+            "its queue has a size, a timeout or priorities: with one, Triton may pause for half a "
+            "second on a busy machine",
+            f"Remove them with: {command} --queue-size 0 --queue-timeout 0 --no-client-timeout "
+            "--priorities 0",
         )
 
 

@@ -231,6 +231,16 @@ def test_more_threads_than_cores(stored, only):
     assert finding.text.startswith(f"1 x {threads} threads")
 
 
+def test_the_remedy_for_a_queue_with_limits_can_be_pasted(stored, only, run):
+    assert run("configure", "tiny", "--queue-timeout", "1s", "--repository", stored)[0] == 0
+    finding = only()
+    assert finding.status == "warning"
+    words = shlex.split(finding.remedy.partition(": ")[2])
+    assert words[0] == "delugeserve"
+    assert run(*words[1:])[0] == 0
+    assert only().status == "ok"
+
+
 def test_a_backend_that_no_server_has(edit, check):
     edit('backend: "onnxruntime"', 'backend: "pytorch"')
     mismatch, unknown = check()
