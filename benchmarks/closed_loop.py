@@ -11,9 +11,9 @@ from __future__ import annotations
 import threading
 import time
 from itertools import cycle
-from typing import Any
 
 import numpy as np
+from common import Served
 
 from delugeserve.load import Target, open_sender
 from delugeserve.zoo import find_model
@@ -26,8 +26,7 @@ class ClosedLoop:
     """Measures throughput with a fixed number of requests in flight; a call returns images/s.
 
     Args:
-        client: tritonclient's gRPC client, which is asked for the server's statistics.
-        url: the server's address.
+        server: the server.
         model: name of the model.
         batch: images per request.
         flying: requests in flight.
@@ -36,18 +35,20 @@ class ClosedLoop:
 
     Attributes:
         cores: cores that this process itself used in the window, one figure per call.
+        cpu: CPU time of client and server for an image in the window, in seconds, one figure per
+            call.
         executed: images per inference, as the server counts them, one figure per call.
     """
 
-    def __init__(
-        self, client: Any, url: str, model: str, batch: int, flying: int, seconds: float
-    ) -> None:
-        self.client, self.model, self.batch, self.flying = client, model, batch, flying
+    def __init__(self, server: Served, model: str, batch: int, flying: int, seconds: float) -> None:
+        self.server, self.client = server, server.client
+        self.model, self.batch, self.flying = model, batch, flying
         self.seconds = seconds
         self.cores: list[float] = []
+        self.cpu: list[float] = []
         self.executed: list[float] = []
         images = random_images(DISTINCT * batch, find_model(model).task.image_size)
-        self._target = Target(url, model, images, batch_size=batch)
+        self._target = Target(server.url, model, images, batch_size=batch)
         self._turns = cycle(np.arange(len(images)).reshape(DISTINCT, batch).tolist())
 
     def __call__(self) -> float:
@@ -60,9 +61,10 @@ class ClosedLoop:
             self._send()
         self._sleep(self.seconds / 4, self.flying)
         before = self._statistics()
-        start, used = time.perf_counter(), time.process_time()
+        start, used, server = time.perf_counter(), time.process_time(), self.server.cpu()
         self._sleep(self.seconds, FEWEST * self.flying)
         end, used = time.perf_counter(), time.process_time() - used
+        server = self.server.cpu() - server
         after = self._statistics()
         self._stopping = True
         for _ in range(self.flying):
@@ -75,8 +77,9 @@ class ClosedLoop:
         self.executed.append(images / max(runs, 1))
         # Responses of one dynamic batch arrive together. A window that begins and ends by the
         # clock, not with a response, is not biased by that.
-        answered = sum(start <= moment < end for moment in self._answers)
-        return self.batch * answered / (end - start)
+        answered = self.batch * sum(start <= moment < end for moment in self._answers)
+        self.cpu.append((used + server) / max(answered, 1))
+        return answered / (end - start)
 
     def _sleep(self, seconds: float, answers: int) -> None:
         """Sleep for ``seconds``, repeatedly until ``answers`` more responses have arrived."""

@@ -17,15 +17,17 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from delugeserve.serving import procfs
 from delugeserve.system import hardware
 from delugeserve.system.files import atomic_write
 
@@ -115,9 +117,33 @@ def start(
     return chosen
 
 
+class Served(NamedTuple):
+    """A server that runs.
+
+    Attributes:
+        client: tritonclient's gRPC client of it.
+        url: its address.
+        cpu: returns the CPU time that its processes have used, in seconds.
+    """
+
+    client: Any
+    url: str
+    cpu: Callable[[], float]
+
+
+def cpu_seconds(session: int) -> float:
+    """Return the CPU time that the processes of a session have used, in seconds."""
+    nanoseconds = 0
+    for pid in procfs.session_members(session):
+        for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with suppress(OSError):  # the thread has ended
+                nanoseconds += int(task.read_text().split()[0])
+    return nanoseconds / 1e9
+
+
 @contextmanager
-def serving(repository: Path) -> Iterator[tuple[Any, str]]:
-    """Serve a repository with one bare server; yield tritonclient's gRPC client and its address."""
+def serving(repository: Path) -> Iterator[Served]:
+    """Serve a repository with one bare server."""
     import tritonclient.grpc
 
     from delugeserve import serve
@@ -129,7 +155,7 @@ def serving(repository: Path) -> Iterator[tuple[Any, str]]:
         arguments = channel_arguments(parse_address(server.grpc_url))
         client = tritonclient.grpc.InferenceServerClient(server.grpc_url, channel_args=arguments)
         with closing(client):
-            yield client, server.grpc_url
+            yield Served(client, server.grpc_url, partial(cpu_seconds, server.session))
 
 
 def interleave(

@@ -107,9 +107,9 @@ def main() -> None:
         for name in chosen.models:
             done = export(plan_export(name, repository=repository, backend=chosen.backend))
             common.out.print(f"{name}: {done.manifest.backend} in {done.manifest.precision}")
-        with common.serving(repository) as (client, _):
+        with common.serving(repository) as server:
             for name in chosen.models:
-                asked = contestants(client, name, chosen)
+                asked = contestants(server.client, name, chosen)
                 samples = common.interleave(name, asked, chosen.rounds)
                 rows = [
                     (

@@ -32,19 +32,19 @@ server and engine share the cores."""
 LOADS = ((1, 1), (1, 32), (16, 1), (16, 4))  # images per request, requests in flight
 
 
-def compare(name: str, clients: dict[str, tuple[Any, str]], chosen: Any) -> dict[str, Any]:
+def compare(name: str, servers: dict[str, common.Served], chosen: Any) -> dict[str, Any]:
     """Time both ways with each load, print the table, and return the report."""
     contestants = {
         f"{way}, batch {batch}, {flying} in flight": ClosedLoop(
-            *client, name, batch, flying, chosen.seconds
+            server, name, batch, flying, chosen.seconds
         )
         for batch, flying in LOADS
-        for way, client in clients.items()
+        for way, server in servers.items()
     }
     samples = common.interleave(name, contestants, chosen.rounds)
     rows = []
     for batch, flying in LOADS:
-        direct, front = (f"{way}, batch {batch}, {flying} in flight" for way in clients)
+        direct, front = (f"{way}, batch {batch}, {flying} in flight" for way in servers)
         row = [f"batch {batch}, {flying} in flight"]
         row += [common.spread(samples[key], ",.0f") for key in (direct, front)]
         row.append(common.ratio(samples, front, direct))
@@ -75,18 +75,13 @@ def main() -> None:
         server = stack.enter_context(Server(folder / "repository", folder, ("--standby", "0")))
         server.wait_for("full strength", full_strength)
         addresses = {"direct": server.active().grpc or "", "through Envoy": server.grpc}
-        clients = {
-            way: stack.enter_context(
-                closing(
-                    triton.InferenceServerClient(
-                        address, channel_args=channel_arguments(parse_address(address))
-                    )
-                )
-            )
-            for way, address in addresses.items()
-        }
-        pairs = {way: (client, addresses[way]) for way, client in clients.items()}
-        results = [compare(name, pairs, chosen) for name in chosen.models]
+        servers = {}
+        for way, address in addresses.items():
+            options = channel_arguments(parse_address(address))
+            client = triton.InferenceServerClient(address, channel_args=options)
+            stack.enter_context(closing(client))
+            servers[way] = common.Served(client, address, lambda: 0.0)  # its CPU is not asked for
+        results = [compare(name, servers, chosen) for name in chosen.models]
     common.finish(chosen, results)
 
 

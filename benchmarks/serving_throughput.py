@@ -27,53 +27,79 @@ gRPC on the loopback, a closed loop with a fixed number of requests in flight; t
 response sends the next request. After a warm-up, the responses in a window of fixed length are
 counted (a multiple of it, for a slow model). Client, server and engine share the cores, so the
 client's work slows the server down: the client is one process, with requests prepared in advance
-and responses counted. The table gives what it uses, in cores."""
+and responses counted. The table gives what it uses, in cores, and the CPU time of an image in all
+processes together. On a machine that does other work, compare the CPU times instead of the rates:
+as a share of the server's, that of the best batch in process is the ratio of the rates of a machine
+whose cores are always busy."""
 
 IN_PROCESS_BATCHES = (1, 8, 16, 32, 64)
 LOADS = ((16, 2), (16, 4), (1, 32), (1, 64))  # images per request, requests in flight
 
 
-def in_process(infer: Callable[..., Any], images: np.ndarray, seconds: float) -> float:
-    infer(images)  # warm up: the contestant before had another batch size
-    count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        infer(images)
-        count += len(images)
-    return count / elapsed
+class InProcess:
+    """One call after the other in this process; a call returns images/s.
+
+    Attributes:
+        cpu: CPU time for an image, in seconds, one figure per call.
+    """
+
+    def __init__(self, infer: Callable[..., Any], images: np.ndarray, seconds: float) -> None:
+        self.infer, self.images, self.seconds = infer, images, seconds
+        self.cpu: list[float] = []
+
+    def __call__(self) -> float:
+        """Run it for some seconds and return images/s."""
+        self.infer(self.images)  # warm up: the contestant before had another batch size
+        count, start, used = 0, time.perf_counter(), time.process_time()
+        while (elapsed := time.perf_counter() - start) < self.seconds:
+            self.infer(self.images)
+            count += len(self.images)
+        self.cpu.append((time.process_time() - used) / count)
+        return count / elapsed
 
 
 def compare(
-    name: str, artefact: Path, infer: Any, server: tuple[Any, str], chosen: Any
+    name: str, artefact: Path, infer: Any, server: common.Served, chosen: Any
 ) -> dict[str, Any]:
     """Time the contestants of a model and print their table; return the report."""
     size, seconds = find_model(name).task.image_size, chosen.seconds
     local = {
-        f"in process, batch {batch}": partial(
-            in_process, infer, random_images(batch, size), seconds
-        )
+        f"in process, batch {batch}": InProcess(infer, random_images(batch, size), seconds)
         for batch in IN_PROCESS_BATCHES
     }
     remote = {
         f"server, batch {batch}, {flying} in flight": ClosedLoop(
-            *server, name, batch, flying, seconds
+            server, name, batch, flying, seconds
         )
         for batch, flying in LOADS
     }
-    samples = common.interleave(name, {**local, **remote}, chosen.rounds)
+    contestants: dict[str, InProcess | ClosedLoop] = {**local, **remote}
+    samples = common.interleave(name, contestants, chosen.rounds)
     best = max(local, key=partial(common.median_of, samples))
+    cpu = {key: one.cpu for key, one in contestants.items()}
     rows = []
     for key in samples:
         row = [key, common.spread(samples[key], ",.0f")]
+        row.append(common.spread(1e6 * np.array(cpu[key]), ",.0f"))
         if key in remote:
             load = remote[key]
             row.append(common.ratio(samples, key, f"in process, batch {load.batch}"))
             row.append(common.ratio(samples, key, best))
+            row.append(common.ratio(cpu, best, key))
             row += [f"{np.median(load.executed):.1f}", f"{np.median(load.cores):.2f}"]
         rows.append(row)
-    columns = ["", "images/s", "to same batch", "to best batch", "batch run", "client cores"]
+    columns = ["", "images/s", "CPU us an image", "to same batch", "to best batch"]
+    columns += ["best's CPU to its", "batch run", "client cores"]
     common.show(f"{name}: {artefact.name}; best is '{best}'", columns, rows)
     loads = {key: {"executed": load.executed, "cores": load.cores} for key, load in remote.items()}
-    return {"model": name, "unit": "images/s", "samples": samples, "best": best, "loads": loads}
+    return {
+        "model": name,
+        "unit": "images/s",
+        "samples": samples,
+        "cpu": cpu,
+        "best": best,
+        "loads": loads,
+    }
 
 
 def main() -> None:
