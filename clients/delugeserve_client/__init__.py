@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from delugeserve_client.aio import AsyncClassifier
-    from delugeserve_client.benchmark import measure
     from delugeserve_client.classifier import Classifier
     from delugeserve_client.core.retry import RetryPolicy
     from delugeserve_client.credentials import Credentials
@@ -47,10 +46,7 @@ if TYPE_CHECKING:
     )
     from delugeserve_client.folders import FolderContents, find_images
     from delugeserve_client.formats import is_image_file
-    from delugeserve_client.measurement import Measurement
     from delugeserve_client.preprocessing import Preprocessing
-    from delugeserve_client.progress import Progress
-    from delugeserve_client.report import save_plot, write_csv
     from delugeserve_client.results import Classification, Prediction
     from delugeserve_client.served import ServedModel
 
@@ -69,13 +65,11 @@ __all__ = [
     "ForkedClassifier",
     "ImageError",
     "InferenceFailed",
-    "Measurement",
     "MissingPackageError",
     "ModelUnavailable",
     "OutputError",
     "Prediction",
     "Preprocessing",
-    "Progress",
     "QueueFull",
     "RequestRefused",
     "RetryPolicy",
@@ -89,9 +83,6 @@ __all__ = [
     "WrongProtocol",
     "find_images",
     "is_image_file",
-    "measure",
-    "save_plot",
-    "write_csv",
 ]
 
 _MODULES = {
@@ -101,16 +92,11 @@ _MODULES = {
     "Classifier": "classifier",
     "Credentials": "credentials",
     "FolderContents": "folders",
-    "Measurement": "measurement",
     "Prediction": "results",
     "Preprocessing": "preprocessing",
-    "Progress": "progress",
     "ServedModel": "served",
     "find_images": "folders",
     "is_image_file": "formats",
-    "measure": "benchmark",
-    "save_plot": "report",
-    "write_csv": "report",
 }  # where each name is defined; the errors are in errors
 
 

@@ -15,7 +15,6 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 import delugeserve_client as client
-import delugeserve_client.benchmark, delugeserve_client.report
 
 assert list(client.__all__) == sorted(client.__all__)
 assert all(hasattr(client, name) for name in client.__all__)

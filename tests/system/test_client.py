@@ -15,7 +15,6 @@ from PIL import Image
 from delugeserve.errors import PortError
 from delugeserve.serving.supervisor import serve
 from delugeserve_client import AsyncClassifier, Classifier
-from delugeserve_client.benchmark import measure
 from delugeserve_client.errors import (
     BatchError,
     ClientError,
@@ -265,54 +264,3 @@ def test_decoding_leaves_the_event_loop_free(server):
             assert len(await classifier.classify(images())) == 1
 
     asyncio.run(use())
-
-
-class Recorder:
-    """A Progress that keeps what it receives."""
-
-    def __init__(self):
-        self.steps = []
-
-    def stage(self, name, total=None):
-        self.total = total
-
-    def advance(self, steps=1):
-        self.steps.append((steps, self.total))
-
-
-@pytest.mark.parametrize("workers", [1, 5])
-def test_measures_a_closed_loop(url, workers):
-    progress = Recorder()
-    measurements = measure(
-        url,
-        "colour",
-        concurrency=[workers],
-        batch_sizes=[1, 4],
-        duration=0.5,
-        warmup=0.1,
-        progress=progress,
-    )
-    assert progress.steps == [(0, 2), (1, 2)]
-    for m, batch_size in zip(measurements, (1, 4), strict=True):
-        assert (m.batch_size, m.concurrency, m.errors) == (batch_size, workers, 0)
-        assert m.seconds >= 0.5
-        # The latencies of N workers add up to at most N times the duration.
-        assert m.requests * m.mean_ms / 1e3 <= workers * m.seconds * 1.001
-        assert m.images_per_s == pytest.approx(m.requests * batch_size / m.seconds)
-        assert 0 < m.p50_ms <= m.p90_ms <= m.p95_ms <= m.p99_ms
-        assert m.compute_infer_ms > 0
-        assert batch_size <= m.executed_batch <= MAX_BATCH
-
-
-def test_measured_errors_are_counted(url):
-    (m,) = measure(url, "impatient", concurrency=[8], batch_sizes=[1], duration=0.5, warmup=0)
-    assert m.errors > 0
-    assert m.requests > 0
-
-
-def test_batches_that_the_server_does_not_take(server):
-    with pytest.raises(ClientError, match=r"at most 4 .* not 5"):
-        measure(server.grpc_url, "colour", batch_sizes=[5])
-    short = {"duration": 0.1, "warmup": 0, "concurrency": [1]}
-    measurements = measure(server.grpc_url, "colour", **short)
-    assert [m.batch_size for m in measurements] == [1, 4]  # by default, as many as it takes

@@ -1,8 +1,7 @@
-"""``classify``, ``benchmark``, the examples and the commands of docs/clients.md with a server."""
+"""``classify``, the examples and the commands of docs/clients.md with a server."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -108,34 +107,6 @@ def test_one_bad_argument_does_not_stop_the_others(server, photos):
     assert results[3]["predictions"][0]["label"] == "red"
 
 
-def test_benchmark(server, tmp_path):
-    options = ("--url", server.grpc_url, "--duration", 0.2, "--warmup", 0.1)
-    files = ("--csv", tmp_path / "figures.csv", "--plot", tmp_path / "plot.png")
-    run = delugeserve(
-        "benchmark", *options, "--batch-size", "1,2", "--concurrency", "1:4:2", *files
-    )
-    assert run.returncode == 0, run.stderr
-    assert "p99 ms" in run.stdout
-    assert "delugenet38" in run.stdout
-    assert all(str(path) in run.stderr for path in files[1::2])
-    with (tmp_path / "figures.csv").open() as file:
-        pairs = [(row["batch_size"], row["concurrency"]) for row in csv.DictReader(file)]
-    assert pairs == [("1", "1"), ("1", "3"), ("2", "1"), ("2", "3")]
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_benchmark_json(server, tmp_path):
-    Image.new("RGB", (50, 50)).save(tmp_path / "image.png")
-    options = ("--url", server.grpc_url, "--duration", 0.2, "--warmup", 0, "--concurrency", 2)
-    run = delugeserve("benchmark", *options, "--image", tmp_path / "image.png", "--json")
-    report = json.loads(run.stdout)
-    assert report["machine"].keys() == {
-        "cpu", "cores", "memory_gib", "platform", "python", "tritonclient", "triton"
-    }  # fmt: skip
-    assert [m["batch_size"] for m in report["measurements"]] == [1, 4]
-    assert report["measurements"][0]["concurrency"] == 2
-
-
 @pytest.mark.parametrize(
     ("example", "subject", "says"),
     [
@@ -165,7 +136,7 @@ def desk(tmp_path, photos):
 def test_every_command_of_the_page_runs(server, desk, console_commands):
     commands = [words for words in console_commands(PAGE) if words[0] != "pip"]
     seen = {words[1] for words in commands}
-    assert {"classify", "benchmark", "clients/examples/classify_folder.py"} <= seen
+    assert {"classify", "clients/examples/classify_folder.py"} <= seen
     for program, *arguments in commands:
         if arguments[0] in ("export", "serve"):  # tests of their own
             continue
@@ -175,12 +146,7 @@ def test_every_command_of_the_page_runs(server, desk, console_commands):
             words += ["--url", server.grpc_url]
         if program == "delugeserve":
             words = ["-m", "delugeserve", *words]
-            if arguments[0] == "benchmark":  # the same, in less time; this model takes 4 images
-                words = [word.replace("1,16", "1,4") for word in words]
-                words += ["--duration", "0.1", "--warmup", "0"]
         else:
             words[0] = ROOT / words[0]
         done = python(*words, cwd=desk)
         assert done.returncode == 0, (arguments, done.stderr)
-    assert (desk / "figures.csv").exists()
-    assert (desk / "figures.png").exists()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,13 +15,14 @@ from rich.markup import escape
 from delugeserve.cli.options import Json
 from delugeserve.cli.render.console import err_console, print_json, print_table
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.errors import ParityError
+from delugeserve.errors import Failure, ParityError
 from delugeserve.system.imports import require
 from delugeserve.zoo import find_model
 
 if TYPE_CHECKING:
+    from delugeserve.system.progress import Progress
     from delugeserve.zoo import ModelSpec
-    from delugeserve_client import Classification, Measurement
+    from delugeserve_client import Classification
     from delugeserve_export import ExportOutcome, ExportPlan
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ _PHOTOS = {
     "coffee.png": "a cup of coffee (not a class of CIFAR-10)",
 }
 _BATCH_SIZES = (1, 16)
+_WARMUP = 0.5  # seconds before each measurement
 _NEXT = (
     ("delugeserve export --model delugenet38", "export to ./model_repository"),
     ("delugeserve serve", "serve it until Ctrl-C"),
@@ -64,7 +67,7 @@ def command(
     import skimage
 
     from delugeserve.serving.supervisor import serve
-    from delugeserve_client import Classifier, measure
+    from delugeserve_client import Classifier
 
     spec = find_model("delugenet38")
     photos = [Path(str(skimage.__file__)).parent / "data" / name for name in _PHOTOS]
@@ -90,15 +93,7 @@ def command(
             answers = classifier.classify(photos, top_k=2)
         _report(3, f"Classified {len(answers)} photographs.")
         with show_progress(animate=False) as progress:
-            measured = measure(
-                server.grpc_url,
-                spec.name,
-                concurrency=[1],
-                batch_sizes=_BATCH_SIZES,
-                duration=seconds,
-                warmup=0.5,
-                progress=progress,
-            )
+            measured = _measure(server.grpc_url, spec.name, seconds, progress)
         sizes = " and ".join(str(size) for size in _BATCH_SIZES)
         _report(4, f"Measured latency at batch sizes {sizes}, {seconds:g} s each.")
     _report(5, "Stopped the server and removed the files.")
@@ -156,7 +151,45 @@ def _print_answers(answers: list[Classification]) -> None:
     )
 
 
-def _print_latency(measured: list[Measurement]) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Latency:
+    """Latency and throughput with one request in flight."""
+
+    batch_size: int
+    p50_ms: float
+    p99_ms: float
+    images_per_s: float
+
+
+def _measure(url: str, model: str, seconds: float, progress: Progress) -> list[_Latency]:
+    """Measure each batch size. ``delugeserve benchmark`` does more, and needs more packages."""
+    import numpy as np
+
+    from delugeserve.load.closed_loop import ClosedLoop
+    from delugeserve.load.senders import GrpcSender
+    from delugeserve.load.target import prepare_target
+
+    progress.stage("measure", total=len(_BATCH_SIZES))
+    target = prepare_target(url, model, batch_size=max(_BATCH_SIZES), check=False)
+    measured = []
+    for size in _BATCH_SIZES:
+        sized = dataclasses.replace(target, batch_size=size)
+        with closing(GrpcSender(sized)) as sender:
+            loop = ClosedLoop(sender, sized, 1)
+            loop.run(_WARMUP)
+            samples = loop.run(seconds)
+        if not samples.latencies:
+            raise Failure(
+                f"No request was answered ({samples.first_error}).", "Run the command again."
+            )
+        p50, p99 = np.percentile(samples.latencies, (50, 99)) * 1e3
+        rate = len(samples.latencies) * size / samples.seconds
+        measured.append(_Latency(size, *(float(f"{x:.6g}") for x in (p50, p99, rate))))
+        progress.advance()
+    return measured
+
+
+def _print_latency(measured: list[_Latency]) -> None:
     print_table(
         ("batch size", "p50 ms", "p99 ms", "images/s"),
         (
@@ -173,16 +206,13 @@ def _print_latency(measured: list[Measurement]) -> None:
     )
 
 
-def _print_json(answers: list[Classification], measured: list[Measurement]) -> None:
+def _print_json(answers: list[Classification], measured: list[_Latency]) -> None:
     print_json(
         {
             "photographs": {
                 name: [{"label": p.label, "probability": p.probability} for p in answer.predictions]
                 for name, answer in zip(_PHOTOS, answers, strict=True)
             },
-            "latency": [
-                {key: row[key] for key in ("batch_size", "p50_ms", "p99_ms", "images_per_s")}
-                for row in (measurement.rounded() for measurement in measured)
-            ],
+            "latency": [dataclasses.asdict(row) for row in measured],
         }
     )
