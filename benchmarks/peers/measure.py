@@ -61,6 +61,7 @@ class Outcome:
         half_rate: half of this rate, as it was scheduled.
         half_p50_ms: median latency at half of the rate.
         half_p99_ms: 99th percentile there.
+        half_cpu_ms: CPU time of the server for a query there, with that of the warm-up.
         alone_p50_ms: median latency of one request at a time.
         client_cores: cores that the client used at the highest rate.
         start_seconds: from the start of the server to its first answer.
@@ -77,6 +78,7 @@ class Outcome:
     half_rate: float | None = None
     half_p50_ms: float | None = None
     half_p99_ms: float | None = None
+    half_cpu_ms: float | None = None
     alone_p50_ms: float | None = None
     client_cores: float | None = None
     start_seconds: float | None = None
@@ -179,7 +181,9 @@ def measure(
             except BudgetError as error:
                 kept = tuple(test.as_json() for test in tests)
                 return replace(outcome, failure=str(error), tests=kept, load=_load(tests))
+            used = running.cpu_seconds()
             half = run(target, replace(search.settings, rate=found.rate / 2), sender=sender)
+            used = running.cpu_seconds() - used
             tried(half)
             memory = running.memory()
     return replace(
@@ -189,6 +193,7 @@ def measure(
         half_rate=half.scheduled_rate,
         half_p50_ms=half.percentiles_ms["50"],
         half_p99_ms=half.percentiles_ms["99"],
+        half_cpu_ms=1e3 * used / half.queries,
         alone_p50_ms=found.alone.percentiles_ms["50"],
         client_cores=found.best.client_cores,
         memory=memory,

@@ -21,6 +21,7 @@ COLUMNS = (
     "queries/s at p99 <= {budget}",
     "ours to this",
     "p99 at half",
+    "CPU",
     "alone",
     "start",
     "memory",
@@ -42,6 +43,7 @@ class Row:
         rates: the lowest and the highest of them.
         half_p99_ms: median of the latencies at half of the rate.
         half_p99s_ms: the lowest and the highest of them.
+        half_cpu_ms: median CPU time for a query, at half of the rate.
         alone_p50_ms: median latency of one request at a time.
         start_seconds: median time to the first answer.
         memory_mib: median memory.
@@ -58,6 +60,7 @@ class Row:
     rates: tuple[float, float] | None = None
     half_p99_ms: float | None = None
     half_p99s_ms: tuple[float, float] | None = None
+    half_cpu_ms: float | None = None
     alone_p50_ms: float | None = None
     start_seconds: float | None = None
     memory_mib: float | None = None
@@ -102,6 +105,7 @@ def _row(found: list[Outcome], ours: dict[int, float]) -> Row:
             "rates": (min(rates), max(rates)),
             "half_p99_ms": float(np.median(halves)),
             "half_p99s_ms": (min(halves), max(halves)),
+            "half_cpu_ms": float(np.median([one.half_cpu_ms or 0.0 for one in found])),
             "alone_p50_ms": float(np.median([one.alone_p50_ms or 0.0 for one in found])),
             "start_seconds": float(np.median([one.start_seconds or 0.0 for one in found])),
             "memory_mib": float(np.median([one.memory or 0 for one in found])) / 2**20,
@@ -125,12 +129,13 @@ def columns(budget: float) -> list[str]:
 def cells(row: Row) -> list[str]:
     """Return a row as text."""
     if row.rate is None:
-        return [row.title, "none", "", "", "", "", ""]
+        return [row.title, "none", *[""] * (len(COLUMNS) - 2)]
     return [
         row.title,
         _spread(row.rate, row.rates, ",.0f"),
         f"{row.ratio:.2f}" if row.ratio else "",
         _spread(row.half_p99_ms, row.half_p99s_ms, ".1f") + " ms",
+        f"{row.half_cpu_ms:.2f} ms",
         f"{row.alone_p50_ms:.2f} ms",
         f"{row.start_seconds:.1f} s",
         f"{row.memory_mib:,.0f} MiB",

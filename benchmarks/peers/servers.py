@@ -55,6 +55,15 @@ class Running:
                 total += one.memory_full_info().pss
         return total
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of its processes so far."""
+        total = 0.0
+        for one in _family(self.process):
+            with contextlib.suppress(psutil.Error):
+                times = one.cpu_times()
+                total += times.user + times.system
+        return total
+
 
 @contextlib.contextmanager
 def serve(peer: Peer, launch: Launch, workload: Workload, log: Path) -> Iterator[Running]:

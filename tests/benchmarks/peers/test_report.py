@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib", reason="the plot needs the extra 'benchmark'")
 def outcome(peer: str, turn: int, rate: float | None, **more: object) -> Outcome:
     cell = Cell("delugenet38", PIXELS, peer, turn)
     found = Outcome(
-        cell, "1.0", rate, 90.0, (rate or 0) / 2, 5.0, 8.0 + turn, 1.5, 0.2, 3.0, 2**20, 0.1
+        cell, "1.0", rate, 90.0, (rate or 0) / 2, 5.0, 8.0 + turn, 0.9, 1.5, 0.2, 3.0, 2**20, 0.1
     )
     return dataclasses.replace(found, **more)
 
