@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from delugeserve.serving.supervisor import serve
-from delugeserve_client import Classifier, UnsuitableModel
+from delugeserve_client import Classifier, ImageError, UnsuitableModel
 
 grpc = pytest.importorskip("tritonclient.grpc")
 http = pytest.importorskip("tritonclient.http")
@@ -101,6 +101,52 @@ def test_the_images_of_a_request_may_fail_alone(client):
     np.testing.assert_array_equal(probabilities, classify(grpc, client, [photo(), photo(1)]))
     with pytest.raises(grpc.InferenceServerException, match="Image 2"):
         client.infer("tiny_image", [tensor])
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_decoding_here_and_there_gives_the_same(server, protocol, tmp_path):
+    url = server.grpc_url if protocol == "grpc" else f"http://{server.http_url}"
+    (tmp_path / "a.jpg").write_bytes(photo(5))
+    good = [photo(seed, kind) for seed, kind in enumerate(("JPEG", "PNG", "WEBP", "GIF"))]
+    images = [
+        *good,
+        tmp_path / "a.jpg",
+        photo()[:900],
+        b"no picture",
+        tmp_path / "missing.jpg",
+        Image.open(io.BytesIO(photo(6))),
+        io.BytesIO(photo(7)),
+        bytearray(photo(8)),
+        memoryview(photo(9)),
+        np.asarray(Image.open(io.BytesIO(photo(10)))),
+    ]
+
+    def outcome(result):
+        error = result.error
+        return result.source, result.predictions, error and (error.problem, error.remedy)
+
+    found = {}
+    for decode in ("client", "server"):
+        images[9].seek(0)
+        with Classifier(url, decode=decode) as classifier:
+            assert len(classifier.model.digest) == 16
+            found[decode] = list(map(outcome, classifier.classify(images, on_error="return")))
+            assert classifier.classify(photo(5)).predictions == found[decode][4][1]
+            with pytest.raises(ImageError):
+                classifier.classify([photo(), b"no picture"])
+    assert found["client"] == found["server"]
+    assert sum(error is not None for *_, error in found["client"]) == 3
+
+
+def test_the_faster_place_is_found_on_a_long_stream(server):
+    images = [photo(seed) for seed in range(8)] * 6
+    with Classifier(server.grpc_url) as classifier:
+        results = classifier.classify(images)
+        choice = classifier._choice
+    assert choice.next_trial is None
+    assert [len(times) for times in choice.seconds.values()] == [2, 2]
+    assert [one.predictions for one in results[:8]] == [one.predictions for one in results[-8:]]
+    assert [one.source for one in results] == [f"image {n}" for n in range(1, 49)]
 
 
 def test_the_client_names_the_model_to_ask(server):
