@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import wait_until
 
 from delugeserve.errors import PortError
 from delugeserve.serving.supervisor import serve
@@ -26,6 +29,7 @@ from delugeserve_client.errors import (
     UnsuitableModel,
     WrongProtocol,
 )
+from delugeserve_client.triton import import_triton
 
 pytest.importorskip("onnxruntime", reason="the backends need the extra 'server'")
 if shutil.which("tritonserver") is None:
@@ -219,6 +223,40 @@ def stop_and_come_back(repository):
         port = int(first.grpc_url.rpartition(":")[2])
         with serve(repository, grpc_port=port, http_port=None, metrics_port=None, direct=True):
             assert classifier.classify([solid("red")])[0].top.index == 0
+
+
+def test_shared_memory(server):
+    pixels = np.random.default_rng(0).integers(0, 256, (23, 8, 12, 3), dtype=np.uint8)
+    client = import_triton("grpc").InferenceServerClient(server.grpc_url)
+
+    def regions():
+        return client.get_system_shared_memory_status(as_json=True).get("regions", {})
+
+    with Classifier(server.grpc_url, "colour", shared_memory="off") as classifier:
+        expected = classifier.infer(pixels)
+        assert regions() == {}
+    with Classifier(server.grpc_url, "colour", shared_memory="system") as classifier:
+        wait_until(lambda: np.array_equal(classifier.infer(pixels), expected) and regions())
+        assert not list(Path("/dev/shm").glob(f"delugeserve-{os.getpid()}-*"))
+        placed = classifier._sessions.connections[0]._regions
+        assert placed._free
+        for _ in range(3):
+            np.testing.assert_array_equal(classifier.infer(pixels), expected)
+            np.testing.assert_array_equal(classifier.infer(pixels[:1]), expected[:1])
+        client.unregister_system_shared_memory()  # as if the server had started again
+        np.testing.assert_array_equal(classifier.infer(pixels), expected)
+        assert placed._off
+
+    async def use():
+        async with AsyncClassifier(server.grpc_url, "colour", shared_memory="system") as one:
+            while not regions():
+                np.testing.assert_array_equal(await one.infer(pixels), expected)
+            np.testing.assert_array_equal(await one.infer(pixels), expected)
+
+    asyncio.run(use())
+    assert regions() == {}
+    assert not list(Path("/dev/shm").glob(f"delugeserve-{os.getpid()}-*"))
+    client.close()
 
 
 def test_async_classifier(server, photos):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -20,11 +21,15 @@ from delugeserve_client.transports.over_grpc import (
     as_json,
     decode,
     encode,
+    is_about_regions,
     open_channel,
     seconds,
 )
 from delugeserve_client.transports.over_http import HttpConnection
+from delugeserve_client.transports.shared_memory import Region, Regions
 from delugeserve_client.triton import import_triton
+
+_SECONDS_TO_REGISTER, _SECONDS_TO_FORGET = 10.0, 1.0
 
 
 class AioGrpcConnection:
@@ -46,6 +51,7 @@ class AioGrpcConnection:
         self._channel = open_channel(self._aio, address, options)
         self._calls = Calls(self._channel, options)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._regions = Regions(options.shared_memory, address, self._register)
 
     def start(self, request: Request, timeout: float, done: Done) -> Cancel:
         """Send a request; ``done`` receives the outcome."""
@@ -91,13 +97,47 @@ class AioGrpcConnection:
 
     async def close(self) -> None:
         """Close the connection."""
+        for region in self._regions.close():
+            method, message = self._calls.registration(region, end=True)
+            with contextlib.suppress(self._aio.AioRpcError):
+                await method(message, timeout=_SECONDS_TO_FORGET, metadata=self._calls.metadata)
         await self._channel.close()
 
     async def _infer(self, request: Request, timeout: float) -> Reply:
+        region = self._regions.place(request)
+        if region is None:
+            return await self._send(request, timeout, None)
+        until = time.monotonic() + timeout
+        try:
+            reply = await self._send(request, timeout, region)
+        except CallFailed as error:
+            self._regions.discard(region)
+            if not is_about_regions(error.failure):
+                raise
+            self._regions.refused(error.failure.message)
+            return await self._send(request, until - time.monotonic(), None)
+        except BaseException:  # cancelled
+            self._regions.discard(region)
+            raise
+        self._regions.give_back(region)
+        return reply
+
+    def _register(self, region: Region, done: Callable[[bool], None]) -> None:
+        async def register() -> None:
+            accepted = False
+            with contextlib.suppress(Exception):
+                method, message = self._calls.registration(region)
+                await method(message, timeout=_SECONDS_TO_REGISTER, metadata=self._calls.metadata)
+                accepted = True
+            done(accepted)
+
+        self._spawn(register())
+
+    async def _send(self, request: Request, timeout: float, region: Region | None) -> Reply:
         calls = self._calls
         try:
             response = await calls.infer(
-                encode(request, timeout),
+                encode(request, timeout, region),
                 timeout=seconds(timeout),
                 metadata=calls.metadata_of(request),
                 compression=calls.compression,

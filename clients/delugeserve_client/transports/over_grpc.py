@@ -6,8 +6,10 @@ tritonclient would copy the pixels four times before gRPC sends them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +18,17 @@ from delugeserve_client.core.failures import Failure, Kind
 from delugeserve_client.explaining import failure_of
 from delugeserve_client.transports.connection import CallFailed, Cancel, Done, Options
 from delugeserve_client.transports.messages import Form, Reply, Request, read_output
+from delugeserve_client.transports.shared_memory import (
+    CudaRegion,
+    Region,
+    Regions,
+    SystemRegion,
+    import_cuda,
+)
 from delugeserve_client.triton import channel_arguments, import_triton
 
 _SERVICE = "/inference.GRPCInferenceService/"
+_SECONDS_TO_REGISTER, _SECONDS_TO_FORGET = 10.0, 1.0
 _LONGEST = 2**31  # seconds; longer is for ever
 _PARAMETERS, _RAW_INPUT = b"\x22", b"\x3a"  # fields 4 and 7 of ModelInferRequest
 _KEY = b"\x0a\x07timeout"  # field 1 of an entry of a map
@@ -32,10 +42,13 @@ def _messages() -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _head(form: Form) -> bytes:
+def _head(form: Form, region: str = "", nbytes: int = 0) -> bytes:
     pb = _messages()
     request = pb.ModelInferRequest(model_name=form.model, model_version=form.version)
-    request.inputs.add(name=form.input, datatype=form.dtype, shape=form.shape)
+    tensor = request.inputs.add(name=form.input, datatype=form.dtype, shape=form.shape)
+    if region:
+        tensor.parameters["shared_memory_region"].string_param = region
+        tensor.parameters["shared_memory_byte_size"].int64_param = nbytes
     for name, classes in form.outputs:
         output = request.outputs.add(name=name)
         if classes:
@@ -55,19 +68,22 @@ def _varint(number: int) -> bytes:
     return bytes(digits)
 
 
-def encode(request: Request, timeout: float) -> bytes:
+def encode(request: Request, timeout: float, region: Region | None = None) -> bytes:
     """Return a ``ModelInferRequest`` in protobuf's encoding, in which parts may be joined.
 
     Args:
         request: the request.
         timeout: seconds after which nobody waits for the answer, so that the server may drop the
             request from its queue.
+        region: shared memory that holds the input; None to put it into the message.
     """
     stated = b""
     if timeout < _LONGEST:
         number = _INT64 + _varint(max(1, int(timeout * 1e6)))
         entry = _KEY + _VALUE + _varint(len(number)) + number
         stated = _PARAMETERS + _varint(len(entry)) + entry
+    if region is not None:
+        return _head(request.form, region.name, request.nbytes) + stated
     return b"".join(
         (_head(request.form), stated, _RAW_INPUT, _varint(request.nbytes), *request.parts)
     )
@@ -92,6 +108,11 @@ def decode(response: Any) -> Reply:
 def seconds(timeout: float) -> float | None:
     """Return a timeout as gRPC takes it."""
     return max(timeout, 0.001) if timeout < _LONGEST else None
+
+
+def is_about_regions(failure: Failure) -> bool:
+    """Return whether a server failed to find a region, as after a restart."""
+    return "shared memory region" in failure.message.lower()
 
 
 def open_channel(module: Any, address: Address, options: Options) -> Any:
@@ -125,9 +146,10 @@ class Calls:
         self.infer = channel.unary_unary(
             f"{_SERVICE}ModelInfer", response_deserializer=pb.ModelInferResponse.FromString
         )
-        self.ready = self._method("ModelReady")
+        self.ready = self.method("ModelReady")
 
-    def _method(self, name: str) -> Any:
+    def method(self, name: str) -> Any:
+        """Return a method of the service."""
         return self._channel.unary_unary(
             f"{_SERVICE}{name}",
             request_serializer=getattr(self._pb, f"{name}Request").SerializeToString,
@@ -142,6 +164,18 @@ class Calls:
         """Return the message that asks whether a model is ready."""
         return self._pb.ModelReadyRequest(name=model)
 
+    def registration(self, region: Region, *, end: bool = False) -> tuple[Any, Any]:
+        """Return the method and the message that register a region, or end that."""
+        name = f"{region.kind.capitalize()}SharedMemory{'Unregister' if end else 'Register'}"
+        fields: dict[str, Any] = {"name": region.name}
+        if not end:
+            fields["byte_size"] = region.size
+            if isinstance(region, SystemRegion):
+                fields["key"] = region.key
+            elif isinstance(region, CudaRegion):
+                fields |= {"raw_handle": region.raw_handle, "device_id": region.device}
+        return self.method(name), getattr(self._pb, f"{name}Request")(**fields)
+
     def question(self, what: str, names: tuple[str, ...]) -> tuple[Any, Any]:
         """Return the method and the message of a question; see :class:`Connection`."""
         method = {
@@ -150,7 +184,7 @@ class Calls:
             "index": "RepositoryIndex",
         }[what]
         fields = dict(zip(("name", "version"), names, strict=False))
-        return self._method(method), getattr(self._pb, f"{method}Request")(**fields)
+        return self.method(method), getattr(self._pb, f"{method}Request")(**fields)
 
 
 def as_json(message: Any) -> Any:
@@ -174,49 +208,48 @@ class GrpcConnection:
     def __init__(self, address: Address, options: Options) -> None:
         self.address = address
         _messages()
+        if options.shared_memory == "cuda":
+            import_cuda()
         self._grpc = importlib.import_module("grpc")
         self._channel = open_channel(self._grpc, address, options)
         self._calls = Calls(self._channel, options)
+        self._regions = Regions(options.shared_memory, address, self._register)
 
     def infer(self, request: Request, timeout: float) -> Reply:  # noqa: D102
-        calls = self._calls
+        region = self._regions.place(request)
+        if region is None:
+            return self._infer(request, timeout, None)
+        until = time.monotonic() + timeout
         try:
-            response = calls.infer(
-                encode(request, timeout),
-                timeout=seconds(timeout),
-                metadata=calls.metadata_of(request),
-                compression=calls.compression,
-            )
-        except self._failures() as error:
-            raise CallFailed(self._failure(error)) from None
-        return decode(response)
+            reply = self._infer(request, timeout, region)
+        except CallFailed as error:
+            self._regions.discard(region)
+            if not is_about_regions(error.failure):
+                raise
+            self._regions.refused(error.failure.message)
+            return self._infer(request, until - time.monotonic(), None)
+        self._regions.give_back(region)
+        return reply
 
     def start(self, request: Request, timeout: float, done: Done) -> Cancel:  # noqa: D102
-        calls = self._calls
-        try:
-            future = calls.infer.future(
-                encode(request, timeout),
-                timeout=seconds(timeout),
-                metadata=calls.metadata_of(request),
-                compression=calls.compression,
-            )
-        except self._failures() as error:
-            done(None, self._failure(error))
-            return lambda: None
+        region = self._regions.place(request)
+        if region is None:
+            return self._start(request, timeout, done, None)
+        placed, until = region, time.monotonic() + timeout
 
-        def finished(_: Any) -> None:
-            try:
-                reply = decode(future.result())
-            except CallFailed as error:
-                done(None, error.failure)
-            except Exception as error:  # whatever a callback raises, gRPC would swallow
-                done(None, self._failure(error))
-            else:
+        def finished(reply: Reply | None, failure: Failure | None) -> None:
+            if failure is None:
+                self._regions.give_back(placed)
                 done(reply, None)
+                return
+            self._regions.discard(placed)
+            if is_about_regions(failure):
+                self._regions.refused(failure.message)
+                self._start(request, until - time.monotonic(), done, None)
+            else:
+                done(None, failure)
 
-        future.add_done_callback(finished)
-        cancel: Cancel = future.cancel
-        return cancel
+        return self._start(request, timeout, finished, region)
 
     def probe(self, model: str, timeout: float, done: Callable[[bool], None]) -> None:  # noqa: D102
         try:
@@ -244,7 +277,62 @@ class GrpcConnection:
             raise CallFailed(self._failure(error)) from None
 
     def close(self) -> None:  # noqa: D102
+        for region in self._regions.close():
+            method, message = self._calls.registration(region, end=True)
+            with contextlib.suppress(*self._failures()):
+                method(message, timeout=_SECONDS_TO_FORGET, metadata=self._calls.metadata)
         self._channel.close()
+
+    def _infer(self, request: Request, timeout: float, region: Region | None) -> Reply:
+        calls = self._calls
+        try:
+            response = calls.infer(
+                encode(request, timeout, region),
+                timeout=seconds(timeout),
+                metadata=calls.metadata_of(request),
+                compression=calls.compression,
+            )
+        except self._failures() as error:
+            raise CallFailed(self._failure(error)) from None
+        return decode(response)
+
+    def _start(self, request: Request, timeout: float, done: Done, region: Region | None) -> Cancel:
+        calls = self._calls
+        try:
+            future = calls.infer.future(
+                encode(request, timeout, region),
+                timeout=seconds(timeout),
+                metadata=calls.metadata_of(request),
+                compression=calls.compression,
+            )
+        except self._failures() as error:
+            done(None, self._failure(error))
+            return lambda: None
+
+        def finished(_: Any) -> None:
+            try:
+                reply = decode(future.result())
+            except CallFailed as error:
+                done(None, error.failure)
+            except Exception as error:  # whatever a callback raises, gRPC would swallow
+                done(None, self._failure(error))
+            else:
+                done(reply, None)
+
+        future.add_done_callback(finished)
+        cancel: Cancel = future.cancel
+        return cancel
+
+    def _register(self, region: Region, done: Callable[[bool], None]) -> None:
+        method, message = self._calls.registration(region)
+        try:
+            future = method.future(
+                message, timeout=_SECONDS_TO_REGISTER, metadata=self._calls.metadata
+            )
+        except self._failures():
+            done(False)
+            return
+        future.add_done_callback(lambda ended: done(ended.code() is self._grpc.StatusCode.OK))
 
     def _failure(self, error: BaseException) -> Failure:
         if isinstance(error, ValueError) and "closed channel" in str(error):
