@@ -86,6 +86,7 @@ def read_result(
         max_ms=float(latency.max() * 1e3),
         percentiles_ms=percentiles_ms(histogram),
         over_budget=int((latency * 1e3 > budget).sum()) if server else 0,
+        issue_delay_mean_ms=float(times.issue_delay.mean() * 1e3),
         issue_delay_p99_ms=late,
         estimate_ms=estimate / 1e6 if estimate else None,
         errors=observed.errors,

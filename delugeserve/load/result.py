@@ -39,8 +39,8 @@ class LoadResult:
         max_ms: largest latency.
         percentiles_ms: latency by percentile, such as ``{"50": 1.2, "99.9": 8.1}``.
         over_budget: queries that took longer than the budget.
-        issue_delay_p99_ms: 99th percentile of the time from when a query was scheduled until the
-            client sent it: what the client itself adds.
+        issue_delay_mean_ms: mean time from when a query was scheduled until the client sent it.
+        issue_delay_p99_ms: 99th percentile of the same. It is what the client itself adds.
         estimate_ms: LoadGen's early-stopping estimate for one and several streams: the latency at
             the percentile is below it with a confidence of 99 %; None where it has none.
         errors: requests that failed.
@@ -77,6 +77,7 @@ class LoadResult:
     max_ms: float
     percentiles_ms: Mapping[str, float]
     over_budget: int
+    issue_delay_mean_ms: float
     issue_delay_p99_ms: float
     estimate_ms: float | None
     errors: int

@@ -1,18 +1,11 @@
-"""Stubs of known delays for the tests of load tests: in process, and as a gRPC server."""
+"""A gRPC server that answers after a known delay, for the tests of load tests."""
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
-import time
 from concurrent import futures
-from dataclasses import dataclass
 
-import numpy as np
-
-CLASSES = 4
-ANSWER = np.full(CLASSES, 0.25, np.float32)
+from delugeserve.load.senders.stub import ANSWER, CLASSES
 
 
 def ask(sender, *requests):
@@ -28,113 +21,6 @@ def ask(sender, *requests):
     for _ in requests:
         assert landed.acquire(timeout=20)
     return answers
-
-
-@dataclass(frozen=True)
-class Delays:
-    """How long each request takes, by its number.
-
-    Attributes:
-        kind: ``fixed``, ``exponential`` or ``stall``: fixed, but everything that arrives within a
-            second of the stall's start is held until its end.
-        mean: seconds.
-        stall_at: seconds after the first request.
-        stall: seconds.
-    """
-
-    kind: str = "fixed"
-    mean: float = 0.005
-    stall_at: float = 1.0
-    stall: float = 1.0
-
-    def draw(self, number: int, since_first: float) -> float:
-        """Return the delay of a request in seconds."""
-        if self.kind == "exponential":
-            return float(np.random.default_rng(number).exponential(self.mean))
-        end = self.stall_at + self.stall
-        if self.kind == "stall" and self.stall_at <= since_first < end:
-            return end - since_first + self.mean
-        return self.mean
-
-
-class StubSender:
-    """Answers each request after a known delay, and records the delay that it really took.
-
-    The test runs it in another process, so the record goes to a file.
-    """
-
-    def __init__(self, delays: Delays, record: str = "", *, wrong=False, fail_every=0, same=1.0):
-        self.delays, self.record = delays, record
-        self.wrong, self.fail_every, self.same = wrong, fail_every, same
-        self.times: list[tuple[float, float]] = []
-        self._numbers = itertools.count()
-        self._last: tuple[int, ...] | None = None
-        self._first: float | None = None
-        self._queue: list = []
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._answer, daemon=True)
-        self._thread.start()
-
-    def send(self, sample_ids, done):
-        now = time.perf_counter()
-        self._first = self._first or now
-        number = next(self._numbers)
-        delay = self.delays.draw(number, now - self._first)
-        if tuple(sample_ids) == self._last:
-            delay *= self.same
-        self._last = tuple(sample_ids)
-        entry = (now + delay, number, now, len(sample_ids), done)
-        with self._changed:
-            heapq.heappush(self._queue, entry)
-            if self._queue[0] is entry:
-                self._changed.notify()
-
-    def _answer(self):
-        while True:
-            with self._changed:
-                while not self._closed and not self._queue:
-                    self._changed.wait()
-                if self._closed:
-                    return
-                wait = self._queue[0][0] - time.perf_counter()
-                if wait > 0:
-                    self._changed.wait(wait)
-                    continue
-                _, number, sent, count, done = heapq.heappop(self._queue)
-            self.times.append((sent, time.perf_counter()))
-            if self.fail_every and number % self.fail_every == self.fail_every - 1:
-                done(None, "UNAVAILABLE: stub")
-            else:
-                done((ANSWER * (2 if self.wrong else 1)).tobytes() * count, None)
-
-    def close(self):
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-        if self.record:
-            np.save(self.record, np.asarray(self.times))
-
-
-@dataclass(frozen=True)
-class OpenStub:
-    """Opens a :class:`StubSender` in the process of a test."""
-
-    delays: Delays
-    record: str = ""
-    wrong: bool = False
-    fail_every: int = 0
-    same: float = 1.0
-
-    def __call__(self, target):
-        return StubSender(
-            self.delays,
-            self.record,
-            wrong=self.wrong,
-            fail_every=self.fail_every,
-            same=self.same,
-        )
 
 
 class StubServer:

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from load_stub import ANSWER, Delays, OpenStub
 
 from delugeserve.errors import Failure
 from delugeserve.load import Scenario, Settings, Target, run
 from delugeserve.load.audit import audit_cache
 from delugeserve.load.logs import DETAIL, SUMMARY, TRACE
+from delugeserve.load.senders.stub import ANSWER, Delays, OpenStub
 
 pytest.importorskip("mlperf_loadgen", reason="load tests need the extra 'benchmark'")
 
