@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -43,9 +44,17 @@ def encode(histogram: Any) -> str:
 
 
 def percentiles_ms(histogram: Any, percentiles: Sequence[float] = PERCENTILES) -> dict[str, float]:
-    """Return latencies in milliseconds by percentile, such as ``{"99.9": 8.1}``."""
+    """Return latencies in milliseconds by percentile, such as ``{"99.9": 8.1}``.
+
+    The percentile ``p`` of ``n`` latencies is the least that ``p`` % of them do not exceed: of 100
+    latencies, the 99.9th percentile is the largest. The library would round down to the second.
+    """
+    count = histogram.get_total_count()
     return {
-        f"{percentile:g}": histogram.get_value_at_percentile(percentile) / 1e3
+        f"{percentile:g}": histogram.get_value_at_percentile(
+            100 * math.ceil(round(percentile / 100 * count, 6)) / max(count, 1)
+        )
+        / 1e3
         for percentile in percentiles
     }
 
