@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from delugeserve.errors import (
         BuildError,
         BusyFolderError,
+        BusyOutputError,
         CheckpointError,
         ClassNameError,
         DatasetError,
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
         MissingExtraError,
         ModelNameError,
         OtherClassesError,
+        OtherInputError,
+        OutputExistsError,
         ParityError,
         PlanError,
         PortError,
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
         StoppedError,
         SubjectError,
         TrainingError,
+        UnfinishedError,
         UnknownNameError,
         UnreadableImageError,
         UsageError,
@@ -98,6 +102,7 @@ __all__ = [
     "Backend",
     "BuildError",
     "BusyFolderError",
+    "BusyOutputError",
     "Catalogue",
     "Checkpoint",
     "CheckpointError",
@@ -120,6 +125,8 @@ __all__ = [
     "ModelNameError",
     "ModelSpec",
     "OtherClassesError",
+    "OtherInputError",
+    "OutputExistsError",
     "ParityError",
     "PlanError",
     "PortError",
@@ -140,6 +147,7 @@ __all__ = [
     "SubjectError",
     "Task",
     "TrainingError",
+    "UnfinishedError",
     "UnknownNameError",
     "UnreadableImageError",
     "UsageError",
@@ -184,11 +192,12 @@ _HOMES = {
     "data.datasets": "LabelledImages load_images",
     "doctor": "Finding diagnose",
     "errors": (
-        "BuildError BusyFolderError CheckpointError ClassNameError DatasetError DelugeServeError"
-        " EvaluationError Failure InvalidReferenceError MissingDeviceError MissingExtraError"
-        " ModelNameError OtherClassesError ParityError PlanError PortError RepositoryError"
-        " ResumeError ServerError StoppedError SubjectError TrainingError UnknownNameError"
-        " UnreadableImageError UsageError"
+        "BuildError BusyFolderError BusyOutputError CheckpointError ClassNameError"
+        " DatasetError DelugeServeError EvaluationError Failure InvalidReferenceError"
+        " MissingDeviceError MissingExtraError ModelNameError OtherClassesError"
+        " OtherInputError OutputExistsError ParityError PlanError PortError RepositoryError"
+        " ResumeError ServerError StoppedError SubjectError TrainingError UnfinishedError"
+        " UnknownNameError UnreadableImageError UsageError"
     ),
     "evaluation.evaluate": "Evaluation Report evaluate evaluate_fully",
     "evaluation.subjects": "Subject open_subject",

@@ -44,7 +44,12 @@ from delugeserve.cli.commands import (
     verify,
     versions,
 )
-from delugeserve.cli.render.console import print_error, start_logging, unwritable_output
+from delugeserve.cli.render.console import (
+    ClosedPipe,
+    print_error,
+    start_logging,
+    unwritable_output,
+)
 from delugeserve.cli.usage import Command, Group, run
 from delugeserve.errors import DelugeServeError, reason_of
 from delugeserve_client.errors import ClientError
@@ -124,7 +129,7 @@ def main() -> None:
         status = run(app)
     except SystemExit as end:
         status = end.code
-    except BrokenPipeError:  # such as of: delugeserve classify ... | head
+    except ClosedPipe:
         status = _PIPE_CLOSED
     except (DelugeServeError, ClientError) as error:
         if _debug:

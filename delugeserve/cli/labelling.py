@@ -29,7 +29,7 @@ from delugeserve.cli.render.classification import (
     TableRows,
     describe_skipped,
 )
-from delugeserve.cli.render.console import out, print_error, unwritable_output
+from delugeserve.cli.render.console import ClosedPipe, out, print_error, unwritable_output
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.safe_text import printable
 from delugeserve.errors import Failure, UnfinishedError
@@ -154,7 +154,7 @@ def print_rows(
             f"{error.problem} {counts.images:,}{of} images have been classified.", error.remedy
         ) from error
     except BrokenPipeError:
-        raise
+        raise ClosedPipe from None
     except OSError as error:
         raise unwritable_output(error) from error
     finally:

@@ -239,7 +239,8 @@ def test_a_reader_that_leaves(server, pictures, form):
     assert process.stdout.read(20)
     process.stdout.close()
     talk = process.stderr.read().decode()
-    assert process.wait() in (141, 2)  # 2: all was written before
+    # With 2, all was written before: a pipe holds 64 kB.
+    assert process.wait() in ((141,) if form == "json" else (141, 2))
     assert "Traceback" not in talk
     assert "BrokenPipe" not in talk
 

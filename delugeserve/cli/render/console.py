@@ -17,11 +17,18 @@ from delugeserve.cli.render.safe_text import SafeText
 from delugeserve.errors import Failure
 
 
+class ClosedPipe(Exception):
+    """The program that standard output is piped to has ended, such as ``head``.
+
+    It is no OSError, since typer ends those of pipes itself.
+    """
+
+
 class _Console(Console):
     """A console that leaves it to the command line what a closed pipe means."""
 
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+        raise ClosedPipe
 
 
 # Without emoji: rich would turn START:END:STEP into a picture.
@@ -59,7 +66,10 @@ def print_next(command: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON on standard output."""
-    print(format_json(value))  # noqa: T201
+    try:
+        print(format_json(value))  # noqa: T201
+    except BrokenPipeError:
+        raise ClosedPipe from None
 
 
 def format_json(value: Any) -> str:
