@@ -1,0 +1,144 @@
+"""An exported version in this process, alone and in the workers of a local Ray."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from delugeserve.bulk.chunks import digest_names, read_chunk, sources_of, write_chunks
+from delugeserve.bulk.engines.in_process import InProcessLabeller
+from delugeserve.bulk.items import Item, Shard
+from delugeserve.bulk.journal import folder_of
+from delugeserve_client import ImageError
+
+pytest.importorskip("torch", reason="exporting needs the extra 'export'")
+pytest.importorskip("onnxruntime", reason="exporting needs the extra 'export'")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """2,100 images, three of them damaged: three chunks."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(2100):
+        path = folder / f"{number % 10}" / f"{number:04d}.png"
+        path.parent.mkdir(exist_ok=True)
+        if number % 700 == 5:
+            path.write_bytes(b"This is text.")
+        else:
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).resize((32, 32)).save(path)
+    return folder
+
+
+def classify(*arguments, **more):
+    command = [sys.executable, "-m", "delugeserve", "classify", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+    )
+
+
+def finish(process):
+    printed, talk = process.communicate()
+    return process.returncode, printed, talk
+
+
+def test_it_labels_like_its_runtime(exported, images):
+    folder = exported / "tiny" / "1"
+    labeller = InProcessLabeller(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert labeller.model.name == "tiny"
+    assert labeller.model.version == "1"
+    assert manifest["files"][manifest["artefact"]]["sha256"].startswith(labeller.model.digest)
+    path = images / "0" / "0010.png"
+    error = ImageError("gone.", "Look.", source="gone")
+    items = [Item("a", str(path)), Item("gone", error=error), Item("b", path.read_bytes())]
+    items.append(Item("c", str(images / "5" / "0005.png")))
+    first, gone, second, bad = labeller.label(items, 3)
+    labeller.close()
+    assert first.predictions == second.predictions
+    assert len(first.predictions) == 3
+    assert first.top.probability == max(p.probability for p in first.predictions)
+    assert gone.error is error
+    assert bad.source == "c"
+    assert "not an image" in bad.error.problem
+
+
+def test_the_list_for_a_cluster(tmp_path):
+    error = ImageError("It is gone.", "Look.", source="gone")
+    shard = Shard("s.tar", "5 bytes", True)
+    items = [Item(f"{n}.png", f"{n}.png") for n in range(7)]
+    items[3:3] = [Item("s.tar", shard=shard), Item("gone", error=error)]
+    items.append(Item("caf\udce9.png", "caf\udce9.png"))
+    chunks, names = write_chunks(iter(items), tmp_path, small=2)
+    sizes = [len(list(read_chunk(tmp_path, chunk))) for chunk in range(chunks)]
+    assert sizes == [2, 1, 1, 2, 2, 2]
+    found = [item for chunk in range(chunks) for item in read_chunk(tmp_path, chunk)]
+    assert [item.source for item in found] == [item.source for item in items]
+    assert found[3].shard == shard
+    assert found[3].is_shard
+    assert str(found[4].error) == "It is gone. Look."
+    assert list(sources_of(tmp_path, chunks)) == [item.source for item in items]
+    assert str(digest_names(items)) == str(names)
+    items[3] = Item("s.tar", shard=Shard("s.tar", "6 bytes", True))
+    assert str(digest_names(items)) != str(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_ray_ends_with_the_same_bytes_after_a_kill(exported, images, tmp_path, form):
+    pytest.importorskip("ray.data", reason="needs the extra 'ray'")
+    whole, path = tmp_path / f"whole.{form}", tmp_path / f"ray.{form}"
+    options = ("--in-process", exported / "tiny", "--top-k", "2")
+    status, _, talk = finish(classify(images, *options, "-o", whole))
+    assert status == 2, talk
+    assert "2,100 in = 2,097 answered + 3 refused" in talk
+    ray = (images, *options, "-o", path, "--engine", "ray", "--workers", "2", "--resume")
+    process = classify(*ray, start_new_session=True)
+    checkpoints = folder_of(path) / "checkpoint"
+    while process.poll() is None and not list(checkpoints.glob("*.parquet")):
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    done = [path for path in checkpoints.glob("*.parquet") if ".pending." not in path.name]
+    status, _, talk = finish(classify(*ray))
+    assert status == 2, talk
+    assert "2,100 in = 2,097 answered + 3 refused" in talk
+    assert not done or "by earlier runs" in talk
+    assert "Traceback" not in talk
+    assert path.read_bytes() == whole.read_bytes()
+    assert not folder_of(path).exists()
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_is_one_message(exported, images, tmp_path):
+    pytest.importorskip("ray.data", reason="needs the extra 'ray'")
+    repository = tmp_path / "repository"
+    shutil.copytree(exported, repository)
+    program = """
+import sys
+from delugeserve.bulk.engines import in_process
+from delugeserve.bulk.labelling import ModelIdentity
+from delugeserve.cli import main
+# The driver believes in another model than its workers load.
+in_process.InProcessLabeller.model = property(lambda self: ModelIdentity("tiny", "2", None))
+main()
+"""
+    arguments = ["classify", images / "1", "--in-process", repository / "tiny"]
+    arguments += ["-o", tmp_path / "a.jsonl", "--engine", "ray", "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "'tiny' version 1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("a.jsonl*"))
+
+
+def test_ray_needs_an_output(tmp_path):
+    status, _, talk = finish(classify(tmp_path, "--engine", "ray"))
+    assert (status, "--output" in talk) == (2, True)
