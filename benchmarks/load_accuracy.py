@@ -41,9 +41,10 @@ IMAGES = np.zeros((8, 2, 2, 3), np.uint8)
 TARGET = Target("stub:1", "stub", IMAGES, np.tile(ANSWER, (len(IMAGES), 1)))
 
 
-def measure(delays: Delays, load: Settings, seconds: float) -> tuple[LoadResult, np.ndarray]:
+def measure(delays: Delays, load: Settings, chosen: Any) -> tuple[LoadResult, np.ndarray]:
     """Return a test's result, and the recorded latencies in milliseconds."""
-    settings = dataclasses.replace(load, duration=seconds)
+    few = 20 if chosen.quick else None
+    settings = dataclasses.replace(load, duration=chosen.seconds, min_queries=few)
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "times.npy"
         result = run(TARGET, settings, sender=OpenStub(delays, str(record)))
@@ -57,7 +58,7 @@ def main() -> None:
     report: list[dict[str, Any]] = []
     for delay_name, delays in CONTESTANTS.items():
         for load_name, load in LOADS.items():
-            result, recorded = measure(delays, load, chosen.seconds)
+            result, recorded = measure(delays, load, chosen)
             told = {"mean": (result.mean_ms, recorded.mean() + result.issue_delay_mean_ms)}
             for name in ("50", "99", "99.9"):
                 value = np.percentile(recorded, float(name), method="inverted_cdf")
@@ -76,6 +77,7 @@ def main() -> None:
                     "delays": delay_name,
                     "load": load_name,
                     "recorded": {name: float(wanted) for name, (_, wanted) in told.items()},
+                    "samples": {name: [got] for name, (got, _) in told.items()},
                     "result": result.as_json(),
                 }
             )

@@ -117,3 +117,20 @@ def test_front_cost(tmp_path):
     (result,) = written["results"]
     assert len(result["samples"]) == 8
     assert "through Envoy" in printed
+
+
+def test_load_accuracy(tmp_path):
+    pytest.importorskip("mlperf_loadgen", reason="load tests need the extra 'benchmark'")
+    printed, written = run_quickly("load_accuracy.py", tmp_path, model=None)
+    assert len(written["results"]) == 9
+    assert "stall of 1 s; Server" in printed
+
+
+@pytest.mark.system
+def test_load_cost(tmp_path, exported):
+    pytest.importorskip("hdrh", reason="load tests need the extra 'benchmark'")
+    if shutil.which("tritonserver") is None:
+        pytest.importorskip("pytriton.constants", reason="there is no tritonserver")
+    options = ["--repository", str(exported)]
+    _, written = run_quickly("load_cost.py", tmp_path, model="tiny", options=options)
+    assert [result["load"] for result in written["results"]] == [[1, 32], [1, 1], [32, 2]]
