@@ -84,7 +84,7 @@ class Request:
             raise OtherInputError(
                 output, f"it was for {was}, not for {now}", kind="source", before=was, now=now
             )
-        if before.model != self.model:
+        if not before.model.matches(self.model):
             raise OtherInputError(
                 output,
                 f"it was begun with {before.model}, and now {self.model} is served",

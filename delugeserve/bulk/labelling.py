@@ -24,6 +24,11 @@ class ModelIdentity:
     version: str
     digest: str | None = None
 
+    def matches(self, other: ModelIdentity) -> bool:
+        """Return whether both may be the same; a digest that is not known fits any."""
+        digests = {self.digest, other.digest} - {None}
+        return (self.name, self.version) == (other.name, other.version) and len(digests) <= 1
+
     def __str__(self) -> str:
         version = f" version {self.version}" if self.version else ""
         return f"'{self.name}'{version}{f' ({self.digest})' if self.digest else ''}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 import warnings
@@ -103,6 +104,7 @@ class OnCluster:
             if output.state is None and not output.saved:
                 output.discard()
             raise
+        request = request if output.state is None else output.state.request
         _join(output, request, listed.chunks, before, counts, progress)
         counts.seconds = time.monotonic() - started
         remove(output.folder)
@@ -122,7 +124,7 @@ class OnCluster:
                     with _watch(output, progress):
                         # The workers are in other folders.
                         folder = output.folder.resolve()
-                        _run(folder, request, listed.chunks, self.engine, self.cluster)
+                        _run(folder, state.request, listed.chunks, self.engine, self.cluster)
                 finally:
                     output.saved = _count_done(output.folder)
         return listed
@@ -187,7 +189,8 @@ def _ray(cluster: Cluster) -> Iterator[None]:
         options = {"num_cpus": workers + 3, "include_dashboard": False}
     try:
         logging.getLogger("ray").setLevel(logging.ERROR)
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        with _own_signals():
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except ConnectionError as error:
         raise UsageError(
             f"No Ray cluster answers at {cluster.address}.",
@@ -197,6 +200,20 @@ def _ray(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the handlers of signals; Ray's would end the process without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _own_cpus() -> int:
@@ -279,7 +296,7 @@ class _Worker:
         self._chunks, self._request = Path(chunks), request
         self._labeller = open_labeller(engine)
         self._format = FILE_FORMATS[request.format](request.model, request.top_k)
-        if self._labeller.model != request.model:
+        if not self._labeller.model.matches(request.model):
             raise Failure(
                 f"A worker is served {self._labeller.model} instead of {request.model}.",
                 "Let all workers reach the same model.",

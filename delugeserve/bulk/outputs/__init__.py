@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePath
 
 from delugeserve.bulk.choices import FormatName as FormatName
@@ -33,8 +34,12 @@ def format_of(path: PurePath, name: FormatName | None) -> FormatName:
         name: the format asked for; None takes that of the suffix.
 
     Raises:
-        UsageError: the suffix is not known, or the format is not one of a file.
+        UsageError: the suffix is not known, the format is not one of a file, or the path is a URL.
     """
+    if re.match(r"\w+:/", str(path)):
+        raise UsageError(
+            f"--output {path} is a URL.", "Write a local file, and copy it when it is complete."
+        )
     if name is None:
         name = _SUFFIXES.get(path.suffix.lower())
         if name is None:

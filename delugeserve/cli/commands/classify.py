@@ -164,8 +164,8 @@ def command(
             threshold=threshold,
         )
     else:
-        check_output_file(output)
         form = format_of(output, format_)
+        check_output_file(output)
         with (
             interrupts_raised(),
             open_output(output, form, resume=resume, overwrite=overwrite) as file,

@@ -174,6 +174,16 @@ def test_another_model_is_refused(tmp_path, model):
     assert (caught.value.kind, caught.value.now) == ("model", str(model))
 
 
+def test_a_digest_that_is_not_known_any_more_fits(tmp_path):
+    """A server does not tell digests while it serves several versions."""
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
+    label(whole)
+    interrupt(path, 100)
+    unknown = request(model=ModelIdentity(MODEL.name, MODEL.version, None))
+    assert label(path, unknown, resume=True).images == 300
+    assert path.read_bytes() == whole.read_bytes()
+
+
 @pytest.mark.parametrize("format_", FILE_FORMATS)
 def test_other_pictures_are_refused_and_the_first_is_named(tmp_path, format_):
     path = tmp_path / f"a.{format_}"

@@ -128,6 +128,6 @@ def test_the_format_is_that_of_the_suffix():
     assert format_of(Path("a.JSONL"), None) == "jsonl"
     assert format_of(Path("a.ndjson"), None) == "jsonl"
     assert format_of(Path("a.txt"), "csv") == "csv"
-    for path, name in (("a.txt", None), ("a.csv", "table"), ("a.csv", "json")):
+    for path, name in (("a.txt", None), ("a.csv", "table"), ("s3://a/b.csv", None)):
         with pytest.raises(UsageError):
             format_of(Path(path), name)

@@ -68,3 +68,19 @@ def test_the_bar_leaves_room_for_what_the_terminal_echoes(console, monkeypatch, 
         progress.advance(120, note="loss 2.136")
     lines = re.split(r"[\r\n]", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", file.getvalue()))
     assert 60 < max(map(len, lines)) <= width - 2
+
+
+def test_a_line_tells_the_time_left(console, monkeypatch):
+    file = console(terminal=False).file
+    monkeypatch.setattr(module, "_INTERVAL_S", 0.01)
+    with show_progress() as progress:
+        progress.stage("classify", 1_000_000)
+        progress.advance(1000)
+        while not re.search(
+            r"classify 1,000 of 1,000,000, \d+ s, \d+:\d\d:\d\d left", file.getvalue()
+        ):
+            time.sleep(0.01)
+        progress.stage("classify")
+        progress.advance(2000)
+        while not re.search(r"classify 2,000, \d+ s\n", file.getvalue()):
+            time.sleep(0.01)
