@@ -64,7 +64,7 @@ def _fields(row: Row) -> dict[str, str]:
         "Requests": str(sum(result.queries for result in row.results)),
         "Errors": str(row.errors),
         "Wrong": str(row.wrong),
-        "Verdict": "VALID" if row.valid else "INVALID",
+        "Verdict": row.verdict,
         "Client Cores": f"{row.mean_of(lambda result: result.client_cores):.3g}",
     }
 

@@ -26,6 +26,7 @@ class _Line:
 
     cells: tuple[str, ...]
     valid: bool
+    verdict: str
     reasons: tuple[str, ...]
 
 
@@ -102,7 +103,7 @@ def _line(row: Row) -> _Line:
         f"{row.errors:,}",
         f"{row.wrong:,}",
     )
-    return _Line(cells, row.valid, row.reasons)
+    return _Line(cells, row.valid, row.verdict, row.reasons)
 
 
 def _load(row: Row) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from delugeserve.load.histogram import merge, percentiles_ms
 from delugeserve.load.result import LoadResult
+from delugeserve.load.scenarios import Scenario
 
 # Student's t for a two-sided confidence of 95 %, by degrees of freedom from 1.
 _STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -36,6 +37,13 @@ class Row:
     def valid(self) -> bool:
         """Whether every test is valid."""
         return all(result.valid for result in self.results)
+
+    @property
+    def verdict(self) -> str:
+        """``VALID`` or ``INVALID`` by LoadGen's rules; ``ok`` or ``failed`` for a closed loop."""
+        if self.first.scenario is Scenario.CLOSED_LOOP:
+            return "ok" if self.valid else "failed"
+        return "VALID" if self.valid else "INVALID"
 
     @property
     def reasons(self) -> tuple[str, ...]:

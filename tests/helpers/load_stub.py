@@ -30,14 +30,18 @@ class StubServer:
         delay: seconds that a request takes.
         size: height and width of the model's images.
         fail: the gRPC status code and text of every answer; None answers.
+        max_streams: most calls at once on a connection; None sets no limit.
+        model: the model's name.
+        tls: private key and certificate chain, in PEM; None is plaintext.
     """
 
-    def __init__(self, delay=0.0, size=2, fail=None, max_streams=None, model="stub"):
+    def __init__(self, delay=0.0, size=2, fail=None, max_streams=None, model="stub", tls=None):
         import grpc
         from tritonclient.grpc import service_pb2, service_pb2_grpc
 
         self.delay, self.size, self.fail, self.model = delay, size, fail, model
         self.requests: list = []
+        self.metadata: dict = {}
         self._stopped = threading.Event()
         owner = self
 
@@ -76,6 +80,7 @@ class StubServer:
 
             def ModelInfer(self, request, context):  # noqa: N802
                 owner.requests.append(request)
+                owner.metadata = dict(context.invocation_metadata())
                 if owner.fail is not None:
                     context.abort(*owner.fail)
                 if owner._stopped.wait(owner.delay):
@@ -91,7 +96,12 @@ class StubServer:
             options.append(("grpc.max_concurrent_streams", max_streams))
         self._server = grpc.server(futures.ThreadPoolExecutor(8), options=options)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Servicer(), self._server)
-        self.url = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        if tls is None:
+            self.url = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        else:
+            secrets = grpc.ssl_server_credentials([tls])
+            port = self._server.add_secure_port("127.0.0.1:0", secrets)
+            self.url = f"grpcs://127.0.0.1:{port}"
 
     def __enter__(self):
         self._server.start()

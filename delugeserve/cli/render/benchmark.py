@@ -127,7 +127,7 @@ def _figures(row: Row, *, rated: bool) -> Iterable[str]:
     yield f"{row.max_ms:.2f}"
     yield _count(row.errors)
     yield _count(row.wrong)
-    yield "[green]VALID[/]" if row.valid else "[red]INVALID[/]"
+    yield f"[{'green' if row.valid else 'red'}]{row.verdict}[/]"
 
 
 def _count(bad: int) -> str:

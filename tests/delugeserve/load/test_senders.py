@@ -1,14 +1,17 @@
+import datetime
 import threading
 import time
 
 import grpc
 import numpy as np
 import pytest
+import trustme
 from load_stub import ANSWER, StubServer, ask
 
-from delugeserve.load import Target, open_sender
+from delugeserve.load import Target, open_sender, prepare_target
 from delugeserve.load.senders import GrpcSender, PlainGrpcSender
-from delugeserve_client.errors import ModelUnavailable
+from delugeserve_client.credentials import Credentials
+from delugeserve_client.errors import AuthenticationFailed, ModelUnavailable
 
 
 def target(url, size=2, count=4, **more):
@@ -123,3 +126,52 @@ def test_a_model_that_is_not_served(kind):
         kind(target(server.url))
     assert caught.value.model == "stub"
     assert "other" in caught.value.remedy
+
+
+def certificate(authority, **validity):
+    """A certificate for 127.0.0.1: private key and chain, as gRPC's server takes them."""
+    issued = authority.issue_cert("127.0.0.1", **validity)
+    chain = b"".join(part.bytes() for part in issued.cert_chain_pems)
+    return issued.private_key_pem.bytes(), chain
+
+
+def test_tls_and_a_key(tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    credentials = Credentials(api_key="secret", ca=tmp_path / "ca.pem")
+    with StubServer(tls=certificate(authority)) as server:
+        sender = open_sender(target(server.url, credentials=credentials))
+        answers = ask(sender, [0])
+        sender.close()
+    assert type(sender) is GrpcSender
+    assert answers == [(ANSWER.tobytes(), None)]
+    assert server.metadata["authorization"] == "Bearer secret"
+
+
+def test_a_key_without_tls():
+    with StubServer() as server:
+        sender = open_sender(target(server.url, credentials=Credentials(api_key="secret")))
+        ask(sender, [0])
+        sender.close()
+    assert type(sender) is PlainGrpcSender
+    assert server.metadata["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("why", ["expired", "of another authority"])
+def test_a_certificate_that_is_not_trusted(tmp_path, why):
+    authority, other = trustme.CA(), trustme.CA()
+    (authority if why == "expired" else other).cert_pem.write_to_path(tmp_path / "ca.pem")
+    past = datetime.datetime(2020, 1, 1)
+    validity = {"not_before": past, "not_after": past} if why == "expired" else {}
+    with (
+        StubServer(tls=certificate(authority, **validity)) as server,
+        pytest.raises(AuthenticationFailed) as caught,
+    ):
+        prepare_target(server.url, credentials=Credentials(ca=tmp_path / "ca.pem"), timeout=5)
+    assert ("expired" in caught.value.problem) is (why == "expired")
+
+
+def test_a_wrong_key():
+    fail = (grpc.StatusCode.UNAUTHENTICATED, "no such key")
+    with StubServer(fail=fail) as server, pytest.raises(AuthenticationFailed):
+        prepare_target(server.url, timeout=5)
