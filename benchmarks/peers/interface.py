@@ -120,19 +120,9 @@ class Form:
         """Return the path of the URL."""
         return self.path.format(model=model.name, top_k=model.top_k)
 
-    def parts(self, model: Model, image: bytes) -> tuple[dict[str, str], bytes]:
-        """Return the headers, without Host, and the body of a request."""
-        body = self.body(model, image)
-        more = self.headers(model) if self.headers else {}
-        length = {"Content-Type": self.content_type, "Content-Length": str(len(body))}
-        return {**length, **more}, body
-
-    def request(self, model: Model, image: bytes, host: str) -> bytes:
-        """Return a whole HTTP/1.1 request."""
-        headers, body = self.parts(model, image)
-        lines = [f"POST {self.url(model)} HTTP/1.1", f"Host: {host}"]
-        lines += [f"{key}: {value}" for key, value in headers.items()]
-        return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+    def all_headers(self, model: Model) -> dict[str, str]:
+        """Return the headers beside Host and Content-Length."""
+        return {"Content-Type": self.content_type, **(self.headers(model) if self.headers else {})}
 
 
 @dataclass(frozen=True)

@@ -210,8 +210,9 @@ def ask(launch: Launch, form: Form, image: bytes) -> bytes:
     """
     connection = http.client.HTTPConnection("127.0.0.1", launch.http_port, timeout=10)
     with contextlib.closing(connection):
-        headers, body = form.parts(launch.model, image)
-        connection.request("POST", form.url(launch.model), body, headers)
+        model = launch.model
+        body = form.body(model, image)
+        connection.request("POST", form.url(model), body, form.all_headers(model))
         answer = connection.getresponse()
         content = answer.read()
     if answer.status != 200:

@@ -34,15 +34,19 @@ class _Connection:
 
     Attributes:
         socket: the socket; None before it is connected.
+        message: the request.
         done: called with the answer; None while the connection is idle.
         deadline: when the request counts as failed, on the monotonic clock.
         received: what has been read of the answer.
+        used: it has brought an answer before.
     """
 
     socket: socket.socket | None = None
+    message: bytes = b""
     done: Done | None = None
     deadline: float = 0.0
     received: bytearray = field(default_factory=bytearray)
+    used: bool = False
 
     def claim(self) -> Done:
         """Return what to call with the answer; nothing to call if another thread has called it."""
@@ -56,6 +60,9 @@ def _nobody(_answer: bytes | None, _error: str | None) -> None:
 
 class HttpSender:
     """Sends POST requests over as many connections as there are requests in flight.
+
+    A server may close an idle connection at any time. A request that meets this is sent once more,
+    on a new connection, as RFC 9112 (section 9.3.1) allows.
 
     A subclass says what a request is and how an answer is read, by :meth:`path`, :meth:`body`,
     :meth:`headers` and :meth:`read`.
@@ -154,15 +161,28 @@ class HttpSender:
         return opened
 
     def _start(self, connection: _Connection, message: bytes, done: Done, deadline: float) -> None:
-        connection.done, connection.deadline = done, deadline
+        connection.message, connection.done, connection.deadline = message, done, deadline
         try:
             if connection.socket is None:
                 connection.socket = self._connect()
                 self._selector.register(connection.socket, selectors.EVENT_READ, connection)
             connection.socket.sendall(message)
         except OSError as error:
-            self._drop(connection)
-            connection.claim()(None, f"UNAVAILABLE: {error}")
+            self._lose(connection, str(error))
+
+    def _lose(self, connection: _Connection, reason: str) -> None:
+        """Drop a connection that was closed, by whichever thread notices first."""
+        self._drop(connection)
+        with self._lock:
+            done = connection.claim()
+            again = connection.used and not connection.received and done is not _nobody
+            if again:
+                fresh = _Connection()
+                self._open.add(fresh)
+        if again:
+            self._start(fresh, connection.message, done, connection.deadline)
+        else:
+            done(None, f"UNAVAILABLE: {reason}")
 
     def _drop(self, connection: _Connection) -> None:
         with self._lock:
@@ -186,8 +206,7 @@ class HttpSender:
     def _read(self, connection: _Connection) -> None:
         data, reason = self._receive(connection)
         if not data:
-            self._drop(connection)
-            connection.claim()(None, f"UNAVAILABLE: {reason}")
+            self._lose(connection, reason)
             self._send_waiting(None)
             return
         connection.received += data
@@ -196,6 +215,7 @@ class HttpSender:
             return
         head, body = parsed
         connection.received.clear()
+        connection.used = True
         done = connection.claim()
         if _CLOSE.search(head):
             self._drop(connection)

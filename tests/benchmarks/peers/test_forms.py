@@ -47,19 +47,18 @@ def test_answers_are_read_alike(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_requests_are_of_http_and_have_the_image(name):
+def test_requests_have_the_image(name):
     form = getattr(forms, name)
-    head, _, body = form.request(MODEL, IMAGE, "host:1").partition(b"\r\n\r\n")
-    lines = head.decode().split("\r\n")
-    assert lines[0] == f"POST {form.url(MODEL)} HTTP/1.1"
+    assert form.url(MODEL).startswith("/")
     assert "{" not in form.url(MODEL)
-    assert {"Host: host:1", f"Content-Length: {len(body)}"} <= set(lines)
+    assert "/" in form.all_headers(MODEL)["Content-Type"]
+    body = form.body(MODEL, IMAGE)
     assert IMAGE in body or base64.b64encode(IMAGE) in body
 
 
 def test_the_head_of_a_binary_tensor_is_as_long_as_the_header_says():
-    headers, body = forms.TRITON_PIXELS.parts(MODEL, IMAGE)
-    length = int(headers["Inference-Header-Content-Length"])
+    body = forms.TRITON_PIXELS.body(MODEL, IMAGE)
+    length = int(forms.TRITON_PIXELS.all_headers(MODEL)["Inference-Header-Content-Length"])
     (tensor,) = json.loads(body[:length])["inputs"]
     assert tensor["shape"] == [1, 2, 2, 3]
     assert body[length:] == IMAGE
