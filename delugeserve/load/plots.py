@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _GOOD, _BAD, _LINES = "#2a7f62", "#c0392b", ("#1f4e79", "#e08e0b", "#7a3e9d")
 # Nines on an even scale: 50, 90, 99, 99.9, 99.99.
-_CURVE = (0, *(100 - 100 * 0.5**n for n in np.arange(0.5, 14, 0.5).tolist()))
+_CURVE = tuple(100 - 100 * 0.5**n for n in np.arange(0.5, 14, 0.5).tolist())
 _TICKS = (50, 90, 95, 99, 99.9, 99.99)
 
 
@@ -76,8 +76,8 @@ def draw_rates(rows: Sequence[Row], subtitle: str = "") -> Figure:
         axes.axhline(result.budget_ms, color=_BAD, linestyle="--", linewidth=1)
         axes.annotate(
             f"budget: p{result.percentile * 100:g} <= {result.budget_ms:g} ms",
-            (min(rates), result.budget_ms),
-            xytext=(2, 3),
+            (0, result.budget_ms),
+            xytext=(4, 3),
             textcoords="offset points",
             fontsize=8,
             color=_BAD,
@@ -152,9 +152,11 @@ def draw_percentiles(rows: Sequence[Row], subtitle: str = "") -> Figure:
             list(values.values()),
             color=f"C{number % 10}",
             linewidth=1.5,
-            label=_label(row),
+            label=row.name,
         )
-    axes.set_xticks([_nines(at) for at in _TICKS], [f"{at:g}" for at in _TICKS])
+    largest = 100 * (1 - 1 / max(2, *(result.queries for row in rows for result in row.results)))
+    ticks = [at for at in _TICKS if at <= largest]
+    axes.set_xticks([_nines(at) for at in ticks], [f"{at:g}" for at in ticks])
     axes.set_xlabel("percentile")
     axes.set_ylabel("latency of a request (ms)")
     _log_scale(axes)
@@ -174,14 +176,6 @@ _MOST_LINES = 10  # as many colours as there are
 
 def _nines(percentile: float) -> float:
     return float(-np.log10(1 - percentile / 100))
-
-
-def _label(row: Row) -> str:
-    result = row.first
-    if result.scheduled_rate:
-        return f"{result.scenario.value} {result.scheduled_rate:,.4g}/s"
-    in_flight = f", {result.in_flight} in flight" if result.in_flight else ""
-    return f"{result.scenario.value}, batch {result.batch_size}{in_flight}"
 
 
 def _axes(rows: Sequence[Row], title: str, subtitle: str) -> tuple[Figure, Any]:

@@ -60,7 +60,7 @@ def read_result(
     cores = observed.cpu_seconds / observed.seconds
     server = scenario is Scenario.SERVER
     budget = settings.latency_budget * 1e3
-    reasons = _reasons(detail, observed, loadgen=scenario is not Scenario.CLOSED_LOOP)
+    reasons = (*_loadgens_reasons(detail, job, at_percentile), *_our_reasons(observed))
     images = images_per_query(target, settings)
     estimate = detail.get(_ESTIMATES.get(scenario, ""))
     return LoadResult(
@@ -104,12 +104,26 @@ def read_result(
     )
 
 
-def _reasons(detail: Mapping[str, Any], observed: Observed, *, loadgen: bool) -> tuple[str, ...]:
-    """Return why a result does not hold: LoadGen's reasons, then ours."""
+def _loadgens_reasons(
+    detail: Mapping[str, Any], job: Job, at_percentile_ms: float
+) -> tuple[str, ...]:
+    """Return why LoadGen does not accept a test; its own words where it names no figures."""
+    if not detail or detail.get("result_validity") == "VALID":
+        return ()
+    settings = job.settings
+    if detail.get("result_perf_constraints_met") is False:
+        return (
+            f"p{settings.percentile * 100:g} was {at_percentile_ms:.4g} ms, above the budget of "
+            f"{settings.latency_budget * 1e3:g} ms.",
+        )
+    said = [detail.get("result_invalid_reason"), detail.get("early_stopping_result")]
+    texts = (" ".join(text.replace(" * ", "").split()) for text in said if text)
+    return tuple(f"LoadGen: {text}" for text in texts if text) or ("LoadGen gave no reason.",)
+
+
+def _our_reasons(observed: Observed) -> tuple[str, ...]:
+    """Return why an answered test is not right."""
     reasons: list[str] = []
-    if loadgen and detail.get("result_validity") != "VALID":
-        said = [detail.get("result_invalid_reason"), detail.get("early_stopping_result")]
-        reasons += [" ".join(text.replace(" * ", "").split()) for text in said if text]
     if observed.errors:
         reasons.append(f"{observed.errors:,} requests failed ({observed.first_error}).")
     if observed.wrong:

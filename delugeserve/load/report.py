@@ -93,7 +93,7 @@ def _line(row: Row) -> _Line:
     result = row.first
     width = row.half_width(lambda result: result.images_per_s)
     cells = (
-        _load(row),
+        row.name,
         str(result.batch_size),
         f"{result.scheduled_rate:,.4g}" if result.scheduled_rate else "",
         f"{row.mean_of(lambda result: result.images_per_s):,.0f}"
@@ -106,11 +106,6 @@ def _line(row: Row) -> _Line:
     return _Line(cells, row.valid, row.verdict, row.reasons)
 
 
-def _load(row: Row) -> str:
-    in_flight = row.first.in_flight
-    return row.first.scenario.value + (f", {in_flight} in flight" if in_flight else "")
-
-
 def _server(row: Row) -> tuple[str, ...] | None:
     split = row.first.server
     if split is None:
@@ -119,8 +114,7 @@ def _server(row: Row) -> tuple[str, ...] | None:
         *(split.queue_ms, split.compute_input_ms),
         *(split.compute_infer_ms, split.compute_output_ms),
     )
-    rate = f", {row.first.scheduled_rate:,.4g}/s" if row.first.scheduled_rate else ""
-    return (_load(row) + rate, *(f"{time:.2f}" for time in times), f"{split.executed_batch:.1f}")
+    return (row.name, *(f"{time:.2f}" for time in times), f"{split.executed_batch:.1f}")
 
 
 def _pictures(rows: Sequence[Row], machine: str) -> list[_Picture]:

@@ -34,6 +34,22 @@ class Row:
         return self.results[0]
 
     @property
+    def name(self) -> str:
+        """What tells it from the others, such as ``server, 400/s`` or ``closed-loop, 8 in flight``.
+
+        The batch size is named where it is more than 1.
+        """
+        result = self.first
+        parts = [result.scenario.value]
+        if result.batch_size > 1:
+            parts.append(f"batch {result.batch_size}")
+        if result.scheduled_rate:
+            parts.append(f"{result.scheduled_rate:,.4g}/s")
+        if result.in_flight:
+            parts.append(f"{result.in_flight} in flight")
+        return ", ".join(parts)
+
+    @property
     def valid(self) -> bool:
         """Whether every test is valid."""
         return all(result.valid for result in self.results)

@@ -95,7 +95,7 @@ def print_rows(rows: Sequence[Row], machine: ClientMachine, title: str) -> None:
     _print_server(rows)
     for row in rows:
         for reason in row.reasons:
-            print_warning(f"{_describe(row)}: {reason}")
+            print_warning(f"{row.name}: {reason}")
     for limit in dict.fromkeys(result.client_limit for result in results):
         if limit:
             print_warning(f"{limit} The client or its machine may be the limit, not the server.")
@@ -155,14 +155,6 @@ def _print_server(rows: Sequence[Row]) -> None:
         title="\nin the server: mean time per request, and mean size of the batches it forms",
         texts=1,
     )
-
-
-def _describe(row: Row) -> str:
-    result = row.first
-    if result.scheduled_rate:
-        return f"{result.scenario.value} at {result.scheduled_rate:,.4g}/s"
-    in_flight = f", {result.in_flight} in flight" if result.in_flight else ""
-    return f"{result.scenario.value}, batch size {result.batch_size}{in_flight}"
 
 
 def _describe_load(results: Sequence[LoadResult]) -> str:

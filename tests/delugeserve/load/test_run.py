@@ -44,7 +44,9 @@ def test_a_budget_that_is_not_kept():
     )
     assert not result.valid
     assert result.over_budget == result.queries
-    assert any("target QPS" in reason for reason in result.reasons)
+    (reason,) = result.reasons
+    assert "above the budget of 1 ms" in reason
+    assert "QPS" in result.loadgen["result_invalid_reason"]
 
 
 @pytest.mark.parametrize(
