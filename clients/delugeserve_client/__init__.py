@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from delugeserve_client.aio import AsyncClassifier
     from delugeserve_client.classifier import Classifier
+    from delugeserve_client.core.observing import Observer
     from delugeserve_client.core.retry import RetryPolicy
     from delugeserve_client.credentials import Credentials
     from delugeserve_client.errors import (
@@ -67,6 +68,7 @@ __all__ = [
     "InferenceFailed",
     "MissingPackageError",
     "ModelUnavailable",
+    "Observer",
     "OutputError",
     "Prediction",
     "Preprocessing",
@@ -92,6 +94,7 @@ _MODULES = {
     "Classifier": "classifier",
     "Credentials": "credentials",
     "FolderContents": "folders",
+    "Observer": "core.observing",
     "Prediction": "results",
     "Preprocessing": "preprocessing",
     "ServedModel": "served",

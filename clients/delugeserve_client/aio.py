@@ -36,6 +36,7 @@ from delugeserve_client.batching import (
 from delugeserve_client.configuration import Decode, SharedMemory, configure
 from delugeserve_client.connecting import answer_async, connect_async
 from delugeserve_client.core.decoding import DecodingChoice, Place
+from delugeserve_client.core.observing import Observer
 from delugeserve_client.core.retry import DEFAULT_RETRY, RetryPolicy
 from delugeserve_client.credentials import Credentials
 from delugeserve_client.discovery import connection_error, find_image_model
@@ -46,6 +47,7 @@ from delugeserve_client.images.reading import Reader
 from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.results import Classification
 from delugeserve_client.served import PROBABILITIES, ImageModel, ServedModel, takes_no_images
+from delugeserve_client.tracing import observe
 from delugeserve_client.transports.connection import CallFailed, Compression
 from delugeserve_client.transports.loops import LoopSession
 from delugeserve_client.transports.messages import Reply, Request, pixel_request
@@ -85,6 +87,7 @@ class AsyncClassifier:
         max_pixels: int | None = None,
         headers: Mapping[str, str] | None = None,
         compression: Compression | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._configuration = configure(
             url,
@@ -102,6 +105,7 @@ class AsyncClassifier:
         )
         self._name, self._version = model, model_version
         self._pid = os.getpid()
+        self._observer = observe(self._configuration.addresses, observer)
         self._closed = False
         self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopSession] = (
             weakref.WeakKeyDictionary()
@@ -277,7 +281,10 @@ class AsyncClassifier:
         session = self._sessions.get(loop)
         if session is None:
             session = self._sessions[loop] = LoopSession(
-                configuration.addresses, configuration.options, configuration.settings
+                configuration.addresses,
+                configuration.options,
+                configuration.settings,
+                self._observer,
             )
             session.model = self._model.name if self._model else self._name or ""
         return session

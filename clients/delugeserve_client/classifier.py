@@ -28,6 +28,7 @@ from delugeserve_client.batching import (
 from delugeserve_client.configuration import Decode, SharedMemory, configure
 from delugeserve_client.connecting import answer, connect
 from delugeserve_client.core.decoding import DecodingChoice, Place
+from delugeserve_client.core.observing import Observer
 from delugeserve_client.core.retry import DEFAULT_RETRY, RetryPolicy
 from delugeserve_client.credentials import Credentials
 from delugeserve_client.discovery import connection_error, find_image_model
@@ -38,6 +39,7 @@ from delugeserve_client.images.reading import Reader
 from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.results import Classification
 from delugeserve_client.served import PROBABILITIES, ImageModel, ServedModel, takes_no_images
+from delugeserve_client.tracing import observe
 from delugeserve_client.transports.connection import CallFailed, Compression
 from delugeserve_client.transports.messages import Reply, pixel_request
 from delugeserve_client.transports.threads import ThreadSession
@@ -75,6 +77,7 @@ class Classifier:
         max_pixels: largest image, in pixels; None for Pillow's limit of 89 million.
         headers: headers of every request.
         compression: ``gzip`` compresses requests.
+        observer: is told what happens to requests.
 
     Attributes:
         model: the model as its server describes it.
@@ -105,6 +108,7 @@ class Classifier:
         max_pixels: int | None = None,
         headers: Mapping[str, str] | None = None,
         compression: Compression | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._configuration = configure(
             url,
@@ -120,6 +124,7 @@ class Classifier:
             headers=headers,
             compression=compression,
         )
+        self._observer = observe(self._configuration.addresses, observer)
         self._closed = False
         self._choice = DecodingChoice()
         self._decoder: ImageModel | None = None
@@ -258,7 +263,10 @@ class Classifier:
         configuration = self._configuration
         self._pid = os.getpid()
         self._sessions = ThreadSession(
-            configuration.addresses, configuration.options, configuration.settings
+            configuration.addresses,
+            configuration.options,
+            configuration.settings,
+            self._observer,
         )
 
     def _check_open(self) -> ThreadSession:

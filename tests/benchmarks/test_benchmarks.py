@@ -134,3 +134,17 @@ def test_load_cost(tmp_path, exported):
     options = ["--repository", str(exported)]
     _, written = run_quickly("load_cost.py", tmp_path, model="tiny", options=options)
     assert [result["load"] for result in written["results"]] == [[1, 32], [1, 1], [32, 2]]
+
+
+@pytest.mark.system
+def test_client_cost(tmp_path):
+    if shutil.which("tritonserver") is None:
+        pytest.importorskip("pytriton.constants", reason="there is no tritonserver")
+    printed, written = run_quickly("client_cost.py", tmp_path)
+    assert [(result["kind"], result["batch"]) for result in written["results"]] == [
+        ("threads", 1),
+        ("asyncio", 1),
+        ("threads", 32),
+        ("asyncio", 32),
+    ]
+    assert "this client" in printed

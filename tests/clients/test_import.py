@@ -19,7 +19,7 @@ import delugeserve_client as client
 assert list(client.__all__) == sorted(client.__all__)
 assert all(hasattr(client, name) for name in client.__all__)
 # A gRPC user loads neither the HTTP half, with gevent in it, nor matplotlib.
-print(sorted({"gevent", "matplotlib", "typing_extensions"} & set(sys.modules)))
+print(sorted({"gevent", "matplotlib", "opentelemetry", "typing_extensions"} & set(sys.modules)))
 """
 
 

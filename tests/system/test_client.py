@@ -20,7 +20,6 @@ from delugeserve.serving.supervisor import serve
 from delugeserve_client import AsyncClassifier, Classifier
 from delugeserve_client.errors import (
     BatchError,
-    ClientError,
     ImageError,
     InferenceFailed,
     ModelUnavailable,

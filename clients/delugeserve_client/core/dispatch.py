@@ -146,8 +146,10 @@ class Dispatcher:
             done: receives the outcome, exactly once.
         """
         call = _Call(request, done)
+        self._observer.submitted(request)
         with self._lock:
             if self._closed:
+                self._observer.finished(request, Failure(Kind.CLOSED))
                 done(None, Failure(Kind.CLOSED), 0)
                 return
             self._calls.add(call)

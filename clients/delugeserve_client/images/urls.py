@@ -9,7 +9,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from http.client import HTTPException
-from typing import Any
 
 from delugeserve_client.errors import ImageError
 from delugeserve_client.proxies import is_loopback
@@ -83,22 +82,12 @@ def _opener(url: str) -> urllib.request.OpenerDirector:
         urllib.request.ProxyHandler(proxies),
         urllib.request.HTTPHandler(),
         urllib.request.HTTPSHandler(),
-        _Redirects(),
+        urllib.request.HTTPRedirectHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPDefaultErrorHandler(),
     ):
         opener.add_handler(handler)
     return opener
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but not to files or FTP."""
-
-    def redirect_request(self, request: Any, *arguments: Any) -> Any:
-        *_, url = arguments
-        if not is_url(url):
-            raise urllib.error.URLError("it redirects to what is not a web server")
-        return super().redirect_request(request, *arguments)
 
 
 def _without_password(url: str) -> str:
