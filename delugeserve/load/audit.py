@@ -8,7 +8,7 @@ from typing import Any
 from delugeserve.load.result import LoadResult
 from delugeserve.load.run import run
 from delugeserve.load.scenarios import Scenario, Settings
-from delugeserve.load.senders.base import OpenSender
+from delugeserve.load.senders import OpenSender, open_sender
 from delugeserve.load.target import Target
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
@@ -19,10 +19,10 @@ _BY_THROUGHPUT = (Scenario.CLOSED_LOOP, Scenario.OFFLINE)
 
 @dataclass(frozen=True)
 class CacheAudit:
-    """A test with different images against one with the same image again and again.
+    """A test with an image that is new in every request, and one with the same image in all.
 
     Attributes:
-        different: the test with different images.
+        different: the test with new images; its answers are not checked.
         same: the test with one image.
     """
 
@@ -46,6 +46,7 @@ class CacheAudit:
         return {
             "speed_up": self.speed_up,
             "suspicious": self.suspicious,
+            "different": self.different.as_json(),
             "same": self.same.as_json(),
         }
 
@@ -53,19 +54,21 @@ class CacheAudit:
 def audit_cache(
     target: Target,
     settings: Settings,
-    different: LoadResult,
     *,
-    sender: OpenSender,
+    sender: OpenSender = open_sender,
     progress: Progress = NO_PROGRESS,
 ) -> CacheAudit:
-    """Repeat a test with a single image.
+    """Run a test in which every image is new, and one with a single image.
 
     Args:
-        target: what the first test sent.
-        settings: its settings.
-        different: its result.
+        target: what to send. The images of an ordinary test repeat, so that a cache knows them.
+        settings: how requests arrive.
         sender: opens what sends the requests.
-        progress: receives the seconds of the test as steps.
+        progress: receives the seconds of the tests as steps.
     """
-    repeated = replace(settings, same_sample=True)
-    return CacheAudit(different, run(target, repeated, sender=sender, progress=progress))
+    new = replace(target, unique=True, expected=None)
+    same = replace(settings, same_sample=True)
+    return CacheAudit(
+        run(new, settings, sender=sender, progress=progress),
+        run(target, same, sender=sender, progress=progress),
+    )

@@ -32,6 +32,7 @@ class Target:
             answers are not checked.
         batch_size: images per request.
         timeout: seconds after which a request counts as failed.
+        unique: make every request different in its last pixels, so that no cache can answer it.
         tolerance: largest difference of a probability from the expected one.
         credentials: what the client shows to the server; None takes those of the environment.
         server_version: version of the Triton Inference Server, where it is one.
@@ -43,6 +44,7 @@ class Target:
     expected: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     batch_size: int = 1
     timeout: float = 30.0
+    unique: bool = False
     tolerance: float = 0.01
     credentials: Credentials | None = field(default=None, repr=False)
     server_version: str = ""

@@ -196,7 +196,7 @@ def command(
         bool,
         typer.Option(
             "--audit",
-            help="Look for a cache: measure once more with a single image.",
+            help="Look for a cache: measure with ever new images, and with a single one.",
             rich_help_panel=_RULES,
         ),
     ] = False,
@@ -273,7 +273,7 @@ def command(
         else:
             rows = work.measure(sizes, in_flight, rates, progress)
         if audit:
-            audits = [work.audit(found.best if found else rows[-1].results[-1], progress)]
+            audits = [work.audit(progress)]
     title = f"{target.model} at {target.url}, {duration:g} s per test"
     if json:
         print_json(_as_json(target, machine, rows, found, audits))
@@ -369,16 +369,13 @@ class _Work:
 
         return [Row((result,)) for result in (found.alone, *sorted(found.trials, key=rate))]
 
-    def audit(self, result: LoadResult, progress: Progress) -> CacheAudit:
-        """Repeat the last test, or the best of a search, with a single image."""
-        from delugeserve.load import open_sender
+    def audit(self, progress: Progress) -> CacheAudit:
+        """Look for a cache with the settings of the last test, or of the best of a search."""
         from delugeserve.load.audit import audit_cache
 
         assert self._chosen is not None
         assert self._target is not None
-        return audit_cache(
-            self._target, self._chosen, result, sender=open_sender, progress=progress
-        )
+        return audit_cache(self._target, self._chosen, progress=progress)
 
 
 def _waterfall(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from delugeserve.load.senders.base import Done
-from delugeserve.load.senders.messages import connect
+from delugeserve.load.senders.messages import connect, make_unique
 from delugeserve.load.target import Target
 from delugeserve_client.address import parse_address
 from delugeserve_client.credentials import Credentials
@@ -118,6 +118,8 @@ class HttpSender:
             message = self._build(key)
             if len(self._built) < 4 * len(self.target.images):
                 self._built[key] = message
+        if self.target.unique:
+            message = make_unique(message)
         deadline = time.monotonic() + self.target.timeout
         with self._lock:
             connection = self._take()

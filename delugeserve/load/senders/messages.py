@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from delugeserve_client.triton import build_request, import_triton
 
 if TYPE_CHECKING:
     from delugeserve_client.preprocessing import Pixels
+
+_NONCE = 4  # bytes
+_numbers = itertools.count()
 
 
 def connect(target: Target) -> ServedModel:
@@ -53,7 +57,7 @@ class Messages:
             message = head + varint(len(pixels)) + pixels
             if len(self._built) < 4 * len(self._pixels):
                 self._built[key] = message
-        return message
+        return make_unique(message) if self._target.unique else message
 
     def read(self, reply: bytes) -> bytes:
         """Return the probabilities of a reply, as the bytes of float32 ``[N, classes]``."""
@@ -80,6 +84,12 @@ class Messages:
         tag = varint(field.number << 3 | length_delimited)
         head: bytes = request.SerializeToString() + tag
         return self._heads.setdefault(count, head)
+
+
+def make_unique(message: bytes) -> bytes:
+    """Return a message that ends with pixels, with other last bytes than every one before."""
+    number = next(_numbers) % (1 << 8 * _NONCE)
+    return message[:-_NONCE] + number.to_bytes(_NONCE, "little")
 
 
 def varint(value: int) -> bytes:

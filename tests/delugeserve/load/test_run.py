@@ -101,5 +101,5 @@ def test_a_cache_is_seen():
     chosen = settings("closed-loop", in_flight=1)
     for same, suspicious in ((0.25, True), (1.0, False)):
         stub = OpenStub(Delays(mean=0.02), same=same)
-        audit = audit_cache(TARGET, chosen, run(TARGET, chosen, sender=stub), sender=stub)
+        audit = audit_cache(TARGET, chosen, sender=stub)
         assert audit.suspicious is suspicious

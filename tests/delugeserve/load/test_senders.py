@@ -53,6 +53,14 @@ def test_many_at_once(kind):
     assert answers == [(ANSWER.tobytes(), None)] * 100
 
 
+def test_every_request_is_different_if_wanted(kind):
+    with StubServer() as server:
+        sender = kind(target(server.url, unique=True))
+        ask(sender, *([0] for _ in range(5)))
+        sender.close()
+    assert len({request.raw_input_contents[0] for request in server.requests}) == 5
+
+
 def test_messages_larger_than_a_window_of_http2():
     with StubServer(size=200) as server:  # 120 kB an image
         wanted = target(server.url, size=200)
