@@ -7,6 +7,7 @@ project.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,24 +16,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_SIZES = (4, 1)
+"""Images in a part, the largest first. Larger parts are hardly faster for an image, and more sizes
+take more memory: the weights of each are stored apart."""
+
 
 class Engine:
     """A model that is ready to run. Not thread-safe.
 
     Threads that share an inference wait for each other at every layer, which costs small networks
-    up to half of their throughput. So a batch is split: each part runs on one thread, and all parts
-    run at once. A batch that would leave most cores idle so, such as a single image, is run whole
-    by all threads. Both ways give the same bits.
+    up to half of their throughput; and each batch of another size than the one before makes
+    OpenVINO prepare every layer again. So a batch is split into parts of fixed sizes. Each part
+    runs on one thread, and as many run at once as there are threads. A single image is run by all
+    threads. Both give the same bits.
 
     Args:
         core: OpenVINO's core.
         path: the model.
         settings: of OpenVINO's CPU plugin, other than streams and threads.
         threads: number of threads; None for one a core.
-        parts: most parts of a batch; None for one a thread, 1 never splits.
+        parts: most parts that run at once, each on an equal share of the threads; None for one a
+            thread.
 
     Attributes:
-        parts: most parts of a batch.
+        parts: most parts that run at once.
         inputs: shapes by name, with -1 for the batch.
         outputs: shapes by name, with -1 for the batch.
 
@@ -51,8 +58,12 @@ class Engine:
         threads = threads or len(os.sched_getaffinity(0))
         self.parts = min(parts or threads, threads)
         model = core.read_model(path)
+        self.inputs, self.outputs = _shapes(model.inputs), _shapes(model.outputs)
+        self._places = {
+            name: place for place, output in enumerate(model.outputs) for name in output.names
+        }
 
-        def requests(streams: int) -> list[Any]:
+        def requests(size: int, streams: int) -> _Requests:
             own = {
                 "INFERENCE_NUM_THREADS": threads,
                 "NUM_STREAMS": str(streams),
@@ -61,16 +72,12 @@ class Engine:
                 # idle.
                 "ENABLE_CPU_PINNING": False,
             }
-            compiled = core.compile_model(model, "CPU", {**own, **settings})
-            return [compiled.create_infer_request() for _ in range(streams)]
+            sized = model.clone()
+            sized.reshape([size, *model.input().partial_shape[1:]])
+            return _Requests(core.compile_model(sized, "CPU", {**own, **settings}))
 
-        (self._whole,) = requests(1)
-        self._split = requests(self.parts) if self.parts > 1 else []
-        compiled = self._whole.get_compiled_model()
-        self._places = {
-            name: place for place, output in enumerate(compiled.outputs) for name in output.names
-        }
-        self.inputs, self.outputs = _shapes(compiled.inputs), _shapes(compiled.outputs)
+        self._sized = {size: requests(size, self.parts) for size in _SIZES}
+        self._alone = requests(1, 1) if self.parts > 1 else self._sized[1]
 
     def run(
         self, batch: NDArray[np.uint8], outputs: Sequence[str]
@@ -84,25 +91,62 @@ class Engine:
         Returns:
             Arrays by name, each ``[N, ...]``. The next run may overwrite them.
         """
-        count = len(batch)
-        # Half of the threads on images of their own are faster than all of them on the same ones.
-        if not self._split or count == 1 or 2 * count < self.parts:
-            self._whole.infer([batch], share_inputs=True, share_outputs=True)
-            return {name: self._output(self._whole, name) for name in outputs}
-        requests = self._split[:count]
-        parts = np.array_split(batch, len(requests))
-        for request, part in zip(requests, parts, strict=True):
-            request.start_async([part], share_inputs=True)
-        for request in requests:
-            request.wait()
+        if len(batch) == 1:
+            (request,) = self._alone.take(1)
+            request.infer([batch], share_inputs=True, share_outputs=True)
+            return {name: self._output(request, name) for name in outputs}
+        started: list[Any] = []
+        start = 0
+        for size, count in split(len(batch), self.parts).items():
+            for request in self._sized[size].take(count):
+                request.start_async([batch[start : start + size]], share_inputs=True)
+                started.append(request)
+                start += size
+            if self.parts == 1:  # the other size has a thread of its own
+                _wait(started)
+        _wait(started)
         return {
-            name: np.concatenate([self._output(request, name) for request in requests])
+            name: np.concatenate([self._output(request, name) for request in started])
             for name in outputs
         }
 
     def _output(self, request: Any, name: str) -> NDArray[np.float32]:
         output: NDArray[np.float32] = request.get_output_tensor(self._places[name]).data
         return output
+
+
+def split(count: int, parts: int) -> dict[int, int]:
+    """Return the number of parts of each size that a batch is split into.
+
+    Args:
+        count: images in the batch.
+        parts: how many run at once. None of them gets more images than an equal share, rounded up.
+    """
+    found = {}
+    for size in _SIZES:
+        share = math.ceil(count / parts)
+        found[size] = min(count // size, parts * (share // size))
+        count -= size * found[size]
+    return found
+
+
+class _Requests:
+    """The requests of a compiled model. As many run at once as it has streams; others wait."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._requests: list[Any] = []
+
+    def take(self, count: int) -> list[Any]:
+        """Return some requests, which the next call returns again."""
+        while len(self._requests) < count:
+            self._requests.append(self._compiled.create_infer_request())
+        return self._requests[:count]
+
+
+def _wait(requests: Sequence[Any]) -> None:
+    for request in requests:
+        request.wait()
 
 
 def _shapes(tensors: Any) -> dict[str, list[int]]:

@@ -9,7 +9,7 @@ import pytest
 from delugeserve.networks.build import build_network
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes import BACKENDS
-from delugeserve.runtimes.openvino_engine import Engine
+from delugeserve.runtimes.openvino_engine import Engine, split
 from delugeserve.zoo import CIFAR10, Architecture, ModelSpec
 from delugeserve_export.graph import build_graph
 
@@ -40,51 +40,59 @@ def expected(make):
     return np.concatenate(rows)
 
 
+@pytest.mark.parametrize("parts", [None, 1])
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 17])
-def test_any_number_of_parts_gives_the_same_bits(make, expected, threads, count):
-    engine = make(threads)
-    found = engine.run(IMAGES[:count], ["probabilities", "logits"])
-    assert list(found) == ["probabilities", "logits"]
-    np.testing.assert_array_equal(found["logits"], expected[:count])
+def test_any_split_gives_the_same_bits(make, expected, threads, parts):
+    engine = make(threads, parts)
+    for count in (1, 2, 3, 7, 16, 17, 4):
+        found = engine.run(IMAGES[:count], ["probabilities", "logits"])
+        assert list(found) == ["probabilities", "logits"]
+        np.testing.assert_array_equal(found["logits"], expected[:count])
 
 
-def test_a_batch_is_split_where_that_uses_half_of_the_threads(make, monkeypatch):
-    engine, whole = make(5), []
-    request = engine._whole
-    monkeypatch.setattr(engine, "_whole", Spy(request, whole))
-    for count in (1, 2, 3, 17):
-        engine.run(IMAGES[:count], ["logits"])
-    assert whole == [1, 2]
+def test_the_shapes_have_a_free_batch(make):
+    engine = make(2)
+    assert engine.inputs == {"image": [-1, 32, 32, 3]}
+    assert engine.outputs == {"logits": [-1, 10], "probabilities": [-1, 10]}
 
 
-def test_a_batch_that_is_never_split(make, expected):
-    engine = make(2, parts=1)
-    assert not engine._split
-    np.testing.assert_array_equal(engine.run(IMAGES, ["logits"])["logits"], expected)
+@pytest.mark.parametrize(
+    ("count", "parts", "fours", "ones"),
+    [
+        (2, 1, 0, 2), (4, 1, 1, 0), (19, 1, 4, 3),
+        (4, 2, 0, 4), (6, 2, 0, 6), (7, 2, 1, 3), (15, 2, 3, 3), (16, 2, 4, 0),
+        (4, 8, 0, 4), (31, 8, 7, 3), (64, 8, 16, 0), (64, 64, 0, 64),
+    ],
+)  # fmt: skip
+def test_parts_leave_no_thread_idle(count, parts, fours, ones):
+    assert split(count, parts) == {4: fours, 1: ones}
+
+
+def test_every_image_is_in_one_part():
+    for count in range(1, 130):
+        for parts in range(1, 40):
+            assert sum(size * number for size, number in split(count, parts).items()) == count
 
 
 def test_a_batch_is_read_in_place(make, monkeypatch):
     engine, seen = make(2), []
-    for request in engine._split:
-        monkeypatch.setattr(
-            request, "start_async", lambda inputs, share_inputs: seen.extend(inputs), raising=False
-        )
-    batch = IMAGES[:6].copy()
+    for requests in engine._sized.values():
+        monkeypatch.setattr(requests, "take", lambda count: [Request(seen)] * count)
+    batch = IMAGES[:9].copy()
     engine.run(batch, [])
-    assert [len(part) for part in seen] == [3, 3]
+    assert [len(part) for part in seen] == [4, 4, 1]
     assert all(np.shares_memory(part, batch) for part in seen)
 
 
-class Spy:
-    """A request that notes the sizes of its batches."""
+class Request:
+    """Notes what it gets."""
 
-    def __init__(self, request, sizes):
-        self.request, self.sizes = request, sizes
+    def __init__(self, seen):
+        self.seen = seen
 
-    def infer(self, inputs, **options):
-        self.sizes.append(len(inputs[0]))
-        return self.request.infer(inputs, **options)
+    def start_async(self, inputs, share_inputs):
+        assert share_inputs
+        self.seen.extend(inputs)
 
-    def get_output_tensor(self, place):
-        return self.request.get_output_tensor(place)
+    def wait(self):
+        pass

@@ -7,7 +7,7 @@ It is used also where Triton has a native OpenVINO backend, as config.pbtxt says
 * ``INFERENCE_NUM_THREADS``: a number. 0 or absent is one a core, or an equal share of the cores
   where there are several instances.
 * ``NUM_STREAMS``: most parts of a batch that run at once, a number; AUTO, NUMA or absent is one a
-  thread, and 1 never splits a batch.
+  thread.
 * ``PERFORMANCE_HINT``: LATENCY, THROUGHPUT or CUMULATIVE_THROUGHPUT.
 * ``ENABLE_CPU_PINNING``: YES or NO, which is the default: OpenVINO pins the threads of every
   instance and process to the same cores.
