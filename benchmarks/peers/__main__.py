@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,9 @@ from typing import Any
 from benchmarks import common
 from benchmarks.peers import environments, options, report
 from benchmarks.peers.catalogue import PEERS
-from benchmarks.peers.interface import Batching, Model
-from benchmarks.peers.measure import Cell, Outcome, Search, measure, read_outcome
-from benchmarks.peers.servers import StartError
-from benchmarks.peers.workload import Workload, find_model, prepare
+from benchmarks.peers.interface import Batching
+from benchmarks.peers.measure import Cell, Outcome, Search, Task, identify, measure, read_outcome
+from benchmarks.peers.workload import find_model, prepare
 from delugeserve.load import LoadResult, Settings
 from delugeserve.system import hardware
 from delugeserve.system.files import atomic_write
@@ -66,47 +66,42 @@ def _measure_all(
             percentile=0.9 if chosen.quick else 0.99,
         ),
         chosen.precision,
-        Batching(chosen.batch, chosen.batch_delay, plain=chosen.plain_engine),
+        Batching(chosen.batch, plain=chosen.plain_engine),
         len(os.sched_getaffinity(0)),
     )
+    models = {name: find_model(chosen.repository, name) for name in chosen.model}
     work = {
         name: {one.name: one for one in prepare(model, chosen.workloads)}
-        for name, model in ((name, find_model(chosen.repository, name)) for name in chosen.model)
+        for name, model in models.items()
     }
-    models: dict[str, Model] = {name: find_model(chosen.repository, name) for name in chosen.model}
-    hints: dict[tuple[str, str, str], float] = {}
+    logs = chosen.output / "logs"
+    logs.mkdir(exist_ok=True)
+    hints: dict[Cell, float] = {}
     for cell in _order(chosen):
-        key = (cell.model, cell.workload, cell.peer)
-        if (path := cell.file(cells)).exists():
-            hints[key] = read_outcome(path).rate or 0.0
-            continue
-        workload: Workload = work[cell.model][cell.workload]
-        common.err_console.print(
-            f"{datetime.now():%H:%M:%S} round {cell.turn + 1}: {cell.model}, {cell.workload}, "
-            f"{cell.peer}",
-            highlight=False,
+        path, first = cell.file(cells), replace(cell, turn=0)
+        task = Task(
+            cell,
+            PEERS[cell.peer],
+            pythons[cell.peer],
+            versions[cell.peer],
+            models[cell.model],
+            work[cell.model][cell.workload],
+            logs / f"{path.stem}.log",
         )
-        log = chosen.output / "logs" / f"{path.stem}.log"
-        log.parent.mkdir(exist_ok=True)
-        try:
-            outcome = measure(
-                cell,
-                PEERS[cell.peer],
-                pythons[cell.peer],
-                versions[cell.peer],
-                models[cell.model],
-                workload,
-                search,
-                log,
-                start=hints.get(key) or None,
-                on_trial=_print_trial,
-            )
-        except StartError as error:
-            outcome = Outcome(cell, versions[cell.peer], failure=str(error))
-        if outcome.failure:
-            common.err_console.print(outcome.failure, style="red", markup=False, highlight=False)
-        outcome.write(cells)
-        hints[key] = outcome.rate or 0.0
+        kept = read_outcome(path) if path.exists() else None
+        if kept is None or _is_stale(kept, task, retry=chosen.retry_failed):
+            common.err_console.print(f"{datetime.now():%H:%M:%S} {path.stem}", highlight=False)
+            kept = measure(task, search, start=hints.get(first), on_trial=_print_trial)
+            if kept.failure:
+                common.err_console.print(kept.failure, style="red", markup=False, highlight=False)
+            kept.write(cells)
+        if kept.rate:
+            hints[first] = kept.rate
+
+
+def _is_stale(kept: Outcome, task: Task, *, retry: bool) -> bool:
+    """Return whether a cell must be measured again."""
+    return kept.identity != identify(task) or (retry and kept.failure is not None)
 
 
 def _order(chosen: argparse.Namespace) -> Iterator[Cell]:
@@ -116,7 +111,8 @@ def _order(chosen: argparse.Namespace) -> Iterator[Cell]:
             for workload in chosen.workloads:
                 for name in chosen.peers[:: -1 if turn % 2 else 1]:
                     if workload in PEERS[name].forms:
-                        yield Cell(model, workload, name, turn)
+                        for delay in chosen.batch_delay if PEERS[name].delayed else [None]:
+                            yield Cell(model, workload, name, turn, delay)
 
 
 def _print_trial(result: LoadResult) -> None:
@@ -144,7 +140,6 @@ def _head(chosen: argparse.Namespace, versions: dict[str, str]) -> dict[str, Any
             "duration": chosen.duration,
             "precision": chosen.precision,
             "batch": chosen.batch,
-            "batch_delay": chosen.batch_delay,
             "plain_engine": chosen.plain_engine,
         },
     }

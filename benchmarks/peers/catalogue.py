@@ -59,6 +59,7 @@ _PEERS = (
         command=_ours,
         forms={PIXELS: forms.TRITON_PIXELS, JPEG: forms.GATEWAY_JPEG, GRPC: None},
         installed=True,
+        delayed=False,
     ),
     Peer(
         name="fastapi",
@@ -90,6 +91,7 @@ _PEERS = (
         command=_bentoml,
         forms={PIXELS: forms.LIST_PIXELS, JPEG: forms.LIST_JPEG},
         environment=_bentoml_environment,
+        delayed=False,  # it finds the time itself
         documentation=(
             "https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html",
             "https://docs.bentoml.com/en/latest/build-with-bentoml/parallelize-requests.html",

@@ -137,6 +137,7 @@ class Peer:
         forms: how it is asked, by workload; None for gRPC by Triton's protocol.
         environment: environment variables, in addition to those of every peer.
         installed: whether it runs in this environment, not in one of its own.
+        delayed: it can be told how long to wait for more images.
         workers: number of its workers, from the number of cores.
         documentation: pages by which it is set up.
     """
@@ -148,6 +149,7 @@ class Peer:
     forms: Mapping[str, Form | None]
     environment: Callable[[Launch], Mapping[str, str]] = lambda _: {}
     installed: bool = False
+    delayed: bool = True
     workers: Callable[[int], int] = lambda _: 1
     documentation: tuple[str, ...] = ()
 

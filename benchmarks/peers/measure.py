@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import delugeserve
 from benchmarks.peers import servers
 from benchmarks.peers.http_sender import OpenHttp
-from benchmarks.peers.interface import GRPC, Batching, Launch, Model, Peer
+from benchmarks.peers.interface import (
+    APPS,
+    GRPC,
+    REQUIREMENTS,
+    Batching,
+    Launch,
+    Model,
+    Peer,
+)
+from benchmarks.peers.servers import StartError
 from benchmarks.peers.workload import TOLERANCE, Workload
+from delugeserve.errors import DelugeServeError
 from delugeserve.load import (
-    BudgetError,
     LoadResult,
     OpenSender,
     Settings,
@@ -23,6 +34,7 @@ from delugeserve.load import (
     run,
 )
 from delugeserve.system.files import atomic_write
+from delugeserve_client import ClientError
 
 _TIMEOUT = 30.0  # seconds for a request
 
@@ -36,16 +48,19 @@ class Cell:
         workload: the workload's name.
         peer: the peer's name.
         turn: the round, from 0.
+        delay: seconds that the peer waits for more images; None if it is not told.
     """
 
     model: str
     workload: str
     peer: str
     turn: int
+    delay: float | None = None
 
     def file(self, folder: Path) -> Path:
         """Return where its outcome is kept."""
-        return folder / f"{self.model}-{self.workload}-{self.peer}-{self.turn}.json"
+        delay = "" if self.delay is None else f"-{self.delay * 1e3:g}ms"
+        return folder / f"{self.model}-{self.workload}-{self.peer}{delay}-{self.turn}.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Outcome:
     Attributes:
         cell: the cell.
         version: version of the peer.
+        identity: digest of all that decides the figures, see :func:`identify`.
         rate: highest rate of arrivals, in queries/s, that keeps the latency budget; None if none
             does.
         p99_ms: 99th percentile of the latency at this rate.
@@ -73,6 +89,7 @@ class Outcome:
 
     cell: Cell
     version: str
+    identity: str = ""
     rate: float | None = None
     p99_ms: float | None = None
     half_rate: float | None = None
@@ -100,6 +117,29 @@ def read_outcome(path: Path) -> Outcome:
 
 
 @dataclass(frozen=True)
+class Task:
+    """A cell with what it takes to measure it.
+
+    Attributes:
+        cell: the cell.
+        peer: the server.
+        python: the interpreter of its environment.
+        version: its version.
+        model: the model.
+        workload: what is sent.
+        log: file for the server's output.
+    """
+
+    cell: Cell
+    peer: Peer
+    python: Path
+    version: str
+    model: Model
+    workload: Workload
+    log: Path
+
+
+@dataclass(frozen=True)
 class Search:
     """How a rate is searched.
 
@@ -115,22 +155,16 @@ class Search:
     batching: Batching
     cores: int
 
-    def batching_of(self, peer: Peer) -> Batching:
-        """Return the batching with a peer's workers, which share the cores."""
+    def batching_of(self, peer: Peer, delay: float | None) -> Batching:
+        """Return the batching with a peer's delay, and its workers, which share the cores."""
         workers = peer.workers(self.cores)
         threads = max(1, self.cores // workers) if workers > 1 else 0
-        return replace(self.batching, workers=workers, threads=threads)
+        return replace(self.batching, delay=delay or 0.0, workers=workers, threads=threads)
 
 
 def measure(
-    cell: Cell,
-    peer: Peer,
-    python: Path,
-    version: str,
-    model: Model,
-    workload: Workload,
+    task: Task,
     search: Search,
-    log: Path,
     *,
     start: float | None = None,
     on_trial: Callable[[LoadResult], None] = lambda _: None,
@@ -138,28 +172,41 @@ def measure(
     """Start a peer, search its rate, and test it at half of that.
 
     Args:
-        cell: what is measured.
-        peer: the server.
-        python: the interpreter of its environment.
-        version: its version.
-        model: the model.
-        workload: what is sent.
+        task: what is measured.
         search: how.
-        log: file for the server's output.
         start: the rate to begin with.
         on_trial: called with each test.
+
+    Returns:
+        What was found; with ``failure`` if the peer did not start or did not last.
     """
-    ports = servers.free_ports()
     tests: list[LoadResult] = []
 
     def tried(result: LoadResult) -> None:
         tests.append(result)
         on_trial(result)
 
+    outcome = Outcome(task.cell, task.version, identify(task))
+    try:
+        outcome = _measure(outcome, task, search, start, tried)
+    except (StartError, DelugeServeError, ClientError) as error:
+        outcome = replace(outcome, failure=str(error))
+    load = tests[0].load_before if tests else None
+    return replace(outcome, load=load, tests=tuple(test.as_json() for test in tests))
+
+
+def _measure(
+    outcome: Outcome,
+    task: Task,
+    search: Search,
+    start: float | None,
+    tried: Callable[[LoadResult], None],
+) -> Outcome:
+    peer, model, workload = task.peer, task.model, task.workload
     with servers.folder() as folder:
-        launch = Launch(python, model, search.batching_of(peer), *ports, folder)
-        with servers.serve(peer, launch, workload, log) as running:
-            outcome = Outcome(cell, version, start_seconds=running.seconds)
+        batching = search.batching_of(peer, outcome.cell.delay)
+        launch = Launch(task.python, model, batching, *servers.free_ports(), folder)
+        with servers.serve(peer, launch, workload, task.log) as running:
             target = Target(
                 running.url,
                 model.name,
@@ -169,23 +216,19 @@ def measure(
                 tolerance=TOLERANCE,
             )
             sender = sender_of(peer, model, workload)
-            try:
-                found = find_rate(
-                    target,
-                    search.settings,
-                    precision=search.precision,
-                    start=start,
-                    sender=sender,
-                    on_trial=tried,
-                )
-            except BudgetError as error:
-                kept = tuple(test.as_json() for test in tests)
-                return replace(outcome, failure=str(error), tests=kept, load=_load(tests))
+            found = find_rate(
+                target,
+                search.settings,
+                precision=search.precision,
+                start=start,
+                sender=sender,
+                on_trial=tried,
+            )
             used = running.cpu_seconds()
             half = run(target, replace(search.settings, rate=found.rate / 2), sender=sender)
             used = running.cpu_seconds() - used
-            tried(half)
             memory = running.memory()
+    tried(half)
     return replace(
         outcome,
         rate=found.rate,
@@ -196,11 +239,30 @@ def measure(
         half_cpu_ms=1e3 * used / half.queries,
         alone_p50_ms=found.alone.percentiles_ms["50"],
         client_cores=found.best.client_cores,
+        start_seconds=running.seconds,
         memory=memory,
-        load=_load(tests),
         failure=None if half.valid else f"at half of the rate: {' '.join(half.reasons)}",
-        tests=tuple(test.as_json() for test in tests),
     )
+
+
+def identify(task: Task) -> str:
+    """Return a digest of all that decides a task's figures, so that no table mixes two of them.
+
+    It is of the peer's version, requirements and app, of the artefact and its ``config.pbtxt``, and
+    of the source of our own server.
+    """
+    digest = hashlib.sha256(f"{task.peer.name} {task.version}".encode())
+    package = Path(delugeserve.__file__).parent
+    files = [task.model.artefact, *task.model.artefact.parent.glob("model.bin")]
+    if task.peer.installed:
+        files += task.model.repository.glob(f"{task.model.name}*/config.pbtxt")
+        files += [*package.glob("serving/**/*.py"), *package.glob("runtimes/*.py")]
+    else:
+        files += [REQUIREMENTS / f"{task.peer.name}.txt", *APPS.glob("engine.py")]
+        files += [*APPS.glob(f"{task.peer.name}_app.py"), *package.glob("runtimes/*engine.py")]
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def sender_of(peer: Peer, model: Model, workload: Workload) -> OpenSender:
@@ -208,7 +270,3 @@ def sender_of(peer: Peer, model: Model, workload: Workload) -> OpenSender:
     if workload.name == GRPC:
         return open_sender
     return OpenHttp(model, peer.http_form(workload.name), workload.images)
-
-
-def _load(tests: list[LoadResult]) -> float | None:
-    return tests[0].load_before if tests else None

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.environments import default_cache
 from benchmarks.peers.interface import WORKLOADS
-
-_UNITS = {"ms": 1e-3, "s": 1.0}
+from delugeserve.errors import UsageError
+from delugeserve.load.budget import parse_budget
 
 
 def seconds(text: str) -> float:
-    """Read a duration such as ``100ms`` or ``2s``; a number alone is in seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s)?", text.strip())
-    if not match or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a duration such as 100ms or 2s")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    """Read a time such as ``100ms`` or ``2s``, as ``delugeserve benchmark`` does."""
+    try:
+        return parse_budget(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def names(known: object, what: str) -> object:
+def delays(text: str) -> list[float]:
+    """Read times with commas between them; 0 is one."""
+    return [0.0 if one.strip() == "0" else seconds(one) for one in text.split(",")]
+
+
+def names(known: Collection[str], what: str) -> Callable[[str], list[str]]:
     """Return a reader of names with commas between them."""
 
     def read(text: str) -> list[str]:
         found = list(dict.fromkeys(one.strip() for one in text.split(",") if one.strip()))
         for name in found:
-            if name not in known:  # type: ignore[operator]
-                listed = ", ".join(known)  # type: ignore[call-overload]
+            if name not in known:
+                listed = ", ".join(known)
                 raise argparse.ArgumentTypeError(f"there is no {what} '{name}': {listed}")
         return found
 
@@ -44,10 +49,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workloads", type=names(WORKLOADS, "workload"), default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency-budget", type=seconds, default=0.1, metavar="TIME")
-    parser.add_argument("--duration", type=seconds, default=10.0, help="of a load test")
+    parser.add_argument("--duration", type=seconds, default=10.0, help="of a test, such as 10s")
     parser.add_argument("--precision", type=float, default=0.05)
     parser.add_argument("--batch", type=int, default=32, help="largest batch of the peers")
-    parser.add_argument("--batch-delay", type=seconds, default=0.002, metavar="TIME")
+    parser.add_argument(
+        "--batch-delay",
+        type=delays,
+        default=[0.002],
+        metavar="TIME,TIME",
+        help="how long the peers wait for more images; each is measured, the best one counts",
+    )
     parser.add_argument(
         "--plain-engine",
         action="store_true",
@@ -56,6 +67,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="FOLDER")
     parser.add_argument("--install", action="store_true", help="install the peers, and end")
+    parser.add_argument("--retry-failed", action="store_true", help="measure what failed again")
     parser.add_argument("--report", action="store_true", help="only tables of what was measured")
     parser.add_argument("--quick", action="store_true", help="the figures are meaningless")
     chosen = parser.parse_args(arguments)

@@ -19,9 +19,9 @@ from delugeserve.system.files import atomic_write
 COLUMNS = (
     "",
     "queries/s at p99 <= {budget}",
-    "ours to this",
-    "p99 at half",
-    "CPU",
+    "ours / this",
+    "p99 at half of the own rate",
+    "CPU a query",
     "alone",
     "start",
     "memory",
@@ -39,6 +39,7 @@ class Row:
         peer: the peer's name.
         version: its version.
         rounds: number of outcomes.
+        delay: seconds that it waits for more images; None if it is not told.
         rate: median of the highest rates, in queries/s; None if one round found none.
         rates: the lowest and the highest of them.
         half_p99_ms: median of the latencies at half of the rate.
@@ -56,6 +57,7 @@ class Row:
     peer: str
     version: str
     rounds: int
+    delay: float | None = None
     rate: float | None = None
     rates: tuple[float, float] | None = None
     half_p99_ms: float | None = None
@@ -69,8 +71,9 @@ class Row:
 
     @property
     def title(self) -> str:
-        """The peer with its version."""
-        return f"{PEERS[self.peer].title} {self.version}"
+        """The peer with its version and delay."""
+        delay = "" if self.delay is None else f", {self.delay * 1e3:g} ms"
+        return f"{PEERS[self.peer].title} {self.version}{delay}"
 
 
 def summarise(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], list[Row]]:
@@ -84,13 +87,21 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], list[Row]]:
 
 def _rows(peers: dict[str, list[Outcome]]) -> list[Row]:
     ours = {one.cell.turn: one.rate for one in peers.get(OURS, ()) if one.rate}
-    rows = [_row(found, ours) for found in peers.values()]
+    rows = [_best(found, ours) for found in peers.values()]
     return sorted(rows, key=lambda row: -(row.rate or 0))
+
+
+def _best(found: list[Outcome], ours: dict[int, float]) -> Row:
+    """Return the row of a peer with the delay that suits it best."""
+    delays = dict.fromkeys(one.cell.delay for one in found)
+    rows = [_row([one for one in found if one.cell.delay == delay], ours) for delay in delays]
+    return max(rows, key=lambda row: row.rate or 0)
 
 
 def _row(found: list[Outcome], ours: dict[int, float]) -> Row:
     first = found[0]
-    base = Row(*(first.cell.model, first.cell.workload, first.cell.peer), first.version, len(found))
+    cell = first.cell
+    base = Row(cell.model, cell.workload, cell.peer, first.version, len(found), cell.delay)
     failures = [one.failure for one in found if one.rate is None]
     if failures:
         return Row(**{**vars(base), "failure": failures[0]})

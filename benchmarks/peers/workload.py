@@ -12,8 +12,11 @@ import numpy.typing as npt
 
 from benchmarks.peers.interface import JPEG, Model
 from delugeserve.artifacts.manifest import read_manifest
+from delugeserve.artifacts.model_config import read_message
 from delugeserve.artifacts.preprocessing import preprocessing_of
 from delugeserve.artifacts.repository import find_models
+from delugeserve.artifacts.serving_config import read_serving, stops_prefetching
+from delugeserve.errors import UsageError
 from delugeserve.runtimes import BACKENDS
 
 _PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image
@@ -58,15 +61,22 @@ def find_model(repository: Path, name: str) -> Model:
     """Return a model of a repository.
 
     Raises:
-        ValueError: it is not one for OpenVINO.
+        UsageError: it is not for OpenVINO, or Triton's batcher stalls with its configuration.
     """
     (stored,) = find_models(repository, [name])
+    for folder in sorted(repository.glob(f"{name}*")):
+        if stops_prefetching(read_serving(read_message(folder))):
+            raise UsageError(
+                f"Triton's batcher stalls with the limits of the queue of '{folder.name}'.",
+                f"Remove them: delugeserve configure {folder.name} --repository {repository} "
+                "--queue-size 0 --queue-timeout 0 --no-client-timeout --priorities 0",
+            )
     folder = stored.folder / str(stored.version)
     manifest = read_manifest(folder)
     if manifest.backend != "openvino" or manifest.precision not in _HINTS:
-        raise ValueError(
-            f"'{name}' is for {manifest.backend} in {manifest.precision}; the peers run "
-            "OpenVINO in bf16 or fp32."
+        raise UsageError(
+            f"'{name}' is for {manifest.backend} in {manifest.precision}; the peers run OpenVINO.",
+            f"Export it: delugeserve export --model {name} --backend openvino",
         )
     task = manifest.network.task
     return Model(

@@ -30,7 +30,7 @@ class Batcher:
     async def __call__(self, image):
         """Return the probabilities of an image."""
         answer = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((image, answer))
+        self._queue.put_nowait((image, answer, asyncio.get_running_loop().time()))
         return await answer
 
     async def run(self):
@@ -38,19 +38,20 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
-            end = loop.time() + SETTINGS.delay
+            end = batch[0][2] + SETTINGS.delay  # no more waiting for what waited for the engine
             while len(batch) < SETTINGS.batch:
                 if self._queue.empty():
+                    if (left := end - loop.time()) <= 0:
+                        break
                     try:
-                        timeout = end - loop.time()
-                        batch.append(await asyncio.wait_for(self._queue.get(), timeout))
+                        batch.append(await asyncio.wait_for(self._queue.get(), left))
                     except asyncio.TimeoutError:
                         break
                 else:
                     batch.append(self._queue.get_nowait())
-            images = np.stack([image for image, _ in batch])
+            images = np.stack([image for image, _, _ in batch])
             rows = await loop.run_in_executor(self._thread, self._engine, images)
-            for (_, answer), row in zip(batch, rows, strict=True):
+            for (_, answer, _), row in zip(batch, rows, strict=True):
                 if not answer.done():
                     answer.set_result(row)
 

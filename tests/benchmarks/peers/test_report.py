@@ -19,7 +19,20 @@ pytest.importorskip("matplotlib", reason="the plot needs the extra 'benchmark'")
 def outcome(peer: str, turn: int, rate: float | None, **more: object) -> Outcome:
     cell = Cell("delugenet38", PIXELS, peer, turn)
     found = Outcome(
-        cell, "1.0", rate, 90.0, (rate or 0) / 2, 5.0, 8.0 + turn, 0.9, 1.5, 0.2, 3.0, 2**20, 0.1
+        cell,
+        "1.0",
+        "x",
+        rate,
+        90.0,
+        (rate or 0) / 2,
+        5.0,
+        8.0 + turn,
+        0.9,
+        1.5,
+        0.2,
+        3.0,
+        2**20,
+        0.1,
     )
     return dataclasses.replace(found, **more)
 
@@ -53,6 +66,15 @@ def test_ratios_are_taken_within_rounds():
     assert rows["ray"].failure == "It keeps no rate."
 
 
+def test_the_delay_that_suits_a_peer_best_counts():
+    def of(delay: float, rate: float | None) -> Outcome:
+        found = outcome("ray", 0, rate)
+        return dataclasses.replace(found, cell=dataclasses.replace(found.cell, delay=delay))
+
+    (row,) = report.summarise([of(0.002, 500), of(0.0, 600), of(0.005, None)])[KEY]
+    assert (row.rate, row.title) == (600, "Ray Serve 1.0, 0 ms")
+
+
 def test_the_fastest_comes_first_and_one_without_a_rate_last():
     assert [row.peer for row in report.summarise(OUTCOMES)[KEY]] == [
         "delugeserve",
@@ -84,7 +106,7 @@ def test_without_any_rate_there_is_no_plot(tmp_path):
     assert not (tmp_path / "peers.png").exists()
 
 
-@pytest.mark.parametrize(("text", "value"), [("100ms", 0.1), ("2s", 2), ("0.5", 0.5)])
+@pytest.mark.parametrize(("text", "value"), [("100ms", 0.1), ("2s", 2), ("50", 0.05)])
 def test_durations(text, value):
     assert options.seconds(text) == pytest.approx(value)
 
@@ -96,9 +118,21 @@ def test_what_is_not_a_duration_is_refused(text):
 
 
 def test_options():
-    chosen = options.parse(["--output", "x", "--peers", "ray,litserve,ray", "--workloads", "jpeg"])
+    chosen = options.parse(
+        [
+            "--output",
+            "x",
+            "--peers",
+            "ray,litserve,ray",
+            "--workloads",
+            "jpeg",
+            "--batch-delay",
+            "2ms,0",
+        ]
+    )
     assert chosen.peers == ["ray", "litserve"]
     assert chosen.workloads == [JPEG]
+    assert chosen.batch_delay == [0.002, 0]
     assert chosen.model == ["delugenet38"]
 
 
