@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -126,6 +127,7 @@ def _wait(job: Job, connection: Connection, progress: Progress) -> Observed:
 
 def _work(job: Job, connection: Connection) -> None:
     """Perform a test, and send the parent its progress and what was observed, or the error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this process
     try:
         connection.send(perform(job, connection.send))
     except Exception as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from delugeserve.load.waterfall import STEPS
 from delugeserve.serving.supervisor import serve
 
 pytest.importorskip("onnxruntime", reason="the backends need the extra 'server'")
@@ -89,7 +90,7 @@ def test_json_over_both_protocols(server, tmp_path, protocol):
 
 
 def test_a_budget(server, tmp_path):
-    options = ("--latency-budget", "1s", "--precision", 1, "--output", tmp_path / "logs")
+    options = ("--latency-budget", "300ms", "--precision", 1, "--output", tmp_path / "logs")
     done = benchmark("--url", server.grpc_url, *SHORT, *options, "--percentile", 80, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -106,6 +107,24 @@ def test_a_budget_that_nothing_keeps(server):
     assert "at no rate; the nearest was" in done.stderr
     assert "Use --latency-budget" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_waterfall(exported, tmp_path):
+    page = tmp_path / "waterfall.html"
+    options = ("--repository", exported, "--duration", 0.2, "--html", page, "--json")
+    done = benchmark("--waterfall", *options)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["model"] == "tiny"
+    assert [step["name"] for step in report["steps"]] == list(STEPS)
+    assert report["steps"][1]["total_ms"] < report["steps"][3]["total_ms"]
+    assert all(name in page.read_text() for name in STEPS)
+
+
+def test_a_wrong_model_for_the_waterfall(exported):
+    done = benchmark("--waterfall", "--repository", exported, "--model", "tinny")
+    assert done.returncode == 2
+    assert "tiny" in done.stderr
 
 
 def test_every_command_of_the_page_runs(server, tmp_path, console_commands):

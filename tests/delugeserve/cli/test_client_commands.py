@@ -39,6 +39,17 @@ def test_no_server(error, command):
         ("--plot", "/"),
         ("--plot", "figures.gif"),
         ("--url", "ftp://localhost"),
+        ("--scenario", "servr"),
+        ("--scenario", "server"),
+        ("--scenario", "offline", "--latency-budget", "50ms"),
+        ("--scenario", "closed-loop", "--rate", "10"),
+        ("--latency-budget", "soon"),
+        ("--latency-budget", "0ms"),
+        ("--rate", "0"),
+        ("--percentile", "100"),
+        ("--repeats", "0"),
+        ("--html", "report.pdf"),
+        ("--output", __file__),
     ],
 )
 def test_benchmark_refuses_options_before_it_measures(run, options):
