@@ -111,12 +111,13 @@ def test_one_bad_argument_does_not_stop_the_others(server, photos):
     ("example", "subject", "says"),
     [
         ("classify_folder.py", "", r"a red\.png\tred\t0\.\d{3}\n"),
+        ("several_servers.py", "a red.png", r"a red\.png\tred\n"),
         ("async_requests.py", "a red.png", r"20 requests in \d+\.\d\d s: red\n"),
         ("latency_tritonclient.py", None, r"p50: .* ms\np90: .* ms\np95: .* ms\np99: .* ms\n"),
     ],
 )
 def test_examples(server, photos, example, subject, says):
-    few = [] if subject == "" else ["--requests", "20"]
+    few = [] if example in ("classify_folder.py", "several_servers.py") else ["--requests", "20"]
     arguments = [] if subject is None else [str(photos / subject)]
     options = ("--model", "delugenet38", "--url", server.grpc_url, *few)
     done = python(ROOT / "clients" / "examples" / example, *arguments, *options)

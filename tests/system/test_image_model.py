@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import shutil
 import struct
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +150,37 @@ def test_the_faster_place_is_found_on_a_long_stream(server):
     assert [len(times) for times in choice.seconds.values()] == [2, 2]
     assert [one.predictions for one in results[:8]] == [one.predictions for one in results[-8:]]
     assert [one.source for one in results] == [f"image {n}" for n in range(1, 49)]
+
+
+PROGRAMS = {
+    "classify.sh": (("bash",), "http"),
+    "Classify.java": (("java",), "http"),
+    "classify.go": (("go", "run"), "http"),
+    "tritonclient_image.py": ((sys.executable,), "grpc"),
+}
+
+
+@pytest.mark.parametrize("name", list(PROGRAMS))
+def test_programs_without_this_client(server, name, tmp_path):
+    program, protocol = PROGRAMS[name]
+    if shutil.which(program[0]) is None:
+        pytest.skip(f"there is no {program[0]}")
+    file = tmp_path / "a.jpg"
+    file.write_bytes(photo())
+    with Classifier(server.grpc_url) as classifier:
+        label = classifier.classify(file).top.label
+    arguments: tuple[str, ...] = (f"http://{server.http_url}", "tiny")
+    if protocol == "grpc":
+        arguments = ("--url", server.grpc_url, "--model", "tiny")
+    script = Path(__file__).parents[2] / "clients" / "examples" / name
+    run = [*program, script, file, *arguments]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert label in done.stdout
+    file.write_bytes(b"no picture")
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "not an image" in done.stdout + done.stderr
 
 
 def test_the_client_names_the_model_to_ask(server):
