@@ -102,7 +102,7 @@ _PEERS = (
         title="MLServer",
         distribution="mlserver",
         command=_mlserver,
-        forms={PIXELS: forms.V2_PIXELS, JPEG: forms.V2_JPEG},
+        forms={PIXELS: forms.V2_PIXELS, JPEG: forms.V2_JPEG, GRPC: forms.V2_GRPC},
         documentation=(
             "https://docs.seldon.ai/mlserver/user-guide/adaptive-batching",
             "https://docs.seldon.ai/mlserver/user-guide/parallel-inference",

@@ -95,6 +95,14 @@ def _tensor_predictions(answer: bytes, classes: int) -> bytes:
 V2_PIXELS = Form("/v2/models/{model}/infer", _tensor, _tensor_floats, _JSON)
 V2_JPEG = Form("/v2/models/{model}/infer", _tensor, _tensor_predictions, _JSON)
 
+
+def _element(_: Model, image: bytes) -> bytes:
+    return len(image).to_bytes(4, "little") + image
+
+
+# The same over gRPC, where tensors may be raw bytes.
+V2_GRPC = Form("", _element, _floats, _OCTETS)
+
 # Our gateway.
 GATEWAY_JPEG = Form("/classify?model={model}&top_k={top_k}", _image, _predictions, "image/jpeg")
 

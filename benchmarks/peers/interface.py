@@ -134,7 +134,7 @@ class Peer:
         title: name in tables.
         distribution: the package whose version is printed.
         command: program and arguments.
-        forms: how it is asked, by workload; None for gRPC by Triton's protocol.
+        forms: how it is asked, by workload; None for gRPC as Triton takes it.
         environment: environment variables, in addition to those of every peer.
         installed: whether it runs in this environment, not in one of its own.
         delayed: it can be told how long to wait for more images.

@@ -11,6 +11,7 @@ from typing import Any
 
 import delugeserve
 from benchmarks.peers import servers
+from benchmarks.peers.grpc_sender import OpenGrpc
 from benchmarks.peers.http_sender import OpenHttp
 from benchmarks.peers.interface import (
     APPS,
@@ -268,5 +269,6 @@ def identify(task: Task) -> str:
 def sender_of(peer: Peer, model: Model, workload: Workload) -> OpenSender:
     """Return what sends a workload to a peer."""
     if workload.name == GRPC:
-        return open_sender
+        form = peer.forms[GRPC]
+        return open_sender if form is None else OpenGrpc(model, form, workload.images)
     return OpenHttp(model, peer.http_form(workload.name), workload.images)

@@ -37,7 +37,7 @@ class Settings:
         delay: seconds that the first image of a batch waits for others.
         port: where to listen on loopback.
         other_ports: two more free ports.
-        workload: "pixels" or "jpeg".
+        workload: "pixels", "jpeg" or "grpc".
     """
 
     artefact: str

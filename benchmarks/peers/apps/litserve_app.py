@@ -21,7 +21,7 @@ class Classifier(litserve.LitAPI):
 
     def setup(self, device):
         self._engine, self._codec = Engine(SETTINGS), Codec(SETTINGS)
-        self._raw = SETTINGS.workload == "pixels"
+        self._raw = SETTINGS.workload != "jpeg"
 
     def decode_request(self, request):
         body = base64.b64decode(request["image"])

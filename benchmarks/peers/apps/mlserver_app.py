@@ -23,11 +23,11 @@ class Classifier(MLModel):
     async def load(self) -> bool:
         settings = read_settings()
         self._engine, self._codec = Engine(settings), Codec(settings)
-        self._raw = settings.workload == "pixels"
+        self._raw = settings.workload != "jpeg"
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        images = Base64Codec.decode_input(payload.inputs[0])
+        images = _images(payload.inputs[0])
         read = self._codec.pixels if self._raw else self._codec.decode
         rows = self._engine(np.stack([read(image) for image in images]))
         if self._raw:
@@ -43,6 +43,12 @@ class Classifier(MLModel):
                 ),
             ]
         return InferenceResponse(model_name=self.name, outputs=outputs)
+
+
+def _images(given):
+    """Return the elements of a tensor: over gRPC they are raw."""
+    elements = given.data.root
+    return elements if isinstance(elements[0], bytes) else Base64Codec.decode_input(given)
 
 
 def _numbers(name, found, dtype):

@@ -49,7 +49,7 @@ class Classifier:
 
     def __init__(self, settings):
         self._engine, self._codec = Engine(settings), Codec(settings)
-        self._raw = settings.workload == "pixels"
+        self._raw = settings.workload != "jpeg"
 
     @serve.batch(max_batch_size=SETTINGS.batch, batch_wait_timeout_s=SETTINGS.delay)
     async def _infer(self, images):

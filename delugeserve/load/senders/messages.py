@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from delugeserve.load.target import Target
 from delugeserve_client.address import parse_address
@@ -30,6 +30,16 @@ def connect(target: Target) -> ServedModel:
         return transport.connect(target.model)
     finally:
         transport.close()
+
+
+class GrpcMessages(Protocol):
+    """What a gRPC sender sends and reads."""
+
+    def build(self, sample_ids: Sequence[int]) -> bytes:
+        """Return the serialised request for some images, given as indices into the target's."""
+
+    def read(self, reply: bytes) -> bytes:
+        """Return the probabilities of a serialised reply, as the bytes of float32."""
 
 
 class Messages:

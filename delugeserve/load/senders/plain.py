@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from delugeserve.load.senders.base import Done
 from delugeserve.load.senders.http2 import Http2Calls
-from delugeserve.load.senders.messages import Messages
+from delugeserve.load.senders.messages import GrpcMessages, Messages
 from delugeserve.load.senders.secure import METHOD
 from delugeserve.load.target import Target
 from delugeserve_client.address import parse_address
@@ -26,11 +26,15 @@ class PlainGrpcSender:
     their callbacks send in one piece. A lost connection fails the calls in flight; the next call
     connects again.
 
+    Args:
+        target: what to send, and where.
+        messages: the messages, where the server is not Triton; None asks it what it takes.
+
     Raises:
         ClientError: the server cannot be asked.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, messages: GrpcMessages | None = None) -> None:
         address = parse_address(target.url)
         name, _, port = address.host.rpartition(":")
         self._server = (name.strip("[]"), int(port))
@@ -46,7 +50,7 @@ class PlainGrpcSender:
             ("grpc-timeout", f"{max(1, round(target.timeout * 1e3))}m"),
             *([("authorization", f"Bearer {key}")] if key else []),
         ]
-        self._messages = Messages(target)
+        self._messages = messages or Messages(target)
         self._timeout = target.timeout
         self._lock = threading.RLock()
         self._calls: Http2Calls | None = None

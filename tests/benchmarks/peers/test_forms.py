@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
 
 import numpy as np
 import pytest
 from peer_model import MODEL
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import deserialize_bytes_tensor
 
 from benchmarks.peers import forms
 from benchmarks.peers.catalogue import PEERS
+from benchmarks.peers.grpc_sender import BytesMessages, OpenGrpc
 from benchmarks.peers.interface import GRPC, REQUIREMENTS
 
 IMAGE = bytes(range(12))
@@ -35,6 +39,7 @@ CASES = {
         {"outputs": [{"name": "probabilities", "data": FOUND.tolist()}]}
     ).encode(),
     "V2_JPEG": json.dumps(TENSORS).encode(),
+    "V2_GRPC": FOUND.tobytes(),
     "GATEWAY_JPEG": json.dumps({"predictions": PREDICTIONS}).encode(),
     "TRITON_PIXELS": b'{"outputs":[]}' + FOUND.tobytes(),
 }
@@ -49,11 +54,21 @@ def test_answers_are_read_alike(name):
 @pytest.mark.parametrize("name", CASES)
 def test_requests_have_the_image(name):
     form = getattr(forms, name)
-    assert form.url(MODEL).startswith("/")
+    assert form.url(MODEL).startswith("/") != (name == "V2_GRPC")
     assert "{" not in form.url(MODEL)
     assert "/" in form.all_headers(MODEL)["Content-Type"]
     body = form.body(MODEL, IMAGE)
     assert IMAGE in body or base64.b64encode(IMAGE) in body
+
+
+def test_a_message_for_a_server_that_is_not_triton():
+    opened = OpenGrpc(MODEL, forms.V2_GRPC, [IMAGE])
+    messages = BytesMessages(pickle.loads(pickle.dumps(opened)))
+    request = service_pb2.ModelInferRequest.FromString(messages.build([0]))
+    assert (request.model_name, request.inputs[0].datatype) == ("stub", "BYTES")
+    assert deserialize_bytes_tensor(request.raw_input_contents[0]).tolist() == [IMAGE]
+    reply = service_pb2.ModelInferResponse(raw_output_contents=[FOUND.tobytes()])
+    assert messages.read(reply.SerializeToString()) == FOUND.tobytes()
 
 
 def test_the_head_of_a_binary_tensor_is_as_long_as_the_header_says():
