@@ -113,7 +113,7 @@ def test_a_server_that_answers_nothing_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"source": "0', b"\0" * 100])
+@pytest.mark.parametrize("torn", [b"", b'{"source": "0', b"\0" * 1_000_000])
 def test_torn_ends_are_cut_off(tmp_path, torn):
     whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
     label(whole)

@@ -113,6 +113,17 @@ def test_the_groups_do_not_show_in_the_output(tmp_path, name, monkeypatch):
         assert [found.row_group(group).num_rows for group in range(8)] == [64] * 7 + [52]
 
 
+@pytest.mark.slow
+def test_the_pages_of_a_parquet_file_do_not_depend_on_the_groups(tmp_path):
+    """A row group of its real size has several pages in a column."""
+    pytest.importorskip("pyarrow")
+    rows = [row_of(Item(f"{number * 7919 % 100_003:060d}.png")) for number in range(40_000)]
+    contents = {
+        write(tmp_path, "parquet", groups, rows).read_bytes() for groups in ([], [333] * 110)
+    }
+    assert len(contents) == 1
+
+
 @pytest.mark.parametrize("name", FILE_FORMATS)
 def test_the_names_of_a_log(tmp_path, name):
     write(tmp_path, name, [2])
