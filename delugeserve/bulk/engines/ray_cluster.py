@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -118,7 +119,7 @@ class OnCluster:
             listed = _list_chunks(output, state, items, journal, self.cluster, progress)
             output.saved = _count_done(output.folder)
             progress.stage("start Ray")
-            with _ray(self.cluster):
+            with _messages_apart(), _ray(self.cluster):
                 progress.stage("classify chunks", max(0, listed.chunks - output.saved))
                 try:
                     with _watch(output, progress):
@@ -203,6 +204,17 @@ def _ray(cluster: Cluster) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _messages_apart() -> Iterator[None]:
+    """Keep what Ray prints out of standard output, which is for results."""
+    if _log.isEnabledFor(logging.DEBUG):
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+@contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
     """Keep the handlers of signals; Ray's would end the process without a word."""
     if threading.current_thread() is not threading.main_thread():
@@ -239,14 +251,18 @@ def _run(folder: Path, request: Request, chunks: int, engine: Engine, cluster: C
     cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
     workers = min(cluster.workers or max(1, cpus - 3), chunks)
     with ray.data.DataContext.current(context), _quiet():
-        rows = ray.data.range(chunks, override_num_blocks=chunks).map_batches(
+        # Few tasks beside the workers: each has a process, which takes seconds to start.
+        numbers = ray.data.range(chunks, override_num_blocks=chunks, concurrency=1 + workers // 16)
+        rows = numbers.map_batches(
             _Worker,
             fn_constructor_args=(str(folder / "chunks"), request, engine),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
         )
         try:
-            rows.write_parquet(str(folder / "parts"), compression="zstd")
+            rows.write_parquet(
+                str(folder / "parts"), compression="zstd", concurrency=1 + workers // 4
+            )
         except Exception as error:
             raise _cause(error) from error
 
