@@ -168,6 +168,10 @@ def _report(chosen: argparse.Namespace, cells: Path) -> None:
     budget = json.loads((chosen.output / "settings.json").read_text())["latency_budget"]
     for key, rows in tables.items():
         common.show(report.title(key), report.columns(budget), [report.cells(row) for row in rows])
+        for row in rows:
+            if row.failure:
+                text = f"{row.title}: {row.failure}"
+                common.out.print(text, style="red", highlight=False, markup=False)
     report.write_csv(tables, chosen.output / "peers.csv")
     with atomic_write(chosen.output / "peers.md") as path:
         path.write_text(report.markdown(tables, budget), encoding="utf-8")

@@ -161,7 +161,7 @@ def markdown(tables: dict[tuple[str, str], list[Row]], budget: float) -> str:
         lines += [f"**{title(key)}**", "", "| " + " | ".join(heads) + " |"]
         lines += ["|---" * len(heads) + "|"]
         lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-        lines += [""]
+        lines += ["", *(f"{row.title}: {_one_line(row.failure)}\n" for row in rows if row.failure)]
     return "\n".join(lines)
 
 
@@ -222,6 +222,10 @@ def _errors(
     below = [value - low for value, (low, _) in zip(values, known, strict=True)]
     above = [high - value for value, (_, high) in zip(values, known, strict=True)]
     return [below, above]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _spread(value: float | None, span: tuple[float, float] | None, form: str) -> str:
