@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ class TuningResult:
         """The trials that no other one beats in both throughput and latency; see :func:`pareto`."""
         return pareto(self.trials)
 
+    @property
+    def ahead(self) -> bool:
+        """Whether the best settings were still ahead when they were measured again."""
+        again, before = self.best_again, self.before_again
+        if again is None or before is None:
+            return False
+        return again.images_per_s > (1 + _MARGIN) * before.images_per_s
+
     def as_json(self) -> dict[str, Any]:
         """Return the result for JSON."""
         return {
@@ -62,6 +71,7 @@ class TuningResult:
             "best": to_json(self.best),
             "before_again": to_json(self.before_again),
             "best_again": to_json(self.best_again),
+            "ahead": self.ahead,
             "written": self.written,
             "pareto": [trial.number for trial in self.pareto],
             "trials": [to_json(trial) for trial in self.trials],
@@ -103,13 +113,14 @@ def tune(
         _log.info("check once more: the settings before, then the best")
         before_again = _again(before, measure, progress)
         best_again = _again(best, measure, progress)
-        ahead = best_again.images_per_s > (1 + _MARGIN) * before_again.images_per_s
-        if ahead and write:
+        result = TuningResult(plan, trials, before, best, before_again, best_again, False)
+        if result.ahead and write:
             if best.candidate.version != before.candidate.version:
                 promote(plan.repository, plan.model, best.candidate.version)
             configure(plan.repository, plan.model, best.candidate.serving())
             _log.info("written: %s", describe(best.candidate, plan))
-        return TuningResult(plan, trials, before, best, before_again, best_again, ahead and write)
+            result = dataclasses.replace(result, written=True)
+        return result
 
 
 def _nothing_keeps(plan: TuningPlan, trials: Sequence[Trial]) -> Failure:

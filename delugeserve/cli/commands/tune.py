@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,9 +23,11 @@ from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.versions import print_running
 from delugeserve.errors import UsageError
 from delugeserve.plotting import check_picture_path, save_figure
+from delugeserve.system import hardware
 
 _LOAD = "Load"
 _SPACE = "What is tried"
+_BUSY = 0.5  # load average of an idle machine, for each core, at most
 
 
 def command(
@@ -145,6 +148,12 @@ def command(
             "The queue has a limit, a timeout or priorities, with which Triton may pause for half "
             "a second. To remove them before tuning, use: delugeserve configure "
             f"{model} --queue-size 0 --queue-timeout 0 --no-client-timeout --priorities 0"
+        )
+    cores = hardware.usable_cores()
+    if (load := os.getloadavg()[0]) > _BUSY * cores:
+        print_warning(
+            f"This machine is busy: its load average is {load:.1f} on {cores} cores. Trials will "
+            "differ by that more than by their settings."
         )
     if dry_run:
         print_json(_describe(plan)) if json else print_plan(plan)

@@ -72,8 +72,10 @@ def print_result(result: TuningResult) -> None:
         ),
         texts=2,
     )
-    if not result.written:
-        out.print("Nothing was written.")
+    if not result.ahead:
+        out.print("Measured again, the best is not ahead by 3 %. Nothing was written.")
+    elif not result.written:
+        out.print("Nothing was written, as --no-write asks.")
     elif result.best.candidate.replicas > 1:
         out.print("Written into config.pbtxt, but for the number of servers.")
         print_next(f"delugeserve serve --active {result.best.candidate.replicas}")
