@@ -12,7 +12,7 @@ import pytest
 import delugeserve
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("delugeserve", "delugeserve_client", "delugeserve_export")
+PACKAGES = ("delugeserve", "delugeserve.load", "delugeserve_client", "delugeserve_export")
 
 
 def documented(package):

@@ -11,9 +11,9 @@ import typer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PACKAGES = ("delugeserve", "delugeserve_client", "delugeserve_export")
+PACKAGES = ("delugeserve", "delugeserve.load", "delugeserve_client", "delugeserve_export")
 
-ASKS_A_SERVER = re.compile(r"from delugeserve_client import|InferenceServerClient\(")
+ASKS_A_SERVER = re.compile(r"from delugeserve_client import|InferenceServerClient\(|prepare_target\(")
 STARTS_A_SERVER = "serve("
 TRAINS = "train("
 EXPORTS = "plan_export("
