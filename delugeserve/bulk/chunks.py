@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from delugeserve.bulk.items import Item, Shard
+from delugeserve.bulk.labelling import BLOCK
 from delugeserve.bulk.row_log import Names
 from delugeserve.bulk.sources.opening import open_item
 from delugeserve_client.errors import ImageError
 
-SMALL, LARGE = 1_000, 10_000
-"""Images of a chunk: few at first, so that a small job is shared by all workers, and many later,
-so that a huge one has not too many chunks."""
+SMALL, LARGE = 4 * BLOCK, 40 * BLOCK
+"""Images of a chunk, whole blocks: few at first, so that a small job is shared by all workers, and
+many later, so that a huge one has not too many chunks."""
 
 _LARGE_FROM = 1_000_000
 _PER_FOLDER = 1_000

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from delugeserve.bulk.interrupts import interrupts_held
 from delugeserve.bulk.items import Item
@@ -61,6 +62,7 @@ def label(
     *,
     top_k: int,
     threshold: float | None = None,
+    leave_out: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> None:
     """Label images, and pass on each row.
@@ -72,6 +74,7 @@ def label(
         counts: is kept up to date, also if an error ends the run.
         top_k: the most classes of a row.
         threshold: the least probability of a class in a row; None for no limit.
+        leave_out: number of rows at the start that are not passed on, nor counted.
         progress: is told of the rows.
 
     Raises:
@@ -80,7 +83,7 @@ def label(
     started = shown = time.monotonic()
     unreported = 0
     try:
-        for row in labeller.label(items, top_k):
+        for row in islice(labeller.label(items, top_k), leave_out, None):
             kept = _above(row, threshold)
             with interrupts_held():
                 write(kept)

@@ -9,6 +9,11 @@ from typing import Protocol
 from delugeserve.bulk.items import Item
 from delugeserve_client import Classification
 
+BLOCK = 256
+"""Images of a block. Where a block begins depends on the images alone, and requests do not cross
+blocks: the last digits of a probability depend on how many images a request has, so that a run that
+resumes, or another process, must put the same images together."""
+
 
 @dataclass(frozen=True)
 class ModelIdentity:
@@ -35,7 +40,7 @@ class ModelIdentity:
 
 
 class Labels(Protocol):
-    """Labels images."""
+    """Labels images. The first item begins a block."""
 
     def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
         """Yield one result for each item, in order; items are taken as they are needed.
@@ -54,3 +59,18 @@ class Labeller(Labels, Protocol):
 
     def close(self) -> None:
         """Release what it holds."""
+
+
+def begins_block(item: Item, last: Item | None, size: int) -> bool:
+    """Return whether an item begins a block: a block has images of one shard, or of none.
+
+    Args:
+        item: the item.
+        last: the item before; None if there is none.
+        size: number of items of the block that ``last`` is in.
+    """
+    return last is None or size >= BLOCK or _shard(item) != _shard(last)
+
+
+def _shard(item: Item) -> str | None:
+    return None if item.shard is None else item.shard.source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 from delugeserve.bulk.interrupts import interrupts_held
@@ -19,7 +19,7 @@ from delugeserve.bulk.journal import (
     read_journal,
     remove,
 )
-from delugeserve.bulk.labelling import Labeller
+from delugeserve.bulk.labelling import Labeller, begins_block
 from delugeserve.bulk.outputs import FILE_FORMATS
 from delugeserve.bulk.outputs.base import Format, display_name
 from delugeserve.bulk.row_log import Names, RowLog
@@ -142,19 +142,27 @@ class OutputFile:
         counts.refused, counts.below, counts.resumed = start.refused, start.below, start.rows
         counts.answered = start.rows - start.refused
         found = self._watch_shards(items(), state, journal)
+        block: list[Item] = []  # of the images passed over, those that must be asked once more
         for item in islice(found, start.rows):
             names.add(item.source)
+            if begins_block(item, block[-1] if block else None, len(block)):
+                block = []
+            block.append(item)
         if start.rows and str(names) != start.names:
             raise self._other_images(kind, items)
+        following = list(islice(found, 1))
+        if not following or begins_block(following[0], block[-1] if block else None, len(block)):
+            block = []  # it is complete
         rows = RowLog(kind, self.log, journal, start, names)
         try:
             label(
-                found,
+                chain(block, following, found),
                 labeller,
                 write,
                 counts,
                 top_k=request.top_k,
                 threshold=request.threshold,
+                leave_out=len(block),
                 progress=progress,
             )
         finally:

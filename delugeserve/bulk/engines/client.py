@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import queue
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from delugeserve.bulk.choices import Decode
 from delugeserve.bulk.items import Item
-from delugeserve.bulk.labelling import ModelIdentity
+from delugeserve.bulk.labelling import ModelIdentity, begins_block
 from delugeserve.bulk.sources.ahead import load_ahead
 from delugeserve_client import Classification, Classifier, ServedModel
 
@@ -91,27 +93,111 @@ class ClientLabeller:
 
     def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
         """Yield one result for each item, in order; see :class:`.Labeller`."""
+        blocks = _Blocks(load_ahead(items))
+        # Two at once: while the last requests of one are answered, the next one is begun.
+        running = deque(_Block(blocks, self._classifier, top_k) for _ in range(2))
+        try:
+            while True:
+                block = running.popleft()
+                yield from block.results()
+                if block.empty:
+                    return
+                running.append(_Block(blocks, self._classifier, top_k))
+        finally:
+            blocks.stopped = True
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._classifier.close()
+
+
+class _Blocks:
+    """Items, taken block by block, each block by a thread of its own.
+
+    Attributes:
+        stopped: no more items are wanted.
+        turn: set when the next block may be taken.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items = iter(items)
+        self._next: Item | None = None
+        self.stopped = False
+        self.turn = threading.Event()
+        self.turn.set()
+
+    def take(self) -> Iterator[Item]:
+        """Yield the items of the next block."""
+        last, size = None, 0
+        while not self.stopped:
+            item = self._next or next(self._items, None)
+            self._next = item
+            if item is None or (size and begins_block(item, last, size)):
+                return
+            self._next = None
+            last, size = dataclasses.replace(item, content=b"", load=None), size + 1
+            yield item
+
+
+class _Block:
+    """One block: a thread sends its items and takes in the results.
+
+    Attributes:
+        empty: no items were left; known when the results are.
+    """
+
+    def __init__(self, blocks: _Blocks, classifier: Classifier, top_k: int) -> None:
+        self.empty = True
+        self._blocks, self._classifier, self._top_k = blocks, classifier, top_k
+        self._results: queue.SimpleQueue[Classification | BaseException | None]
+        self._results = queue.SimpleQueue()
+        # Blocks are taken in order.
+        self._turn, self._following = blocks.turn, threading.Event()
+        blocks.turn = self._following
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def results(self) -> Iterator[Classification]:
+        """Yield the results as they come.
+
+        Raises:
+            Exception: what ended the block early, after the results before it.
+        """
+        while (result := self._results.get()) is not None:
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+
+    def _run(self) -> None:
+        self._turn.wait()
+        try:
+            for result in self._label():
+                self._results.put(result)
+            self._results.put(None)
+        except BaseException as error:
+            self._results.put(error)
+        finally:
+            self._following.set()
+
+    def _label(self) -> Iterator[Classification]:
         taken: deque[Item] = deque()  # those without a result yet; sent or not
 
         def contents() -> Iterator[str | _Named]:
-            for item in load_ahead(items):
+            for item in self._blocks.take():
+                self.empty = False
                 # Its content is not kept while the client waits for the answer.
                 taken.append(dataclasses.replace(item, content=b"", load=None))
                 if item.error is None:
                     content = item.content
                     yield _Named(content, item.source) if isinstance(content, bytes) else content
+            self._following.set()
 
-        for result in self._classifier.stream(contents(), top_k, on_error="return"):
+        for result in self._classifier.stream(contents(), self._top_k, on_error="return"):
             while taken[0].error is not None:
                 yield _known(taken.popleft())
             taken.popleft()
             yield result
         while taken:
             yield _known(taken.popleft())
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._classifier.close()
 
 
 class _Named(io.BytesIO):

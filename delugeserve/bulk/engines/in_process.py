@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from delugeserve.artifacts.preprocessing import preprocessing_of
 from delugeserve.bulk.items import Item
-from delugeserve.bulk.labelling import ModelIdentity
+from delugeserve.bulk.labelling import ModelIdentity, begins_block
 from delugeserve.bulk.sources.ahead import load_ahead
 from delugeserve.errors import SubjectError
 from delugeserve.verification.verify import load_version
@@ -65,8 +64,7 @@ class InProcessLabeller:
 
     def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
         """Yield one result for each item, in order; see :class:`.Labeller`."""
-        decoded = self._decode(load_ahead(items))
-        while batch := list(islice(decoded, self._batch)):
+        for batch in self._batches(self._decode(load_ahead(items))):
             readable = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
             rows = iter(self._infer(np.stack(readable))[1] if readable else ())
             for item, pixels in batch:
@@ -74,6 +72,20 @@ class InProcessLabeller:
                     yield Classification(item.source, (), pixels)
                 else:
                     yield Classification(item.source, self._top(next(rows), top_k))
+
+    def _batches(self, decoded: Iterable[_Decoded]) -> Iterator[list[_Decoded]]:
+        """Yield batches that do not cross blocks."""
+        batch: list[_Decoded] = []
+        last, size = None, 0
+        for one in decoded:
+            begins = begins_block(one[0], last, size)
+            last, size = one[0], 1 if begins else size + 1
+            if batch and (begins or len(batch) == self._batch):
+                yield batch
+                batch = []
+            batch.append(one)
+        if batch:
+            yield batch
 
     def close(self) -> None:
         """Stop decoding."""
@@ -92,10 +104,11 @@ class InProcessLabeller:
     def _prepare(self, item: Item) -> _Decoded:
         if item.error is not None:
             return item, item.error
+        kept = Item(item.source, shard=item.shard)
         try:
-            return Item(item.source), self._preprocessing(item.content, item.source)
+            return kept, self._preprocessing(item.content, item.source)
         except ImageError as error:
-            return Item(item.source), error
+            return kept, error
 
     def _top(self, probabilities: NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
         order = np.argsort(-probabilities, kind="stable")[:top_k]

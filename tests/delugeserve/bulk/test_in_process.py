@@ -22,7 +22,7 @@ pytest.importorskip("onnxruntime", reason="exporting needs the extra 'export'")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """2,100 images, three of them damaged: three chunks."""
+    """2,100 images, three of them damaged: three chunks of a cluster."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for number in range(2100):

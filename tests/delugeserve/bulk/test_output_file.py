@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from stub_labeller import MODEL, StubLabeller
 
-from delugeserve.bulk import row_log
+from delugeserve.bulk import labelling, row_log
 from delugeserve.bulk.items import Item, Shard
 from delugeserve.bulk.job import Counts
 from delugeserve.bulk.journal import Journal, Request, folder_of
@@ -69,19 +69,21 @@ def interrupt(path, after, asked=None, **more):
 
 
 @pytest.mark.parametrize("format_", FILE_FORMATS)
-def test_a_run_that_is_interrupted_again_and_again(tmp_path, format_):
+def test_a_run_that_is_interrupted_again_and_again(tmp_path, format_, monkeypatch):
+    monkeypatch.setattr(labelling, "BLOCK", 16)
     whole, parts = tmp_path / f"whole.{format_}", tmp_path / f"parts.{format_}"
     counts = label(whole)
     assert (counts.images, counts.refused, counts.resumed) == (300, 34, 0)
     assert not folder_of(whole).exists()
-    for after in (1, 37, 100):
+    for after in (1, 38, 105):  # of which some are asked again
         interrupt(parts, after)
         assert folder_of(parts).exists()
     last = StubLabeller()
     counts = label(parts, labeller=last, resume=True)
     assert parts.read_bytes() == whole.read_bytes()
-    assert (counts.images, counts.refused, counts.resumed) == (300, 34, 138)
-    assert last.asked == NAMES[138:]  # nothing is asked twice
+    assert (counts.images, counts.refused, counts.resumed) == (300, 34, 137)
+    # It begins with the block that was not complete, and asks nothing before it again.
+    assert last.asked == NAMES[137 // 16 * 16 :]
     assert not folder_of(parts).exists()
 
 
@@ -131,7 +133,7 @@ def test_a_checkpoint_whose_rows_are_lost_does_not_count(tmp_path):
     whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
     label(whole)
     interrupt(path, 100)
-    interrupt(path, 50)
+    interrupt(path, 150)
     os.truncate(path, path.stat().st_size - 1000)
     assert label(path, resume=True).resumed == 100
     assert path.read_bytes() == whole.read_bytes()
