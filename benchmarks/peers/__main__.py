@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,7 +36,7 @@ reversed in every second round. Client and servers share the cores."""
 def main() -> int:
     chosen = options.parse()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    os.environ.pop("OMP_NUM_THREADS", None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended first
     cells = chosen.output / "cells"
     cells.mkdir(parents=True, exist_ok=True)
     if not chosen.report:
