@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("delugeserve", "delugeserve.load", "delugeserve_client", "delugeserve_export")
 
-ASKS_A_SERVER = re.compile(r"from delugeserve_client import|InferenceServerClient\(|prepare_target\(")
+ASKS_A_SERVER = re.compile(
+    r"from delugeserve_client import|InferenceServerClient\(|prepare_target\("
+)
 STARTS_A_SERVER = "serve("
 TRAINS = "train("
 EXPORTS = "plan_export("

@@ -64,6 +64,7 @@ class OpenStub:
             in seconds; empty keeps none.
         wrong: answer wrongly.
         fail_every: let every Nth request fail; 0 lets none.
+        blocking: answer before :meth:`StubSender.send` returns, as a client does that waits.
         same: factor of the delay where a request has the same images as the one before.
     """
 
@@ -71,6 +72,7 @@ class OpenStub:
     record: str = ""
     wrong: bool = False
     fail_every: int = 0
+    blocking: bool = False
     same: float = 1.0
 
     def __call__(self, target: Target) -> StubSender:
@@ -102,6 +104,10 @@ class StubSender:
         if tuple(sample_ids) == self._last:
             delay *= self._options.same
         self._last = tuple(sample_ids)
+        if self._options.blocking:
+            time.sleep(delay)
+            self._finish(number, now, len(sample_ids), done)
+            return
         entry = (now + delay, number, now, len(sample_ids), done)
         with self._changed:
             heapq.heappush(self._queue, entry)
@@ -123,13 +129,16 @@ class StubSender:
                 time.sleep(wait / 2)
             with self._changed:
                 _, number, sent, count, done = heapq.heappop(self._queue)
-            self._times.append((sent, time.perf_counter()))
-            every = self._options.fail_every
-            if every and number % every == every - 1:
-                done(None, "UNAVAILABLE: stub")
-            else:
-                answer = ANSWER * (2 if self._options.wrong else 1)
-                done(answer.tobytes() * count, None)
+            self._finish(number, sent, count, done)
+
+    def _finish(self, number: int, sent: float, count: int, done: Done) -> None:
+        self._times.append((sent, time.perf_counter()))
+        every = self._options.fail_every
+        if every and number % every == every - 1:
+            done(None, "UNAVAILABLE: stub")
+        else:
+            answer = ANSWER * (2 if self._options.wrong else 1)
+            done(answer.tobytes() * count, None)
 
     def close(self) -> None:  # noqa: D102
         with self._changed:

@@ -31,3 +31,16 @@ def test_a_stall_shows_from_the_scheduled_time(tmp_path):
     one = run(TARGET, alone, sender=OpenStub(stall))
     assert one.max_ms > 800
     assert one.percentiles_ms["90"] < 300
+
+
+def test_a_client_that_waits_does_not_hide_a_stall(tmp_path):
+    """The sender blocks, so that nothing is sent in the stall; what was due then counts as late."""
+    stall = Delays("stall", mean=0.0, stall_at=0.5, stall=0.6)
+    chosen = Settings(Scenario.SERVER, duration=1.5, rate=100.0, min_queries=100, warmup=0)
+    record = tmp_path / "times.npy"
+    result = run(TARGET, chosen, sender=OpenStub(stall, str(record), blocking=True))
+    sent, answered = np.load(record).T
+    assert np.count_nonzero(answered - sent > 0.2) == 1  # by the sender's own clock
+    assert result.percentiles_ms["90"] > 200
+    assert result.issue_delay_p99_ms > 200
+    assert result.client_limit is not None
