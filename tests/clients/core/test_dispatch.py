@@ -2,7 +2,7 @@ import itertools
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from simulated import SimulatedReactor, SimulatedServer
 
@@ -96,6 +96,8 @@ def test_every_request_ends_once_and_in_time(servers, requests, timeout, hedge, 
 
 
 @settings(max_examples=30)
+@example(1, 20, 8.0)
+@example(2, 20, 8.0)
 @given(st.integers(1, 64), st.integers(1, 100), st.floats(0.01, 8))
 def test_no_deadline_runs_while_a_request_waits_here(batch, requests, seconds):
     """A slow network fails no request, though all of them take far longer than the timeout."""
@@ -169,6 +171,7 @@ def test_only_the_time_of_a_hung_server_is_lost():
     first = {}
     for time, _, request, _ in reactor.sends:
         first.setdefault(request, time)
+    assert first.keys() == outcomes.of.keys()
     assert max(ended - first[request] for request, (ended, *_) in outcomes.of.items()) < 1.0
 
 
