@@ -192,13 +192,15 @@ class Regions:
         size = request.nbytes
         if self._off or size < self._smallest:
             return None
+        more = False
         with self._lock:
             region = next((one for one in self._free if one.size >= size), None)
             if region is not None:
                 self._free.remove(region)
             elif not self._pending and len(self._all) < _MOST:
-                self._pending = True
-                self._add(-(-size // _GRAIN) * _GRAIN)
+                self._pending = more = True
+        if more:  # without the lock: the server may have answered when this returns
+            self._add(-(-size // _GRAIN) * _GRAIN)
         if region is not None:
             region.write(request.parts)
         return region
