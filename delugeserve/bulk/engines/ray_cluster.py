@@ -9,13 +9,11 @@ order of the list, so that the output has the same bytes as that of one machine.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
-import signal
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +21,11 @@ from typing import Any
 
 from delugeserve.bulk.chunks import SMALL, digest_names, read_chunk, sources_of, write_chunks
 from delugeserve.bulk.engines import Engine, open_labeller
+from delugeserve.bulk.engines.ray_session import SPARE_CPUS, quiet_ray_data, ray_session
 from delugeserve.bulk.items import Skipped
 from delugeserve.bulk.job import Counts, label
 from delugeserve.bulk.journal import Journal, Listed, Request, State, remove
+from delugeserve.bulk.labelling import Labeller
 from delugeserve.bulk.output_file import Items, OutputFile
 from delugeserve.bulk.outputs import FILE_FORMATS
 from delugeserve.bulk.outputs.base import display_name
@@ -119,7 +119,7 @@ class OnCluster:
             listed = _list_chunks(output, state, items, journal, self.cluster, progress)
             output.saved = _count_done(output.folder)
             progress.stage("start Ray")
-            with _messages_apart(), _ray(self.cluster):
+            with ray_session(self.cluster.address, self.cluster.workers):
                 progress.stage("classify chunks", max(0, listed.chunks - output.saved))
                 try:
                     with _watch(output, progress):
@@ -170,68 +170,6 @@ def _other_images(output: OutputFile, folder: Path, chunks: int, items: Items) -
     )
 
 
-@contextlib.contextmanager
-def _ray(cluster: Cluster) -> Iterator[None]:
-    """Connect to a cluster, or start Ray on this machine.
-
-    Raises:
-        UsageError: there is no such cluster.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
-    if not _log.isEnabledFor(logging.DEBUG):
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    import ray
-
-    options: dict[str, Any] = {"address": cluster.address}
-    if cluster.address is None:
-        # Besides the workers run the tasks that read the list and write the rows. They wait for
-        # the workers, and take next to no CPU.
-        workers = cluster.workers or _own_cpus()
-        options = {"num_cpus": workers + 3, "include_dashboard": False}
-    try:
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        with _own_signals():
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-    except ConnectionError as error:
-        raise UsageError(
-            f"No Ray cluster answers at {cluster.address}.",
-            "Start one with 'ray start --head', or leave out --ray-address.",
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
-def _messages_apart() -> Iterator[None]:
-    """Keep what Ray prints out of standard output, which is for results."""
-    if _log.isEnabledFor(logging.DEBUG):
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-        return
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the handlers of signals; Ray's would end the process without a word."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _own_cpus() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def _run(folder: Path, request: Request, chunks: int, engine: Engine, cluster: Cluster) -> None:
     """Label the chunks that are not done."""
     import ray
@@ -249,8 +187,8 @@ def _run(folder: Path, request: Request, chunks: int, engine: Engine, cluster: C
     context.checkpoint_config = checkpoint
     # A block for each chunk: a block is what a worker takes, and what is written at once.
     cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    workers = min(cluster.workers or max(1, cpus - 3), chunks)
-    with ray.data.DataContext.current(context), _quiet():
+    workers = min(cluster.workers or max(1, cpus - SPARE_CPUS), chunks)
+    with ray.data.DataContext.current(context), quiet_ray_data():
         # Few tasks beside the workers: each has a process, which takes seconds to start.
         numbers = ray.data.range(chunks, override_num_blocks=chunks, concurrency=1 + workers // 16)
         rows = numbers.map_batches(
@@ -269,59 +207,43 @@ def _run(folder: Path, request: Request, chunks: int, engine: Engine, cluster: C
 
 def _cause(error: BaseException) -> Exception:
     """Return our own error that made a worker fail, or a failure that names Ray's."""
-    deepest = error
-    while (cause := getattr(deepest, "cause", None) or deepest.__cause__) is not None:
-        deepest = cause
-        if isinstance(deepest, (ClientError, UsageError, Failure)):
-            return deepest
+    chain, seen = [error], []
+    while chain:
+        one = chain.pop()
+        if isinstance(one, (ClientError, UsageError, Failure)):
+            return one
+        seen.append(one)
+        related = (getattr(one, "cause", None), one.__cause__, one.__context__)
+        chain += [other for other in related if other is not None and other not in seen]
+    said = next((one for one in seen if getattr(one, "cause", None)), error)
     return Failure(
-        f"A worker of the cluster failed: {type(deepest).__name__}: "
-        f"{reason_of(Exception(deepest)).rstrip('.')}.",
+        f"A worker of the cluster failed: {reason_of(Exception(said)).rstrip('.')}.",
         "Run it again with --debug for the traceback.",
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Ray Data's messages out of the terminal, unless debug messages are wanted."""
-    if _log.isEnabledFor(logging.DEBUG):
-        yield
-        return
-    handlers = [
-        handler
-        for handler in logging.getLogger("ray.data").handlers
-        if isinstance(handler, logging.StreamHandler)
-        and not isinstance(handler, logging.FileHandler)
-    ]
-    levels = [handler.level for handler in handlers]
-    for handler in handlers:
-        handler.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for handler, level in zip(handlers, levels, strict=True):
-            handler.setLevel(level)
 
 
 class _Worker:
     """Labels chunks, in a process of a cluster."""
 
     def __init__(self, chunks: str, request: Request, engine: Engine) -> None:
-        self._chunks, self._request = Path(chunks), request
-        self._labeller = open_labeller(engine)
+        self._chunks, self._request, self._engine = Path(chunks), request, engine
         self._format = FILE_FORMATS[request.format](request.model, request.top_k)
-        if not self._labeller.model.matches(request.model):
-            raise Failure(
-                f"A worker is served {self._labeller.model} instead of {request.model}.",
-                "Let all workers reach the same model.",
-            )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         results = [self._label(int(chunk)) for chunk in batch["id"]]
         columns = {name: [result[name] for result in results] for name in results[0]}
         return {"id": batch["id"], **columns}
+
+    @functools.cached_property
+    def _labeller(self) -> Labeller:
+        """What labels; Ray passes on the errors of a call, but not those of a constructor."""
+        labeller = open_labeller(self._engine)
+        if not labeller.model.matches(self._request.model):
+            raise Failure(
+                f"A worker is served {labeller.model} instead of {self._request.model}.",
+                "Let all workers reach the same model.",
+            )
+        return labeller
 
     def _label(self, chunk: int) -> dict[str, Any]:
         from delugeserve.bulk.sources import open_shards
