@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -24,7 +25,6 @@ from delugeserve.load import (
     run,
 )
 from delugeserve.serving.supervisor import serve
-from delugeserve.system.files import temporary_folder
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ class ServerMeasure:
         Raises:
             DelugeServeError: the candidate cannot be served, or not be measured.
         """
-        with temporary_folder("delugeserve-tune-") as folder:
+        with tempfile.TemporaryDirectory(prefix="delugeserve-tune-") as name:
+            folder = Path(name)
             copy_model(self._repository, self._model, candidate, folder)
             progress.stage("start the server")
             with serve(

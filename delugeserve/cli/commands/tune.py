@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -158,10 +159,11 @@ def command(
     if dry_run:
         print_json(_describe(plan)) if json else print_plan(plan)
         return
+    signal.signal(signal.SIGTERM, _end)
     try:
         with show_progress(animate=False) as progress:
             result = tune(plan, write=write, progress=progress)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         err_console.print(
             f"Finished trials are kept in {output}. Run the same command to resume.", markup=False
         )
@@ -174,6 +176,11 @@ def command(
     err_console.print(f"written to {picture}", markup=False)
     if result.written:
         print_running(repository, changed=True)
+
+
+def _end(number: int, _frame: object) -> None:
+    """End the command, so that the server is stopped and its files are removed."""
+    raise SystemExit(128 + number)
 
 
 def _describe(plan: Any) -> dict[str, Any]:
