@@ -97,14 +97,16 @@ class Engine:
             return {name: self._output(request, name) for name in outputs}
         started: list[Any] = []
         start = 0
-        for size, count in split(len(batch), self.parts).items():
-            for request in self._sized[size].take(count):
-                request.start_async([batch[start : start + size]], share_inputs=True)
-                started.append(request)
-                start += size
-            if self.parts == 1:  # the other size has a thread of its own
-                _wait(started)
-        _wait(started)
+        try:
+            for size, count in split(len(batch), self.parts).items():
+                for request in self._sized[size].take(count):
+                    request.start_async([batch[start : start + size]], share_inputs=True)
+                    started.append(request)
+                    start += size
+                if self.parts == 1:  # the other size has a thread of its own
+                    _wait(started)
+        finally:  # a request that still runs could not be started again
+            _wait(started)
         return {
             name: np.concatenate([self._output(request, name) for request in started])
             for name in outputs
@@ -145,8 +147,15 @@ class _Requests:
 
 
 def _wait(requests: Sequence[Any]) -> None:
+    """Wait for all requests, and raise the first error."""
+    errors = []
     for request in requests:
-        request.wait()
+        try:
+            request.wait()
+        except RuntimeError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _shapes(tensors: Any) -> dict[str, list[int]]:

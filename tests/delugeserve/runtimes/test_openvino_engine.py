@@ -84,15 +84,27 @@ def test_a_batch_is_read_in_place(make, monkeypatch):
     assert all(np.shares_memory(part, batch) for part in seen)
 
 
+def test_a_part_that_fails_leaves_no_other_one_running(make, monkeypatch):
+    engine, seen = make(2), []
+    requests = [Request(seen, fails=True), Request(seen), Request(seen)]
+    for sized in engine._sized.values():
+        monkeypatch.setattr(sized, "take", lambda count: requests[:count])
+    with pytest.raises(RuntimeError, match="no memory"):
+        engine.run(IMAGES[:3], ["logits"])
+    assert [request.waited for request in requests] == [1, 1, 1]
+
+
 class Request:
     """Notes what it gets."""
 
-    def __init__(self, seen):
-        self.seen = seen
+    def __init__(self, seen, fails=False):
+        self.seen, self.fails, self.waited = seen, fails, 0
 
     def start_async(self, inputs, share_inputs):
         assert share_inputs
         self.seen.extend(inputs)
 
     def wait(self):
-        pass
+        self.waited += 1
+        if self.fails:
+            raise RuntimeError("no memory")
