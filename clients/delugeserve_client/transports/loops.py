@@ -97,9 +97,9 @@ class AioGrpcConnection:
 
     async def close(self) -> None:
         """Close the connection."""
-        for region in self._regions.close():
-            method, message = self._calls.registration(region, end=True)
-            with contextlib.suppress(self._aio.AioRpcError):
+        with contextlib.suppress(self._aio.AioRpcError):  # the first ends it: it may hang
+            for region in self._regions.close():
+                method, message = self._calls.registration(region, end=True)
                 await method(message, timeout=_SECONDS_TO_FORGET, metadata=self._calls.metadata)
         await self._channel.close()
 

@@ -277,9 +277,9 @@ class GrpcConnection:
             raise CallFailed(self._failure(error)) from None
 
     def close(self) -> None:  # noqa: D102
-        for region in self._regions.close():
-            method, message = self._calls.registration(region, end=True)
-            with contextlib.suppress(*self._failures()):
+        with contextlib.suppress(*self._failures()):  # the first failure ends it: it may hang
+            for region in self._regions.close():
+                method, message = self._calls.registration(region, end=True)
                 method(message, timeout=_SECONDS_TO_FORGET, metadata=self._calls.metadata)
         self._channel.close()
 

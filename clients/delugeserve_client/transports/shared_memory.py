@@ -16,6 +16,7 @@ import mmap
 import os
 import secrets
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -77,8 +78,10 @@ class SystemRegion:
     def __init__(self, size: int) -> None:
         self.name = f"delugeserve-{os.getpid()}-{secrets.token_hex(8)}"
         self.size = size
-        self._path: Path | None = _FOLDER / self.name
-        descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        path = _FOLDER / self.name
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        # Called at the latest when the interpreter ends.
+        self._unlink = weakref.finalize(self, _unlink, path, os.getpid())
         try:
             os.posix_fallocate(descriptor, 0, size)  # writing to it must not fail later
             self._memory = mmap.mmap(descriptor, size)
@@ -100,13 +103,16 @@ class SystemRegion:
             place += len(part)
 
     def registered(self) -> None:  # noqa: D102
-        path, self._path = self._path, None
-        if path is not None:
-            path.unlink(missing_ok=True)
+        self._unlink()
 
     def close(self) -> None:  # noqa: D102
         self.registered()
         self._memory.close()
+
+
+def _unlink(path: Path, pid: int) -> None:
+    if pid == os.getpid():  # a forked process leaves its parent's file alone
+        path.unlink(missing_ok=True)
 
 
 class CudaRegion:
