@@ -24,6 +24,7 @@ from delugeserve.load.worker import perform
 from delugeserve.system.imports import require
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
+_NEEDS = ("hdrh.histogram", "hpack")
 # A request ends with its timeout. A test in which nothing is answered for longer hangs.
 _HANGS_AFTER = 30.0
 
@@ -46,11 +47,14 @@ def run(
         progress: receives the seconds of the test as steps.
 
     Raises:
-        MissingExtraError: mlcommons-loadgen is not installed.
+        MissingExtraError: a package of the extra ``benchmark`` is not installed.
         ClientError: the sender cannot connect.
         Failure: the test's process ended without a result.
     """
-    require("mlperf_loadgen", "benchmark")
+    for module in _NEEDS:  # an error of the other process could not name them
+        require(module, "benchmark")
+    if settings.scenario is not Scenario.CLOSED_LOOP:
+        require("mlperf_loadgen", "benchmark")
     with _folder(output) as folder:
         before = _load()
         job = Job(target, settings, sender, folder)

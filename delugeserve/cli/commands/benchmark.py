@@ -251,7 +251,7 @@ def command(
     settings = _settings(chosen, duration, warmup, percentile, streams, budget)
     csv = csv or filename
     _check_outputs(csv, plot, html, output)
-    _require_extra()
+    _require_extra(chosen)
     if waterfall:
         _waterfall(repository, model, duration, image, json=json, html=html)
         return
@@ -465,11 +465,12 @@ def _default_sizes(scenario: ScenarioName, largest: int) -> list[int]:
     return [1]
 
 
-def _require_extra() -> None:
+def _require_extra(scenario: ScenarioName) -> None:
     """Find what is not installed before the server is asked."""
     from delugeserve.system.imports import require
 
-    for module in ("mlperf_loadgen", "hdrh.histogram", "hpack"):
+    loadgen = [] if scenario == "closed-loop" else ["mlperf_loadgen"]
+    for module in ("hdrh.histogram", "hpack", *loadgen):
         require(module, "benchmark")
 
 
