@@ -23,6 +23,7 @@ from delugeserve_client.errors import (
     ServerOverloaded,
     ServerTimeout,
     ServerUnavailable,
+    UnsuitableModel,
 )
 
 ONCE = RetryPolicy(attempts=1)
@@ -329,3 +330,13 @@ def test_servers_of_different_models_are_refused():
             Classifier(["127.0.0.1:1", "http://127.0.0.1:1"], retry=ONCE)
         with Classifier(["127.0.0.1:1", first]) as classifier:  # one of them is down
             assert classifier.classify([pixel(1)] * 9)[0].top.index == 1
+
+
+def test_a_server_that_does_not_decode(served):
+    _, url = served
+    with pytest.raises(UnsuitableModel) as caught:
+        Classifier(url, decode="server")
+    assert caught.value.model == "fake"
+    with Classifier(url) as classifier:  # auto asks, and goes on decoding here
+        results = classifier.classify([b"no image"] * 9, on_error="return")
+    assert all(result.error is not None for result in results)
