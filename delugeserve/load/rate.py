@@ -21,6 +21,7 @@ _LOWEST_SHARE = (
     20  # a server that is alone fast enough, and at this share of its rate is not, is ill
 )
 _LOWEST_RATE = 0.5  # queries/s; a test at less takes many minutes
+_LEAST_BUDGETS = 10  # a queue that grows must have the time to break the budget
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def find_rate(
 
     Args:
         target: what to send, and where.
-        settings: the budget, the percentile, and the length of each test; the rate and the scenario
-            are chosen here.
+        settings: the budget, the percentile, and the length of each test, which is ten budgets at
+            least; the rate and the scenario are chosen here.
         precision: the search ends when the highest VALID rate and the lowest INVALID one differ by
             this share or less.
         start: the rate to begin with, in queries/s; by default half of what one request at a time
@@ -107,8 +108,10 @@ def find_rate(
         on_trial(result)
         return result
 
+    duration = max(settings.duration, _LEAST_BUDGETS * settings.latency_budget)
+
     def at(rate: float) -> LoadResult:
-        chosen = replace(settings, scenario=Scenario.SERVER, rate=rate)
+        chosen = replace(settings, scenario=Scenario.SERVER, rate=rate, duration=duration)
         trials.append(test(chosen, f"server-{rate:.4g}"))
         return trials[-1]
 

@@ -38,7 +38,6 @@ _PRECISION = 0.08
 _HOPELESS = 0.4
 _LOWEST_RATE = 0.5  # requests/s; a test at less takes many minutes
 _ALONE_SECONDS = 2.0
-_BUDGETS = 10  # least length of a test at a rate, in latency budgets
 
 
 class Objective(str, Enum):
@@ -93,11 +92,9 @@ class LoadSettings:
     def of_scenario(self, scenario: Scenario, rate: float = 100.0) -> Settings:
         """Return the settings of a load test."""
         alone = scenario is Scenario.SINGLE_STREAM
-        # A queue that grows must have the time to break the budget.
-        least = _BUDGETS * self.latency_budget if scenario is Scenario.SERVER else 0.0
         return Settings(
             scenario=scenario,
-            duration=min(self.seconds, _ALONE_SECONDS) if alone else max(self.seconds, least),
+            duration=min(self.seconds, _ALONE_SECONDS) if alone else self.seconds,
             rate=rate,
             latency_budget=self.latency_budget,
             percentile=self.percentile,

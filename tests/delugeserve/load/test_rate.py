@@ -62,6 +62,15 @@ def test_the_highest_rate_is_found(server, capacity, precision):
     assert len(asked) < 40
 
 
+def test_a_test_is_long_enough_for_a_growing_queue(server, monkeypatch):
+    server(100)
+    seen = []
+    run = rate.run
+    monkeypatch.setattr(rate, "run", lambda *args, **kw: seen.append(args[1]) or run(*args, **kw))
+    find_rate(TARGET, dataclasses.replace(BUDGET, latency_budget=20.0, duration=1.0))
+    assert {one.duration for one in seen if one.scenario is Scenario.SERVER} == {200.0}
+
+
 def test_a_budget_that_one_request_alone_does_not_keep(server):
     asked = server(100, alone_ms=80.0)
     with pytest.raises(BudgetError) as caught:
