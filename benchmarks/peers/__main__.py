@@ -17,9 +17,10 @@ from typing import Any
 from benchmarks import common
 from benchmarks.peers import environments, options, report
 from benchmarks.peers.catalogue import PEERS
-from benchmarks.peers.interface import Batching
+from benchmarks.peers.interface import Batching, Model
 from benchmarks.peers.measure import Cell, Outcome, Search, Task, identify, measure, read_outcome
 from benchmarks.peers.workload import find_model, prepare
+from delugeserve.errors import DelugeServeError
 from delugeserve.load import LoadResult, Settings
 from delugeserve.system import hardware
 from delugeserve.system.files import atomic_write
@@ -33,13 +34,23 @@ test runs at half of that. Every answer is compared with the engine's own. The o
 reversed in every second round. Client and servers share the cores."""
 
 
-def main() -> int:
-    chosen = options.parse()
+def main(arguments: list[str] | None = None) -> int:
+    chosen = options.parse(arguments)
+    try:
+        return _run(chosen)
+    except (DelugeServeError, environments.InstallError) as error:
+        common.err_console.print(f"error: {error}", highlight=False, markup=False)
+        return 2
+
+
+def _run(chosen: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended first
     cells = chosen.output / "cells"
     cells.mkdir(parents=True, exist_ok=True)
     if not chosen.report:
+        wanted = [] if chosen.install else chosen.model
+        models = {name: find_model(chosen.repository, name) for name in wanted}
         pythons = {
             name: environments.find_python(PEERS[name], chosen.cache) for name in chosen.peers
         }
@@ -52,13 +63,17 @@ def main() -> int:
         _keep_settings(chosen.output, head["settings"])
         for key, value in head.items():
             common.out.print(f"{key}: {value}", highlight=False, markup=False)
-        _measure_all(chosen, pythons, versions, cells)
+        _measure_all(chosen, models, pythons, versions, cells)
     _report(chosen, cells)
     return 0
 
 
 def _measure_all(
-    chosen: argparse.Namespace, pythons: dict[str, Path], versions: dict[str, str], cells: Path
+    chosen: argparse.Namespace,
+    models: dict[str, Model],
+    pythons: dict[str, Path],
+    versions: dict[str, str],
+    cells: Path,
 ) -> None:
     search = Search(
         Settings(
@@ -70,7 +85,6 @@ def _measure_all(
         Batching(chosen.batch, plain=chosen.plain_engine),
         len(os.sched_getaffinity(0)),
     )
-    models = {name: find_model(chosen.repository, name) for name in chosen.model}
     work = {
         name: {one.name: one for one in prepare(model, chosen.workloads)}
         for name, model in models.items()

@@ -142,6 +142,15 @@ def test_an_unknown_peer_is_refused_with_those_that_there_are(capsys):
     assert "litserve" in capsys.readouterr().err
 
 
+def test_a_model_that_is_not_there_is_an_error_before_anything_is_installed(tmp_path, capsys):
+    from benchmarks.peers.__main__ import main
+
+    options_ = ["--output", str(tmp_path / "out"), "--repository", str(tmp_path / "none")]
+    assert main([*options_, "--cache", str(tmp_path / "cache")]) == 2
+    assert not (tmp_path / "cache").exists()
+    assert "error: " in capsys.readouterr().err
+
+
 def test_peers_are_interleaved_in_alternating_order():
     from benchmarks.peers.__main__ import _order
 
