@@ -195,7 +195,7 @@ def write_file(
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
         raise _unfinished(output, "Stopped.", "", 128 + number) from None
-    except ClientError as error:
+    except (ClientError, Failure) as error:
         raise _unfinished(output, error.problem, error.remedy) from error
     except OSError as error:
         problem = f"{output.path} cannot be written: {error.strerror or error}."

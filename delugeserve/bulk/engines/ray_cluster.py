@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import threading
@@ -29,7 +30,7 @@ from delugeserve.bulk.labelling import Labeller
 from delugeserve.bulk.output_file import Items, OutputFile
 from delugeserve.bulk.outputs import FILE_FORMATS
 from delugeserve.bulk.outputs.base import display_name
-from delugeserve.errors import Failure, OtherInputError, UsageError, reason_of
+from delugeserve.errors import DelugeServeError, Failure, OtherInputError, reason_of
 from delugeserve.system.files import atomic_write
 from delugeserve.system.imports import require
 from delugeserve.system.progress import NO_PROGRESS, Progress
@@ -39,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 EXTRA = "ray"
 _POLL_S = 1.0
+_FAILURE = "failure.json"  # beside the list: what a worker says of its own error
 _CHECKPOINT_MEMORY = 64 * 2**20  # bytes that Ray reserves; 100,000 chunks take less than one MB
 
 
@@ -197,27 +199,22 @@ def _run(folder: Path, request: Request, chunks: int, engine: Engine, cluster: C
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
         )
+        (folder / _FAILURE).unlink(missing_ok=True)
         try:
             rows.write_parquet(
                 str(folder / "parts"), compression="zstd", concurrency=1 + workers // 4
             )
         except Exception as error:
-            raise _cause(error) from error
+            raise _cause(error, folder) from error
 
 
-def _cause(error: BaseException) -> Exception:
-    """Return our own error that made a worker fail, or a failure that names Ray's."""
-    chain, seen = [error], []
-    while chain:
-        one = chain.pop()
-        if isinstance(one, (ClientError, UsageError, Failure)):
-            return one
-        seen.append(one)
-        related = (getattr(one, "cause", None), one.__cause__, one.__context__)
-        chain += [other for other in related if other is not None and other not in seen]
-    said = next((one for one in seen if getattr(one, "cause", None)), error)
+def _cause(error: Exception, folder: Path) -> Failure:
+    """Return why a worker failed: what it told, or Ray's error."""
+    with contextlib.suppress(OSError, ValueError):
+        told = json.loads((folder / _FAILURE).read_text())
+        return Failure(told["problem"], told["remedy"])
     return Failure(
-        f"A worker of the cluster failed: {reason_of(Exception(said)).rstrip('.')}.",
+        f"A worker of the cluster failed: {reason_of(error).rstrip('.')}.",
         "Run it again with --debug for the traceback.",
     )
 
@@ -230,7 +227,13 @@ class _Worker:
         self._format = FILE_FORMATS[request.format](request.model, request.top_k)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        results = [self._label(int(chunk)) for chunk in batch["id"]]
+        try:
+            results = [self._label(int(chunk)) for chunk in batch["id"]]
+        except (ClientError, DelugeServeError) as error:
+            # Ray passes on the text of an error with its traceback, and not the error.
+            told = json.dumps({"problem": error.problem, "remedy": error.remedy})
+            (self._chunks.parent / _FAILURE).write_text(told)
+            raise
         columns = {name: [result[name] for result in results] for name in results[0]}
         return {"id": batch["id"], **columns}
 
