@@ -20,6 +20,7 @@ import tritonclient.grpc
 from delugeserve.load import Target, prepare_target
 from delugeserve.load.closed_loop import ClosedLoop
 from delugeserve.load.senders import Done, GrpcSender, PlainGrpcSender, Sender
+from delugeserve_client import Classifier
 
 METHOD = """One bare server. Each contestant keeps as many requests in flight, in this process, one
 contestant at a time: ours (HTTP/2 frames joined from prepared bytes), gRPC's Python client with the
@@ -101,7 +102,10 @@ def compare(model: str, served: common.Served, chosen: Any) -> list[dict[str, An
     target = prepare_target(served.url, model, check=False)
     rows: list[list[str]] = []
     reports: list[dict[str, Any]] = []
-    for batch, flying in LOADS:
+    with Classifier(served.url, model) as classifier:
+        largest = classifier.model.max_batch_size
+    for images, flying in LOADS:
+        batch = min(images, largest)
         sized = Target(served.url, model, target.images, batch_size=batch)
         contestants: dict[str, Any] = {
             "ours": Loop(PlainGrpcSender, sized, flying, chosen.seconds),

@@ -149,6 +149,7 @@ def serve(
         return
     if http_port is not None or metrics_port is not None:
         require("uvicorn", "server")  # of the gateway, which is another process
+    address = ports.resolve_host(host, ipv6=True)
     stored = models_to_serve(repository, models)  # an error of the user's before one of the ports'
     settings = FleetSettings(
         repository=repository,
@@ -156,7 +157,7 @@ def serve(
         installation=find_tritonserver(tritonserver),
         envoy=find_envoy(envoy),
         front=FrontSettings(
-            address=ports.resolve_host(host, ipv6=True),
+            address=address,
             grpc_port=grpc_port,
             http_port=http_port,
             gateway_port=None if http_port is None and metrics_port is None else 0,

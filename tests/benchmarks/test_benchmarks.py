@@ -133,7 +133,7 @@ def test_load_cost(tmp_path, exported):
         pytest.importorskip("pytriton.constants", reason="there is no tritonserver")
     options = ["--repository", str(exported)]
     _, written = run_quickly("load_cost.py", tmp_path, model="tiny", options=options)
-    assert [result["load"] for result in written["results"]] == [[1, 32], [1, 1], [32, 2]]
+    assert [result["load"] for result in written["results"]] == [[1, 32], [1, 1], [8, 2]]
 
 
 @pytest.mark.system

@@ -51,12 +51,16 @@ def test_two_trials(repository, tmp_path):
 def test_a_signal_stops_the_server_and_the_command_resumes(repository, tmp_path, number, status):
     command = [
         *(sys.executable, "-m", "delugeserve", "tune", "tiny", "--repository", str(repository)),
-        *("--latency-budget", f"{BUDGET:g}s", "--objective", "throughput", "--trials", "1"),
+        *("--latency-budget", f"{BUDGET:g}s", "--objective", "throughput"),
         *("--seconds", "0.5", "--output", str(tmp_path / "study"), "--no-write", "--json"),
     ]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    first = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    first = subprocess.Popen(  # with more trials than it can make before it is stopped
+        [*command, "--trials", "50"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
     )
     while not (servers := _servers(first.pid)):
         assert first.poll() is None, first.stderr.read()
@@ -69,6 +73,7 @@ def test_a_signal_stops_the_server_and_the_command_resumes(repository, tmp_path,
     assert "to resume" in err
     assert not any(server.is_running() for server in servers)
     assert not list(tmp_path.glob("delugeserve-tune-*"))
+    command += ["--trials", "1"]
     done = subprocess.run(command, capture_output=True, env=environment, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -38,7 +38,7 @@ def format_of(path: PurePath, name: FormatName | None) -> FormatName:
     """
     if re.match(r"\w+:/", str(path)):
         raise UsageError(
-            f"--output {path} is a URL.", "Write a local file, and copy it when it is complete."
+            f"The output {path} is a URL.", "Write a local file, and copy it when it is complete."
         )
     if name is None:
         name = _SUFFIXES.get(path.suffix.lower())
