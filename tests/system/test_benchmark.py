@@ -90,7 +90,7 @@ def test_json_over_both_protocols(server, tmp_path, protocol):
 
 
 def test_a_budget(server, tmp_path):
-    options = ("--latency-budget", "300ms", "--precision", 1, "--output", tmp_path / "logs")
+    options = ("--latency-budget", "100ms", "--precision", 1, "--output", tmp_path / "logs")
     done = benchmark("--url", server.grpc_url, *SHORT, *options, "--percentile", 80, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

@@ -18,6 +18,7 @@ SHORTER = {
         *("--latency-budget", "150ms", "--percentile", "50", "--precision", "1"),
         *("--duration", "1", "--warmup", "0"),
     ],
+    ("benchmark", "--duration"): ["--duration", "0.5", "--warmup", "0"],
     ("tune", "delugenet38"): ["--dry-run"],
     ("train", "--model"): ["--epochs", "1"],
 }

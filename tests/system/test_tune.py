@@ -47,8 +47,7 @@ def test_two_trials(repository, tmp_path):
     assert tune(plan).trials == result.trials  # nothing is left to try
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_the_server_and_the_command_resumes(repository, tmp_path, number, status):
+def test_ctrl_c_stops_the_server_and_the_command_resumes(repository, tmp_path):
     command = [
         *(sys.executable, "-m", "delugeserve", "tune", "tiny", "--repository", str(repository)),
         *("--latency-budget", f"{BUDGET:g}s", "--objective", "throughput"),
@@ -67,9 +66,9 @@ def test_a_signal_stops_the_server_and_the_command_resumes(repository, tmp_path,
         time.sleep(0.05)
     busy = subprocess.run(command, capture_output=True, env=environment, text=True, check=False)
     assert (busy.returncode, "Another process" in busy.stderr) == (2, True)
-    first.send_signal(number)
+    first.send_signal(signal.SIGINT)
     _, err = first.communicate(timeout=120)
-    assert first.returncode == status
+    assert first.returncode == 130
     assert "to resume" in err
     assert not any(server.is_running() for server in servers)
     assert not list(tmp_path.glob("delugeserve-tune-*"))

@@ -89,10 +89,9 @@ def test_the_list_for_a_cluster(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_ray_ends_with_the_same_bytes_after_a_kill(exported, images, tmp_path, form):
+def test_ray_ends_with_the_same_bytes_after_a_kill(exported, images, tmp_path):
     pytest.importorskip("ray.data", reason="needs the extra 'ray'")
-    whole, path = tmp_path / f"whole.{form}", tmp_path / f"ray.{form}"
+    whole, path = tmp_path / "whole.parquet", tmp_path / "ray.parquet"
     options = ("--in-process", exported / "tiny", "--top-k", "2")
     status, _, talk = finish(classify(images, *options, "-o", whole))
     assert status == 2, talk
