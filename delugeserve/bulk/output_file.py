@@ -23,7 +23,7 @@ from delugeserve.bulk.labelling import Labeller, begins_block
 from delugeserve.bulk.outputs import FILE_FORMATS
 from delugeserve.bulk.outputs.base import Format, display_name
 from delugeserve.bulk.row_log import Names, RowLog
-from delugeserve.errors import OtherInputError, OutputExistsError
+from delugeserve.errors import OtherInputError, OutputExistsError, UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve_client import Classification
 
@@ -44,18 +44,22 @@ class OutputFile:
         state: how far it was when it was opened; None if it was not begun.
         saved: what a run that resumes this one keeps, counted in ``unit``.
         unit: ``rows``, or ``chunks`` of a cluster.
+        replaces: what is there is removed as soon as rows can be written.
     """
 
     unit = "rows"
 
-    def __init__(self, path: Path, format_: str, folder: Path, state: State | None) -> None:
+    def __init__(
+        self, path: Path, format_: str, folder: Path, state: State | None, *, replaces: bool = False
+    ) -> None:
         self.path, self.format, self.folder, self.state = path, format_, folder, state
+        self.replaces = replaces
         self.saved = 0 if state is None else state.checkpoint.rows
 
     @property
     def complete(self) -> bool:
         """Whether there is nothing left to do."""
-        return self.state is None and self.path.exists()
+        return self.state is None and self.path.exists() and not self.replaces
 
     @property
     def log(self) -> Path:
@@ -113,6 +117,8 @@ class OutputFile:
             ResumeError, OtherInputError: the output was begun for another request.
         """
         if self.state is None:
+            if self.replaces:
+                self.discard()
             journal = Journal.create(self.folder, request)
         else:
             request.check(self.path, self.state.request)
@@ -229,13 +235,15 @@ def open_output(
         path: the file.
         format_: name of its format.
         resume: go on with what is there; without anything there, begin.
-        overwrite: remove what is there.
+        overwrite: replace what is there, as soon as rows can be written.
 
     Raises:
         BusyOutputError: another process is writing it.
         OutputExistsError: it exists, and neither is asked for.
-        UsageError: its folder cannot be written.
+        UsageError: its folder cannot be written, or it is not a file.
     """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a file.", "Give --output the path of a file.")
     with ExitStack() as stack:
         folder = stack.enter_context(output_lock(path))
         state = read_journal(folder, log_of(path, format_, folder))
@@ -243,8 +251,7 @@ def open_output(
             remove(folder)  # what a run that was killed at its very end left
         output = OutputFile(path, format_, folder, state)
         if overwrite:
-            output.discard()
-            output = OutputFile(path, format_, folder, None)
+            output = OutputFile(path, format_, folder, None, replaces=True)
         elif not resume and (path.exists() or state is not None):
             raise OutputExistsError(path, None if state is None else state.checkpoint.rows)
         yield output

@@ -25,6 +25,7 @@ from delugeserve.errors import (
     OtherInputError,
     OutputExistsError,
     ResumeError,
+    UsageError,
 )
 from delugeserve_client import ServerUnavailable
 
@@ -233,6 +234,18 @@ def test_an_output_is_not_replaced_unless_that_is_asked_for(tmp_path):
         label(path)
     assert caught.value.rows == 100
     assert label(path, overwrite=True).resumed == 0
+
+
+def test_an_output_stays_until_rows_can_replace_it(tmp_path):
+    path = tmp_path / "a.csv"
+    label(path)
+    before = path.read_bytes()
+    with open_output(path, "csv", overwrite=True) as output:
+        assert not output.complete  # and here the server cannot be reached
+    assert path.read_bytes() == before
+    with pytest.raises(UsageError), open_output(Path("/dev/null"), "csv", overwrite=True):
+        pass
+    assert Path("/dev/null").exists()
 
 
 def test_two_runs_of_one_output(tmp_path):
