@@ -15,7 +15,7 @@ from delugeserve.load.senders import OpenSender, open_sender
 from delugeserve.load.target import Target
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
-_ESTIMATE_SECONDS, _ESTIMATE_MARGIN = 2.0, 1.6
+_ESTIMATE_SECONDS, _ESTIMATE_MARGIN = 2.0, 1.2
 _START = 0.5
 _LOWEST_SHARE = (
     20  # a server that is alone fast enough, and at this share of its rate is not, is ill

@@ -326,7 +326,7 @@ def test_memory_has_a_bound(start):
             status = Path(f"/proc/{envoy}/status").read_text()
             most = max(most, int(re.search(r"VmRSS:\s+(\d+)", status)[1]))
             time.sleep(0.05)
-        assert most < 320_000  # KiB
+        assert most < 220_000  # KiB
     wait_until(lambda: setup.http("POST", INFER, b"{}")[0] == 200)
 
 
