@@ -47,7 +47,17 @@ def test_two_trials(repository, tmp_path):
     assert tune(plan).trials == result.trials  # nothing is left to try
 
 
-def test_ctrl_c_stops_the_server_and_the_command_resumes(repository, tmp_path):
+@pytest.fixture
+def sigint_is_heard():
+    """A shell's background jobs, such as a whole suite, ignore SIGINT, and so do their children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_is_heard")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_server_and_the_command_resumes(repository, tmp_path, number, status):
     command = [
         *(sys.executable, "-m", "delugeserve", "tune", "tiny", "--repository", str(repository)),
         *("--latency-budget", f"{BUDGET:g}s", "--objective", "throughput"),
@@ -66,9 +76,9 @@ def test_ctrl_c_stops_the_server_and_the_command_resumes(repository, tmp_path):
         time.sleep(0.05)
     busy = subprocess.run(command, capture_output=True, env=environment, text=True, check=False)
     assert (busy.returncode, "Another process" in busy.stderr) == (2, True)
-    first.send_signal(signal.SIGINT)
+    first.send_signal(number)
     _, err = first.communicate(timeout=120)
-    assert first.returncode == 130
+    assert first.returncode == status
     assert "to resume" in err
     assert not any(server.is_running() for server in servers)
     assert not list(tmp_path.glob("delugeserve-tune-*"))
