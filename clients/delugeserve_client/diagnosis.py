@@ -162,7 +162,7 @@ def _not_loaded(
     reason = str(entry.get("reason") or "it gives no reason").strip().splitlines()[0]
     return ModelUnavailable(
         f"The server at {address} could not load '{entry.get('name')}': {sentence(reason)}",
-        "Mend that, or export the model again; the server's log has the details.",
+        "Fix that, or export the model again; the server's log has the details.",
         url=str(address),
         model=name,
         served=served,

@@ -17,9 +17,7 @@ from delugeserve.system.progress import NO_PROGRESS, Progress
 
 _ESTIMATE_SECONDS, _ESTIMATE_MARGIN = 2.0, 1.2
 _START = 0.5
-_LOWEST_SHARE = (
-    20  # a server that is alone fast enough, and at this share of its rate is not, is ill
-)
+_LOWEST_SHARE = 20  # the search ends at this part of the first rate
 _LOWEST_RATE = 0.5  # queries/s; a test at less takes many minutes
 _LEAST_BUDGETS = 10  # a queue that grows must have the time to break the budget
 

@@ -13,7 +13,8 @@ from typing import TypeAlias
 
 from PIL import Image
 
-from delugeserve_client.errors import ClassifierClosed, ImageError
+from delugeserve_client.errors import ImageError
+from delugeserve_client.explaining import closed
 from delugeserve_client.formats import decodable_formats
 from delugeserve_client.images.inputs import (
     AnyImage,
@@ -133,7 +134,7 @@ class Reader:
         try:
             return self._workers.submit(self.read, image, source, encoded=encoded)
         except RuntimeError:
-            raise _closed() from None
+            raise closed() from None
 
     def _decode(self, image: AnyImage, source: str) -> Pixels:
         found = resolve(image, source)
@@ -174,13 +175,7 @@ def _wait(one: Ready | Future[Ready]) -> Ready:
     try:
         return one.result() if isinstance(one, Future) else one
     except CancelledError:
-        raise _closed() from None
-
-
-def _closed() -> ClassifierClosed:
-    return ClassifierClosed(
-        "The classifier is closed.", "Make a new one, or close it when all work is done."
-    )
+        raise closed() from None
 
 
 def _cores() -> int:
