@@ -1,10 +1,8 @@
-"""Connections to a Triton Inference Server over gRPC and HTTP, behind one interface."""
+"""What a Triton Inference Server says of itself and its models, over gRPC and HTTP."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 from delugeserve_client.address import Address
@@ -12,16 +10,11 @@ from delugeserve_client.credentials import NO_CREDENTIALS, Credentials
 from delugeserve_client.diagnosis import choose_model, diagnose, not_served, not_triton
 from delugeserve_client.errors import ClientError, ModelUnavailable, ServerUnavailable
 from delugeserve_client.explaining import explain
-from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.served import ServedModel, read_model
 from delugeserve_client.triton import (
-    Outputs,
-    Reply,
-    build_request,
     failures,
     import_triton,
     open_client,
-    read_reply,
 )
 
 _log = logging.getLogger(__name__)
@@ -95,21 +88,6 @@ class Transport:
         except ValueError as error:  # the answer is not JSON
             raise not_triton(self.address) from error
 
-    def submit(self, model: ServedModel, batch: Pixels, outputs: Outputs) -> Callable[[], Reply]:
-        """Send a batch. Over HTTP it is sent when the reply is waited for.
-
-        Args:
-            model: the model to ask.
-            batch: uint8 ``[N, H, W, 3]``, N at most the model's ``max_batch_size``.
-            outputs: the outputs wanted. A number above 0 asks for that many classes as strings
-                (Triton's classification extension), 0 for the values.
-
-        Returns:
-            A function that waits for the reply and returns its arrays by output name. It raises
-            ServerUnavailable, ModelUnavailable or InferenceFailed.
-        """
-        raise NotImplementedError
-
     def explain(self, error: BaseException) -> ClientError:
         """Translate an error of tritonclient or of the network."""
         return explain(error, self.address, self.timeout)
@@ -123,7 +101,7 @@ class Transport:
 
 
 class GrpcTransport(Transport):
-    """gRPC: several requests in flight on one connection, from any thread."""
+    """Over gRPC."""
 
     def __init__(
         self, address: Address, timeout: float, credentials: Credentials = NO_CREDENTIALS
@@ -132,35 +110,12 @@ class GrpcTransport(Transport):
         self.module = import_triton("grpc")
         self.client = open_client("grpc", address, credentials)
 
-    def submit(self, model: ServedModel, batch: Pixels, outputs: Outputs) -> Callable[[], Reply]:  # noqa: D102
-        answered: Future[Any] = Future()
-
-        def callback(result: Any, error: Exception | None) -> None:
-            if error is None:
-                answered.set_result(result)
-            else:
-                answered.set_exception(error)
-
-        self.client.async_infer(
-            callback=callback,
-            client_timeout=self.timeout,
-            **build_request(self.module, model, batch, outputs, self.timeout),
-        )
-
-        def wait() -> Reply:
-            try:
-                return read_reply(answered.result(), outputs)
-            except failures() as error:
-                raise self.explain(error) from error
-
-        return wait
-
     def _options(self) -> dict[str, Any]:
         return {"as_json": True, "client_timeout": self.timeout}
 
 
 class HttpTransport(Transport):
-    """HTTP: one request at a time, in one thread, as tritonclient's HTTP client requires."""
+    """Over HTTP, in one thread, as tritonclient's HTTP client requires."""
 
     def __init__(
         self, address: Address, timeout: float, credentials: Credentials = NO_CREDENTIALS
@@ -170,17 +125,6 @@ class HttpTransport(Transport):
         self.client = open_client(
             "http", address, credentials, connection_timeout=timeout, network_timeout=timeout
         )
-
-    def submit(self, model: ServedModel, batch: Pixels, outputs: Outputs) -> Callable[[], Reply]:  # noqa: D102
-        def infer() -> Reply:
-            try:
-                request = build_request(self.module, model, batch, outputs, self.timeout)
-                result = self.client.infer(**request)
-                return read_reply(result, outputs)
-            except failures() as error:
-                raise self.explain(error) from error
-
-        return infer
 
     def _options(self) -> dict[str, Any]:
         return {}

@@ -13,7 +13,6 @@ from math import isfinite
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from delugeserve_client.address import Address
 from delugeserve_client.credentials import Credentials
@@ -22,7 +21,6 @@ from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.proxies import find_proxy
 from delugeserve_client.served import ServedModel
 
-Reply: TypeAlias = dict[str, npt.NDArray[Any]]
 Outputs: TypeAlias = Mapping[str, int]
 
 # These replace tritonclient's own channel arguments, so the message sizes are set here again.
@@ -122,7 +120,8 @@ def build_request(
         module: ``tritonclient.grpc`` or ``tritonclient.http``.
         model: the model to ask.
         batch: uint8 ``[N, H, W, 3]``.
-        outputs: output names; see :meth:`delugeserve_client.transport.Transport.submit`.
+        outputs: names of the outputs wanted. A number above 0 asks for that many classes as
+            strings (Triton's classification extension), 0 for the values.
         timeout: seconds after which nobody waits for the answer, so that the server may drop the
             request from its queue; None for no limit.
     """
@@ -139,11 +138,6 @@ def build_request(
         # In microseconds. 0, Triton's default, is no limit.
         "timeout": int(timeout * 1e6) if timeout is not None and isfinite(timeout) else None,
     }
-
-
-def read_reply(result: Any, outputs: Outputs) -> Reply:
-    """Return the arrays of a reply by output name."""
-    return {name: result.as_numpy(name) for name in outputs}
 
 
 def failures() -> tuple[type[Exception], ...]:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from delugeserve.errors import UsageError
+from delugeserve_client import Classifier
 from delugeserve_client.address import parse_address
-from delugeserve_client.served import PROBABILITIES
 from delugeserve_client.transport import open_transport
 
 if TYPE_CHECKING:
@@ -90,11 +90,12 @@ def prepare_target(
             images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         expected = None
         if check:
-            replies = [
-                transport.submit(served, images[i : i + 1], {PROBABILITIES: 0})()
-                for i in range(len(images))
-            ]
-            expected = np.concatenate([reply[PROBABILITIES] for reply in replies])
+            with Classifier(
+                url, served.name, timeout=timeout, credentials=credentials
+            ) as classifier:
+                expected = np.concatenate(
+                    [classifier.infer(images[i : i + 1]) for i in range(len(images))]
+                )
         metadata: Any = transport.call("get_server_metadata")
         return Target(
             url=url,
