@@ -15,7 +15,7 @@ from delugeserve.load.senders import OpenSender, open_sender
 from delugeserve.load.target import Target
 from delugeserve.system.progress import NO_PROGRESS, Progress
 
-_ESTIMATE_SECONDS, _ESTIMATE_MARGIN = 2.0, 1.2
+_ESTIMATE_SECONDS, _ESTIMATE_MARGIN = 2.0, 1.6
 _START = 0.5
 _LOWEST_SHARE = 20  # the search ends at this part of the first rate
 _LOWEST_RATE = 0.5  # queries/s; a test at less takes many minutes
@@ -149,7 +149,9 @@ def estimate_rate(
 ) -> float:
     """Return the rate of samples to expect of the offline scenario, from a short closed loop.
 
-    LoadGen chooses from it how many samples to send, so it is a little more than was measured.
+    LoadGen chooses from it how many samples to send, and calls a test INVALID whose samples were
+    answered too soon. So it is more than was measured, for a machine that is less busy a moment
+    later.
 
     Args:
         target: what to send, and where.
