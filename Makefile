@@ -17,8 +17,8 @@ endif
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast lint format wheel clean
 
-# A worker for each processor; more than 4 only compete for memory.
-PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+# One worker more than processors, since many tests wait for servers; more than 4 only compete for memory.
+PARALLEL := -n $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))') --dist worksteal
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile

@@ -27,16 +27,23 @@ PHASES: dict[Phase, tuple[int, str]] = {"training": (128, "bf16"), "inference": 
 # With a variable of malloc in the environment, memory.py changes nothing; this one has no effect.
 CHOICES: dict[str, dict[str, str]] = {"kept": {}, "returned": {"MALLOC_PERTURB_": "0"}}
 STEPS = 5
+QUICK_BATCH = 8
 
 
 def step_ms(
-    spec: ModelSpec, phase: Phase, environment: dict[str, str], peaks: list[float]
+    spec: ModelSpec,
+    phase: Phase,
+    quick: bool,
+    environment: dict[str, str],
+    peaks: list[float],
 ) -> float:
     """Return the milliseconds of a step, and append its peak memory in MB to ``peaks``."""
+    batch, precision = PHASES[phase]
+    size, steps = (QUICK_BATCH, 1) if quick else (batch, STEPS)
     os.environ.update(environment)
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            sample = process.submit(measure, spec, *PHASES[phase], "once", phase, STEPS).result()
+            sample = process.submit(measure, spec, size, precision, "once", phase, steps).result()
     finally:
         for name in environment:
             del os.environ[name]
@@ -51,7 +58,7 @@ def main() -> None:
     for spec, phase in itertools.product(map(find_model, chosen.models), PHASES):
         peaks: dict[str, list[float]] = {name: [] for name in CHOICES}
         contestants = {
-            name: partial(step_ms, spec, phase, environment, peaks[name])
+            name: partial(step_ms, spec, phase, chosen.quick, environment, peaks[name])
             for name, environment in CHOICES.items()
         }
         title = f"{spec.name}, {phase}"
