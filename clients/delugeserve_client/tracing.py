@@ -13,12 +13,12 @@ from typing import Any
 
 from delugeserve_client.address import Address
 from delugeserve_client.core.failures import Failure, Kind
-from delugeserve_client.core.observing import Observer, Several, Silent
+from delugeserve_client.core.observing import Observer
 
 _log = logging.getLogger("delugeserve_client")
 
 
-class Logging(Silent):
+class Logging(Observer):
     """Logs servers that get no requests any more, or again.
 
     Args:
@@ -43,7 +43,7 @@ class Logging(Silent):
         _log.warning("%s is back", self._addresses[endpoint])
 
 
-class Tracing(Silent):
+class Tracing(Observer):
     """Makes a span of each request, with its attempts as events, and passes the trace on.
 
     Args:
@@ -94,8 +94,8 @@ class Tracing(Silent):
         request.notes.end()
 
 
-def observe(addresses: Sequence[Address], observer: Observer | None) -> Observer:
-    """Return what is told of requests: logs, traces if the program traces, and its own observer.
+def observe(addresses: Sequence[Address], observer: Observer | None) -> Sequence[Observer]:
+    """Return the observers of a classifier: logs, traces if the program traces, and its own one.
 
     Args:
         addresses: the servers.
@@ -108,4 +108,4 @@ def observe(addresses: Sequence[Address], observer: Observer | None) -> Observer
         observers.append(Tracing(addresses, trace, propagate))
     if observer is not None:
         observers.append(observer)
-    return observers[0] if len(observers) == 1 else Several(*observers)
+    return observers

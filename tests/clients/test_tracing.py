@@ -8,7 +8,7 @@ import pytest
 from fake_triton import serve_fake
 
 from delugeserve_client import AsyncClassifier, Classifier, RequestRefused
-from delugeserve_client.core.observing import Silent
+from delugeserve_client.core.observing import Observer
 
 PIXEL = np.ones((2, 2, 3), np.uint8)
 
@@ -55,7 +55,7 @@ def test_a_request_is_a_span_with_its_attempts(spans, protocol):
         assert finished()[-1].status.description == "refused"
 
 
-class Counter(Silent):
+class Counter(Observer):
     def __init__(self):
         self.seen = []
 

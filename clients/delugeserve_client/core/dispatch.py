@@ -11,14 +11,14 @@ import logging
 import math
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from delugeserve_client.core.endpoints import PATIENCE, Endpoint, Endpoints
 from delugeserve_client.core.failures import ABSENT, Failure, Kind
 from delugeserve_client.core.limits import AdaptiveLimit, FixedLimit
-from delugeserve_client.core.observing import SILENT, Observer
+from delugeserve_client.core.observing import Observer, tell
 from delugeserve_client.core.retry import DEFAULT_RETRY, RetryBudget, RetryPolicy
 
 Cancel: TypeAlias = Callable[[], object]
@@ -107,7 +107,7 @@ class Dispatcher:
         settings: how requests are sent.
         lock: held during every decision; a reentrant lock where callbacks come in other threads.
         chance: the source of jitter.
-        observer: is told what happens.
+        observers: are told what happens.
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class Dispatcher:
         settings: Settings,
         lock: contextlib.AbstractContextManager[Any] | None = None,
         chance: random.Random | None = None,
-        observer: Observer = SILENT,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._reactor, self._settings = reactor, settings
         self._lock = contextlib.nullcontext() if lock is None else lock
         self._chance = random.Random() if chance is None else chance
-        self._observer = observer
+        self._observers = observers
         self._budget = RetryBudget(settings.retry)
         fixed, timeout = settings.in_flight, settings.timeout
         self.endpoints = Endpoints(
@@ -138,29 +138,34 @@ class Dispatcher:
         """How many requests are worth handing in at once: those in flight, and a few to follow."""
         return 2 * self.endpoints.limit + 2
 
-    def submit(self, request: Any, done: Done) -> None:
+    def submit(self, request: Any, done: Done) -> Cancel:
         """Send a request as soon as a server has room for it.
 
         Args:
             request: what the reactor sends.
             done: receives the outcome, exactly once.
+
+        Returns:
+            A function that cancels the request: ``done`` is not called any more.
         """
         call = _Call(request, done)
-        self._observer.submitted(request)
+        self._tell("submitted", request)
         with self._lock:
             if self._closed:
-                self._observer.finished(request, Failure(Kind.CLOSED))
+                self._tell("finished", request, Failure(Kind.CLOSED))
                 done(None, Failure(Kind.CLOSED), 0)
-                return
+                return lambda: None
             self._calls.add(call)
             self._waiting.append(call)
             self._pump()
+        return lambda: self._cancel(call)
 
-    def cancel(self, done: Done) -> None:
-        """Forget the request that was submitted with this ``done``, which is not called."""
+    def _cancel(self, call: _Call) -> None:
         with self._lock:
-            for call in [one for one in self._calls if one.done is done]:
-                self._end(call)
+            if call.over:
+                return
+            self._end(call)
+            self._tell("finished", call.request, Failure(Kind.CLOSED, "It was cancelled."))
             self._pump()
 
     def close(self) -> None:
@@ -196,7 +201,7 @@ class Dispatcher:
             call.hedge = self._reactor.call_later(settings.hedge, lambda: self._hedge(call))
         if self.endpoints.several and self._ticking is None:
             self._ticking = self._reactor.call_later(_TICK, self._tick)
-        self._observer.attempt(call.request, endpoint.number, call.attempts)
+        self._tell("attempt", call.request, endpoint.number, call.attempts)
 
         def done(reply: Any, failure: Failure | None) -> None:
             with self._lock:
@@ -220,7 +225,7 @@ class Dispatcher:
             self._budget.answered()
             self._finish(call, reply, None, endpoint.number)
         else:
-            self._observer.failed(call.request, endpoint.number, failure)
+            self._tell("failed", call.request, endpoint.number, failure)
             if self.endpoints.failed(endpoint, failure, now):
                 self._ejected(endpoint, failure.kind)
             if not call.active:  # otherwise its hedge may still answer
@@ -311,7 +316,7 @@ class Dispatcher:
                 call.active.remove(attempt)
                 self.endpoints.abandoned(endpoint)
                 attempt.cancel()
-                self._observer.failed(call.request, endpoint.number, failure)
+                self._tell("failed", call.request, endpoint.number, failure)
                 if not call.active:
                     self._again(call, failure, endpoint)
         self._pump()
@@ -319,7 +324,7 @@ class Dispatcher:
     def _ejected(self, endpoint: Endpoint, kind: Kind) -> None:
         assert endpoint.ejected_until is not None
         seconds = endpoint.ejected_until - self._reactor.now()
-        self._observer.ejected(endpoint.number, kind, seconds)
+        self._tell("ejected", endpoint.number, kind, seconds)
         self._reactor.call_later(seconds, lambda: self._try_again(endpoint))
 
     def _try_again(self, endpoint: Endpoint) -> None:
@@ -336,7 +341,7 @@ class Dispatcher:
                     return
                 if alive:
                     self.endpoints.readmit(endpoint, now)
-                    self._observer.readmitted(endpoint.number)
+                    self._tell("readmitted", endpoint.number)
                     self._pump()
                 else:
                     self.endpoints.eject(endpoint, now)
@@ -347,8 +352,11 @@ class Dispatcher:
     def _finish(self, call: _Call, reply: Any, failure: Failure | None, endpoint: int) -> None:
         if not call.over:
             self._end(call)
-            self._observer.finished(call.request, failure)
+            self._tell("finished", call.request, failure)
             call.done(reply, failure, endpoint)
+
+    def _tell(self, event: str, *facts: Any) -> None:
+        tell(self._observers, event, *facts)
 
     def _end(self, call: _Call) -> None:
         """Stop everything that happens for a request."""

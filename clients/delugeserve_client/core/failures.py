@@ -30,7 +30,7 @@ class Kind(Enum):
     DENIED = "denied"
     """The credentials are not accepted, or the server is not trusted."""
     CLOSED = "closed"
-    """The client was closed."""
+    """The client was closed, or the request cancelled."""
 
 
 ABSENT = frozenset({Kind.GONE, Kind.DRAINING, Kind.MISSING})

@@ -12,7 +12,7 @@ from typing import Any
 from delugeserve_client.address import Address
 from delugeserve_client.core.dispatch import Dispatcher, Settings
 from delugeserve_client.core.failures import Failure, Kind
-from delugeserve_client.core.observing import SILENT, Observer
+from delugeserve_client.core.observing import Observer
 from delugeserve_client.explaining import failure_of, to_error
 from delugeserve_client.transports.connection import CallFailed, Cancel, Done, Options
 from delugeserve_client.transports.messages import Reply, Request
@@ -240,7 +240,7 @@ class LoopSession:
         addresses: the servers.
         options: how connections are made.
         settings: how requests are sent.
-        observer: is told what happens.
+        observers: are told what happens.
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class LoopSession:
         addresses: Sequence[Address],
         options: Options,
         settings: Settings,
-        observer: Observer = SILENT,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.model = ""
         self.addresses, self.settings = addresses, settings
@@ -263,7 +263,7 @@ class LoopSession:
             LoopReactor(self.connections, lambda: self.model),
             len(addresses),
             settings,
-            observer=observer,
+            observers=observers,
         )
 
     @property
@@ -286,12 +286,8 @@ class LoopSession:
                     to_error(failure, self.addresses[endpoint], timeout, request.form.model)
                 )
 
-        def forget(ended: asyncio.Future[Reply]) -> None:
-            if ended.cancelled():
-                self._dispatcher.cancel(done)
-
-        future.add_done_callback(forget)
-        self._dispatcher.submit(request, done)
+        cancel = self._dispatcher.submit(request, done)
+        future.add_done_callback(lambda ended: cancel() if ended.cancelled() else None)
         return future
 
     async def close(self) -> None:

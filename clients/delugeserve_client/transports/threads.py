@@ -13,7 +13,7 @@ from typing import Any
 from delugeserve_client.address import Address
 from delugeserve_client.core.dispatch import Dispatcher, Settings
 from delugeserve_client.core.failures import Failure, Kind
-from delugeserve_client.core.observing import SILENT, Observer
+from delugeserve_client.core.observing import Observer
 from delugeserve_client.explaining import to_error
 from delugeserve_client.transports.connection import (
     CallFailed,
@@ -138,6 +138,12 @@ class ThreadReactor:
         self._connections[endpoint].probe(self._model(), timeout, done)
 
 
+class _Pending(Future[Reply]):
+    """The reply to come, and a function that cancels the request."""
+
+    forget: Cancel = staticmethod(lambda: None)
+
+
 class ThreadSession:
     """Sends requests to one or more servers, from any thread.
 
@@ -145,7 +151,7 @@ class ThreadSession:
         addresses: the servers.
         options: how connections are made.
         settings: how requests are sent.
-        observer: is told what happens.
+        observers: are told what happens.
     """
 
     def __init__(
@@ -153,14 +159,14 @@ class ThreadSession:
         addresses: Sequence[Address],
         options: Options,
         settings: Settings,
-        observer: Observer = SILENT,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.model = ""
         self.addresses, self.settings = addresses, settings
         self.connections = [open_connection(address, options) for address in addresses]
         self._reactor = ThreadReactor(self.connections, lambda: self.model)
         self._dispatcher = Dispatcher(
-            self._reactor, len(addresses), settings, threading.RLock(), observer=observer
+            self._reactor, len(addresses), settings, threading.RLock(), observers=observers
         )
         # A hung server cannot be left, and no hedge be sent, while a thread waits in a call.
         self._alone = len(addresses) == 1 and settings.hedge is None
@@ -196,10 +202,9 @@ class ThreadSession:
             raise
 
     def forget(self, future: Future[Reply]) -> None:
-        """Stop what is done for a request that nobody waits for any more."""
-        done = getattr(future, "done_function", None)
-        if done is not None and not future.done():
-            self._dispatcher.cancel(done)
+        """Cancel a request whose reply is not wanted any more."""
+        if isinstance(future, _Pending):
+            future.forget()
 
     def close(self) -> None:
         """End all requests with an error, and close the connections."""
@@ -209,7 +214,7 @@ class ThreadSession:
             connection.close()
 
     def _submit(self, request: Request) -> Future[Reply]:
-        future: Future[Reply] = Future()
+        future = _Pending()
 
         def done(reply: Any, failure: Failure | None, endpoint: int) -> None:
             if failure is None:
@@ -220,6 +225,5 @@ class ThreadSession:
                     to_error(failure, self.addresses[endpoint], timeout, request.form.model)
                 )
 
-        future.done_function = done  # type: ignore[attr-defined]
-        self._dispatcher.submit(request, done)
+        future.forget = self._dispatcher.submit(request, done)
         return future

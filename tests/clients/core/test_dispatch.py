@@ -8,6 +8,7 @@ from simulated import SimulatedReactor, SimulatedServer
 
 from delugeserve_client.core.dispatch import Dispatcher, Settings
 from delugeserve_client.core.failures import Kind
+from delugeserve_client.core.observing import Observer
 from delugeserve_client.core.retry import RetryPolicy
 
 
@@ -29,9 +30,15 @@ class Outcomes:
         return [failure for _, _, failure, _ in self.of.values() if failure is not None]
 
 
-def start(servers, seed=0, **settings):
+def start(servers, seed=0, observers=(), **settings):
     reactor = SimulatedReactor(servers, seed)
-    dispatcher = Dispatcher(reactor, len(servers), Settings(**settings), chance=random.Random(seed))
+    dispatcher = Dispatcher(
+        reactor,
+        len(servers),
+        Settings(**settings),
+        chance=random.Random(seed),
+        observers=observers,
+    )
     return reactor, dispatcher, Outcomes(reactor)
 
 
@@ -230,12 +237,25 @@ def test_closing_ends_everything():
     assert len(outcomes.of) == 6
 
 
-def test_a_request_that_nobody_waits_for_makes_room():
-    reactor, dispatcher, outcomes = start([SimulatedServer(seconds=5.0)], in_flight=1)
-    forgotten = outcomes.expect("forgotten")
-    dispatcher.submit("forgotten", forgotten)
+class Ends(Observer):
+    def __init__(self):
+        self.seen = []
+
+    def finished(self, request, failure):
+        self.seen.append((request, failure and failure.kind))
+        raise RuntimeError("a mistake of the program")
+
+
+def test_a_cancelled_request_makes_room_and_is_finished():
+    ends = Ends()
+    reactor, dispatcher, outcomes = start(
+        [SimulatedServer(seconds=5.0)], in_flight=1, observers=[ends]
+    )
+    cancel = dispatcher.submit("cancelled", outcomes.expect("cancelled"))
     dispatcher.submit("next", outcomes.expect("next"))
-    dispatcher.cancel(forgotten)
+    cancel()
+    cancel()
     reactor.run(until=20)
     assert set(outcomes.of) == {"next"}
     assert outcomes.failures == []
+    assert ends.seen == [("cancelled", Kind.CLOSED), ("next", None)]
