@@ -144,7 +144,7 @@ def next_pause(
         chance: the source of jitter.
     """
     retry = configuration.settings.retry
-    if attempt >= min(retry.attempts, _ATTEMPTS):
+    if attempt >= min(retry.attempts or _ATTEMPTS, _ATTEMPTS):
         return None
     if not any(retry.allows(error.failure, attempt) for error in failures):
         return None

@@ -48,7 +48,7 @@ class Reactor(Protocol):
         """Send a request; ``done`` receives the reply or the failure within the timeout.
 
         Returns:
-            A function that ends the attempt. ``done`` may be called all the same.
+            A function that cancels the attempt. ``done`` may still be called; it then does nothing.
         """
 
     def probe(self, endpoint: int, timeout: float, done: Callable[[bool], None]) -> None:
@@ -214,7 +214,7 @@ class Dispatcher:
     def _answered(
         self, call: _Call, attempt: _Attempt, reply: Any, failure: Failure | None
     ) -> None:
-        if attempt not in call.active:  # nobody waits for it any more
+        if attempt not in call.active:  # it was given up
             return
         call.active.remove(attempt)
         now, endpoint = self._reactor.now(), attempt.endpoint
@@ -229,10 +229,10 @@ class Dispatcher:
             if self.endpoints.failed(endpoint, failure, now):
                 self._ejected(endpoint, failure.kind)
             if not call.active:  # otherwise its hedge may still answer
-                self._again(call, failure, endpoint)
+                self._retry(call, failure, endpoint)
         self._pump()
 
-    def _again(self, call: _Call, failure: Failure, endpoint: Endpoint) -> None:
+    def _retry(self, call: _Call, failure: Failure, endpoint: Endpoint) -> None:
         """Send a request again, now or later, or give it up."""
         retry, now = self._settings.retry, self._reactor.now()
         if not retry.allows(failure, call.attempts) or self._closed:
@@ -285,11 +285,10 @@ class Dispatcher:
         """Ask silent servers whether they are alive."""
         with self._lock:
             self._ticking = None
-            if self._closed or not self._calls:
+            if self._closed or not (self._calls or self.endpoints.owing):
                 return
             for endpoint in self.endpoints.silent(self._reactor.now()):
-                if self.endpoints.another(endpoint.number):
-                    self._probe(endpoint)
+                self._probe(endpoint)
             self._ticking = self._reactor.call_later(_TICK, self._tick)
 
     def _probe(self, endpoint: Endpoint) -> None:
@@ -299,17 +298,17 @@ class Dispatcher:
             with self._lock:
                 endpoint.probing = False
                 now = self._reactor.now()
-                if alive or now - endpoint.heard < PATIENCE:
-                    endpoint.heard = now
+                if alive or endpoint.owing is None or now - endpoint.owing < PATIENCE:
+                    self.endpoints.heard(endpoint, now)
                 elif endpoint.healthy and self.endpoints.another(endpoint.number):
                     self.endpoints.eject(endpoint, now)
                     self._ejected(endpoint, Kind.GONE)
-                    self._desert(endpoint)
+                    self._fail_over(endpoint)
 
         self._reactor.probe(endpoint.number, _PROBE_SECONDS, done)
 
-    def _desert(self, endpoint: Endpoint) -> None:
-        """Send what a server owes to another one."""
+    def _fail_over(self, endpoint: Endpoint) -> None:
+        """Send to other servers what a server has not answered."""
         failure = Failure(Kind.GONE, "The server does not answer.")
         for call in list(self._calls):
             for attempt in [one for one in call.active if one.endpoint is endpoint]:
@@ -318,7 +317,7 @@ class Dispatcher:
                 attempt.cancel()
                 self._tell("failed", call.request, endpoint.number, failure)
                 if not call.active:
-                    self._again(call, failure, endpoint)
+                    self._retry(call, failure, endpoint)
         self._pump()
 
     def _ejected(self, endpoint: Endpoint, kind: Kind) -> None:

@@ -25,7 +25,7 @@ class Endpoint:
         limit: how many requests it gets at once.
         in_flight: the number that it has.
         ejected_until: when it is tried again; None while it gets requests.
-        heard: when it last answered anything.
+        owing: since when it owes an answer and has sent none; None if it owes none.
         probing: whether it is being asked whether it is alive.
         failures: failures in a row, by kind.
     """
@@ -34,7 +34,7 @@ class Endpoint:
     limit: Limit
     in_flight: int = 0
     ejected_until: float | None = None
-    heard: float = -math.inf
+    owing: float | None = None
     probing: bool = False
     failures: dict[Kind, int] = field(default_factory=dict)
     ejections: int = 0
@@ -109,14 +109,18 @@ class Endpoints:
 
     def sent(self, endpoint: Endpoint, now: float) -> None:
         """Count a request sent."""
-        if endpoint.in_flight == 0:  # it owed nothing before
-            endpoint.heard = max(endpoint.heard, now)
+        if endpoint.owing is None:
+            endpoint.owing = now
         endpoint.in_flight += 1
+
+    def heard(self, endpoint: Endpoint, now: float) -> None:
+        """Count a sign of life."""
+        endpoint.owing = now if endpoint.in_flight else None
 
     def answered(self, endpoint: Endpoint, latency: float, now: float, *, wanted: bool) -> None:
         """Count an answer; see :meth:`~delugeserve_client.core.limits.Limit.answered`."""
         endpoint.in_flight -= 1
-        endpoint.heard = now
+        self.heard(endpoint, now)
         endpoint.failures.clear()
         if endpoint.ejections and now - endpoint.readmitted > _FORGIVEN:
             endpoint.ejections = 0
@@ -127,7 +131,7 @@ class Endpoints:
         endpoint.in_flight -= 1
         kind = failure.kind
         if kind not in (Kind.GONE, Kind.TIMEOUT, Kind.CLOSED):
-            endpoint.heard = now
+            self.heard(endpoint, now)
         if kind in BUSY or kind is Kind.TIMEOUT:
             endpoint.limit.refused(now)
         count = endpoint.failures[kind] = endpoint.failures.get(kind, 0) + 1
@@ -137,7 +141,7 @@ class Endpoints:
         return True
 
     def abandoned(self, endpoint: Endpoint) -> None:
-        """Count a request whose answer nobody waits for any more."""
+        """Count a request that was given up. The server still owes an answer, or a sign of life."""
         endpoint.in_flight -= 1
 
     def eject(self, endpoint: Endpoint, now: float) -> None:
@@ -150,13 +154,18 @@ class Endpoints:
     def readmit(self, endpoint: Endpoint, now: float) -> None:
         """Give an endpoint requests again, few at first."""
         endpoint.ejected_until = None
-        endpoint.readmitted = endpoint.heard = now
+        endpoint.readmitted = now
+        self.heard(endpoint, now)
         endpoint.limit = self._new_limit()
 
     def silent(self, now: float) -> list[Endpoint]:
-        """Return the endpoints that owe answers and have not been heard of for a while."""
+        """Return the endpoints to ask whether they are alive: others could take their requests."""
         return [
-            one
-            for one in self.all
-            if one.healthy and not one.probing and one.in_flight and now - one.heard > PATIENCE
+            one for one in self.owing if not one.probing and now - (one.owing or now) > PATIENCE
         ]
+
+    @property
+    def owing(self) -> list[Endpoint]:
+        """The endpoints that owe answers which others could give."""
+        healthy = [one for one in self.all if one.healthy]
+        return [one for one in healthy if one.owing is not None and len(healthy) > 1]

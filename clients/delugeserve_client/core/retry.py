@@ -6,7 +6,9 @@ import math
 import random
 from dataclasses import dataclass
 
-from delugeserve_client.core.failures import ABSENT, BUSY, Failure
+from delugeserve_client.core.failures import ABSENT, BUSY, Failure, Kind
+
+_WITHOUT_MODEL = 5  # attempts
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,9 @@ class RetryPolicy:
 
     Attributes:
         attempts: how often a request is sent at most while servers are gone or draining; 1 never
-            repeats. A server that is full does answer: it is asked again until the deadline.
+            repeats. None tries until the deadline, so that requests outlast a server's restart.
+            A server that is full is asked until the deadline in any case, and one that does not
+            have the model five times at most.
         initial: upper limit of the pause before the first repetition, in seconds. A pause is drawn
             uniformly between 0 and its limit ("full jitter"), so that clients do not come back
             together.
@@ -34,7 +38,7 @@ class RetryPolicy:
         ValueError: a number is out of range.
     """
 
-    attempts: int = 5
+    attempts: int | None = None
     initial: float = 0.1
     multiplier: float = 2.0
     largest: float = 2.0
@@ -43,8 +47,8 @@ class RetryPolicy:
     refill_per_second: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.budget < 0:
-            raise ValueError("attempts must be at least 1, and budget at least 0")
+        if (self.attempts is not None and self.attempts < 1) or self.budget < 0:
+            raise ValueError("attempts must be at least 1 or None, and budget at least 0")
         pauses = (self.initial, self.multiplier, self.largest)
         rates = (self.refill_per_answer, self.refill_per_second)
         if not all(math.isfinite(number) and number >= 0 for number in (*pauses, *rates)):
@@ -59,7 +63,10 @@ class RetryPolicy:
         """
         if self.attempts == 1:
             return False
-        return failure.kind in BUSY or (failure.kind in ABSENT and attempts < self.attempts)
+        most = _WITHOUT_MODEL if failure.kind is Kind.MISSING else math.inf
+        if self.attempts is not None:
+            most = min(most, self.attempts)
+        return failure.kind in BUSY or (failure.kind in ABSENT and attempts < most)
 
     def pause(self, attempts: int, chance: random.Random) -> float:
         """Return seconds to wait before the next attempt.
@@ -90,7 +97,7 @@ class RetryBudget:
     def take(self, now: float) -> float:
         """Take a token; return seconds until there is one. It may be infinite.
 
-        Whoever comes later waits longer: the token is taken even if it is not there yet.
+        The token is taken even if it is not there yet, so each caller waits longer than the last.
         """
         self._add(max(0.0, now - self._at) * self._policy.refill_per_second if self._at > 0 else 0)
         self._at = max(now, self._at)

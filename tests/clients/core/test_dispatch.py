@@ -182,18 +182,33 @@ def test_only_the_time_of_a_hung_server_is_lost():
     assert max(ended - first[request] for request, (ended, *_) in outcomes.of.items()) < 1.0
 
 
-def test_a_server_that_is_gone_is_told_after_few_attempts():
-    reactor, dispatcher, outcomes = start([SimulatedServer(state={0.0: "gone"})])
+@pytest.mark.parametrize("attempts", [1, 5])
+def test_attempts_bound_the_repetitions(attempts):
+    retry = RetryPolicy(attempts=attempts)
+    reactor, dispatcher, outcomes = start([SimulatedServer(state={0.0: "gone"})], retry=retry)
     dispatcher.submit(0, outcomes.expect(0))
     reactor.run(until=30)
     ended, _, failure, _ = outcomes.of[0]
     assert failure.kind is Kind.GONE
-    assert len(reactor.sends) == 5
+    assert len(reactor.sends) == attempts
     assert ended < 2.0
 
 
+@pytest.mark.parametrize("trouble", ["gone", "draining"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_requests_outlast_a_restart(trouble, count):
+    servers = [SimulatedServer(state={0.0: trouble, 8.0: "up"}) for _ in range(count)]
+    reactor, dispatcher, outcomes = start(servers)
+    for request in range(20):
+        dispatcher.submit(request, outcomes.expect(request))
+    reactor.run(until=30)
+    assert len(outcomes.of) == 20
+    assert outcomes.failures == []
+    assert max(ended for ended, *_ in outcomes.of.values()) < 8.0 + 3.0
+
+
 @pytest.mark.parametrize("state", ["broken", "refusing"])
-def test_what_another_attempt_cannot_mend_is_not_sent_again(state):
+def test_what_another_attempt_cannot_help_is_not_sent_again(state):
     servers = [SimulatedServer(state={0.0: state}), SimulatedServer(state={0.0: state})]
     reactor, dispatcher, outcomes = start(servers)
     dispatcher.submit(0, outcomes.expect(0))
@@ -224,6 +239,28 @@ def test_a_hedge_answers_where_the_first_server_is_slow():
     assert outcomes.failures == []
     assert all(ended < 0.2 and endpoint == 1 for ended, _, _, endpoint in outcomes.of.values())
     assert dispatcher.endpoints.in_flight == 0
+
+
+def test_a_hedge_does_not_hide_a_hung_server():
+    """One request at a time, all answered by their hedges: the server that hangs gets no more."""
+    reactor, dispatcher, outcomes = start(
+        [SimulatedServer(state={0.0: "hung"}), SimulatedServer()], hedge=0.05
+    )
+    for request in range(200):
+        dispatcher.submit(request, outcomes.expect(request))
+        reactor.run(until=0.1 * (request + 1))
+    assert outcomes.failures == []
+    assert len(outcomes.of) == 200
+    assert not dispatcher.endpoints.all[0].healthy
+    assert sum(number == 0 for _, number, *_ in reactor.sends) < 20
+
+
+def test_nothing_is_asked_while_nothing_is_owed():
+    reactor, dispatcher, outcomes = start([SimulatedServer(), SimulatedServer()])
+    dispatcher.submit(0, outcomes.expect(0))
+    reactor.run(until=60)
+    assert outcomes.failures == []
+    assert reactor._events == []
 
 
 def test_closing_ends_everything():
