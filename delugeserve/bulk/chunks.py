@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from delugeserve.bulk.items import Item, Shard
 from delugeserve.bulk.labelling import BLOCK
-from delugeserve.bulk.row_log import Names
 from delugeserve.bulk.sources.opening import open_item
+from delugeserve.system.files import sync_path
 from delugeserve_client.errors import ImageError
 
 SMALL, LARGE = 4 * BLOCK, 40 * BLOCK
@@ -24,7 +25,7 @@ _LARGE_FROM = 1_000_000
 _PER_FOLDER = 1_000
 
 
-def write_chunks(items: Iterable[Item], folder: Path, *, small: int = SMALL) -> tuple[int, Names]:
+def write_chunks(items: Iterable[Item], folder: Path, *, small: int = SMALL) -> int:
     """Write the list of images.
 
     Args:
@@ -33,12 +34,11 @@ def write_chunks(items: Iterable[Item], folder: Path, *, small: int = SMALL) -> 
         small: images of the first chunks.
 
     Returns:
-        The number of chunks, and the digest of the names.
+        The number of chunks.
 
     Raises:
         OSError: the list cannot be written.
     """
-    names = Names()
     chunk: list[Item] = []
     chunks = images = 0
 
@@ -48,11 +48,11 @@ def write_chunks(items: Iterable[Item], folder: Path, *, small: int = SMALL) -> 
             path = _path(folder, chunks)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(_encode(item) for item in chunk), encoding="ascii")
+            sync_path(path)
             chunks += 1
             chunk.clear()
 
     for item in items:
-        names.add(_identity(item))
         if item.is_shard:
             write()
             chunk.append(item)
@@ -63,45 +63,44 @@ def write_chunks(items: Iterable[Item], folder: Path, *, small: int = SMALL) -> 
         if len(chunk) >= (small if images <= _LARGE_FROM else LARGE):
             write()
     write()
-    return chunks, names
+    return chunks
 
 
-def digest_names(items: Iterable[Item]) -> Names:
-    """Return the digest of the names of images, as :func:`write_chunks` does."""
-    names = Names()
-    for item in items:
-        names.add(_identity(item))
-    return names
+def first_change(items: Iterable[Item], folder: Path, chunks: int) -> tuple[str, str] | None:
+    """Compare a list of images with the one that was written.
+
+    Args:
+        items: images, and shards that are not opened.
+        folder: has the files.
+        chunks: their number.
+
+    Returns:
+        The first name that differs, then and now; both are the same for a shard that was changed,
+        and one is empty where there is no such image. None if nothing differs.
+    """
+    written = (_decode(line) for chunk in range(chunks) for line in _lines(folder, chunk))
+    for before, now in zip_longest(written, items):
+        if before is None or now is None or _identity(before) != _identity(now):
+            return before.source if before else "", now.source if now else ""
+    return None
 
 
 def read_chunk(folder: Path, chunk: int) -> Iterator[Item]:
-    """Yield the images of a chunk; a shard is not opened.
+    """Return the images of a chunk; a shard is not opened.
 
     Args:
         folder: has the files.
         chunk: number of the chunk.
     """
-    for line in _path(folder, chunk).read_text(encoding="ascii").splitlines():
-        values = json.loads(line)
-        source = values["source"]
-        if "stamp" in values:
-            yield Item(source, shard=Shard(source, values["stamp"], values["explicit"]))
-        elif "problem" in values:
-            error = ImageError(values["problem"], values["remedy"], source=source)
-            yield Item(source, error=error)
-        else:
-            yield open_item(source)
+    return map(_decode, _lines(folder, chunk))
 
 
-def sources_of(folder: Path, chunks: int) -> Iterator[str]:
-    """Yield the names in the list."""
-    for chunk in range(chunks):
-        for line in _path(folder, chunk).read_text(encoding="ascii").splitlines():
-            yield json.loads(line)["source"]
+def _identity(item: Item) -> tuple[str, str | None]:
+    return item.source, None if item.shard is None else item.shard.stamp
 
 
-def _identity(item: Item) -> str:
-    return item.source if item.shard is None else f"{item.source} {item.shard.stamp}"
+def _lines(folder: Path, chunk: int) -> list[str]:
+    return _path(folder, chunk).read_text(encoding="ascii").splitlines()
 
 
 def _path(folder: Path, chunk: int) -> Path:
@@ -115,3 +114,13 @@ def _encode(item: Item) -> str:
     elif item.shard is not None:
         values |= {"stamp": item.shard.stamp, "explicit": item.shard.explicit}
     return json.dumps(values) + "\n"
+
+
+def _decode(line: str) -> Item:
+    values = json.loads(line)
+    source = values["source"]
+    if "stamp" in values:
+        return Item(source, shard=Shard(source, values["stamp"], values["explicit"]))
+    if "problem" in values:
+        return Item(source, error=ImageError(values["problem"], values["remedy"], source=source))
+    return open_item(source)

@@ -4,8 +4,8 @@ Beside ``labels.jsonl`` lies the folder ``labels.jsonl.incomplete`` until the ou
 
 - ``lock``: locked while a process writes the output;
 - ``journal.jsonl``: a line of what the run was asked for, lines of the shards that it opened, and a
-  line for each checkpoint. A checkpoint is written after the rows that it counts, and both reach
-  the disk, so that the last whole line is true whenever the machine stops;
+  line for each checkpoint. A checkpoint is written after the rows that it counts are on the disk,
+  so that the last whole line is true wherever the run ends;
 - ``rows``: the rows, for formats that cannot be appended to;
 - ``chunks``, ``parts``, ``checkpoint``: of a cluster, the list of images, the rows of each part
   of it, and which parts are done.
@@ -32,6 +32,7 @@ from delugeserve.errors import (
     ResumeError,
     UsageError,
 )
+from delugeserve.system.files import atomic_write, sync_path
 from delugeserve.system.locks import try_lock
 
 SUFFIX = ".incomplete"
@@ -104,7 +105,6 @@ class Checkpoint:
         crc: CRC-32 of the log.
         refused: the rows of images that could not be read.
         below: the rows whose classes are all below the threshold.
-        names: digest of the names of the images in the rows.
     """
 
     rows: int = 0
@@ -112,7 +112,6 @@ class Checkpoint:
     crc: int = 0
     refused: int = 0
     below: int = 0
-    names: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,9 @@ class Listed:
 
     Attributes:
         chunks: its parts.
-        names: digest of the names in it.
     """
 
     chunks: int
-    names: str
 
 
 @dataclass
@@ -137,12 +134,14 @@ class State:
         checkpoint: how far it is.
         shards: the stamps of the shards that were opened, by name.
         listed: the list of a cluster, if it is complete.
+        length: bytes of the journal's whole lines.
     """
 
     request: Request
     checkpoint: Checkpoint = Checkpoint()
     listed: Listed | None = None
     shards: dict[str, str] = field(default_factory=dict)
+    length: int = 0
 
 
 def folder_of(output: Path) -> Path:
@@ -204,21 +203,30 @@ class Journal:
         Raises:
             OSError: it cannot be written.
         """
-        journal = cls((folder / cls.NAME).open("wb", buffering=0))
-        journal._write({"journal": _FORMAT, "request": dataclasses.asdict(request)})
-        return journal
+        path = folder / cls.NAME
+        first = {"journal": _FORMAT, "request": dataclasses.asdict(request)}
+        with atomic_write(path, "begin", sync=True) as beside:  # never without its first line
+            beside.write_bytes(_line(first))
+        sync_path(folder.parent)  # without the folder, the output would look complete
+        return cls._open(path)
 
     @classmethod
-    def append_to(cls, folder: Path) -> Journal:
-        """Open a journal to go on with, without the torn line at its end.
+    def append_to(cls, folder: Path, length: int) -> Journal:
+        """Open a journal to continue.
+
+        Args:
+            folder: has the journal.
+            length: bytes of its whole lines; what follows is cut off.
 
         Raises:
             OSError: it cannot be written.
         """
-        path = folder / cls.NAME
-        whole = path.read_bytes().rpartition(b"\n")[0]
+        os.truncate(folder / cls.NAME, length)
+        return cls._open(folder / cls.NAME)
+
+    @classmethod
+    def _open(cls, path: Path) -> Journal:
         file = path.open("r+b", buffering=0)
-        file.truncate(len(whole) + 1)
         file.seek(0, os.SEEK_END)
         return cls(file)
 
@@ -251,7 +259,7 @@ class Journal:
         self._file.close()
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(record).encode() + b"\n"
+        line = _line(record)
         with self._lock:
             start = self._file.tell()
             try:
@@ -266,44 +274,66 @@ class Journal:
                 raise
 
 
-def read_journal(folder: Path, log: Path) -> State | None:
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record).encode() + b"\n"
+
+
+def read_journal(output: Path, folder: Path, log: Path) -> State | None:
     """Read what a journal says, up to the last checkpoint whose rows are in the log.
 
     Args:
-        folder: the folder beside the output.
+        output: the output.
+        folder: the folder beside it.
         log: where the rows are.
 
     Returns:
         None if no run has begun there.
+
+    Raises:
+        OtherInputError: the journal cannot be read, or is of another release.
     """
     try:
-        lines = (folder / Journal.NAME).read_bytes().split(b"\n")[:-1]
-        length = log.stat().st_size if log.exists() else 0
+        first, *lines = (folder / Journal.NAME).read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return None
-    records = []
+    except ValueError:
+        first, lines = b"", []
+    state = State(_read_request(output, first), length=len(first))
+    rows = log.stat().st_size if log.exists() else 0
     for line in lines:
         try:
-            records.append(json.loads(line))
-        except ValueError:  # what a machine that lost power leaves
+            _read_line(line, state, rows)
+        except (ValueError, KeyError, TypeError):  # torn, or damaged
             break
-    if not records or records[0].get("journal") != _FORMAT:
-        return None
-    state = State(_read_request(records[0]["request"]))
-    for record in records[1:]:
-        if "shard" in record:
-            state.shards[record["shard"]] = record["stamp"]
-        elif "listed" in record:
-            state.listed = Listed(**record["listed"])
-        elif record["bytes"] <= length:
-            state.checkpoint = Checkpoint(**record)
+        state.length += len(line)
     return state
 
 
-def _read_request(values: dict[str, Any]) -> Request:
-    model = ModelIdentity(**values.pop("model"))
-    arguments = tuple(values.pop("arguments"))
-    return Request(arguments=arguments, model=model, **values)
+def _read_line(line: bytes, state: State, rows: int) -> None:
+    if not line.endswith(b"\n"):
+        raise ValueError("the line is torn")
+    record = json.loads(line)
+    if "shard" in record:
+        state.shards[record["shard"]] = record["stamp"]
+    elif "listed" in record:
+        state.listed = Listed(**record["listed"])
+    elif record["bytes"] <= rows:
+        state.checkpoint = Checkpoint(**record)
+
+
+def _read_request(output: Path, line: bytes) -> Request:
+    """Return what the first line of a journal says."""
+    try:
+        record = json.loads(line)
+        found, values = record["journal"], record.get("request", {})
+        if found == _FORMAT:
+            model = ModelIdentity(**values.pop("model"))
+            arguments = tuple(values.pop("arguments"))
+            return Request(arguments=arguments, model=model, **values)
+        change, before = "it was begun by another release", str(found)
+    except (ValueError, KeyError, TypeError):
+        change, before = f"its journal {folder_of(output) / Journal.NAME} is damaged", ""
+    raise OtherInputError(output, change, kind="journal", before=before, now=str(_FORMAT))
 
 
 def check_log(output: Path, log: Path, checkpoint: Checkpoint) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import chain, islice, zip_longest
+from itertools import chain, islice
 from pathlib import Path
 
 from delugeserve.bulk.interrupts import interrupts_held
@@ -22,14 +22,13 @@ from delugeserve.bulk.journal import (
 from delugeserve.bulk.labelling import Labeller, begins_block
 from delugeserve.bulk.outputs import FILE_FORMATS
 from delugeserve.bulk.outputs.base import Format, display_name
-from delugeserve.bulk.row_log import Names, RowLog
+from delugeserve.bulk.row_log import RowLog
 from delugeserve.errors import OtherInputError, OutputExistsError, UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve_client import Classification
 
 Items = Callable[[], Iterator[Item]]
-"""Lists the images anew. A list on standard input is empty the second time."""
-
+"""Lists the images."""
 
 Watch = Callable[[Classification], None]
 
@@ -123,7 +122,7 @@ class OutputFile:
         else:
             request.check(self.path, self.state.request)
             check_log(self.path, self.log, self.state.checkpoint)
-            journal = Journal.append_to(self.folder)
+            journal = Journal.append_to(self.folder, self.state.length)
         try:
             yield journal
         finally:
@@ -143,23 +142,23 @@ class OutputFile:
             rows.write(row)
             watch(row)
 
-        request, start, names = state.request, state.checkpoint, Names()
+        request, start = state.request, state.checkpoint
         kind = FILE_FORMATS[self.format](request.model, request.top_k)
         counts.refused, counts.below, counts.resumed = start.refused, start.below, start.rows
         counts.answered = start.rows - start.refused
         found = self._watch_shards(items(), state, journal)
-        block: list[Item] = []  # of the images passed over, those that must be asked once more
-        for item in islice(found, start.rows):
-            names.add(item.source)
+        block: list[Item] = []  # of the images that have rows, those that must be asked once more
+        for row, before in enumerate(self._named_before(kind, start.rows), start=1):
+            item = next(found, None)
+            if item is None or display_name(item.source) != before:
+                raise self._other_image(row, before, item)
             if begins_block(item, block[-1] if block else None, len(block)):
                 block = []
             block.append(item)
-        if start.rows and str(names) != start.names:
-            raise self._other_images(kind, items)
         following = list(islice(found, 1))
         if not following or begins_block(following[0], block[-1] if block else None, len(block)):
             block = []  # it is complete
-        rows = RowLog(kind, self.log, journal, start, names)
+        rows = RowLog(kind, self.log, journal, start)
         try:
             label(
                 chain(block, following, found),
@@ -204,20 +203,20 @@ class OutputFile:
                 journal.shard(shard.source, shard.stamp)
             yield item
 
-    def _other_images(self, kind: Format, items: Items) -> OtherInputError:
-        """Return the error that names the first row whose image is another one."""
-        names = (display_name(item.source) for item in items())
-        for row, (before, now) in enumerate(zip_longest(kind.sources(self.log), names), start=1):
-            if before is not None and before != now:
-                instead = f", and is now {now}" if now else ""
-                return OtherInputError(
-                    self.path,
-                    f"the images changed: row {row:,} is of {before}{instead}",
-                    kind="source",
-                    before=before,
-                    now=now or "",
-                )
-        return OtherInputError(self.path, "the images changed", kind="source", before="", now="")
+    def _named_before(self, kind: Format, rows: int) -> Iterator[str]:
+        """Yield the names in the rows that are kept."""
+        return islice(kind.sources(self.log), rows) if rows else iter(())
+
+    def _other_image(self, row: int, before: str, item: Item | None) -> OtherInputError:
+        now = "" if item is None else display_name(item.source)
+        instead = f", and is now {now}" if now else ""
+        return OtherInputError(
+            self.path,
+            f"the images changed: row {row:,} is of {before}{instead}",
+            kind="source",
+            before=before,
+            now=now,
+        )
 
 
 def log_of(path: Path, format_: str, folder: Path) -> Path:
@@ -240,18 +239,19 @@ def open_output(
     Raises:
         BusyOutputError: another process is writing it.
         OutputExistsError: it exists, and neither is asked for.
+        OtherInputError: its journal cannot be read.
         UsageError: its folder cannot be written, or it is not a file.
     """
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a file.", "Give --output the path of a file.")
     with ExitStack() as stack:
         folder = stack.enter_context(output_lock(path))
-        state = read_journal(folder, log_of(path, format_, folder))
+        if overwrite:
+            yield OutputFile(path, format_, folder, None, replaces=True)
+            return
+        state = read_journal(path, folder, log_of(path, format_, folder))
         if state is None:
             remove(folder)  # what a run that was killed at its very end left
-        output = OutputFile(path, format_, folder, state)
-        if overwrite:
-            output = OutputFile(path, format_, folder, None, replaces=True)
-        elif not resume and (path.exists() or state is not None):
+        if not resume and (path.exists() or state is not None):
             raise OutputExistsError(path, None if state is None else state.checkpoint.rows)
-        yield output
+        yield OutputFile(path, format_, folder, state)

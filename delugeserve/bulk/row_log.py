@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
@@ -19,45 +18,24 @@ FLUSH_S = 0.25
 CHECKPOINT_S = 2.0
 
 
-class Names:
-    """A digest of the names of images, in order.
-
-    It tells whether the images that an unfinished output has rows of are still the first ones.
-    """
-
-    def __init__(self) -> None:
-        self._digest = hashlib.blake2b(digest_size=16)
-
-    def add(self, name: str) -> None:
-        """Add the next name."""
-        encoded = name.encode("utf-8", "surrogateescape")
-        self._digest.update(len(encoded).to_bytes(4, "little") + encoded)
-
-    def __str__(self) -> str:
-        return self._digest.hexdigest()
-
-
 class RowLog:
     """The rows of an output, written to its log by one thread and flushed by another.
 
-    What is answered reaches the file within a quarter of a second, also while the next answer is
-    waited for. Every two seconds it reaches the disk, and a checkpoint follows.
+    Rows reach the file within a quarter of a second, also while the next result is waited for.
+    Every two seconds they reach the disk, and a checkpoint follows.
 
     Args:
         format_: encodes rows.
         path: the log.
         journal: takes the checkpoints.
-        start: where to go on; the log is cut off there.
-        names: the digest of the names in the rows before.
+        start: where to continue; the log is cut off there.
 
     Raises:
         OSError: the log cannot be written.
     """
 
-    def __init__(
-        self, format_: Format, path: Path, journal: Journal, start: Checkpoint, names: Names
-    ) -> None:
-        self._format, self._journal, self._names = format_, journal, names
+    def __init__(self, format_: Format, path: Path, journal: Journal, start: Checkpoint) -> None:
+        self._format, self._journal = format_, journal
         self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         self._file.truncate(start.bytes)
         self._file.seek(start.bytes)
@@ -130,7 +108,6 @@ class RowLog:
             self._error = error
             raise
         for row in self._waiting:
-            self._names.add(row.source)
             self.refused += row.error is not None
             self.below += row.error is None and not row.predictions
         self.rows += len(self._waiting)
@@ -144,9 +121,7 @@ class RowLog:
         self._crc = zlib.crc32(content, self._crc)
 
     def _save(self) -> None:
-        found = Checkpoint(
-            self.rows, self._bytes, self._crc, self.refused, self.below, str(self._names)
-        )
+        found = Checkpoint(self.rows, self._bytes, self._crc, self.refused, self.below)
         self._next_checkpoint = time.monotonic() + CHECKPOINT_S
         if found == self._checkpoint:
             return

@@ -27,7 +27,7 @@ class OutputExistsError(UsageError):
         else:
             super().__init__(
                 f"{path} is not complete: it has {rows:,} rows of a run that did not end.",
-                "Add --resume to go on, or --overwrite to start again.",
+                "Add --resume to continue, or --overwrite to start again.",
             )
 
 
@@ -52,7 +52,7 @@ class OtherInputError(UsageError):
     Args:
         path: the output.
         change: what changed, a clause.
-        kind: ``model``, ``source``, ``shard`` or ``output``.
+        kind: ``model``, ``source``, ``shard``, ``output`` or ``journal``.
         before: what it was.
         now: what it is.
 

@@ -14,20 +14,38 @@ from delugeserve.errors import UsageError
 
 
 @contextmanager
-def atomic_write(path: Path, mark: str | None = None) -> Iterator[Path]:
+def atomic_write(path: Path, mark: str | None = None, *, sync: bool = False) -> Iterator[Path]:
     """Write a file atomically: yield a temporary path, renamed to ``path`` if the body succeeds.
 
     Args:
         path: the file to write. The temporary file is in the same folder and has the same suffix.
         mark: prefix of the temporary file's name. None takes the process number, so that two
             processes can write at once; a fixed one overwrites what a killed process left.
+        sync: return when the file is on the disk, for what is removed afterwards.
     """
     beside = path.with_name(f".{mark or os.getpid()}-{path.name}")
     try:
         yield beside
+        if sync:
+            sync_path(beside)
         beside.replace(path)
+        if sync:
+            sync_path(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sync_path(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 @contextmanager

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from delugeserve.bulk.chunks import SMALL, digest_names, read_chunk, sources_of, write_chunks
+from delugeserve.bulk.chunks import SMALL, first_change, read_chunk, write_chunks
 from delugeserve.bulk.engines import Engine, open_labeller
 from delugeserve.bulk.engines.ray_session import SPARE_CPUS, quiet_ray_data, ray_session
 from delugeserve.bulk.items import Skipped
@@ -35,8 +33,6 @@ from delugeserve.system.files import atomic_write
 from delugeserve.system.imports import require
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve_client import Classification, ClientError
-
-_log = logging.getLogger(__name__)
 
 EXTRA = "ray"
 _POLL_S = 1.0
@@ -145,30 +141,25 @@ def _list_chunks(
     folder = output.folder / "chunks"
     progress.stage("list images")
     if state.listed is None:
-        chunks, names = write_chunks(items(), folder, small=cluster.chunk)
-        listed = Listed(chunks, str(names))
+        listed = Listed(write_chunks(items(), folder, small=cluster.chunk))
         journal.listed(listed)
         return listed
-    if str(digest_names(items())) != state.listed.names:
-        raise _other_images(output, folder, state.listed.chunks, items)
+    changed = first_change(items(), folder, state.listed.chunks)
+    if changed is not None:
+        raise _other_images(output, *map(display_name, changed))
     return state.listed
 
 
-def _other_images(output: OutputFile, folder: Path, chunks: int, items: Items) -> OtherInputError:
-    found = (item.source for item in items())
-    for before in sources_of(folder, chunks):
-        now = next(found, "")
-        if before != now:
-            break
-    else:
-        before, now = "", next(found, "")
-    what = " instead of ".join(display_name(name) for name in (now, before) if name)
+def _other_images(output: OutputFile, before: str, now: str) -> OtherInputError:
+    if before == now:
+        return OtherInputError(
+            output.path, f"{now} was changed", kind="shard", before=before, now=now
+        )
+    change = f"{now} instead of {before}" if before and now else f"{now} is new"
+    if not now:
+        change = f"{before} is missing"
     return OtherInputError(
-        output.path,
-        f"the images changed: {what or 'a shard was changed'}",
-        kind="source",
-        before=before,
-        now=now,
+        output.path, f"the images changed: {change}", kind="source", before=before, now=now
     )
 
 
@@ -328,7 +319,13 @@ def _join(
         for chunk in parquet.read_table(path, columns=["id"]).column(0).to_pylist():
             places[chunk] = path
     kind = FILE_FORMATS[request.format](request.model, request.top_k)
-    with atomic_write(output.log, "join") as beside, beside.open("wb") as file:
+    missing = next((chunk for chunk in range(chunks) if chunk not in places), None)
+    if missing is not None:
+        raise Failure(
+            f"The rows of chunk {missing:,} are missing from {output.folder / 'parts'}.",
+            "Start again with --overwrite.",
+        )
+    with atomic_write(output.log, "join", sync=True) as beside, beside.open("wb") as file:
         file.write(kind.header())
         for chunk in range(chunks):
             table = parquet.read_table(places[chunk], filters=[("id", "=", chunk)])
@@ -340,7 +337,5 @@ def _join(
             if places[chunk] in before:
                 counts.resumed += row["answered"] + row["refused"]
             progress.advance()
-        file.flush()
-        os.fsync(file.fileno())
     if not kind.finished:
         kind.finish(output.log, output.path)

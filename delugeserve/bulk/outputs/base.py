@@ -41,7 +41,10 @@ class Format(ABC):
 
     @abstractmethod
     def sources(self, log: Path) -> Iterator[str]:
-        """Yield the names in the rows of a log, as :func:`display_name` writes them."""
+        """Yield the names in the rows of a log, as :func:`display_name` writes them.
+
+        The log may end in a torn row.
+        """
 
     def finish(self, log: Path, output: Path) -> None:
         """Write the output from a complete log.

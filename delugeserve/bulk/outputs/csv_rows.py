@@ -26,7 +26,7 @@ class CsvFormat(Format):
 
     def sources(self, log: Path) -> Iterator[str]:
         """Yield the names in the rows of a log."""
-        with log.open(encoding="utf-8", newline="") as lines:
+        with log.open(encoding="utf-8", errors="replace", newline="") as lines:
             reader = csv.reader(lines)
             next(reader, None)
             yield from (row[0] for row in reader)

@@ -21,7 +21,7 @@ class JsonLinesFormat(Format):
 
     def sources(self, log: Path) -> Iterator[str]:
         """Yield the names in the rows of a log."""
-        with log.open(encoding="utf-8") as lines:
+        with log.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 yield json.loads(line)["source"]
 

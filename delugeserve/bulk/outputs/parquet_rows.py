@@ -68,7 +68,7 @@ class ParquetFormat(Format):
         parquet = require("pyarrow.parquet", "bulk")
         waiting: list[Any] = []
         with (
-            atomic_write(output, "finish") as beside,
+            atomic_write(output, "finish", sync=True) as beside,
             parquet.ParquetWriter(beside, self._schema(), compression="zstd") as writer,
         ):
 

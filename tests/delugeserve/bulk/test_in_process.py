@@ -9,11 +9,17 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from stub_labeller import MODEL
 
-from delugeserve.bulk.chunks import digest_names, read_chunk, sources_of, write_chunks
+from delugeserve.bulk.chunks import first_change, read_chunk, write_chunks
 from delugeserve.bulk.engines.in_process import InProcessLabeller
+from delugeserve.bulk.engines.ray_cluster import _join
 from delugeserve.bulk.items import Item, Shard
-from delugeserve.bulk.journal import folder_of
+from delugeserve.bulk.job import Counts
+from delugeserve.bulk.journal import Request, folder_of
+from delugeserve.bulk.output_file import open_output
+from delugeserve.errors import Failure
+from delugeserve.system.progress import NO_PROGRESS
 from delugeserve_client import ImageError
 
 pytest.importorskip("torch", reason="exporting needs the extra 'export'")
@@ -74,7 +80,7 @@ def test_the_list_for_a_cluster(tmp_path):
     items = [Item(f"{n}.png", f"{n}.png") for n in range(7)]
     items[3:3] = [Item("s.tar", shard=shard), Item("gone", error=error)]
     items.append(Item("caf\udce9.png", "caf\udce9.png"))
-    chunks, names = write_chunks(iter(items), tmp_path, small=2)
+    chunks = write_chunks(iter(items), tmp_path, small=2)
     sizes = [len(list(read_chunk(tmp_path, chunk))) for chunk in range(chunks)]
     assert sizes == [2, 1, 1, 2, 2, 2]
     found = [item for chunk in range(chunks) for item in read_chunk(tmp_path, chunk)]
@@ -82,10 +88,21 @@ def test_the_list_for_a_cluster(tmp_path):
     assert found[3].shard == shard
     assert found[3].is_shard
     assert str(found[4].error) == "It is gone. Look."
-    assert list(sources_of(tmp_path, chunks)) == [item.source for item in items]
-    assert str(digest_names(items)) == str(names)
+    assert first_change(items, tmp_path, chunks) is None
+    assert first_change(items[:-1], tmp_path, chunks) == ("caf\udce9.png", "")
+    assert first_change([*items, Item("new.png")], tmp_path, chunks) == ("", "new.png")
+    assert first_change(items[1:], tmp_path, chunks) == ("0.png", "1.png")
     items[3] = Item("s.tar", shard=Shard("s.tar", "6 bytes", True))
-    assert str(digest_names(items)) != str(names)
+    assert first_change(items, tmp_path, chunks) == ("s.tar", "s.tar")
+
+
+def test_rows_of_a_cluster_that_are_missing_are_a_failure(tmp_path):
+    pytest.importorskip("pyarrow.parquet")
+    request = Request((), "jsonl", 1, None, None, "client", "ray", MODEL)
+    with open_output(tmp_path / "a.jsonl", "jsonl") as output, pytest.raises(Failure) as caught:
+        _join(output, request, 2, set(), Counts(), NO_PROGRESS)
+    assert "chunk 0" in caught.value.problem
+    assert not list(tmp_path.glob("a.jsonl*"))
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_a_server_that_answers_nothing_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"source": "0', b"\0" * 1_000_000])
+@pytest.mark.parametrize("torn", [b"", b'{"source": "0', b"\0" * 1_000_000, b"\xff\n\xc3"])
 def test_torn_ends_are_cut_off(tmp_path, torn):
     whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
     label(whole)
@@ -138,6 +138,33 @@ def test_a_checkpoint_whose_rows_are_lost_does_not_count(tmp_path):
     os.truncate(path, path.stat().st_size - 1000)
     assert label(path, resume=True).resumed == 100
     assert path.read_bytes() == whole.read_bytes()
+
+
+def test_a_journal_is_cut_off_where_it_is_damaged(tmp_path):
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "a.jsonl"
+    label(whole)
+    interrupt(path, 100)
+    with (folder_of(path) / Journal.NAME).open("ab") as file:
+        file.write(b"damaged\n")
+    interrupt(path, 150)
+    assert label(path, resume=True).resumed == 150  # and not 100 once more
+    assert path.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("first", [b"", b"damaged\n", b"[]\n", b'{"journal": 2}\n'])
+@pytest.mark.parametrize("format_", ["jsonl", "parquet"])
+def test_a_journal_that_cannot_be_read_is_no_complete_output(tmp_path, first, format_):
+    path = tmp_path / f"a.{format_}"
+    interrupt(path, 100)
+    journal = folder_of(path) / Journal.NAME
+    journal.write_bytes(first + journal.read_bytes().partition(b"\n")[2] * bool(first))
+    before = {found: found.read_bytes() for found in tmp_path.rglob("*") if found.is_file()}
+    for resume in (True, False):
+        with pytest.raises(OtherInputError) as caught:
+            label(path, resume=resume)
+        assert caught.value.kind == "journal"
+    assert before == {found: found.read_bytes() for found in tmp_path.rglob("*") if found.is_file()}
+    assert label(path, overwrite=True).resumed == 0
 
 
 def test_an_output_that_was_edited_is_refused(tmp_path):
