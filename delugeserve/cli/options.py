@@ -47,7 +47,7 @@ ServedModelName = Annotated[
 ]
 PRECISION_HELP = "Precision: 'auto' is bf16 where the hardware has it, otherwise fp32."
 TrainingPrecision = Literal["auto", "fp32", "bf16", "fp16"]
-RecipeName = Literal["cifar-quick", "cifar", "imagenet", "photos", "finetune"]
+RecipeName = Literal["cifar-quick", "cifar-fast", "cifar", "imagenet", "photos", "finetune"]
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
