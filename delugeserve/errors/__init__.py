@@ -30,6 +30,7 @@
         │   └── LostProcessError  another process of the run ended
         ├── EvaluationError     a classifier's outputs cannot be evaluated
         ├── BudgetError         no rate, or no settings, keep a latency budget
+        ├── NoAnswerError       no request of a load test was answered
         ├── BuildError          a runtime cannot build its artefact
         ├── ParityError         an exported artefact does not compute what the network computes
         └── ServerError         the inference server did not start, or died

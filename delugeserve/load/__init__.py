@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from delugeserve.load.rate import BudgetError, RateResult, estimate_rate, find_rate
-from delugeserve.load.result import LoadResult
+from delugeserve.load.result import LoadResult, NoAnswerError
 from delugeserve.load.run import run
 from delugeserve.load.scenarios import Scenario, Settings
 from delugeserve.load.senders import Done, HttpSender, OpenSender, Sender, open_sender
@@ -17,6 +17,7 @@ __all__ = [
     "Done",
     "HttpSender",
     "LoadResult",
+    "NoAnswerError",
     "OpenSender",
     "RateResult",
     "Scenario",

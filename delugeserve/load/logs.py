@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from delugeserve.errors import Failure
+
 SUMMARY = "mlperf_log_summary.txt"
 DETAIL = "mlperf_log_detail.txt"
 TRACE = "mlperf_log_trace.json"
@@ -38,12 +40,18 @@ class Times:
 
 
 def read_detail(folder: Path) -> dict[str, Any]:
-    """Return what LoadGen logged, by key; of a key that is there more than once, a list."""
+    """Return what LoadGen logged, by key; of a key that is there more than once, a list.
+
+    A line that is cut off, as on a full disk, is left out.
+    """
     entries: dict[str, Any] = {}
     for line in (folder / DETAIL).read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.startswith(_LINE):
             continue
-        entry = json.loads(line.removeprefix(_LINE))
+        try:
+            entry = json.loads(line.removeprefix(_LINE))
+        except ValueError:
+            continue
         key, value = str(entry["key"]), entry["value"]
         if key in entries:
             before = entries[key]
@@ -59,6 +67,9 @@ def read_times(folder: Path, *, by_sample: bool = False) -> Times:
     Args:
         folder: where LoadGen's log files are.
         by_sample: return the times of each sample instead.
+
+    Raises:
+        Failure: there are none.
     """
     rows: dict[int, tuple[float, int, int]] = {}
     with (folder / TRACE).open("rb") as lines:
@@ -69,5 +80,10 @@ def read_times(folder: Path, *, by_sample: bool = False) -> Times:
                 if number in rows:  # a query ends with its last sample
                     last = max(last, rows[number][2])
                 rows[number] = (float(scheduled) / 1e6, int(issued), last)
+    if not rows:
+        raise Failure(
+            f"LoadGen's trace in {folder} names no query.",
+            "Check that the disk is not full, and run the test again.",
+        )
     table = np.asarray(sorted(rows.values()), np.float64).reshape(-1, 3)
     return Times(table[:, 0], table[:, 1] / 1e9, table[:, 2] / 1e9)

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from delugeserve.errors import Failure
 from delugeserve.load.histogram import encode, histogram_of, percentiles_ms
 from delugeserve.load.job import Job, Observed, images_per_query
 from delugeserve.load.logs import Times, read_detail, read_times
-from delugeserve.load.result import LoadResult
+from delugeserve.load.result import LoadResult, NoAnswerError
 from delugeserve.load.scenarios import Scenario
 
 _LOGGED = ("result_", "early_stopping", "error_", "generic_warning", "generic_error")
@@ -36,14 +35,15 @@ def read_result(
         folder: where the log files stay; None if they do not.
 
     Raises:
-        Failure: no request was answered.
+        NoAnswerError: no request was answered.
     """
     target, settings = job.target, job.settings
     scenario = settings.scenario
     if not observed.answers:
         raise _nothing_answered(job, observed)
     detail: dict[str, Any] = {}
-    if scenario is Scenario.CLOSED_LOOP:
+    loop = scenario is Scenario.CLOSED_LOOP
+    if loop:
         assert observed.latencies is not None
         latency = observed.latencies
         times = Times(np.zeros_like(latency), np.zeros_like(latency), latency)
@@ -60,7 +60,8 @@ def read_result(
     cores = observed.cpu_seconds / observed.seconds
     server = scenario is Scenario.SERVER
     budget = settings.latency_budget * 1e3
-    reasons = (*_loadgens_reasons(detail, job, at_percentile), *_our_reasons(observed))
+    loadgens = () if loop else _loadgens_reasons(detail, job, at_percentile)
+    reasons = (*loadgens, *_our_reasons(observed))
     images = images_per_query(target, settings)
     estimate = detail.get(_ESTIMATES.get(scenario, ""))
     return LoadResult(
@@ -108,8 +109,11 @@ def _loadgens_reasons(
     detail: Mapping[str, Any], job: Job, at_percentile_ms: float
 ) -> tuple[str, ...]:
     """Return why LoadGen does not accept a test; its own words where it names no figures."""
-    if not detail or detail.get("result_validity") == "VALID":
+    verdict = detail.get("result_validity")
+    if verdict == "VALID":
         return ()
+    if verdict is None:  # its log ends early
+        return ("LoadGen's log has no verdict.",)
     settings = job.settings
     if detail.get("result_perf_constraints_met") is False:
         return (
@@ -118,7 +122,9 @@ def _loadgens_reasons(
         )
     said = [detail.get("result_invalid_reason"), detail.get("early_stopping_result")]
     texts = (" ".join(text.replace(" * ", "").split()) for text in said if text)
-    return tuple(f"LoadGen: {text}" for text in texts if text) or ("LoadGen gave no reason.",)
+    return tuple(f"LoadGen: {text}" for text in texts if text) or (
+        f"LoadGen says {verdict}, without a reason.",
+    )
 
 
 def _our_reasons(observed: Observed) -> tuple[str, ...]:
@@ -140,8 +146,8 @@ def _client_limit(cores: float, late_ms: float, at_percentile_ms: float) -> str 
     return None
 
 
-def _nothing_answered(job: Job, observed: Observed) -> Failure:
-    return Failure(
+def _nothing_answered(job: Job, observed: Observed) -> NoAnswerError:
+    return NoAnswerError(
         f"No request to '{job.target.model}' at {job.target.url} was answered "
         f"({observed.first_error}).",
         "Check the server with: delugeserve status",

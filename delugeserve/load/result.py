@@ -6,16 +6,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from delugeserve.errors import Failure
 from delugeserve.load.scenarios import Scenario
 from delugeserve.load.statistics import ServerSplit
+
+
+class NoAnswerError(Failure):
+    """No request of a load test was answered."""
 
 
 @dataclass(frozen=True)
 class LoadResult:
     """The result of one load test.
 
-    Latencies are in milliseconds and count from when a query was scheduled, not from when it was
-    sent: a query that waits because the client or the server is behind is late.
+    Latencies are in milliseconds. In LoadGen's scenarios they count from when a query was
+    scheduled, not from when it was sent: a query that waits because the client or the server is
+    behind is late. In a closed loop they count from when a request is sent.
 
     Attributes:
         model: the model's name.
@@ -23,8 +29,8 @@ class LoadResult:
         scenario: how requests arrived.
         batch_size: images per request.
         in_flight: requests in flight of a closed loop, or at most in flight offline; else None.
-        valid: whether the result holds: LoadGen's verdict, and no request failed or was answered
-            wrongly.
+        valid: whether the result holds: LoadGen's verdict is VALID, and no request failed or was
+            answered wrongly.
         reasons: why it does not.
         queries: queries answered.
         seconds: from the first query's scheduled time to the last answer.

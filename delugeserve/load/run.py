@@ -16,7 +16,7 @@ from delugeserve.errors import Failure
 from delugeserve.load.job import Job, Observed
 from delugeserve.load.logs import TRACE
 from delugeserve.load.reading import read_result
-from delugeserve.load.result import LoadResult
+from delugeserve.load.result import LoadResult, NoAnswerError
 from delugeserve.load.scenarios import Scenario, Settings
 from delugeserve.load.senders import OpenSender, open_sender
 from delugeserve.load.target import Target
@@ -49,6 +49,7 @@ def run(
     Raises:
         MissingExtraError: a package of the extra ``benchmark`` is not installed.
         ClientError: the sender cannot connect.
+        NoAnswerError: no request was answered.
         Failure: the test's process ended without a result.
     """
     for module in _NEEDS:  # an error of the other process could not name them
@@ -104,7 +105,7 @@ def _wait(job: Job, connection: Connection, progress: Progress) -> Observed:
     answered, changed, begun, shown = -1, time.monotonic(), None, 0
     while True:
         if time.monotonic() - changed > limit:
-            raise Failure(
+            raise NoAnswerError(
                 f"No request was answered for {limit:.0f} s, and none failed.",
                 "Look at the server's log, or use a shorter timeout.",
             )
@@ -115,7 +116,7 @@ def _wait(job: Job, connection: Connection, progress: Progress) -> Observed:
         except EOFError:
             raise Failure(
                 "The process of the load test ended without a result.",
-                "Run the test again; if it ends so again, report it with the output above.",
+                "Run the test again; if it happens again, report it with the output above.",
             ) from None
         if isinstance(message, BaseException):
             raise message
