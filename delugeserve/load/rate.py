@@ -206,7 +206,7 @@ class _Search:
         return result
 
     def _alone(self) -> LoadResult:
-        """Return a single-stream test; the better of two where a stall may have spoilt the first."""
+        """Return a single-stream test; the better of two if a stall may have spoilt one."""
         settings = replace(
             self.settings,
             scenario=Scenario.SINGLE_STREAM,
