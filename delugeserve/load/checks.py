@@ -40,6 +40,9 @@ class Checker:
         expected = b"".join([self._rows[i] for i in sample_ids])
         if answer == expected:  # by far the usual case, and cheap
             return
+        if len(answer) != len(expected):
+            self.wrong += 1
+            return
         got, wanted = (np.frombuffer(text, np.float32) for text in (answer, expected))
-        if got.shape != wanted.shape or not np.allclose(got, wanted, 0, self._tolerance):
+        if not np.allclose(got, wanted, 0, self._tolerance):
             self.wrong += 1

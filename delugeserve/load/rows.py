@@ -12,8 +12,11 @@ from delugeserve.load.result import LoadResult
 from delugeserve.load.scenarios import Scenario
 
 # Student's t for a two-sided confidence of 95 %, by degrees of freedom from 1.
-_STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_NORMAL = 1.96
+_STUDENT = (
+    *(12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
 
 
 @dataclass(frozen=True)
@@ -123,5 +126,5 @@ def half_width(values: Sequence[float]) -> float | None:
     freedom = len(values) - 1
     if freedom < 1:
         return None
-    student = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL
+    student = _STUDENT[min(freedom, len(_STUDENT)) - 1]  # hardly less for more of them
     return float(student * stdev(values) / len(values) ** 0.5)

@@ -1,4 +1,4 @@
-"""What a load test needs of a sender, and the choice of one."""
+"""What a load test needs from a sender."""
 
 from __future__ import annotations
 
@@ -9,7 +9,23 @@ from delugeserve.load.target import Target
 
 Done = Callable[[bytes | None, str | None], None]
 """Called once for each request, from any thread: with the answer's probabilities as the bytes of
-float32 ``[N, classes]``, or with None and what went wrong."""
+float32 ``[N, classes]``, or with None and what went wrong. It must not raise."""
+
+
+def deliver(done: Done, read: Callable[..., bytes], *reply: bytes) -> None:
+    """Read a reply and hand over its probabilities; a reply of another form is a failed request.
+
+    Args:
+        done: receives the answer.
+        read: returns the probabilities of a reply.
+        reply: its arguments.
+    """
+    try:
+        answer = read(*reply)
+    except Exception as error:
+        done(None, f"INTERNAL: {type(error).__name__}: {error}")
+    else:
+        done(answer, None)
 
 
 class Sender(Protocol):
@@ -28,5 +44,4 @@ class Sender(Protocol):
 
 
 OpenSender = Callable[[Target], Sender]
-"""Opens a sender. It is called in another process, so it must be a function or a class of a module,
-or otherwise be possible to pickle."""
+"""Opens a sender. It is called in another process, so it must be picklable."""

@@ -2,21 +2,70 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from delugeserve.load.senders.base import Done
-from delugeserve.load.senders.http2 import Http2Calls
+from delugeserve.load.senders.base import Done, deliver
+from delugeserve.load.senders.http2 import Call, Http2Calls
 from delugeserve.load.senders.messages import GrpcMessages, Messages
 from delugeserve.load.senders.secure import METHOD
 from delugeserve.load.target import Target
 from delugeserve_client.address import parse_address
 from delugeserve_client.credentials import Credentials
 
+_T = TypeVar("_T")
 _CHUNK = 1 << 20
 _CHECK_EVERY = 0.25  # seconds; how late a missed deadline may be noticed
+
+
+class _Connection:
+    """A connection, the calls on it, and the thread that reads from it."""
+
+    reader: threading.Thread
+
+    def __init__(self, server: tuple[str, int], headers: Sequence[tuple[str, str]], timeout: float):
+        """Connect.
+
+        Raises:
+            OSError: there is no server, or none that speaks HTTP/2.
+        """
+        self.calls = Http2Calls(headers)
+        self.socket = socket.create_connection(server, timeout=timeout)
+        try:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.calls.begin()
+            self.socket.sendall(self.calls.data_to_send())
+            while not self.calls.ready:
+                data = self.socket.recv(_CHUNK)
+                if not data:
+                    raise OSError("the connection was closed")
+                self.calls.receive(data)
+            self.socket.settimeout(None)
+            # A server that reads no more must not hold the sending thread for ever.
+            limit = struct.pack("ll", int(timeout), round(timeout % 1 * 1e6))
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def flush(self) -> None:
+        """Send what the calls want sent."""
+        data = self.calls.data_to_send()
+        if data:
+            try:
+                self.socket.sendall(data)
+            except OSError:
+                self.shut()  # the reader notices, and fails the calls
+
+    def shut(self) -> None:
+        """End the connection; its reader notices."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
 
 
 class PlainGrpcSender:
@@ -24,7 +73,7 @@ class PlainGrpcSender:
 
     A call is sent by the thread that makes it; one more thread reads the answers, and sends what
     their callbacks send in one piece. A lost connection fails the calls in flight; the next call
-    connects again.
+    connects again. Calls that a server has not begun when it closes a connection go to the next.
 
     Args:
         target: what to send, and where.
@@ -53,11 +102,12 @@ class PlainGrpcSender:
         self._messages = messages or Messages(target)
         self._timeout = target.timeout
         self._lock = threading.RLock()
-        self._calls: Http2Calls | None = None
-        self._socket: socket.socket | None = None
-        self._reader: threading.Thread | None = None
-        self._unsent: list[bytes] = []
-        self._closing = False
+        self._current: _Connection | None = None
+        self._connections: list[_Connection] = []  # with those that the server is closing
+        self._collecting = False
+        self._closed = threading.Event()
+        self._expirer = threading.Thread(target=self._expire, daemon=True, name="load-deadlines")
+        self._expirer.start()
 
     def send(self, sample_ids: Sequence[int], done: Done) -> None:  # noqa: D102
         message = self._messages.build(sample_ids)
@@ -65,84 +115,89 @@ class PlainGrpcSender:
         read = self._messages.read
 
         def answered(reply: bytes | None, error: str | None) -> None:
-            done(None if reply is None else read(reply), error)
+            if reply is None:
+                done(None, error)
+            else:
+                deliver(done, read, reply)
 
+        call = Call(prefixed, answered, time.monotonic() + self._timeout)
         with self._lock:
             try:
-                calls = self._connected()
+                connection = self._connected()
             except OSError as error:
-                answered(None, f"UNAVAILABLE: {error}")
+                done(None, f"UNAVAILABLE: {error}")
                 return
-            data = calls.call(prefixed, answered, time.monotonic() + self._timeout)
-            if threading.current_thread() is self._reader:
-                self._unsent.append(data)  # it is sent with those of the answers read with this one
-            else:
-                self._write(data)
+            connection.calls.call(call)
+            if not self._collecting:
+                connection.flush()
 
     def close(self) -> None:  # noqa: D102
+        self._closed.set()
         with self._lock:
-            self._closing = True
-            connection, reader = self._socket, self._reader
-        if connection is not None:
-            self._shut(connection)
-        if reader is not None and reader is not threading.current_thread():
-            reader.join()
+            for connection in self._connections:
+                connection.shut()
+            threads = [self._expirer, *(each.reader for each in self._connections)]
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join()
 
-    def _connected(self) -> Http2Calls:
+    def _connected(self) -> _Connection:
         """Return the open connection; without one, or with one that ends, connect."""
-        if self._calls is not None and self._calls.broken is None:
-            return self._calls
-        connection = socket.create_connection(self._server, timeout=self._timeout)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        calls = Http2Calls(self._headers)
-        connection.sendall(calls.begin())
-        while not calls.ready:
-            data = connection.recv(_CHUNK)
-            if not data:
-                raise OSError("the connection was closed")
-            connection.sendall(calls.receive(data))
-        connection.settimeout(None)
-        self._calls, self._socket, self._unsent = calls, connection, []
-        self._reader = threading.Thread(
-            target=self._read, args=(connection, calls), daemon=True, name="load-reader"
+        if self._current is not None and self._current.calls.broken is None:
+            return self._current
+        self._current = connection = _Connection(self._server, self._headers, self._timeout)
+        self._connections.append(connection)
+        connection.reader = threading.Thread(
+            target=self._read, args=(connection,), daemon=True, name="load-reader"
         )
-        self._reader.start()
-        return calls
+        connection.reader.start()
+        return connection
 
-    def _write(self, data: bytes) -> None:
-        if data and self._socket is not None:
-            try:
-                self._socket.sendall(data)
-            except OSError:
-                self._shut(self._socket)  # the reader notices, and fails the calls
-
-    def _read(self, connection: socket.socket, calls: Http2Calls) -> None:
-        threading.Thread(target=self._expire, args=(calls,), daemon=True).start()
+    def _read(self, connection: _Connection) -> None:
         reason = "the connection was closed"
         while True:
             try:
-                data = connection.recv(_CHUNK)
+                data = connection.socket.recv(_CHUNK)
             except OSError as error:
                 data, reason = b"", str(error)
-            with self._lock:
-                if not data:
-                    calls.lose(f"UNAVAILABLE: {reason}")
-                    break
-                answer = calls.receive(data)
-                self._write(answer + b"".join(self._unsent))
-                self._unsent.clear()
-        connection.close()
+            if not data:
+                break
+            try:
+                self._do(connection, connection.calls.receive, data)
+            except Exception as error:  # bytes that are no HTTP/2
+                reason = f"{type(error).__name__}: {error}"
+                break
+        self._do(connection, connection.calls.lose, f"UNAVAILABLE: {reason}")
+        with self._lock:
+            self._connections.remove(connection)
+            connection.socket.close()
 
-    def _expire(self, calls: Http2Calls) -> None:
-        while not self._closing and calls.broken is None:
-            time.sleep(_CHECK_EVERY)
-            with self._lock:
-                if calls is self._calls:
-                    self._write(calls.expire(time.monotonic()))
+    def _expire(self) -> None:
+        while not self._closed.wait(_CHECK_EVERY):
+            for connection in list(self._connections):
+                self._do(connection, connection.calls.expire, time.monotonic())
 
-    @staticmethod
-    def _shut(connection: socket.socket) -> None:
-        try:
-            connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return
+    def _do(self, connection: _Connection, action: Callable[[_T], None], argument: _T) -> None:
+        """Let a connection do something, then send at once all that it and callbacks want sent."""
+        with self._lock:
+            self._collecting = True
+            try:
+                action(argument)
+                if connection.calls.broken is not None:
+                    self._move(connection.calls.take_queue())
+            finally:
+                self._collecting = False
+                for each in self._connections:
+                    each.flush()
+
+    def _move(self, calls: list[Call]) -> None:
+        """Give calls that a server has not begun to the next connection."""
+        for call in calls:
+            try:
+                if self._closed.is_set():
+                    raise OSError("the sender was closed")
+                if call.deadline < time.monotonic():
+                    raise OSError("the server closes every connection")
+                self._connected().calls.call(call)
+            except OSError as error:
+                call.done(None, f"UNAVAILABLE: {error}")

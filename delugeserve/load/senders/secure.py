@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from delugeserve.load.senders.base import Done
+from delugeserve.load.senders.base import Done, deliver
 from delugeserve.load.senders.messages import Messages
 from delugeserve.load.target import Target
 from delugeserve_client.address import parse_address
@@ -51,7 +51,7 @@ class GrpcSender:
 
         def answered(call: Any) -> None:
             if call.code() is ok:
-                done(read(call.result()), None)
+                deliver(done, read, call.result())
             else:
                 done(None, f"{call.code().name}: {call.details()}")
 

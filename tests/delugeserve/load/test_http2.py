@@ -3,9 +3,8 @@
 import struct
 
 import hpack
-import pytest
 
-from delugeserve.load.senders.http2 import PREFACE, Http2Calls
+from delugeserve.load.senders.http2 import PREFACE, Call, Http2Calls
 
 DATA, HEADERS, RST, SETTINGS, PING, GOAWAY, WINDOW = 0, 1, 3, 4, 6, 7, 8
 
@@ -42,96 +41,159 @@ def reply(stream, body=b"answer"):
     return head + frame(DATA, stream, message[:3]) + frame(DATA, stream, message[3:])
 
 
-@pytest.fixture
-def calls():
-    calls = Http2Calls([(":method", "POST"), ("x-long", "v" * 200)])
-    opening = calls.begin()
-    assert opening.startswith(PREFACE)
-    assert [kind for kind, *_ in split(opening[len(PREFACE) :])] == [SETTINGS, WINDOW]
-    return calls
+class Client:
+    """A connection of calls, and what became of them."""
+
+    def __init__(self, **limits):
+        self.calls = Http2Calls([(":method", "POST"), ("x-long", "v" * 200)])
+        self.calls.begin()
+        self.opening = self.calls.data_to_send()
+        self.answers = []
+        self.receive(settings(**limits))
+
+    def call(self, name, message=b"m", deadline=1.0, then=lambda: None):
+        """Make a call, and return the frames sent."""
+
+        def done(body, error):
+            self.answers.append((name, body, error))
+            then()
+
+        self.calls.call(Call(message, done, deadline))
+        return self.sent()
+
+    def receive(self, *data):
+        self.calls.receive(b"".join(data))
+        return self.sent()
+
+    def sent(self):
+        return split(self.calls.data_to_send())
 
 
-@pytest.fixture
-def answers():
-    return []
+def kinds(frames):
+    return [(kind, stream) for kind, _, stream, _ in frames]
 
 
-def note(answers, name):
-    return lambda body, error: answers.append((name, body, error))
+def test_the_opening():
+    client = Client()
+    assert client.opening.startswith(PREFACE)
+    assert kinds(split(client.opening[len(PREFACE) :])) == [(SETTINGS, 0), (WINDOW, 0)]
+    assert client.calls.ready
+    assert client.sent() == []  # nothing twice
 
 
-def test_a_call_and_its_answer_in_pieces(calls, answers):
-    calls.receive(settings())
-    assert calls.ready
-    sent = split(calls.call(b"message", note(answers, "a"), 1.0))
+def test_a_call_and_its_answer_in_pieces():
+    client = Client()
+    sent = client.call("a", b"message")
     assert [(kind, flags, stream) for kind, flags, stream, _ in sent] == [(1, 4, 1), (0, 1, 1)]
     assert sent[1][3] == b"message"
     fields = hpack.Decoder().decode(sent[0][3])
     assert [tuple(field) for field in fields] == [(":method", "POST"), ("x-long", "v" * 200)]
     received = reply(1) + trailers(1)
     for byte in received[:-1]:
-        calls.receive(bytes([byte]))
-    assert answers == []
-    calls.receive(received[-1:])
-    assert answers == [("a", b"answer", None)]
-    assert calls.calls == {}
+        client.receive(bytes([byte]))
+    assert client.answers == []
+    client.receive(received[-1:])
+    assert client.answers == [("a", b"answer", None)]
+    assert client.calls.calls == {}
 
 
-def test_a_message_waits_for_the_windows(calls, answers):
-    calls.receive(settings(window=10))
-    first = split(calls.call(b"m" * 25, note(answers, "a"), 1.0))
+def test_a_message_waits_for_the_windows():
+    client = Client(window=10)
+    first = client.call("a", b"m" * 25)
     assert [(kind, flags, len(data)) for kind, flags, _, data in first] == [
         (HEADERS, 4, len(first[0][3])),
         (DATA, 0, 10),
     ]
-    more = split(calls.receive(frame(WINDOW, 1, struct.pack(">I", 8))))
+    more = client.receive(frame(WINDOW, 1, struct.pack(">I", 8)))
     assert [(flags, len(data)) for _, flags, _, data in more] == [(0, 8)]
-    last = split(calls.receive(frame(WINDOW, 1, struct.pack(">I", 100))))
+    last = client.receive(frame(WINDOW, 1, struct.pack(">I", 100)))
     assert [(flags, len(data)) for _, flags, _, data in last] == [(1, 7)]
 
 
-def test_a_message_waits_for_the_window_of_the_connection(calls, answers):
-    calls.receive(settings(window=200_000, frame=50_000))
-    sent = split(calls.call(b"m" * 100_000, note(answers, "a"), 1.0))
+def test_a_message_waits_for_the_window_of_the_connection():
+    client = Client(window=200_000, frame=50_000)
+    sent = client.call("a", b"m" * 100_000)
     assert [len(data) for kind, _, _, data in sent if kind == DATA] == [50_000, 15_535]
-    more = split(calls.receive(frame(WINDOW, 0, struct.pack(">I", 2**20))))
+    more = client.receive(frame(WINDOW, 0, struct.pack(">I", 2**20)))
     assert [(flags, len(data)) for _, flags, _, data in more] == [(1, 34_465)]
 
 
-def test_calls_wait_for_a_place(calls, answers):
-    calls.receive(settings(most_calls=16))  # one eighth is left free
-    sent = [calls.call(b"m", note(answers, n), 1.0) for n in range(16)]
-    assert [bool(data) for data in sent] == [True] * 14 + [False] * 2
-    (head, _) = split(calls.receive(reply(1) + trailers(1)))
-    assert head[2] == 29
-    assert len(calls.calls) == 14
+def test_frames_leave_in_the_order_in_which_they_were_made():
+    """A call made by a callback begins before a window that comes with the answer lets more out."""
+    client = Client(window=200_000)
+    client.call("a", then=lambda: client.calls.call(Call(b"m" * 100_000, lambda *_: None, 1.0)))
+    more = frame(WINDOW, 0, struct.pack(">I", 2**20))
+    frames = client.receive(reply(1), trailers(1), more)
+    assert kinds(frames) == [(HEADERS, 3)] + [(DATA, 3)] * (len(frames) - 1)
+    assert sum(len(data) for *_, data in frames[1:]) == 100_000
 
 
-def test_errors(calls, answers):
-    calls.receive(settings())
+def test_calls_that_wait_come_before_those_of_callbacks():
+    client = Client(most_calls=8)  # one eighth is left free
+
+    def repeat(name):
+        client.call(name, then=lambda: repeat(name))
+
+    for name in range(9):
+        repeat(name)
+    assert len(client.calls.calls) == 7
+    for _ in range(90):
+        oldest = next(iter(client.calls.calls))
+        client.receive(reply(oldest), trailers(oldest))
+    names = [name for name, *_ in client.answers]
+    assert [names.count(name) for name in range(9)] == [10] * 9
+
+
+def test_errors():
+    client = Client()
+    client.call("a")
+    client.call("b")
+    client.receive(trailers(1, "8", "queue%20full"))
+    client.receive(frame(RST, 3, struct.pack(">I", 2)))
+    assert client.answers[0] == ("a", None, "RESOURCE_EXHAUSTED: queue full")
+    assert client.answers[1][2].startswith("UNAVAILABLE: stream reset")
+
+
+def test_a_refused_call_is_sent_again():
+    client = Client()
+    client.call("a")
+    client.call("b")
+    refused = struct.pack(">I", 7)
+    assert client.receive(frame(RST, 1, refused)) == []  # there is no place for it yet
+    assert kinds(client.receive(reply(3), trailers(3))) == [(HEADERS, 5), (DATA, 5)]
+    assert kinds(client.receive(frame(RST, 5, refused))) == [(HEADERS, 7), (DATA, 7)]
+    client.receive(reply(7), trailers(7))
+    assert client.answers == [("b", b"answer", None), ("a", b"answer", None)]
+
+
+def test_a_server_that_closes_the_connection():
+    client = Client(most_calls=4)
     for name in "abcd":
-        calls.call(b"m", note(answers, name), 1.0)
-    calls.receive(trailers(1, "8", "queue%20full"))
-    calls.receive(frame(RST, 3, struct.pack(">I", 7)))
-    calls.receive(frame(GOAWAY, 0, struct.pack(">II", 5, 0)))
-    assert answers[0] == ("a", None, "RESOURCE_EXHAUSTED: queue full")
-    assert answers[1][2].startswith("UNAVAILABLE: stream reset")
-    assert (answers[2][0], answers[2][2][:11]) == ("d", "UNAVAILABLE")  # beyond the last taken
-    assert calls.broken
-    calls.receive(reply(5) + trailers(5))
-    assert answers[3] == ("c", b"answer", None)
+        client.call(name, name.encode())
+    client.receive(frame(GOAWAY, 0, struct.pack(">II", 3, 0)))
+    assert client.calls.broken
+    client.receive(reply(1), trailers(1))
+    client.receive(reply(3), trailers(3))
+    assert client.answers == [("a", b"answer", None), ("b", b"answer", None)]
+    assert client.call("e") == []
+    left = [call.message for call in client.calls.take_queue()]
+    assert left == [b"c", b"d", b"m"]  # nothing is begun any more: it is for another connection
 
 
-def test_deadlines_and_a_lost_connection(calls, answers):
-    calls.receive(settings())
-    calls.call(b"m", note(answers, "early"), 1.0)
-    calls.call(b"m", note(answers, "late"), 5.0)
-    ((kind, _, stream, _),) = split(calls.expire(2.0))
-    assert (kind, stream) == (RST, 1)
-    assert answers[0][2].startswith("DEADLINE_EXCEEDED")
-    calls.lose("UNAVAILABLE: gone")
-    assert answers[1] == ("late", None, "UNAVAILABLE: gone")
+def test_deadlines_and_a_lost_connection():
+    client = Client(most_calls=3)
+    for name, deadline in (("first", 1.0), ("late", 5.0), ("waits", 1.5), ("next", 5.0)):
+        client.call(name, deadline=deadline)
+    client.calls.expire(2.0)
+    assert kinds(client.sent()) == [(RST, 1), (HEADERS, 5), (DATA, 5)]
+    assert [(name, error[:8]) for name, _, error in client.answers] == [
+        ("first", "DEADLINE"),
+        ("waits", "DEADLINE"),
+    ]
+    client.calls.lose("UNAVAILABLE: gone")
+    assert client.answers[2:] == [(name, None, "UNAVAILABLE: gone") for name in ("late", "next")]
 
 
-def test_pings_are_answered(calls):
-    assert split(calls.receive(frame(PING, 0, b"12345678"))) == [(PING, 1, 0, b"12345678")]
+def test_pings_are_answered():
+    ((kind, flags, _, data),) = Client().receive(frame(PING, 0, b"12345678"))
+    assert (kind, flags, data) == (PING, 1, b"12345678")

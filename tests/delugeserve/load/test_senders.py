@@ -1,4 +1,5 @@
 import datetime
+import socket
 import threading
 import time
 
@@ -122,11 +123,100 @@ def test_it_connects_again():
     with StubServer() as server:
         sender = PlainGrpcSender(target(server.url))
         ask(sender, [0])
-        sender._socket.shutdown(2)
+        sender._current.shut()
         time.sleep(0.05)
         answers = ask(sender, [1])
         sender.close()
     assert answers == [(ANSWER.tobytes(), None)]
+
+
+class Echo:
+    """Messages of a server that is not Triton."""
+
+    def build(self, _):
+        return b"message"
+
+    def read(self, reply):
+        return reply
+
+
+@pytest.fixture
+def connections():
+    """The connections to a server that says what each test wants: a function that accepts one."""
+    listener, accepted = socket.create_server(("127.0.0.1", 0)), []
+
+    def accept():
+        connection, _ = listener.accept()
+        connection.sendall(frame(4, 0, b""))  # SETTINGS
+        accepted.append(connection)
+        return connection
+
+    accept.url = f"127.0.0.1:{listener.getsockname()[1]}"
+    yield accept
+    for each in (listener, *accepted):
+        each.close()
+
+
+def frame(kind, stream, payload, flags=0):
+    head = len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big")
+    return head + payload
+
+
+def read_until(connection, wanted):
+    received = b""
+    while wanted not in received:
+        received += connection.recv(1 << 16)
+    return received
+
+
+def test_a_call_that_a_closing_server_has_not_begun_goes_to_the_next_connection(connections):
+    replies = []
+
+    def serve():
+        old = connections()
+        read_until(old, b"message")
+        old.sendall(frame(7, 0, bytes(8)))  # GOAWAY: no stream was begun
+        new = connections()
+        replies.append(read_until(new, b"message"))
+        old.sendall(frame(6, 0, b"12345678"))  # PING
+        replies.append(read_until(old, b"12345678"))
+        status = b"\0\x0bgrpc-status\x010"
+        new.sendall(frame(0, 1, b"\0\0\0\0\x06answer") + frame(1, 1, status, 5))
+
+    server = threading.Thread(target=serve)
+    server.start()
+    sender = PlainGrpcSender(target(connections.url), Echo())
+    answers = ask(sender, [0])
+    server.join()
+    sender.close()
+    assert answers == [(b"answer", None)]
+    assert replies[1].endswith(frame(6, 0, b"12345678", 1))
+
+
+def test_a_server_that_speaks_no_http2(connections):
+    def serve():
+        connection = connections()
+        read_until(connection, b"message")
+        connection.sendall(frame(1, 1, b"\xff\xff\xff", 5))
+
+    server = threading.Thread(target=serve)
+    server.start()
+    sender = PlainGrpcSender(target(connections.url), Echo())
+    ((answer, error),) = ask(sender, [0])
+    server.join()
+    sender.close()
+    assert answer is None
+    assert error.startswith("UNAVAILABLE")
+
+
+def test_an_answer_of_another_form(kind):
+    with StubServer() as server:
+        sender = kind(target(server.url))
+        sender._messages.read = lambda reply: reply[:0][0]
+        ((answer, error),) = ask(sender, [0])
+        sender.close()
+    assert answer is None
+    assert error.startswith("INTERNAL: IndexError")
 
 
 def test_a_model_that_is_not_served(kind):
