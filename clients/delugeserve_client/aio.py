@@ -33,7 +33,7 @@ from delugeserve_client.batching import (
     slices,
     take,
 )
-from delugeserve_client.configuration import Decode, SharedMemory, configure
+from delugeserve_client.configuration import Decode, configure
 from delugeserve_client.connecting import answer_async, connect_async
 from delugeserve_client.core.decoding import DecodingChoice, Place
 from delugeserve_client.core.observing import Observer
@@ -48,7 +48,7 @@ from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.results import Classification
 from delugeserve_client.served import PROBABILITIES, ImageModel, ServedModel, takes_no_images
 from delugeserve_client.tracing import observe
-from delugeserve_client.transports.connection import CallFailed, Compression
+from delugeserve_client.transports.connection import CallFailed, Compression, SharedMemory
 from delugeserve_client.transports.loops import LoopSession
 from delugeserve_client.transports.messages import Reply, Request, pixel_request
 
@@ -135,7 +135,7 @@ class AsyncClassifier:
                 self._decoder_known = True
             self._reader = Reader(model.preprocessing, self._configuration.max_pixels)
             self._model = model
-        session.model = self._model.name
+        session.model = (self._model.name, self._model.version)
         return self._model
 
     @overload
@@ -286,7 +286,8 @@ class AsyncClassifier:
                 configuration.settings,
                 self._observer,
             )
-            session.model = self._model.name if self._model else self._name or ""
+            if self._model is not None:
+                session.model = (self._model.name, self._model.version)
         return session
 
     @staticmethod

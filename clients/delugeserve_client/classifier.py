@@ -25,7 +25,7 @@ from delugeserve_client.batching import (
     slices,
     take,
 )
-from delugeserve_client.configuration import Decode, SharedMemory, configure
+from delugeserve_client.configuration import Decode, configure
 from delugeserve_client.connecting import answer, connect
 from delugeserve_client.core.decoding import DecodingChoice, Place
 from delugeserve_client.core.observing import Observer
@@ -40,7 +40,7 @@ from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.results import Classification
 from delugeserve_client.served import PROBABILITIES, ImageModel, ServedModel, takes_no_images
 from delugeserve_client.tracing import observe
-from delugeserve_client.transports.connection import CallFailed, Compression
+from delugeserve_client.transports.connection import CallFailed, Compression, SharedMemory
 from delugeserve_client.transports.messages import Reply, pixel_request
 from delugeserve_client.transports.threads import ThreadSession
 
@@ -134,7 +134,7 @@ class Classifier:
             self.model: ServedModel = connect(
                 self._sessions.connections, self._configuration, model, model_version
             )
-            self._sessions.model = self.model.name
+            self._sessions.model = (self.model.name, self.model.version)
             self._reader = Reader(self.model.preprocessing, max_pixels)
             if decode == "server" and self._find_decoder() is None:
                 raise takes_no_images(self.model.name)
@@ -282,7 +282,7 @@ class Classifier:
             if any(one.protocol == "grpc" for one in self._configuration.addresses):
                 raise forked(self._pid)
             self._open()
-            self._sessions.model = self.model.name
+            self._sessions.model = (self.model.name, self.model.version)
             self._reader = Reader(self.model.preprocessing, self._configuration.max_pixels)
         return self._sessions
 

@@ -12,10 +12,9 @@ from delugeserve_client.core.dispatch import Settings
 from delugeserve_client.core.retry import RetryPolicy
 from delugeserve_client.credentials import Credentials
 from delugeserve_client.errors import AddressError, ArgumentError
-from delugeserve_client.transports.connection import Compression, Options
+from delugeserve_client.transports.connection import Compression, Options, SharedMemory
 
 Decode: TypeAlias = Literal["auto", "client", "server"]
-SharedMemory: TypeAlias = Literal["auto", "off", "system", "cuda"]
 
 
 @dataclass(frozen=True)

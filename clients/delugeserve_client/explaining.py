@@ -41,6 +41,14 @@ _STATUSES = {
     "503": "UNAVAILABLE",
     "504": "DEADLINE_EXCEEDED",
 }
+BROKEN_CONNECTION = (
+    ConnectionError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+    ssl.SSLSyscallError,
+)
+"""What a connection raises that the other side, or something between, ended."""
+
 _TOO_LARGE = ("larger than", "too large", "message size")
 _NOT_READY = ("server is stopping", "stopped accepting", "no server is ready", "not ready")
 _SERVERS_WORDS = ("model", "request", "queue", "server is")
@@ -53,6 +61,8 @@ def failure_of(error: BaseException, host: str = "") -> Failure:
         error: the error.
         host: the server's ``host:port``, whose name gRPC's own messages may quote.
     """
+    if isinstance(error, BROKEN_CONNECTION):
+        return Failure(Kind.GONE, str(error), cause=error)
     if isinstance(error, ssl.SSLError):
         return Failure(Kind.DENIED, str(error), cause=error)
     code = getattr(error, "code", None)
@@ -103,7 +113,7 @@ def _kind(name: str, status: str, words: str) -> Kind:
     # Triton also answers UNAVAILABLE itself.
     if name == "UNAVAILABLE" and status != "502" and any(one in words for one in _SERVERS_WORDS):
         return Kind.DRAINING
-    if not name or name == "UNAVAILABLE":
+    if name in ("", "UNAVAILABLE", "CANCELLED"):
         return Kind.GONE
     if name in ("INTERNAL", "UNKNOWN", "ABORTED", "DATA_LOSS", "500"):
         return Kind.BROKEN
@@ -243,7 +253,8 @@ def _never_connected(failure: Failure) -> bool:
     words = failure.message.lower()
     broke = ("socket closed", "reset", "goaway", "broken", "does not answer", "disconnected")
     return not (
-        isinstance(failure.cause, (ConnectionError, HTTPException))
+        isinstance(failure.cause, (*BROKEN_CONNECTION, HTTPException))
+        or failure.status == "CANCELLED"
         or any(word in words for word in broke)
     )
 

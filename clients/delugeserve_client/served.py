@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from delugeserve_client.errors import UnsuitableModel
+from delugeserve_client.errors import InferenceFailed, UnsuitableModel
 from delugeserve_client.preprocessing import INTERPOLATIONS, Preprocessing
 from delugeserve_client.results import Prediction
 
@@ -223,9 +223,20 @@ def parse_predictions(strings: Sequence[bytes]) -> tuple[Prediction, ...]:
     Args:
         strings: one for each class, ``b"0.93:3:cat"`` (value, index, label), or ``b"0.93:3"``
             without a label. Labels may contain colons.
+
+    Raises:
+        InferenceFailed: a string is not of this form.
     """
     predictions = []
     for text in strings:
-        probability, index, label = [*text.decode("utf-8", "replace").split(":", 2), ""][:3]
-        predictions.append(Prediction(label or f"class {index}", int(index), float(probability)))
+        try:
+            probability, index, label = [*text.decode("utf-8", "replace").split(":", 2), ""][:3]
+            found = Prediction(label or f"class {index}", int(index), float(probability))
+        except ValueError:
+            raise InferenceFailed(
+                f"The server answered {text[:80]!r} as a prediction.",
+                "Check that the address is that of a Triton Inference Server.",
+                message=text.decode("utf-8", "replace"),
+            ) from None
+        predictions.append(found)
     return tuple(predictions)

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 from delugeserve_client.address import Address
-from delugeserve_client.core.failures import Failure
+from delugeserve_client.core.dispatch import Cancel
+from delugeserve_client.core.failures import Failure, Kind
 from delugeserve_client.credentials import NO_CREDENTIALS, Credentials
 from delugeserve_client.transports.messages import Reply, Request
 
 Compression: TypeAlias = Literal["gzip"]
 Done: TypeAlias = Callable[["Reply | None", "Failure | None"], None]
-Cancel: TypeAlias = Callable[[], object]
+SharedMemory: TypeAlias = Literal["auto", "off", "system", "cuda"]
+
+LONGEST = 10.0**8
+"""Seconds; a longer timeout is none. Sockets and gRPC take none that is much longer."""
 
 
 class CallFailed(Exception):
@@ -26,6 +30,16 @@ class CallFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+def damaged(error: BaseException) -> CallFailed:
+    """Return the failure for an answer that cannot be read."""
+    return CallFailed(Failure(Kind.BROKEN, f"The answer is damaged ({error}).", cause=error))
+
+
+def unexpected(error: BaseException) -> Failure:
+    """Return the failure for an error of no known kind, so that its request ends."""
+    return Failure(Kind.BROKEN, f"{type(error).__name__}: {error}", cause=error)
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class Options:
     credentials: Credentials = NO_CREDENTIALS
     headers: Mapping[str, str] = field(default_factory=dict)
     compression: Compression | None = None
-    shared_memory: Literal["auto", "off", "system", "cuda"] = "off"
+    shared_memory: SharedMemory = "off"
 
     def all_headers(self) -> dict[str, str]:
         """Return the headers of every request, with that of the API key."""
@@ -67,8 +81,15 @@ class Connection(Protocol):
     def start(self, request: Request, timeout: float, done: Done) -> Cancel:
         """Send a request; ``done`` receives the outcome, in another thread."""
 
-    def probe(self, model: str, timeout: float, done: Callable[[bool], None]) -> None:
-        """Ask whether a model is ready; ``done`` receives the answer, in another thread."""
+    def probe(self, model: str, version: str, timeout: float, done: Callable[[bool], None]) -> None:
+        """Ask whether a model is ready; ``done`` receives the answer, in another thread.
+
+        Args:
+            model: its name.
+            version: its version; empty for any.
+            timeout: seconds that the server has.
+            done: receives the answer.
+        """
 
     def ask(self, what: str, *names: str, timeout: float) -> Any:
         """Return one of the server's descriptions as JSON.

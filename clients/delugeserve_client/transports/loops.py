@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from delugeserve_client.address import Address
-from delugeserve_client.core.dispatch import Dispatcher, Settings
+from delugeserve_client.core.dispatch import Cancel, Dispatcher, Settings
 from delugeserve_client.core.failures import Failure, Kind
 from delugeserve_client.core.observing import Observer
 from delugeserve_client.explaining import failure_of, to_error
-from delugeserve_client.transports.connection import CallFailed, Cancel, Done, Options
+from delugeserve_client.transports.connection import CallFailed, Done, Options, unexpected
 from delugeserve_client.transports.messages import Reply, Request
 from delugeserve_client.transports.over_grpc import (
+    SECONDS_TO_FORGET,
+    SECONDS_TO_REGISTER,
     Calls,
     as_json,
     decode,
     encode,
     is_about_regions,
+    is_accepted,
     open_channel,
     seconds,
 )
 from delugeserve_client.transports.over_http import HttpConnection
 from delugeserve_client.transports.shared_memory import Region, Regions
 from delugeserve_client.triton import import_triton
-
-_SECONDS_TO_REGISTER, _SECONDS_TO_FORGET = 10.0, 1.0
 
 
 class AioGrpcConnection:
@@ -52,32 +54,37 @@ class AioGrpcConnection:
         self._calls = Calls(self._channel, options)
         self._tasks: set[asyncio.Task[None]] = set()
         self._regions = Regions(options.shared_memory, address, self._register)
+        self._closed = False
 
     def start(self, request: Request, timeout: float, done: Done) -> Cancel:
         """Send a request; ``done`` receives the outcome."""
 
         async def send() -> None:
+            reply, failure = None, None
             try:
-                done(await self._infer(request, timeout), None)
+                reply = await self._infer(request, timeout)
             except CallFailed as error:
-                done(None, error.failure)
+                failure = error.failure
             except asyncio.CancelledError:
-                done(None, Failure(Kind.CLOSED))
+                failure = Failure(Kind.CLOSED)
+            except Exception as error:
+                failure = unexpected(error)
+            done(reply, failure)
 
         return self._spawn(send())
 
-    def probe(self, model: str, timeout: float, done: Callable[[bool], None]) -> None:
+    def probe(self, model: str, version: str, timeout: float, done: Callable[[bool], None]) -> None:
         """Ask whether a model is ready; ``done`` receives the answer."""
 
         async def ask() -> None:
-            ready = False
-            with contextlib.suppress(Exception):
-                message = self._calls.ready_request(model)
-                answer = await self._calls.ready(
-                    message, timeout=timeout, metadata=self._calls.metadata
-                )
-                ready = bool(answer.ready)
-            done(ready)
+            calls, ready = self._calls, False
+            try:
+                with contextlib.suppress(Exception):
+                    message = calls.ready_request(model, version)
+                    answer = await calls.ready(message, timeout=timeout, metadata=calls.metadata)
+                    ready = bool(answer.ready)
+            finally:
+                done(ready)
 
         self._spawn(ask())
 
@@ -92,15 +99,20 @@ class AioGrpcConnection:
             return as_json(
                 await method(message, timeout=seconds(timeout), metadata=self._calls.metadata)
             )
-        except self._aio.AioRpcError as error:
+        except asyncio.CancelledError:
+            if not self._closed:  # the caller's task is cancelled
+                raise
+            raise CallFailed(Failure(Kind.CLOSED)) from None
+        except Exception as error:
             raise CallFailed(self._failure(error)) from None
 
     async def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         with contextlib.suppress(self._aio.AioRpcError):  # the first ends it: it may hang
             for region in self._regions.close():
                 method, message = self._calls.registration(region, end=True)
-                await method(message, timeout=_SECONDS_TO_FORGET, metadata=self._calls.metadata)
+                await method(message, timeout=SECONDS_TO_FORGET, metadata=self._calls.metadata)
         await self._channel.close()
 
     async def _infer(self, request: Request, timeout: float) -> Reply:
@@ -111,10 +123,10 @@ class AioGrpcConnection:
         try:
             reply = await self._send(request, timeout, region)
         except CallFailed as error:
-            self._regions.discard(region)
             if not is_about_regions(error.failure):
+                self._regions.discard(region)
                 raise
-            self._regions.refused(error.failure.message)
+            self._regions.lost(region, error.failure.message)
             return await self._send(request, until - time.monotonic(), None)
         except BaseException:  # cancelled
             self._regions.discard(region)
@@ -122,14 +134,20 @@ class AioGrpcConnection:
         self._regions.give_back(region)
         return reply
 
-    def _register(self, region: Region, done: Callable[[bool], None]) -> None:
+    def _register(self, region: Region, done: Callable[[bool | None], None]) -> None:
+        method, message = self._calls.registration(region)
+
         async def register() -> None:
-            accepted = False
-            with contextlib.suppress(Exception):
-                method, message = self._calls.registration(region)
-                await method(message, timeout=_SECONDS_TO_REGISTER, metadata=self._calls.metadata)
+            accepted: bool | None = None
+            try:
+                await method(message, timeout=SECONDS_TO_REGISTER, metadata=self._calls.metadata)
                 accepted = True
-            done(accepted)
+            except self._aio.AioRpcError as error:
+                accepted = is_accepted(error.code())
+            except self._aio.UsageError:  # the channel is closed
+                pass
+            finally:  # also where the loop ends
+                done(accepted)
 
         self._spawn(register())
 
@@ -142,17 +160,16 @@ class AioGrpcConnection:
                 metadata=calls.metadata_of(request),
                 compression=calls.compression,
             )
-        except self._aio.AioRpcError as error:
+        except Exception as error:
             raise CallFailed(self._failure(error)) from None
-        except self._aio.UsageError:  # the channel is closed
-            raise CallFailed(Failure(Kind.CLOSED)) from None
-        return decode(response)
+        return decode(request.form, response)
 
     def _failure(self, error: BaseException) -> Failure:
-        failure = failure_of(error, self.address.host)
-        if failure.status == "CANCELLED":
-            return Failure(Kind.CLOSED, failure.message)
-        return failure
+        if self._closed or isinstance(error, self._aio.UsageError):  # the channel is closed
+            return Failure(Kind.CLOSED)
+        if isinstance(error, self._aio.AioRpcError):
+            return failure_of(error, self.address.host)
+        return unexpected(error)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> Cancel:
         task = asyncio.get_running_loop().create_task(work)
@@ -178,9 +195,9 @@ class AioHttpConnection:
         """Send a request; ``done`` receives the outcome."""
         return self._http.start(request, timeout, self._here(done))
 
-    def probe(self, model: str, timeout: float, done: Callable[[bool], None]) -> None:
+    def probe(self, model: str, version: str, timeout: float, done: Callable[[bool], None]) -> None:
         """Ask whether a model is ready; ``done`` receives the answer."""
-        self._http.probe(model, timeout, self._here(done))
+        self._http.probe(model, version, timeout, self._here(done))
 
     async def ask(self, what: str, *names: str, timeout: float) -> Any:
         """Return one of the server's descriptions as JSON.
@@ -188,7 +205,11 @@ class AioHttpConnection:
         Raises:
             CallFailed: there is no answer.
         """
-        return await asyncio.to_thread(self._http.ask, what, *names, timeout=timeout)
+        question = functools.partial(self._http.ask, what, *names, timeout=timeout)
+        try:
+            return await self._loop.run_in_executor(self._http.workers, question)
+        except RuntimeError:  # the pool is closed
+            raise CallFailed(Failure(Kind.CLOSED)) from None
 
     async def close(self) -> None:
         """Close the connection."""
@@ -209,13 +230,13 @@ class LoopReactor:
 
     Args:
         connections: one for each server.
-        model: returns the model whose readiness tells that a server is alive.
+        model: returns name and version of the model whose readiness tells that a server is alive.
     """
 
     def __init__(
         self,
         connections: Sequence[AioGrpcConnection | AioHttpConnection],
-        model: Callable[[], str],
+        model: Callable[[], tuple[str, str]],
     ) -> None:
         self._connections, self._model = connections, model
         self._loop = asyncio.get_running_loop()
@@ -227,7 +248,7 @@ class LoopReactor:
         return self._connections[endpoint].start(request, timeout, done)
 
     def probe(self, endpoint: int, timeout: float, done: Callable[[bool], None]) -> None:  # noqa: D102
-        self._connections[endpoint].probe(self._model(), timeout, done)
+        self._connections[endpoint].probe(*self._model(), timeout, done)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> Cancel:  # noqa: D102
         return self._loop.call_later(seconds, function).cancel
@@ -241,6 +262,9 @@ class LoopSession:
         options: how connections are made.
         settings: how requests are sent.
         observers: are told what happens.
+
+    Attributes:
+        model: name and version of the model that is asked.
     """
 
     def __init__(
@@ -250,7 +274,7 @@ class LoopSession:
         settings: Settings,
         observers: Sequence[Observer] = (),
     ) -> None:
-        self.model = ""
+        self.model = ("", "")
         self.addresses, self.settings = addresses, settings
         self._loop = asyncio.get_running_loop()
         self.connections = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -116,33 +116,48 @@ def image_request(
     return Request(form, parts)
 
 
-def read_output(dtype: str, shape: Sequence[int], content: Buffer) -> Value:
-    """Return an output from Triton's binary form.
+def read_reply(
+    form: Form, version: str, outputs: Iterable[tuple[str, str, Sequence[int], Buffer]]
+) -> Reply:
+    """Return a reply that has all that was asked for.
 
     Args:
-        dtype: its type in Triton's words.
-        shape: its shape.
-        content: its bytes.
+        form: the request's form.
+        version: the version that answered.
+        outputs: name, type, shape and bytes of each output, in Triton's words and binary form.
 
     Raises:
-        ValueError: the bytes do not have this form.
+        ValueError: an output is missing or damaged, or has another number of rows than the request.
     """
+    found = {name: _read(dtype, shape, content) for name, dtype, shape, content in outputs}
+    for name, classes in form.outputs:
+        value = found.get(name)
+        if value is None or (classes and not isinstance(value, list)):
+            raise ValueError(f"it has no output '{name}' of the kind asked for")
+        if len(value) != form.shape[0]:
+            raise ValueError(f"'{name}' has {len(value)} rows, not {form.shape[0]}")
+    return Reply(version, found)
+
+
+def _read(dtype: str, shape: Sequence[int], content: Buffer) -> Value:
+    if len(shape) != 2:
+        raise ValueError(f"an output has the shape {list(shape)}")
+    rows, width = shape
     if dtype == "BYTES":
-        return _read_rows(shape, bytes(content))
+        return _read_rows(rows, width, bytes(content))
     if dtype not in _DTYPES:
-        raise ValueError(f"an output of type {dtype}")
+        raise ValueError(f"an output has the type {dtype}")
     values: npt.NDArray[Any] = np.frombuffer(content, _DTYPES[dtype])
-    return values.reshape(tuple(shape))
+    return values.reshape(rows, width)
 
 
-def _read_rows(shape: Sequence[int], content: bytes) -> list[list[bytes]]:
+def _read_rows(rows: int, width: int, content: bytes) -> list[list[bytes]]:
     values, place = [], 0
-    while place < len(content):
+    while place + _LENGTH.size <= len(content):
         (length,) = _LENGTH.unpack_from(content, place)
         place += _LENGTH.size
         values.append(content[place : place + length])
         place += length
-    width = shape[1] if len(shape) > 1 else 1
-    if len(values) != width * shape[0] or place != len(content):
-        raise ValueError("strings of another number than the shape's")
+    if width < 1 or len(values) != rows * width or place != len(content):
+        raise ValueError("an output has another number of strings than its shape")
     return [values[start : start + width] for start in range(0, len(values), width)]

@@ -14,10 +14,18 @@ from collections.abc import Callable
 from typing import Any
 
 from delugeserve_client.address import Address
+from delugeserve_client.core.dispatch import Cancel
 from delugeserve_client.core.failures import Failure, Kind
 from delugeserve_client.explaining import failure_of
-from delugeserve_client.transports.connection import CallFailed, Cancel, Done, Options
-from delugeserve_client.transports.messages import Form, Reply, Request, read_output
+from delugeserve_client.transports.connection import (
+    LONGEST,
+    CallFailed,
+    Done,
+    Options,
+    damaged,
+    unexpected,
+)
+from delugeserve_client.transports.messages import Form, Reply, Request, read_reply
 from delugeserve_client.transports.shared_memory import (
     CudaRegion,
     Region,
@@ -28,8 +36,7 @@ from delugeserve_client.transports.shared_memory import (
 from delugeserve_client.triton import channel_arguments, import_triton
 
 _SERVICE = "/inference.GRPCInferenceService/"
-_SECONDS_TO_REGISTER, _SECONDS_TO_FORGET = 10.0, 1.0
-_LONGEST = 2**31  # seconds; longer is for ever
+SECONDS_TO_REGISTER, SECONDS_TO_FORGET = 10.0, 1.0
 _PARAMETERS, _RAW_INPUT = b"\x22", b"\x3a"  # fields 4 and 7 of ModelInferRequest
 _KEY = b"\x0a\x07timeout"  # field 1 of an entry of a map
 _VALUE, _INT64 = b"\x12", b"\x10"  # its field 2; field 2 of InferParameter
@@ -78,7 +85,7 @@ def encode(request: Request, timeout: float, region: Region | None = None) -> by
         region: shared memory that holds the input; None to put it into the message.
     """
     stated = b""
-    if timeout < _LONGEST:
+    if timeout < LONGEST:
         number = _INT64 + _varint(max(1, int(timeout * 1e6)))
         entry = _KEY + _VALUE + _varint(len(number)) + number
         stated = _PARAMETERS + _varint(len(entry)) + entry
@@ -89,30 +96,38 @@ def encode(request: Request, timeout: float, region: Region | None = None) -> by
     )
 
 
-def decode(response: Any) -> Reply:
+def decode(form: Form, response: Any) -> Reply:
     """Return the reply that a ``ModelInferResponse`` holds.
 
     Raises:
         CallFailed: it holds no valid one.
     """
+    outputs = zip(response.outputs, response.raw_output_contents, strict=True)
     try:
-        outputs = {
-            output.name: read_output(output.datatype, output.shape, content)
-            for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
-        }
+        return read_reply(
+            form,
+            response.model_version,
+            ((one.name, one.datatype, one.shape, content) for one, content in outputs),
+        )
     except ValueError as error:
-        raise CallFailed(Failure(Kind.BROKEN, f"The answer is damaged ({error}).")) from error
-    return Reply(response.model_version, outputs)
+        raise damaged(error) from error
 
 
 def seconds(timeout: float) -> float | None:
     """Return a timeout as gRPC takes it."""
-    return max(timeout, 0.001) if timeout < _LONGEST else None
+    return max(timeout, 0.001) if timeout < LONGEST else None
 
 
 def is_about_regions(failure: Failure) -> bool:
     """Return whether a server failed to find a region, as after a restart."""
     return "shared memory region" in failure.message.lower()
+
+
+def is_accepted(code: Any) -> bool | None:
+    """Return whether a server accepted a region, by gRPC's status; None if it did not answer."""
+    if code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"):
+        return None
+    return bool(code.name == "OK")
 
 
 def open_channel(module: Any, address: Address, options: Options) -> Any:
@@ -160,9 +175,9 @@ class Calls:
         """Return the headers of a request."""
         return (*self.metadata, *request.headers.items()) if request.headers else self.metadata
 
-    def ready_request(self, model: str) -> Any:
+    def ready_request(self, model: str, version: str) -> Any:
         """Return the message that asks whether a model is ready."""
-        return self._pb.ModelReadyRequest(name=model)
+        return self._pb.ModelReadyRequest(name=model, version=version)
 
     def registration(self, region: Region, *, end: bool = False) -> tuple[Any, Any]:
         """Return the method and the message that register a region, or end that."""
@@ -182,6 +197,8 @@ class Calls:
             "metadata": "ModelMetadata",
             "config": "ModelConfig",
             "index": "RepositoryIndex",
+            "server": "ServerMetadata",
+            "statistics": "ModelStatistics",
         }[what]
         fields = dict(zip(("name", "version"), names, strict=False))
         return self.method(method), getattr(self._pb, f"{method}Request")(**fields)
@@ -214,6 +231,7 @@ class GrpcConnection:
         self._channel = open_channel(self._grpc, address, options)
         self._calls = Calls(self._channel, options)
         self._regions = Regions(options.shared_memory, address, self._register)
+        self._closed = False
 
     def infer(self, request: Request, timeout: float) -> Reply:  # noqa: D102
         region = self._regions.place(request)
@@ -223,11 +241,14 @@ class GrpcConnection:
         try:
             reply = self._infer(request, timeout, region)
         except CallFailed as error:
-            self._regions.discard(region)
             if not is_about_regions(error.failure):
+                self._regions.discard(region)
                 raise
-            self._regions.refused(error.failure.message)
+            self._regions.lost(region, error.failure.message)
             return self._infer(request, until - time.monotonic(), None)
+        except BaseException:  # Ctrl-C
+            self._regions.discard(region)
+            raise
         self._regions.give_back(region)
         return reply
 
@@ -242,21 +263,23 @@ class GrpcConnection:
                 self._regions.give_back(placed)
                 done(reply, None)
                 return
-            self._regions.discard(placed)
             if is_about_regions(failure):
-                self._regions.refused(failure.message)
+                self._regions.lost(placed, failure.message)
                 self._start(request, until - time.monotonic(), done, None)
             else:
+                self._regions.discard(placed)
                 done(None, failure)
 
         return self._start(request, timeout, finished, region)
 
-    def probe(self, model: str, timeout: float, done: Callable[[bool], None]) -> None:  # noqa: D102
+    def probe(  # noqa: D102
+        self, model: str, version: str, timeout: float, done: Callable[[bool], None]
+    ) -> None:
+        calls = self._calls
         try:
-            future = self._calls.ready.future(
-                self._calls.ready_request(model), timeout=timeout, metadata=self._calls.metadata
-            )
-        except self._failures():
+            message = calls.ready_request(model, version)
+            future = calls.ready.future(message, timeout=timeout, metadata=calls.metadata)
+        except Exception:
             done(False)
             return
 
@@ -277,10 +300,11 @@ class GrpcConnection:
             raise CallFailed(self._failure(error)) from None
 
     def close(self) -> None:  # noqa: D102
+        self._closed = True
         with contextlib.suppress(*self._failures()):  # the first failure ends it: it may hang
             for region in self._regions.close():
                 method, message = self._calls.registration(region, end=True)
-                method(message, timeout=_SECONDS_TO_FORGET, metadata=self._calls.metadata)
+                method(message, timeout=SECONDS_TO_FORGET, metadata=self._calls.metadata)
         self._channel.close()
 
     def _infer(self, request: Request, timeout: float, region: Region | None) -> Reply:
@@ -294,7 +318,7 @@ class GrpcConnection:
             )
         except self._failures() as error:
             raise CallFailed(self._failure(error)) from None
-        return decode(response)
+        return decode(request.form, response)
 
     def _start(self, request: Request, timeout: float, done: Done, region: Region | None) -> Cancel:
         calls = self._calls
@@ -305,13 +329,13 @@ class GrpcConnection:
                 metadata=calls.metadata_of(request),
                 compression=calls.compression,
             )
-        except self._failures() as error:
+        except Exception as error:
             done(None, self._failure(error))
             return lambda: None
 
         def finished(_: Any) -> None:
             try:
-                reply = decode(future.result())
+                reply = decode(request.form, future.result())
             except CallFailed as error:
                 done(None, error.failure)
             except Exception as error:  # whatever a callback raises, gRPC would swallow
@@ -323,26 +347,17 @@ class GrpcConnection:
         cancel: Cancel = future.cancel
         return cancel
 
-    def _register(self, region: Region, done: Callable[[bool], None]) -> None:
+    def _register(self, region: Region, done: Callable[[bool | None], None]) -> None:
         method, message = self._calls.registration(region)
-        try:
-            future = method.future(
-                message, timeout=_SECONDS_TO_REGISTER, metadata=self._calls.metadata
-            )
-        except self._failures():
-            done(False)
-            return
-        future.add_done_callback(lambda ended: done(ended.code() is self._grpc.StatusCode.OK))
+        future = method.future(message, timeout=SECONDS_TO_REGISTER, metadata=self._calls.metadata)
+        future.add_done_callback(lambda ended: done(is_accepted(ended.code())))
 
     def _failure(self, error: BaseException) -> Failure:
-        if isinstance(error, ValueError) and "closed channel" in str(error):
+        if self._closed:
             return Failure(Kind.CLOSED)
-        if isinstance(error, self._grpc.FutureCancelledError):
-            return Failure(Kind.CLOSED)
-        failure = failure_of(error, self.address.host)
-        if failure.status == "CANCELLED":
-            return Failure(Kind.CLOSED, failure.message)
-        return failure
+        if isinstance(error, self._grpc.RpcError):
+            return failure_of(error, self.address.host)
+        return unexpected(error)
 
     def _failures(self) -> tuple[type[Exception], ...]:
-        return (self._grpc.RpcError, ValueError)
+        return (self._grpc.RpcError, ValueError)  # ValueError: the channel is closed

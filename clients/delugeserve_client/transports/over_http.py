@@ -13,19 +13,29 @@ import socket
 import time
 import urllib.parse
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from delugeserve_client.address import Address
+from delugeserve_client.core.dispatch import Cancel
 from delugeserve_client.core.failures import Failure, Kind
-from delugeserve_client.explaining import classify_failure, failure_of
-from delugeserve_client.transports.connection import CallFailed, Cancel, Done, Options
-from delugeserve_client.transports.messages import Buffer, Reply, Request, read_output
+from delugeserve_client.explaining import BROKEN_CONNECTION, classify_failure, failure_of
+from delugeserve_client.transports.connection import (
+    LONGEST,
+    CallFailed,
+    Done,
+    Options,
+    damaged,
+    unexpected,
+)
+from delugeserve_client.transports.deadlines import read_until
+from delugeserve_client.transports.messages import Buffer, Form, Reply, Request, read_reply
 
-_AT_ONCE = 64
+# Threads are made as requests need them, which the dispatcher limits. None may wait for a thread
+# while its deadline runs, nor a probe for the requests to a server that hangs.
+_MOST_THREADS = 10_000
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-_LONGEST = 10**8  # seconds; a socket takes no longer timeout
 
 
 class HttpConnection:
@@ -46,7 +56,7 @@ class HttpConnection:
         self._tls = options.credentials.tls_context() if address.secure else None
         self._idle: deque[http.client.HTTPConnection] = deque()
         self._busy: set[http.client.HTTPConnection] = set()
-        self._workers: ThreadPoolExecutor | None = None
+        self.workers = ThreadPoolExecutor(_MOST_THREADS, "delugeserve-http")
         self._closed = False
 
     def infer(self, request: Request, timeout: float) -> Reply:  # noqa: D102
@@ -57,34 +67,36 @@ class HttpConnection:
         until = time.monotonic() + timeout
 
         def work() -> None:
+            reply, failure = None, None
             try:
                 reply = self._infer(request, until - time.monotonic(), open_sockets)
             except CallFailed as error:
-                done(None, error.failure)
-            else:
-                done(reply, None)
+                failure = error.failure
+            except Exception as error:
+                failure = unexpected(error)
+            done(reply, failure)
 
         def cancel() -> None:
             for one in open_sockets:
                 _shut(one)
 
         try:
-            self._pool().submit(work)
+            self.workers.submit(work)
         except RuntimeError:  # the pool, or the interpreter, is shutting down
             done(None, Failure(Kind.CLOSED))
         return cancel
 
-    def probe(self, model: str, timeout: float, done: Callable[[bool], None]) -> None:  # noqa: D102
+    def probe(  # noqa: D102
+        self, model: str, version: str, timeout: float, done: Callable[[bool], None]
+    ) -> None:
         def work() -> None:
-            try:
-                status, _, _ = self._call("GET", f"{_path(model)}/ready", (), {}, timeout, [])
-            except CallFailed:
-                done(False)
-            else:
-                done(status == 200)
+            path, status = f"{_path(model, version)}/ready", 0
+            with contextlib.suppress(Exception):
+                status, _, _ = self._call("GET", path, (), {}, timeout, [])
+            done(status == 200)
 
         try:
-            self._pool().submit(work)
+            self.workers.submit(work)
         except RuntimeError:
             done(False)
 
@@ -93,6 +105,8 @@ class HttpConnection:
             "metadata": ("GET", ""),
             "config": ("GET", "/config"),
             "index": ("POST", "/v2/repository/index"),
+            "server": ("GET", "/v2"),
+            "statistics": ("GET", "/stats"),
         }[what]
         if names:
             path = _path(*names) + path
@@ -107,8 +121,7 @@ class HttpConnection:
 
     def close(self) -> None:  # noqa: D102
         self._closed = True
-        if self._workers is not None:
-            self._workers.shutdown(wait=False, cancel_futures=True)
+        self.workers.shutdown(wait=False, cancel_futures=True)
         while self._idle:
             self._idle.pop().close()
         for connection in list(self._busy):  # wakes the threads that wait there
@@ -125,10 +138,10 @@ class HttpConnection:
         status, found, content = self._call("POST", path, parts, headers, timeout, sockets)
         self._checked(status, found, content)
         try:
-            return _read(content, int(found.get(_HEADER_LENGTH.lower(), len(content))))
+            length = int(found.get(_HEADER_LENGTH.lower(), len(content)))
+            return _read(request.form, content, length)
         except (ValueError, KeyError, TypeError) as error:
-            message = f"The answer is damaged ({error})."
-            raise CallFailed(Failure(Kind.BROKEN, message, cause=error)) from None
+            raise damaged(error) from None
 
     def _checked(self, status: int, headers: Mapping[str, str], content: bytes) -> bytes:
         if status == 200:
@@ -155,7 +168,7 @@ class HttpConnection:
         sockets: list[socket.socket],
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Return the status, headers and content of an answer."""
-        until = time.monotonic() + min(timeout, _LONGEST)
+        until = time.monotonic() + min(timeout, LONGEST)
         parts = tuple(parts)
         sent = {**self._headers, **headers, "Content-Length": str(sum(map(len, parts)))}
         while True:
@@ -165,13 +178,14 @@ class HttpConnection:
             self._busy.add(connection)
             try:
                 return self._exchange(connection, method, path, parts, sent, until, sockets)
-            except (OSError, http.client.HTTPException) as error:
+            except Exception as error:
                 connection.close()
-                # The server may have closed a connection while it was idle.
-                stale = isinstance(error, ConnectionError)
                 if self._closed:
                     raise CallFailed(Failure(Kind.CLOSED)) from None
-                if fresh or not stale:
+                if not isinstance(error, (OSError, http.client.HTTPException)):
+                    raise CallFailed(unexpected(error)) from error
+                # The server may have closed a connection while it was idle.
+                if fresh or not isinstance(error, BROKEN_CONNECTION):
                     raise CallFailed(failure_of(error, self.address.host)) from None
             except BaseException:
                 connection.close()
@@ -195,23 +209,29 @@ class HttpConnection:
         raw: Any = connection.sock  # the response may take it over
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sockets[:] = [raw]
-        raw.settimeout(_left(until))
         if parts and sum(map(len, parts)) < _JOINED:
             parts = (b"".join(parts),)
-        connection.request(method, path, body=iter(parts), headers=dict(headers))
-        raw.settimeout(_left(until))
-        response = connection.getresponse()
-        content = bytearray()
-        while chunk := response.read(2**20):
-            content += chunk
-            with contextlib.suppress(OSError):  # the answer was complete, and its socket is closed
-                raw.settimeout(_left(until))
-        if response.will_close:
+        read_until(connection, until)
+        sent = True
+        try:
+            raw.settimeout(_left(until))
+            body = _timed(parts, raw, until)
+            connection.request(method, path, body=body, headers=dict(headers))
+        except BROKEN_CONNECTION as error:
+            sent = False  # the server may have answered before, that the request is too large
+            try:
+                response = connection.getresponse()
+            except (OSError, http.client.HTTPException):
+                raise error from None
+        else:
+            response = connection.getresponse()
+        content = response.read()
+        if response.will_close or not sent:
             connection.close()
         else:
             self._idle.append(connection)
         found = {name.lower(): value for name, value in response.getheaders()}
-        return response.status, found, bytes(content)
+        return response.status, found, content
 
     def _take(self) -> tuple[http.client.HTTPConnection, bool]:
         """Return a connection, and whether it is new."""
@@ -223,11 +243,6 @@ class HttpConnection:
             return http.client.HTTPSConnection(host, port, context=self._tls), True
         return http.client.HTTPConnection(host, port), True
 
-    def _pool(self) -> ThreadPoolExecutor:
-        if self._workers is None:
-            self._workers = ThreadPoolExecutor(_AT_ONCE, "delugeserve-http")
-        return self._workers
-
 
 def _shut(one: socket.socket | None) -> None:
     if one is not None:
@@ -236,6 +251,12 @@ def _shut(one: socket.socket | None) -> None:
 
 
 _JOINED = 2**16  # bytes; a smaller body is sent at once
+
+
+def _timed(parts: Iterable[Buffer], raw: socket.socket, until: float) -> Iterator[Buffer]:
+    for part in parts:
+        raw.settimeout(_left(until))
+        yield part
 
 
 def _left(until: float) -> float:
@@ -250,7 +271,7 @@ def _path(model: str, version: str = "") -> str:
 def _head(request: Request, timeout: float) -> bytes:
     form = request.form
     parameters: dict[str, Any] = {}
-    if timeout < _LONGEST:
+    if timeout < LONGEST:
         parameters["timeout"] = max(1, int(timeout * 1e6))
     if form.on_error:
         parameters["on_error"] = form.on_error
@@ -279,13 +300,12 @@ def _head(request: Request, timeout: float) -> bytes:
     ).encode()
 
 
-def _read(content: bytes, length: int) -> Reply:
+def _read(form: Form, content: bytes, length: int) -> Reply:
     head = json.loads(content[:length])
-    place, outputs = length, {}
-    for output in head["outputs"]:
-        size = output["parameters"]["binary_data_size"]
-        outputs[output["name"]] = read_output(
-            output["datatype"], output["shape"], content[place : place + size]
-        )
+    place, outputs = length, []
+    for one in head["outputs"]:
+        size = one["parameters"]["binary_data_size"]
+        values = content[place : place + size]
+        outputs.append((one["name"], one["datatype"], one["shape"], values))
         place += size
-    return Reply(str(head.get("model_version", "")), outputs)
+    return read_reply(form, str(head.get("model_version", "")), outputs)

@@ -1,15 +1,13 @@
 """Inputs that go to a server of this machine through memory that both share.
 
-For a request of 150 KB this takes a quarter of the client's CPU time, for one of 10 MB a
-fourteenth: nothing is copied into messages and through sockets. A region is registered with the
-server in the background, while requests go through the connection, and a server that refuses gets
-all of them that way. Its file is removed as soon as the server has mapped it, so a killed client
-leaves none behind.
+Nothing is copied into messages and through sockets. A region is registered with the server in the
+background, while requests go through the connection, and a server that refuses gets all of them
+that way. Its file is removed as soon as the server has mapped it, so a killed client leaves none
+behind. Its memory is freed with the last reference to it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import logging
 import mmap
@@ -19,21 +17,22 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from delugeserve_client.address import Address
 from delugeserve_client.errors import MissingPackageError
 from delugeserve_client.proxies import is_loopback
+from delugeserve_client.transports.connection import SharedMemory
 from delugeserve_client.transports.messages import Buffer, Request
-
-Mode: TypeAlias = Literal["auto", "off", "system", "cuda"]
 
 SMALLEST = 2**17
 """Bytes from which an input goes through shared memory with ``auto``."""
 _MOST = 8  # regions of a connection
 _MOST_GIVEN_UP = 16
+_MOST_OUTGROWN = 8
+_MOST_LOSSES = 3
 _FOLDER = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is
 _GRAIN = 2**16
 
@@ -57,10 +56,7 @@ class Region(Protocol):
         """Write from its start."""
 
     def registered(self) -> None:
-        """Take note that the server has mapped it."""
-
-    def close(self) -> None:
-        """Free it."""
+        """Take note that the server has mapped it, or will not."""
 
 
 class SystemRegion:
@@ -105,10 +101,6 @@ class SystemRegion:
     def registered(self) -> None:  # noqa: D102
         self._unlink()
 
-    def close(self) -> None:  # noqa: D102
-        self.registered()
-        self._memory.close()
-
 
 def _unlink(path: Path, pid: int) -> None:
     if pid == os.getpid():  # a forked process leaves its parent's file alone
@@ -133,6 +125,7 @@ class CudaRegion:
         self.name = f"delugeserve-{os.getpid()}-{secrets.token_hex(8)}"
         self.size, self.device = size, device
         self._handle = self._cuda.create_shared_memory_region(self.name, size, device)
+        weakref.finalize(self, self._cuda.destroy_shared_memory_region, self._handle)
 
     @property
     def raw_handle(self) -> bytes:
@@ -147,9 +140,6 @@ class CudaRegion:
 
     def registered(self) -> None:
         """Do nothing: the memory has no file."""
-
-    def close(self) -> None:  # noqa: D102
-        self._cuda.destroy_shared_memory_region(self._handle)
 
 
 def import_cuda() -> Any:
@@ -168,7 +158,7 @@ def import_cuda() -> Any:
         ) from error
 
 
-Register: TypeAlias = Callable[[Region, Callable[[bool], None]], None]
+Register: TypeAlias = Callable[[Region, Callable[["bool | None"], None]], None]
 
 
 class Regions:
@@ -177,10 +167,11 @@ class Regions:
     Args:
         mode: see :class:`~delugeserve_client.Classifier`.
         address: the server's address.
-        register: registers a region with the server, and tells whether that worked, in any thread.
+        register: registers a region with the server, and tells whether the server accepts it, or
+            None if it does not answer, in any thread.
     """
 
-    def __init__(self, mode: Mode, address: Address, register: Register) -> None:
+    def __init__(self, mode: SharedMemory, address: Address, register: Register) -> None:
         here = is_loopback(address.host.rpartition(":")[0]) and _FOLDER.is_dir()
         self._off = mode == "off" or not here
         self._smallest = SMALLEST if mode == "auto" else 1
@@ -191,7 +182,10 @@ class Regions:
         self._free: list[Region] = []
         self._all: set[Region] = set()
         self._given_up: list[Region] = []
-        self._pending = False
+        self._outgrown: list[Region] = []
+        self._adding = False
+        self._registering: Region | None = None
+        self._losses = 0
 
     def place(self, request: Request) -> Region | None:
         """Return a region that holds a request's input; None to send it through the connection."""
@@ -200,15 +194,22 @@ class Regions:
             return None
         more = False
         with self._lock:
-            region = next((one for one in self._free if one.size >= size), None)
+            large = (one for one in self._free if one.size >= size)
+            region = min(large, key=lambda one: one.size, default=None)
             if region is not None:
                 self._free.remove(region)
-            elif not self._pending and len(self._all) < _MOST:
-                self._pending = more = True
+            elif not self._adding and self._has_room():
+                self._adding = more = True
         if more:  # without the lock: the server may have answered when this returns
             self._add(-(-size // _GRAIN) * _GRAIN)
-        if region is not None:
+        if region is None:
+            return None
+        try:
             region.write(request.parts)
+        except Exception as error:  # CUDA's own
+            self.discard(region)
+            self.refused(str(error))
+            return None
         return region
 
     def give_back(self, region: Region) -> None:
@@ -224,8 +225,19 @@ class Regions:
             self._given_up.append(region)
             self._off = self._off or len(self._given_up) >= _MOST_GIVEN_UP
 
+    def lost(self, region: Region, reason: str) -> None:
+        """Make new regions, after the server could not find one, as after a restart."""
+        with self._lock:
+            first = region in self._all  # of those that were lost together
+            if first:
+                self._losses += 1
+                for regions in (self._all, self._free, self._given_up, self._outgrown):
+                    regions.clear()
+        if first and self._losses >= _MOST_LOSSES:
+            self.refused(reason)
+
     def refused(self, reason: str) -> None:
-        """Use no regions any more, after the server could not read one."""
+        """Use no regions any more."""
         with self._lock:
             self._off = True
             self._free.clear()
@@ -236,35 +248,62 @@ class Regions:
         )
 
     def close(self) -> list[Region]:
-        """Free all regions; return them, for the server to forget them."""
+        """Use no regions any more; return all, for the server to forget them."""
         with self._lock:
             self._off = True
-            regions, self._all = [*self._all, *self._given_up], set()
+            regions = [*self._all, *self._given_up, *self._outgrown]
+            if self._registering is not None:
+                regions.append(self._registering)
+            self._all.clear()
             self._free.clear()
-            self._given_up.clear()
         for region in regions:
-            with contextlib.suppress(BufferError):
-                region.close()
+            region.registered()
         return regions
+
+    def _has_room(self) -> bool:
+        """Return whether one more region may be made, if need be in place of a smaller one."""
+        if len(self._all) < _MOST:
+            return True
+        if not self._free or len(self._outgrown) >= _MOST_OUTGROWN:
+            return False
+        smallest = min(self._free, key=lambda one: one.size)
+        self._free.remove(smallest)
+        self._all.discard(smallest)
+        self._outgrown.append(smallest)
+        return True
 
     def _add(self, size: int) -> None:
         try:
             region = self._new(size)
-        except OSError as error:
-            self._off = True
-            _log.debug("no shared memory: %s", error)
+        except Exception as error:  # there is no room, or one of CUDA's own
+            self._adding = False
+            self.refused(str(error))
             return
 
-        def done(accepted: bool) -> None:
+        def done(accepted: bool | None) -> None:
             region.registered()
             with self._lock:
-                self._pending = False
-                if accepted and not self._off:
+                off = self._off
+                self._adding, self._registering = False, None
+                if accepted and off:
+                    self._given_up.append(region)
+                elif accepted:
                     self._all.add(region)
                     self._free.append(region)
-                    return
-            region.close()
-            if not accepted:
+                elif accepted is None:
+                    self._losses += 1
+                refused = accepted is False or self._losses >= _MOST_LOSSES
+            if refused and not off:
                 self.refused("the server does not offer it")
 
-        self._register(region, done)
+        with self._lock:
+            self._registering = region
+            closed = self._off
+        if closed:
+            done(None)
+            return
+        try:
+            self._register(region, done)
+        except Exception as error:
+            _log.debug("a region of shared memory cannot be registered: %s", error)
+            done(False)

@@ -11,16 +11,16 @@ from concurrent.futures import Future
 from typing import Any
 
 from delugeserve_client.address import Address
-from delugeserve_client.core.dispatch import Dispatcher, Settings
+from delugeserve_client.core.dispatch import Cancel, Dispatcher, Settings
 from delugeserve_client.core.failures import Failure, Kind
 from delugeserve_client.core.observing import Observer
 from delugeserve_client.explaining import to_error
 from delugeserve_client.transports.connection import (
     CallFailed,
-    Cancel,
     Connection,
     Done,
     Options,
+    unexpected,
 )
 from delugeserve_client.transports.messages import Reply, Request
 from delugeserve_client.transports.over_grpc import GrpcConnection
@@ -102,10 +102,12 @@ class ThreadReactor:
 
     Args:
         connections: one for each server.
-        model: returns the model whose readiness tells that a server is alive.
+        model: returns name and version of the model whose readiness tells that a server is alive.
     """
 
-    def __init__(self, connections: Sequence[Connection], model: Callable[[], str]) -> None:
+    def __init__(
+        self, connections: Sequence[Connection], model: Callable[[], tuple[str, str]]
+    ) -> None:
         self._connections, self._model = connections, model
         self.timers = Timers()
         self.call_later = self.timers.call_later
@@ -125,6 +127,8 @@ class ThreadReactor:
                 reply = connection.infer(request, timeout)
             except CallFailed as error:
                 done(None, error.failure)
+            except Exception as error:
+                done(None, unexpected(error))
             except BaseException:  # Ctrl-C, while it waits
                 done(None, Failure(Kind.CLOSED))
                 raise
@@ -135,7 +139,7 @@ class ThreadReactor:
         return lambda: None
 
     def probe(self, endpoint: int, timeout: float, done: Callable[[bool], None]) -> None:  # noqa: D102
-        self._connections[endpoint].probe(self._model(), timeout, done)
+        self._connections[endpoint].probe(*self._model(), timeout, done)
 
 
 class _Pending(Future[Reply]):
@@ -152,6 +156,9 @@ class ThreadSession:
         options: how connections are made.
         settings: how requests are sent.
         observers: are told what happens.
+
+    Attributes:
+        model: name and version of the model that is asked.
     """
 
     def __init__(
@@ -161,7 +168,7 @@ class ThreadSession:
         settings: Settings,
         observers: Sequence[Observer] = (),
     ) -> None:
-        self.model = ""
+        self.model = ("", "")
         self.addresses, self.settings = addresses, settings
         self.connections = [open_connection(address, options) for address in addresses]
         self._reactor = ThreadReactor(self.connections, lambda: self.model)

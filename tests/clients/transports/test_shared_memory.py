@@ -74,6 +74,64 @@ def test_a_refusal_may_come_at_once():
     assert made.close() == []
 
 
+def test_a_server_that_does_not_answer_is_asked_again(regions):
+    made, asked = regions
+    for _ in range(5):
+        made.place(request(SMALLEST))
+        asked[-1][1](None)
+    assert len(asked) == 3
+
+
+def test_new_regions_after_a_restart(regions):
+    made, asked = regions
+    made.place(request(SMALLEST))
+    asked[0][1](True)
+    made.lost(made.place(request(SMALLEST)), "Unable to find shared memory region")
+    assert made.place(request(SMALLEST)) is None
+    asked[1][1](True)
+    assert made.place(request(SMALLEST)) is asked[1][0]
+
+
+def test_a_larger_region_takes_the_place_of_a_smaller_one(regions):
+    made, asked = regions
+    while len(asked) < 8:
+        if made.place(request(SMALLEST)) is None:
+            asked[-1][1](True)
+    for region, _ in asked:
+        made.give_back(region)
+    made.place(request(2 * SMALLEST))
+    asked[8][1](True)
+    large = made.place(request(2 * SMALLEST))
+    assert large is asked[8][0]
+    assert len(made.close()) == 9  # the server forgets all
+
+
+@pytest.mark.parametrize("end", ["close", "error"])
+def test_a_registration_under_way_leaves_nothing(end):
+    asked = []
+
+    def register(region, done):
+        asked.append(region)
+        if end == "error":
+            raise RuntimeError("no event loop")
+
+    made = Regions("auto", HERE, register)
+    made.place(request(SMALLEST))
+    assert made.close() == ([] if end == "error" else asked)
+    assert files() == []
+
+
+def test_memory_that_cannot_be_had_is_no_error(monkeypatch):
+    class Failing:
+        def __init__(self, size):
+            raise LookupError("an error of CUDA's own")
+
+    monkeypatch.setattr("delugeserve_client.transports.shared_memory.SystemRegion", Failing)
+    made = Regions("auto", HERE, lambda *_: pytest.fail("asked"))
+    assert made.place(request(SMALLEST)) is None
+    assert made.place(request(SMALLEST)) is None
+
+
 def test_a_region_that_the_server_may_still_read_is_not_used_again(regions):
     made, asked = regions
     made.place(request(SMALLEST))
