@@ -21,6 +21,7 @@ from delugeserve.serving.fleet.watch import Watching
 from delugeserve.serving.front.installation import find_envoy
 from delugeserve.serving.front.security import Security
 from delugeserve.serving.front.settings import FrontSettings, Limits
+from delugeserve.serving.placement import Spread
 from delugeserve.serving.private_folder import sweep
 from delugeserve.serving.triton.installation import TritonInstallation, find_tritonserver
 from delugeserve.serving.triton.launch import Endpoints
@@ -81,6 +82,7 @@ def serve(
     direct: bool = False,
     active: int = 1,
     standby: int = 1,
+    spread: Spread | None = None,
     memory_limit: int | None = None,
     envoy: Path | None = None,
     security: Security | None = None,
@@ -114,6 +116,8 @@ def serve(
         direct: run one bare server, which nothing replaces. The arguments below do not apply.
         active: number of servers that share the requests.
         standby: number of servers that step in when all active ones fail.
+        spread: give each server a GPU, or the cores of a socket, of its own; those of a server that
+            is replaced are free again. None lets all servers use the whole machine.
         memory_limit: bytes that the processes of one server may use together before it is
             replaced; None for no limit.
         envoy: the proxy program; None means the installed one.
@@ -131,7 +135,8 @@ def serve(
         PortError: a port is taken.
         MissingExtraError: no server, no proxy, or no runtime for a model, is installed.
         UsageError: this machine cannot run the server, ``host`` is not one of its addresses, other
-            machines could reach it unguarded, or the log cannot be written.
+            machines could reach it unguarded, the log cannot be written, or there are not several
+            GPUs or sockets to spread over.
         ServerError: a model did not load or gives other answers, or the server died.
     """
     progress.stage("start the server")
@@ -171,6 +176,7 @@ def serve(
         rules=Rules(active=active, standby=standby),
         watching=Watching(memory_limit=memory_limit),
         startup_timeout=startup_timeout,
+        spread=spread,
         log=log,
     )
     settings.front.security.check(settings.front.address)

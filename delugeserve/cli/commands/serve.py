@@ -7,7 +7,7 @@ import dataclasses
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
@@ -90,6 +90,17 @@ def command(
         int,
         typer.Option(min=0, metavar="N", help="Servers that step in when all active ones fail."),
     ] = 1,
+    spread: Annotated[
+        Optional[Literal["gpus", "sockets"]],  # noqa: UP045
+        typer.Option(
+            help=with_default(
+                "Run each server on one GPU, or on the cores of one processor socket, in turn; for "
+                "--active 2 and more.",
+                "all of the machine",
+            ),
+            show_default=False,
+        ),
+    ] = None,
     memory_limit: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
@@ -165,7 +176,7 @@ def command(
         check_output_file(log)
     if direct:
         address = ports.resolve_host(host)
-        _check_direct(front, metrics_host, address)
+        _check_direct(front, metrics_host, address, several=active > 1 or spread is not None)
         if not ports.is_loopback(address):
             warn_of_exposure(host, http=not no_http)
     _stop_on_signals()
@@ -188,6 +199,7 @@ def command(
                         direct=direct,
                         active=active,
                         standby=standby,
+                        spread=spread,
                         memory_limit=memory_limit * _MIB if memory_limit else None,
                         envoy=envoy,
                         security=front.security,
@@ -214,10 +226,17 @@ def _watch(server: RunningServer) -> None:
         raise
 
 
-def _check_direct(front: FrontOptions, metrics_host: str | None, address: str) -> None:
-    """Raise a UsageError if a bare server is to be guarded, or exposed without --insecure."""
+def _check_direct(
+    front: FrontOptions, metrics_host: str | None, address: str, *, several: bool
+) -> None:
+    """Raise a UsageError if a bare server cannot be what the options ask for."""
     from delugeserve.serving import ports
 
+    if several:
+        raise UsageError(
+            "--direct runs one server, on the whole machine.",
+            "Leave out --direct, or --active and --spread.",
+        )
     unguarded = dataclasses.replace(front.security, insecure=False)
     if unguarded != type(unguarded)() or front.access_log or front.tracing:
         raise UsageError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -17,6 +18,7 @@ from delugeserve.serving.fleet.faults import KEPT_ERRORS
 from delugeserve.serving.fleet.proof import prove
 from delugeserve.serving.fleet.release import Release
 from delugeserve.serving.fleet.watch import ReplicaWatch, Watching, describe_growth
+from delugeserve.serving.placement import EVERYWHERE, Placement
 from delugeserve.serving.triton.installation import TritonInstallation
 from delugeserve.serving.triton.launch import Endpoints
 from delugeserve.serving.triton.readiness import wait_until_ready
@@ -36,6 +38,7 @@ class ReplicaSettings:
         installation: the server program.
         http: replicas also listen for HTTP.
         active: number of replicas that answer side by side.
+        placements: the parts of the machine that replicas are spread over.
         taken: ports that replicas must not take, although they may be free now.
         startup_timeout: seconds that loading may take.
         watching: how they are watched.
@@ -49,11 +52,19 @@ class ReplicaSettings:
     startup_timeout: float
     watching: Watching
     open_log: Callable[[str], TextIO | None] = lambda _name: None
+    placements: Sequence[Placement] = (EVERYWHERE,)
+
+    @property
+    def sharing(self) -> int:
+        """Number of active replicas that share the cores of a placement."""
+        pinned = sum(placement.cores is not None for placement in self.placements)
+        return math.ceil(self.active / max(1, pinned))
 
 
 @dataclass
 class _Process:
     release: Release
+    placement: Placement
     endpoints: Endpoints | None = None
     server: TritonServer | None = None
     watch: ReplicaWatch | None = None
@@ -78,7 +89,7 @@ class Replicas:
 
     def start(self, number: int, release: Release, progress: Progress = NO_PROGRESS) -> None:
         """Start a server; :class:`Loaded` or :class:`Lost` follows."""
-        self._processes[number] = _Process(release)
+        self._processes[number] = _Process(release, self._emptiest())
         self._in_thread(number, lambda: self._start(number, progress))
 
     def prove(self, number: int) -> None:
@@ -129,6 +140,11 @@ class Replicas:
         process = self._processes.get(number)
         return process.server.log_tail() if process and process.server else ""
 
+    def _emptiest(self) -> Placement:
+        """Return the placement with the fewest replicas, the first of several."""
+        used = Counter(process.placement for process in tuple(self._processes.values()))
+        return min(self._settings.placements, key=used.__getitem__)
+
     def _start(self, number: int, progress: Progress) -> None:
         for _ in range(_PORT_ATTEMPTS - 1):
             try:
@@ -161,7 +177,8 @@ class Replicas:
                 endpoints,
                 settings.open_log(f"replica-{number}"),
                 process.release.place,
-                settings.active,
+                settings.sharing,
+                process.placement,
             )
         wait_until_ready(process.server, settings.startup_timeout, progress)
         self._post(Loaded(number))

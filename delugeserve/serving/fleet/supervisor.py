@@ -39,6 +39,7 @@ from delugeserve.serving.fleet.states import (
 from delugeserve.serving.fleet.status import ServerStatus, StatusFile
 from delugeserve.serving.fleet.watch import Watching
 from delugeserve.serving.front.settings import FrontSettings, Routing, Upstream
+from delugeserve.serving.placement import Spread, find_placements
 from delugeserve.serving.triton.installation import TritonInstallation
 from delugeserve.serving.triton.launch import Endpoints
 from delugeserve.system.progress import NO_PROGRESS, Progress
@@ -64,6 +65,7 @@ class FleetSettings:
         rules: how many replicas, and how failures are answered.
         watching: how replicas are watched.
         startup_timeout: seconds that loading may take.
+        spread: the parts of the machine that replicas are spread over; None for the whole.
         log: file for events and the processes' logs, as lines of JSON; None for none.
     """
 
@@ -77,6 +79,7 @@ class FleetSettings:
     rules: Rules = field(default_factory=Rules)
     watching: Watching = field(default_factory=Watching)
     startup_timeout: float = 300.0
+    spread: Spread | None = None
     log: Path | None = None
 
 
@@ -90,7 +93,7 @@ class Supervisor:
     Raises:
         RepositoryError: there is no repository, or no model in it.
         UnknownNameError: one of the models is not in the repository.
-        UsageError: the log or the status cannot be written.
+        UsageError: the log or the status cannot be written, or the machine has no such parts.
 
     Attributes:
         host: address that the front listens on.
@@ -141,6 +144,7 @@ class Supervisor:
                 settings.startup_timeout,
                 settings.watching,
                 self.journal.stream,
+                find_placements(settings.spread),
             ),
             self._queue.put,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from delugeserve.artifacts.repository import StoredModel
+from delugeserve.serving.placement import EVERYWHERE, Placement
 from delugeserve.serving.private_folder import cannot_write
 from delugeserve.serving.triton import layout, own_backends
 from delugeserve.serving.triton.environment import build_environment
@@ -57,6 +58,7 @@ def prepare(
     endpoints: Endpoints,
     place: Callable[[Path], None] | None = None,
     servers: int = 1,
+    placement: Placement = EVERYWHERE,
 ) -> Launch:
     """Lay out a private folder, and return how to start a server in it.
 
@@ -66,6 +68,7 @@ def prepare(
         endpoints: where it listens.
         place: writes the models into the folder given; None links them to where they are stored.
         servers: number of servers that answer side by side, and share the cores.
+        placement: the part of the machine that it runs on.
 
     Raises:
         MissingExtraError: the runtime of a model's backend is not installed.
@@ -79,6 +82,8 @@ def prepare(
         layout.lay_out(folder, installation, models, place)
         environment = build_environment(folder.path, installation)
         environment[SERVERS] = str(servers)
+        if placement.gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = placement.gpu
     except OSError as error:
         folder.remove()
         raise cannot_write(folder.path.parent, error) from error

@@ -12,6 +12,7 @@ from delugeserve.artifacts.repository import StoredModel
 from delugeserve.errors import PortError, ServerError
 from delugeserve.serving import ports, procfs
 from delugeserve.serving.guarded import GRACE, GuardedProcess
+from delugeserve.serving.placement import EVERYWHERE, Placement
 from delugeserve.serving.triton import diagnosis, log
 from delugeserve.serving.triton.installation import TritonInstallation
 from delugeserve.serving.triton.launch import Endpoints, Launch, prepare
@@ -29,6 +30,7 @@ def start_tritonserver(
     log_file: TextIO | None = None,
     place: Callable[[Path], None] | None = None,
     servers: int = 1,
+    placement: Placement = EVERYWHERE,
 ) -> TritonServer:
     """Start one server process for a set of models, and return its handle.
 
@@ -43,6 +45,7 @@ def start_tritonserver(
         log_file: an open file that gets the server's log, and is closed at its end.
         place: writes the models into the folder given; None links them to where they are stored.
         servers: number of servers that answer side by side, and share the cores.
+        placement: the part of the machine that it runs on.
 
     Raises:
         MissingExtraError: the runtime of a model's backend is not installed.
@@ -54,9 +57,10 @@ def start_tritonserver(
     with contextlib.ExitStack() as on_error:
         if log_file:
             on_error.callback(log_file.close)
-        launch = prepare(installation, models, endpoints, place, servers)
+        launch = prepare(installation, models, endpoints, place, servers, placement)
         on_error.callback(launch.folder.remove)
-        server = TritonServer(launch, log_file)
+        with placement.on_cores():
+            server = TritonServer(launch, log_file)
         on_error.pop_all()
     return server
 

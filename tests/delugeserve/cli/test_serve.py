@@ -106,6 +106,13 @@ def test_a_bare_server_has_its_metrics_at_its_own_address(run, exported):
     assert "--metrics-host" in err
 
 
+@pytest.mark.parametrize("options", [("--active", "2"), ("--spread", "sockets")])
+def test_a_bare_server_is_one_server(run, exported, options):
+    status, out, err = run("serve", "--repository", exported, "--direct", *options)
+    assert (status, out) == (2, "")
+    assert options[0] in err
+
+
 def test_a_bare_server_is_not_exposed_by_mistake(run, exported):
     status, out, err = run("serve", "--repository", exported, "--direct", "--host", "0.0.0.0")
     assert (status, out) == (2, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,9 +57,9 @@ def prepare(
     """Prepare the launch of a server for some models, by default one."""
     made = []
 
-    def prepare(*models: StoredModel) -> launch.Launch:
+    def prepare(*models: StoredModel, **options: Any) -> launch.Launch:
         endpoints = launch.Endpoints("127.0.0.1", 8001, None, 8002)
-        made.append(launch.prepare(installation, models or [model()], endpoints))
+        made.append(launch.prepare(installation, models or [model()], endpoints, **options))
         return made[-1]
 
     yield prepare

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from delugeserve.serving.placement import Placement
+
 
 def test_libraries_and_python(prepare, monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/mine")
@@ -30,3 +32,8 @@ def test_libraries_and_python(prepare, monkeypatch):
     )
     assert (Path(libraries) / "libtriton.so").is_file()
     assert inherited == "/opt/mine"
+
+
+def test_cuda_shows_one_gpu(prepare):
+    placement = Placement("GPU 1", gpu="1")
+    assert prepare(placement=placement).environment["CUDA_VISIBLE_DEVICES"] == "1"
