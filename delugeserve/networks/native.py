@@ -9,42 +9,26 @@ kernels in ``native.cpp`` move less than PyTorch's:
 - backward, an output reads the gradients of all its readers once. What the normalisation's gradient
   needs of their sum follows from per-channel totals.
 
-The compiler makes a library of them in seconds, once per machine.
+A compiler makes a library of them; see :mod:`delugeserve.networks.native_library`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import subprocess
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from delugeserve.errors import Failure
-from delugeserve.system.cache import cache_folder, write_cache
-from delugeserve.system.hardware import cpu_flags, cpu_model
+from delugeserve.networks.native_library import DTYPES, call
 
-_SOURCE = Path(__file__).with_suffix(".cpp")
-# No -ffast-math: a library linked with it would flush denormal numbers to zero everywhere.
-_FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
-    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi"),
-)
 _LANES = 32  # a row of the kernels' matrices is a multiple of this length
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 def supports(x: Tensor) -> bool:
     """Return whether the kernels can process images ``[N, C, H, W]``."""
-    return x.device.type == "cpu" and x.dtype in _NAMES and _folding(x) > 0
+    return x.device.type == "cpu" and x.dtype in DTYPES and _folding(x) > 0
 
 
 def norm_relu(x: Tensor, norm: nn.BatchNorm2d, *, relu: bool) -> Tensor:
@@ -67,7 +51,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel of ``[N, C, H, W]``, float32 ``[C]`` each."""
     matrix, sizes = _as_matrix(x.detach())
     mean, variance = (torch.empty(x.shape[1]) for _ in range(2))
-    _call("norm_forward", x.dtype)(
+    call("norm_forward", x.dtype)(
         _pointer(matrix), *sizes, 0.0, None, None, 0, None, _pointer(mean), _pointer(variance)
     )
     return mean, variance
@@ -95,7 +79,7 @@ def weighted_sum(inputs: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tens
     sizes = _as_matrix(inputs[0])[1]
     total = torch.empty_like(inputs[0], memory_format=torch.channels_last)
     weight, bias = weight.contiguous(), bias.contiguous()
-    _call("weighted_sum", total.dtype)(
+    call("weighted_sum", total.dtype)(
         _pointers(matrices),
         len(matrices),
         *sizes,
@@ -134,7 +118,7 @@ def outputs_backward(
     result = torch.empty_like(x, memory_format=torch.channels_last)
     weight = weight.contiguous()
     weight_gradient = torch.empty_like(weight)
-    _call("outputs_backward", x.dtype)(
+    call("outputs_backward", x.dtype)(
         _pointers(matrices),
         len(matrices),
         _pointer(matrix),
@@ -273,7 +257,7 @@ class _NormRelu(torch.autograd.Function):
         matrix, sizes = _as_matrix(x)
         result = torch.empty_like(x, memory_format=torch.channels_last)
         mean, variance = (torch.empty(x.shape[1]) for _ in range(2))
-        _call("norm_forward", x.dtype)(
+        call("norm_forward", x.dtype)(
             _pointer(matrix),
             *sizes,
             eps,
@@ -294,7 +278,7 @@ class _NormRelu(torch.autograd.Function):
         gradients, _ = _as_matrix(gradient)
         result = torch.empty_like(x, memory_format=torch.channels_last)
         weight_gradient, bias_gradient = torch.empty_like(weight), torch.empty_like(bias)
-        _call("norm_backward", x.dtype)(
+        call("norm_backward", x.dtype)(
             _pointer(gradients),
             _pointer(matrix),
             *sizes,
@@ -345,77 +329,3 @@ def _pointers(tensors: Sequence[Tensor]) -> Any:
     if len({(x.dtype, x.shape) for x in tensors}) != 1:
         raise TypeError(f"expected equal images, got {[(x.dtype, *x.shape) for x in tensors]}")
     return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
-
-
-_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
-_SIZES = (ctypes.c_int64, _INT, _INT, _INT)
-_ARGUMENTS: dict[str, tuple[Any, ...]] = {
-    "norm_forward": (_POINTER, *_SIZES, ctypes.c_double, *[_POINTER] * 2, _INT, *[_POINTER] * 3),
-    "norm_backward": (
-        *[_POINTER] * 2,
-        *_SIZES,
-        ctypes.c_double,
-        *[_POINTER] * 4,
-        _INT,
-        *[_POINTER] * 3,
-    ),
-    "weighted_sum": (_POINTER, _INT, *_SIZES, *[_POINTER] * 3),
-    "outputs_backward": (_POINTER, _INT, _POINTER, *_SIZES, ctypes.c_double, *[_POINTER] * 6),
-}
-
-
-@functools.cache
-def _call(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    function = getattr(library(), f"{name}_{_NAMES[dtype]}")
-    function.argtypes, function.restype = _ARGUMENTS[name], None
-    call: Callable[..., None] = function
-    return call
-
-
-@functools.cache
-def library() -> ctypes.CDLL:
-    """Load the kernels; compile them first if this machine has not yet.
-
-    The library is kept in the cache folder. Its name has a hash of the source, the compiler and the
-    processor, so a home folder that machines share is safe. A library that cannot be loaded from
-    there, such as a damaged one or one on a file system without execution, is compiled anew.
-
-    Raises:
-        Failure: the compiler fails, or its library cannot be loaded.
-    """
-    compiler = os.environ.get("CXX", "g++")
-    facts = (compiler, *_FLAGS, cpu_model(), *sorted(cpu_flags()))
-    key = hashlib.sha256(_SOURCE.read_bytes() + "\0".join(facts).encode()).hexdigest()[:16]
-    cached = cache_folder() / f"native-{key}.so"
-    if cached.is_file():
-        with suppress(OSError):
-            return ctypes.CDLL(str(cached))
-    # Processes that compile at once each load their own; the last one's is kept.
-    with tempfile.TemporaryDirectory() as folder:
-        built = Path(folder) / "native.so"
-        _compile(compiler, built)
-        try:
-            loaded = ctypes.CDLL(str(built))  # it stays after its file is removed
-        except OSError as error:
-            raise Failure(
-                f"The fused kernels cannot be loaded: {error}.",
-                "Set TMPDIR to a folder from which files can be executed, or omit --fuse-sums.",
-            ) from error
-        write_cache(cached, built.read_bytes())
-        return loaded
-
-
-def _compile(compiler: str, target: Path) -> None:
-    command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(target)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        reason = str(error.strerror)
-    else:
-        if not done.returncode:
-            return
-        reason = done.stderr.strip()[-500:]
-    raise Failure(
-        f"{compiler} cannot compile the fused kernels: {reason}",
-        "Install g++ 11 or later, or omit --fuse-sums.",
-    )

@@ -18,7 +18,7 @@ from delugeserve.data.encoded import EncodedImages
 from delugeserve.data.streaming import explain_lost_workers
 from delugeserve.errors import UsageError
 from delugeserve.evaluation.evaluate import Evaluation, evaluate_batches
-from delugeserve.networks import native
+from delugeserve.networks import native_library
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.classifier import network_classifier, normalise
@@ -149,7 +149,7 @@ def train(
     if config.compile or config.fuse_sums:
         require_compiler()
     if config.fuse_sums and best_kernels() == "native":
-        native.library()  # so that a compiler that fails leaves no run folder
+        native_library.library()  # so that a compiler that fails leaves no run folder
 
     with stoppable(output, world) as stop, ExitStack() as lock:
 

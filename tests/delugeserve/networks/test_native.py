@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from delugeserve.errors import Failure
-from delugeserve.networks import native
+from delugeserve.networks import native, native_library
 from delugeserve.networks.build import build_network
 from delugeserve.networks.fused import plain_sum
 from delugeserve.networks.layers import AffineNorm
@@ -206,7 +206,7 @@ def test_a_compiler_that_fails_is_an_error_of_two_parts(monkeypatch, tmp_path):
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     with pytest.raises(Failure) as caught:
-        native.library.__wrapped__()
+        native_library.library.__wrapped__()
     assert "no such option" in caught.value.problem
     assert "--fuse-sums" in caught.value.remedy
 
@@ -214,24 +214,24 @@ def test_a_compiler_that_fails_is_an_error_of_two_parts(monkeypatch, tmp_path):
 def test_a_missing_compiler_is_an_error_of_two_parts(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(tmp_path / "absent"))
     with pytest.raises(Failure) as caught:
-        native.library.__wrapped__()
+        native_library.library.__wrapped__()
     assert str(tmp_path / "absent") in caught.value.problem
 
 
 def test_a_library_that_cannot_be_loaded_is_compiled_anew(monkeypatch, tmp_path):
-    native.library()
-    working = next(native.cache_folder().glob("native-*.so"))
+    native_library.library()
+    working = next(native_library.cache_folder().glob("native-*.so"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def copy(_, target):
         shutil.copyfile(working, target)
 
-    monkeypatch.setattr(native, "_compile", copy)
-    native.library.__wrapped__()
+    monkeypatch.setattr(native_library, "_compile", copy)
+    native_library.library.__wrapped__()
     (cached,) = tmp_path.glob("delugeserve/native-*.so")
     whole = cached.read_bytes()
     cached.write_bytes(b"damaged")
-    assert native.library.__wrapped__().norm_forward_float32
+    assert native_library.library.__wrapped__().norm_forward_float32
     assert cached.read_bytes() == whole
 
 

@@ -26,7 +26,7 @@ from delugeserve.errors import (
     TrainingError,
     UsageError,
 )
-from delugeserve.networks import native
+from delugeserve.networks import native_library
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.networks.classifier import network_classifier
 from delugeserve.networks.fused import best_kernels
@@ -408,7 +408,7 @@ def test_without_a_compiler_nothing_is_begun(config, option, tmp_path, monkeypat
 @pytest.mark.skipif(best_kernels() != "native", reason="the kernels are not compiled here")
 def test_with_a_compiler_that_fails_nothing_is_begun(config, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "false")
-    monkeypatch.setattr(native, "library", native.library.__wrapped__)
+    monkeypatch.setattr(native_library, "library", native_library.library.__wrapped__)
     with pytest.raises(Failure):
         train(TINY, dataclasses.replace(config, fuse_sums=True), tmp_path / "run")
     assert not (tmp_path / "run").exists()
