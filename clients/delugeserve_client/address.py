@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -75,8 +76,25 @@ def parse_address(url: str, protocol: str | None = None) -> Address:
     name, colon, port = host.rpartition(":")
     if not colon or host.endswith("]"):
         name, port = host, str(_DEFAULT_PORTS[protocol])
-    if not name or "/" in host or any(character.isspace() for character in host):
+    if not _is_host(name):
         raise AddressError(f"'{url}' is not the address of a server.", _FORMS, url=url)
-    if not port.isdecimal() or not 0 < int(port) < 65536:
+    if not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
         raise AddressError(f"'{url}' does not have a valid port.", _FORMS, url=url)
     return Address(f"{name}:{port}", "http" if protocol == "http" else "grpc", secure)
+
+
+def _is_host(name: str) -> bool:
+    """Return whether this may be a host's name, an IPv4 address, or an IPv6 one in brackets."""
+    if name.startswith("["):
+        try:
+            ipaddress.IPv6Address(name[1:].removesuffix("]"))
+        except ValueError:
+            return False
+        return name.endswith("]")
+    if not name.isprintable() or any(character in " /\\?#@:[]%" for character in name):
+        return False
+    try:
+        name.encode("idna")  # as sockets do; no part is empty or too long
+    except UnicodeError:
+        return False
+    return bool(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -13,8 +14,11 @@ from delugeserve_client.core.retry import RetryPolicy
 from delugeserve_client.credentials import Credentials
 from delugeserve_client.errors import AddressError, ArgumentError
 from delugeserve_client.transports.connection import Compression, Options, SharedMemory
+from delugeserve_client.transports.shared_memory import can_share_memory
 
 Decode: TypeAlias = Literal["auto", "client", "server"]
+
+_HEADER = re.compile(r"[0-9A-Za-z_.-]+")  # what gRPC takes; HTTP takes a few more
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def configure(
     Raises:
         AddressError: an address is not of a known form, or there is none.
         ArgumentError: another argument is out of range.
+        AuthenticationFailed: the environment's API key cannot be sent.
     """
     urls = [url] if isinstance(url, str) else list(url)
     if not urls:
@@ -68,9 +73,19 @@ def configure(
     _check_choice("compression", compression, (None, "gzip"))
     _check_count("in_flight", in_flight)
     _check_count("max_pixels", max_pixels)
+    _check_headers(headers or {})
     shown = Credentials.from_environment() if credentials is None else credentials
+    addresses = tuple(dict.fromkeys(parse_address(one, protocol) for one in urls))
+    if shared_memory in ("system", "cuda") and not any(map(can_share_memory, addresses)):
+        raise ArgumentError(
+            f"shared_memory is {shared_memory!r}, which a server takes over gRPC on this machine "
+            "only.",
+            "Use 'auto', or the server's gRPC address on localhost.",
+            argument="shared_memory",
+            value=repr(shared_memory),
+        )
     return Configuration(
-        tuple(dict.fromkeys(parse_address(one, protocol) for one in urls)),
+        addresses,
         Options(shown, dict(headers or {}), compression, shared_memory),
         Settings(float(timeout), retry, hedge, in_flight),
         decode,
@@ -108,6 +123,20 @@ def _check_count(name: str, value: Any) -> None:
             argument=name,
             value=repr(value),
         )
+
+
+def _check_headers(headers: Mapping[str, Any]) -> None:
+    for name, value in headers.items():
+        named = isinstance(name, str) and _HEADER.fullmatch(name)
+        fits = isinstance(value, str) and value.isascii() and value.isprintable()
+        if not named or not fits or name.lower().endswith("-bin"):
+            raise ArgumentError(
+                f"headers has {name!r}: {value!r}.",
+                "Use names of letters, digits, '-', '_' and '.' that do not end in '-bin', and "
+                "texts of printable ASCII characters.",
+                argument="headers",
+                value=repr({name: value}),
+            )
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:

@@ -140,6 +140,8 @@ def test_headers_and_keys(served, classify, monkeypatch):
         ("decode", "cloud"),
         ("shared_memory", "yes"),
         ("compression", "zip"),
+        *(("headers", {"x": value}) for value in ("a\nb", "é", 3, None)),
+        *(("headers", {name: "x"}) for name in ("a b", "", "x-bin", "x\n", 3)),
     ],
 )
 def test_senseless_arguments(kind, name, value):
@@ -147,6 +149,14 @@ def test_senseless_arguments(kind, name, value):
         kind("localhost:1", **{name: value})
     assert (caught.value.argument, caught.value.value) == (name, repr(value))
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:1", "grpc://example.com:1"])
+@pytest.mark.parametrize("kind", [Classifier, AsyncClassifier])
+def test_shared_memory_where_there_is_none(kind, url):
+    with pytest.raises(ArgumentError) as caught:
+        kind(url, shared_memory="system")
+    assert caught.value.argument == "shared_memory"
 
 
 def test_no_address():

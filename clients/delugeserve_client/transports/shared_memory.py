@@ -39,6 +39,12 @@ _GRAIN = 2**16
 _log = logging.getLogger(__name__)
 
 
+def can_share_memory(address: Address) -> bool:
+    """Return whether a server may read this machine's memory: over gRPC, on this machine."""
+    here = is_loopback(address.host.rpartition(":")[0]) and _FOLDER.is_dir()
+    return here and address.protocol == "grpc"
+
+
 class Region(Protocol):
     """Memory that a server may read.
 
@@ -172,8 +178,7 @@ class Regions:
     """
 
     def __init__(self, mode: SharedMemory, address: Address, register: Register) -> None:
-        here = is_loopback(address.host.rpartition(":")[0]) and _FOLDER.is_dir()
-        self._off = mode == "off" or not here
+        self._off = mode == "off" or not can_share_memory(address)
         self._smallest = SMALLEST if mode == "auto" else 1
         self._demanded = mode in ("system", "cuda")
         self._new: Callable[[int], Region] = CudaRegion if mode == "cuda" else SystemRegion
