@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,18 @@ from delugeserve.serving.private_folder import PrivateFolder
 _log = logging.getLogger(__name__)
 
 GRACE = 35.0  # seconds from SIGTERM to SIGKILL
+
+
+def signal_name(status: int | None) -> str:
+    """Return the name of the signal that an exit status stands for; empty if none.
+
+    Args:
+        status: of the guardian, 128 + N if its process died of signal N; or -N, as Python gives it.
+    """
+    if status is not None and (status > 128 or status < 0):
+        with contextlib.suppress(ValueError):
+            return signal.Signals(status - 128 if status > 0 else -status).name
+    return ""
 
 
 class GuardedProcess:

@@ -119,7 +119,8 @@ class Frontend:
         """Post :class:`PartLost` for a part that has ended or hangs; returns soon."""
         front, gateway = self._front, self._gateway
         if front is not None and front.poll() is not None:
-            self._lose(FRONT, "Envoy has ended.")
+            error = front.ended()
+            self._lose(FRONT, error.problem, error)
         if gateway is not None and gateway.poll() is not None:
             self._lose(GATEWAY, f"The gateway has ended (exit status {gateway.poll()}).")
         for part, process in ((FRONT, front and front.session), (GATEWAY, gateway and gateway.pid)):
@@ -245,13 +246,12 @@ class Frontend:
         )
         self.traffic = tried, others
 
-    def _lose(self, part: str, reason: str) -> None:
+    def _lose(self, part: str, reason: str, error: DelugeServeError | None = None) -> None:
         if part == FRONT:
             front, self._front = self._front, None
             if front is None:
                 return
-            tail = front.log_tail()
-            self.errors.append(ServerError(reason, "Read the log lines.", log_tail=tail))
+            self.errors.append(error or _unwell(reason, front.log_tail()))
             self._worker.submit(_stop_quietly, lambda: front.stop(drain=False))
         else:
             gateway, self._gateway = self._gateway, None
@@ -310,3 +310,9 @@ def gateway_limits(limits: Limits) -> GatewayLimits:
         body_seconds=limits.receive_seconds,
         seconds=limits.answer_seconds,
     )
+
+
+def _unwell(reason: str, tail: str) -> ServerError:
+    """Return the error for an Envoy that runs and does not work."""
+    remedy = "Stop other programs that take processor time or memory, or serve fewer models."
+    return ServerError(reason, remedy, log_tail=tail)

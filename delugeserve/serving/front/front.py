@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from delugeserve.errors import PortError, ServerError
 from delugeserve.serving import ports
 from delugeserve.serving.front.admin import AdminClient
 from delugeserve.serving.front.config import LoopbackPorts, envoy_config
+from delugeserve.serving.front.diagnosis import explain_end
 from delugeserve.serving.front.routing_files import Assignment, RoutingFiles
 from delugeserve.serving.front.settings import FrontSettings, Routing, Upstream
 from delugeserve.serving.front.tls import Certificates
@@ -318,7 +318,8 @@ class Front:
         deadline = time.monotonic() + seconds
         while True:
             if self.poll() is not None:
-                raise self._ended()
+                self._process.finish()
+                raise self.ended()
             with contextlib.suppress(OSError):
                 if condition():
                     return True
@@ -326,19 +327,10 @@ class Front:
                 return False
             time.sleep(_POLL)
 
-    def _ended(self) -> PortError | ServerError:
-        lines = self._process.finish()
-        refused = "".join(line for line in lines if "cannot bind" in line)
+    def ended(self) -> PortError | ServerError:
+        """Return the error for an Envoy that has ended without being asked to."""
         wanted = {"grpc": self.settings.grpc_port, "http": self.settings.http_port}
-        for endpoint, port in wanted.items():
-            if port is not None and re.search(rf":{port}\b", refused):
-                title = ports.TITLES[endpoint]
-                return PortError(f"Port {port} for {title} is already in use.", port, endpoint)
-        return ServerError(
-            "The front, Envoy, has ended.",
-            "Read the log lines, and start the server again.",
-            log_tail=self.log_tail(),
-        )
+        return explain_end(self.poll(), self._process.lines(), wanted)
 
 
 def _replicas(routing: Routing, idle: Sequence[Upstream]) -> Assignment:

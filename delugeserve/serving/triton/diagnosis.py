@@ -6,12 +6,12 @@ import contextlib
 import os
 import re
 import shlex
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from delugeserve.artifacts.repository import StoredModel, repository_option
 from delugeserve.errors import PortError, ServerError
+from delugeserve.serving.guarded import signal_name
 from delugeserve.serving.guardian import CANNOT_RUN, SHARED_MEMORY
 from delugeserve.serving.ports import TITLES
 from delugeserve.serving.triton import log
@@ -32,10 +32,10 @@ def explain_exit(status: int | None, lines: list[str]) -> ServerError:
     """
     tail = log.tail(lines)
     remedy = _KEEP_LOG
-    if _signal(status) == "SIGKILL":
+    if signal_name(status) == "SIGKILL":
         remedy = _LESS_MEMORY
     return ServerError(
-        f"The server died ({_signal(status) or f'exit status {status}'}).",
+        f"The server died ({signal_name(status) or f'exit status {status}'}).",
         f"{remedy} {_last_lines(tail)}",
         log_tail=tail,
     )
@@ -95,7 +95,7 @@ def explain_failed_start(
             "Give the path of a server built for this machine with --tritonserver.",
             log_tail=tail,
         )
-    if (name := _signal(status)) and name != "SIGTERM":
+    if (name := signal_name(status)) and name != "SIGTERM":
         remedy = f"Check files and configuration with: {check}"
         return ServerError(
             f"The server died ({name}) before it was ready.",
@@ -157,14 +157,6 @@ def _explain_shm(cause: str, reasons: Mapping[str, str], tail: str) -> ServerErr
         log_tail=tail,
         reasons=reasons,
     )
-
-
-def _signal(status: int | None) -> str:
-    """Return the name of the signal that an exit status stands for; empty if none."""
-    if status is not None and (status > 128 or status < 0):
-        with contextlib.suppress(ValueError):
-            return signal.Signals(status - 128 if status > 0 else -status).name
-    return ""
 
 
 def _only(models: Sequence[str]) -> str:
