@@ -1,177 +1,122 @@
-"""What one call of ``delugeserve benchmark`` measures, and what it writes."""
+"""The options of ``delugeserve benchmark``: which belong together, and the files that it writes."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from delugeserve.cli.render.benchmark import ClientMachine, print_trial
+import typer
+
+from delugeserve.cli.options import check_output_file, is_given
 from delugeserve.errors import UsageError
+from delugeserve.plotting import check_picture_path
 from delugeserve.system.hardware import describe
 
 if TYPE_CHECKING:
-    from delugeserve.load import LoadResult, RateResult, Settings, Target
-    from delugeserve.load.audit import CacheAudit
     from delugeserve.load.rows import Row
-    from delugeserve.system.progress import Progress
-    from delugeserve_client.preprocessing import Pixels
 
 _log = logging.getLogger(__name__)
 
 ScenarioName = Literal["closed-loop", "single-stream", "multi-stream", "server", "offline"]
-_DEFAULT_BATCH_SIZES = (1, 16)
 
-
-@dataclasses.dataclass
-class Work:
-    """What one call of the command measures."""
-
-    target: Target
-    settings: Settings
-    repeats: int
-    output: Path | None
-    precision: float
-    _chosen: Settings | None = None
-    _target: Target | None = None
-
-    def measure(
-        self,
-        sizes: Sequence[int],
-        in_flight: Sequence[int],
-        rates: Sequence[int],
-        progress: Progress,
-    ) -> list[Row]:
-        """Measure every combination."""
-        from delugeserve.load import Scenario, estimate_rate
-
-        scenario = self.settings.scenario
-        rows = []
-        for size in sizes:
-            target = dataclasses.replace(self.target, batch_size=size)
-            if scenario is Scenario.CLOSED_LOOP:
-                variants = [dataclasses.replace(self.settings, in_flight=n) for n in in_flight]
-            elif scenario is Scenario.SERVER:
-                variants = [dataclasses.replace(self.settings, rate=float(n)) for n in rates]
-            elif scenario is Scenario.OFFLINE:
-                expected = estimate_rate(target, self.settings, progress=progress)
-                variants = [dataclasses.replace(self.settings, rate=expected)]
-            else:
-                variants = [self.settings]
-            rows += [self._row(target, variant, progress) for variant in variants]
-        return rows
-
-    def _row(self, target: Target, settings: Settings, progress: Progress) -> Row:
-        from delugeserve.load import run
-        from delugeserve.load.rows import Row
-
-        results = []
-        for number in range(self.repeats):
-            folder = None
-            if self.output is not None:
-                folder = self.output / _folder_name(target, settings, number, self.repeats)
-            seeded = dataclasses.replace(settings, seed=settings.seed + number)
-            results.append(run(target, seeded, output=folder, progress=progress))
-        self._chosen, self._target = settings, target
-        return Row(tuple(results))
-
-    def find(self, sizes: Sequence[int], progress: Progress) -> RateResult:
-        """Find the highest rate that keeps the budget."""
-        from delugeserve.load import find_rate
-
-        if len(sizes) > 1:
-            raise UsageError(
-                "--latency-budget takes one batch size at a time.", "Use --batch-size 1."
-            )
-        self._target = dataclasses.replace(self.target, batch_size=sizes[0])
-        found = find_rate(
-            self._target,
-            self.settings,
-            precision=self.precision,
-            output=self.output,
-            progress=progress,
-            on_trial=print_trial,
-        )
-        self._chosen = dataclasses.replace(self.settings, rate=found.rate)
-        return found
-
-    def rows_of(self, found: RateResult) -> list[Row]:
-        """Return the tests of a search, by rate."""
-        from delugeserve.load.rows import Row
-
-        def rate(result: LoadResult) -> float:
-            return result.scheduled_rate or 0.0
-
-        return [Row((result,)) for result in (found.alone, *sorted(found.trials, key=rate))]
-
-    def audit(self, progress: Progress) -> CacheAudit:
-        """Look for a cache with the settings of the last test, or of the best of a search."""
-        from delugeserve.load.audit import audit_cache
-
-        assert self._chosen is not None
-        assert self._target is not None
-        return audit_cache(self._target, self._chosen, progress=progress)
-
-
-def _folder_name(target: Target, settings: Settings, number: int, repeats: int) -> str:
-    from delugeserve.load import Scenario
-
-    parts = [settings.scenario.value, f"b{target.batch_size}"]
-    if settings.scenario is Scenario.SERVER:
-        parts.append(f"{settings.rate:.4g}")
-    if settings.scenario is Scenario.CLOSED_LOOP:
-        parts.append(f"c{settings.in_flight}")
-    if repeats > 1:
-        parts.append(str(number + 1))
-    return "-".join(parts)
-
-
-def default_sizes(scenario: ScenarioName, largest: int) -> list[int]:
-    """Return the batch sizes to measure where none are given."""
-    if scenario == "offline":
-        return [largest]
-    if scenario == "closed-loop":
-        return sorted({min(size, largest) for size in _DEFAULT_BATCH_SIZES})
-    return [1]
-
-
-def ask_server(
-    url: str, model: str | None, timeout: float, image: Path | None
-) -> tuple[Pixels | None, int]:
-    """Return the pixels of an image for a model, and the model's largest batch."""
-    from delugeserve_client.address import parse_address
-    from delugeserve_client.transport import open_transport
-
-    transport = open_transport(parse_address(url), timeout)
-    try:
-        served = transport.connect(model)
-    finally:
-        transport.close()
-    pixels = served.preprocessing(image)[None] if image is not None else None
-    return pixels, served.max_batch_size
-
-
-def as_json(
-    target: Target,
-    machine: ClientMachine,
-    rows: Sequence[Row],
-    found: RateResult | None,
-    audits: Sequence[CacheAudit],
-) -> dict[str, Any]:
-    """Return what was measured for JSON."""
-    report: dict[str, Any] = {
-        "url": target.url,
-        "machine": dataclasses.asdict(machine),
-        "measurements": [row.as_json() for row in rows],
+_OF_WATERFALL = frozenset(
+    {
+        "model",
+        "duration",
+        "measurement_interval",
+        "image",
+        "waterfall",
+        "repository",
+        "json",
+        "html",
     }
-    if found is not None:
-        report["rate"] = found.rate
-        report["images_per_s"] = found.best.images_per_s
-    if audits:
-        report["audit"] = audits[0].as_json()
-    return report
+)
+_OF_SCENARIOS: dict[str, tuple[ScenarioName, ...]] = {
+    "concurrency": ("closed-loop",),
+    "rate": ("server",),
+    "latency_budget": ("server",),
+    "precision": ("server",),
+    "streams": ("multi-stream",),
+    "batch_size": ("closed-loop", "single-stream", "server", "offline"),
+}
+
+
+def choose_scenario(scenario: ScenarioName | None, *, budget: bool, rate: bool) -> ScenarioName:
+    """Return the scenario, which follows from other options if it is not given.
+
+    Args:
+        scenario: as given.
+        budget: whether there is a latency budget.
+        rate: whether there are rates.
+    """
+    if scenario is None:
+        return "server" if budget or rate else "closed-loop"
+    if scenario == "server" and not (budget or rate):
+        raise UsageError(
+            "The server scenario needs a budget or a rate.",
+            "Use --latency-budget 50ms to find the highest rate that keeps it, or --rate 100.",
+        )
+    return scenario
+
+
+def refuse_unused(
+    context: typer.Context, scenario: ScenarioName, *, waterfall: bool, search: bool
+) -> None:
+    """Refuse options that would have no effect.
+
+    Args:
+        context: the command line.
+        scenario: the scenario.
+        waterfall: whether the steps of one image are measured, and nothing else.
+        search: whether a rate is searched.
+
+    Raises:
+        UsageError: there is one.
+    """
+    flags = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    for name, flag in flags.items():
+        if name is None or not is_given(context, name):
+            continue
+        scenarios = _OF_SCENARIOS.get(name)
+        if waterfall:
+            if name not in _OF_WATERFALL:
+                raise UsageError(f"{flag} has no effect with --waterfall.", f"Leave out {flag}.")
+        elif name == "repository":
+            raise UsageError(
+                f"{flag} is for --waterfall; other tests ask a server that runs.",
+                f"Leave out {flag}, or use --waterfall.",
+            )
+        elif scenarios is not None and scenario not in scenarios:
+            raise UsageError(
+                f"{flag} is for the {scenarios[0]} scenario, not for {scenario}.",
+                f"Leave out {flag}, or use --scenario {scenarios[0]}.",
+            )
+        elif name == "repeats" and search:
+            raise UsageError(
+                f"{flag} has no effect on a search, which confirms its result itself.",
+                f"Leave out {flag}, or name rates with --rate.",
+            )
+        elif name == "precision" and not search:
+            raise UsageError(
+                f"{flag} is for a search, not for given rates.", f"Leave out {flag}, or --rate."
+            )
+
+
+def check_outputs(
+    csv: Path | None, plot: Path | None, html: Path | None, output: Path | None
+) -> None:
+    """Find what would prevent the files before the measurement, not after it."""
+    for path in (csv, plot, html):
+        if path is not None:
+            check_output_file(path)
+    if plot is not None:
+        check_picture_path(plot)
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"A report is written as HTML, not to {html}.", "Use a name in .html.")
+    if output is not None and output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is not a folder.", "Use another --output.")
 
 
 def write_outputs(

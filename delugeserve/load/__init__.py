@@ -1,10 +1,12 @@
 """Load tests of a served model by the rules of MLPerf LoadGen.
 
-:func:`run` runs one test, :func:`find_rate` finds the highest rate that keeps a latency budget.
+:func:`run` runs one test, :func:`find_rate` finds the highest rate that keeps a latency budget, and
+:class:`Plan` does what ``delugeserve benchmark`` does.
 """
 
 from __future__ import annotations
 
+from delugeserve.load.plan import Plan, Report
 from delugeserve.load.rate import BudgetError, RateResult, estimate_rate, find_rate
 from delugeserve.load.result import LoadResult, NoAnswerError
 from delugeserve.load.run import run
@@ -19,7 +21,9 @@ __all__ = [
     "LoadResult",
     "NoAnswerError",
     "OpenSender",
+    "Plan",
     "RateResult",
+    "Report",
     "Scenario",
     "Sender",
     "Settings",

@@ -31,10 +31,10 @@ class CacheAudit:
 
     @property
     def speed_up(self) -> float:
-        """How many times faster the server answers the same image."""
+        """How many times faster the server answers the same image: throughput, or the median."""
         if self.same.scenario in _BY_THROUGHPUT:
             return self.same.images_per_s / self.different.images_per_s
-        return self.different.mean_ms / self.same.mean_ms
+        return self.different.percentiles_ms["50"] / self.same.percentiles_ms["50"]
 
     @property
     def suspicious(self) -> bool:
@@ -60,15 +60,28 @@ def audit_cache(
 ) -> CacheAudit:
     """Run a test in which every image is new, and one with a single image.
 
+    Instead of the server scenario, the single-stream one is run: near the highest rate, the latency
+    of two tests of one server differs by more than a cache would change it. A suspicion is checked
+    once more.
+
     Args:
         target: what to send. The images of an ordinary test repeat, so that a cache knows them.
         settings: how requests arrive.
         sender: opens what sends the requests.
         progress: receives the seconds of the tests as steps.
     """
+    if settings.scenario is Scenario.SERVER:
+        settings = replace(settings, scenario=Scenario.SINGLE_STREAM)
     new = replace(target, unique=True, expected=None)
     same = replace(settings, same_sample=True)
-    return CacheAudit(
-        run(new, settings, sender=sender, progress=progress),
-        run(target, same, sender=sender, progress=progress),
-    )
+
+    def compare() -> CacheAudit:
+        return CacheAudit(
+            run(new, settings, sender=sender, progress=progress),
+            run(target, same, sender=sender, progress=progress),
+        )
+
+    audit = compare()
+    if audit.suspicious:
+        audit = min(audit, compare(), key=lambda one: one.speed_up)
+    return audit

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
 from delugeserve.load.rows import Row
 from delugeserve.system.files import write_output
@@ -41,20 +42,22 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 def _fields(row: Row) -> dict[str, str]:
     result = row.first
     mean_ms = row.mean_of(lambda result: result.mean_ms)
-    server = {
-        name: _microseconds(row.mean_of(lambda result, key=key: getattr(result.server, key)))  # type: ignore[misc]
-        if result.server is not None
-        else ""
+    delay_ms = row.mean_of(lambda result: result.issue_delay_mean_ms)
+    splits = [result.server for result in row.results if result.server is not None]
+    parts = {
+        name: mean(getattr(split, key) for split in splits) if splits else None
         for name, key in _SERVER.items()
     }
-    inside = sum(float(value or 0) for value in server.values()) / 1e3
+    inside = sum(value or 0.0 for value in parts.values())
     percentiles = row.percentiles_ms()
     return {
         "Concurrency": "" if result.in_flight is None else str(result.in_flight),
         "Request Rate": f"{result.scheduled_rate:.6g}" if result.scheduled_rate else "",
         "Inferences/Second": f"{row.mean_of(lambda result: result.images_per_s):.6g}",
-        "Network+Server Send/Recv": _microseconds(mean_ms - inside) if result.server else "",
-        **server,
+        "Client Send": _microseconds(delay_ms),
+        "Network+Server Send/Recv": _microseconds(mean_ms - delay_ms - inside) if splits else "",
+        **{name: "" if value is None else _microseconds(value) for name, value in parts.items()},
+        "Client Recv": "0",  # part of Network+Server Send/Recv
         **{f"p{name} latency": _microseconds(value) for name, value in percentiles.items()},
         "Avg latency": _microseconds(mean_ms),
         "Max latency": _microseconds(row.max_ms),

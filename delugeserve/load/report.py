@@ -64,6 +64,7 @@ def write_report(
     )
     results = [result for row in rows for result in row.results]
     before, after = (results[0].load_before, results[-1].load_after) if results else (None, None)
+    loops = [result.scenario is Scenario.CLOSED_LOOP for result in results]
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         machine=machine,
@@ -75,7 +76,9 @@ def write_report(
         server=[cells for row in rows if (cells := _server(row))],
         steps=_bars(steps),
         version=__version__,
-        loadgen=_loadgen() if any(r.scenario is not Scenario.CLOSED_LOOP for r in results) else "",
+        scheduled=not all(loops),
+        sent=any(loops),
+        loadgen="" if all(loops) else _loadgen(),
         load="" if before is None or after is None else f"{before:.2f} before, {after:.2f} after",
     )
     with write_output(path) as beside:

@@ -45,7 +45,8 @@ class Settings:
         in_flight: number of requests in flight of a closed loop, and the largest number in the
             offline scenario.
         same_sample: send one sample again and again, as MLPerf's audit TEST04 does.
-        warmup: seconds of the same load before the test, which do not count.
+        warmup: seconds of requests before the test, which do not count: of a closed loop as many
+            in flight as in the test, otherwise eight.
         seed: chooses the samples and the times of arrival.
     """
 

@@ -105,7 +105,7 @@ def read_counters(reply: Mapping[str, Any]) -> Counters:
 class StatisticsReader:
     """Reads a target's counters, where its server is Triton and answers.
 
-    A server that is none, or that closes these calls, has no counters.
+    A server that is not Triton, or that refuses these calls, has no counters.
     """
 
     def __init__(self, target: Target) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +38,10 @@ class Target:
         tolerance: largest difference of a probability from the expected one.
         credentials: what the client shows to the server; None takes those of the environment.
         server_version: version of the Triton Inference Server, where it is one.
+        max_batch_size: most images per request that the model takes; None if that is not known.
+
+    Raises:
+        UsageError: the batch size is larger than the model takes.
     """
 
     url: str
@@ -48,6 +54,15 @@ class Target:
     tolerance: float = 0.01
     credentials: Credentials | None = field(default=None, repr=False)
     server_version: str = ""
+    max_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_batch_size is not None and self.batch_size > self.max_batch_size:
+            raise UsageError(
+                f"The model '{self.model}' takes at most {self.max_batch_size} images per request, "
+                f"not {self.batch_size}.",
+                "Measure smaller batches, or export it with a larger --max-batch-size.",
+            )
 
 
 def prepare_target(
@@ -55,7 +70,7 @@ def prepare_target(
     model: str | None = None,
     *,
     batch_size: int = 1,
-    images: npt.NDArray[np.uint8] | None = None,
+    images: npt.NDArray[np.uint8] | Path | None = None,
     timeout: float = 30.0,
     credentials: Credentials | None = None,
     check: bool = True,
@@ -66,46 +81,37 @@ def prepare_target(
         url: the server's address.
         model: the model's name; by default the server's only model.
         batch_size: images per request.
-        images: uint8 ``[N, H, W, 3]`` to send in turn; by default random pixels.
+        images: uint8 ``[N, H, W, 3]`` to send in turn, or an image file, which is prepared as the
+            model asks; by default random pixels.
         timeout: seconds after which a request counts as failed.
         credentials: what the client shows to the server; None takes those of the environment.
         check: ask the server for the answer to each image, one by one, to compare those of the
             timed run with.
 
     Raises:
-        ClientError: the server cannot be asked.
+        ClientError: the server cannot be asked, or the file is not an image.
         UsageError: the batch size is larger than the model takes.
     """
-    transport = open_transport(parse_address(url), timeout, credentials)
-    try:
+    with closing(open_transport(parse_address(url), timeout, credentials)) as transport:
         served = transport.connect(model)
-        if batch_size > served.max_batch_size:
-            raise UsageError(
-                f"The model '{served.name}' takes at most {served.max_batch_size} images per "
-                f"request, not {batch_size}.",
-                "Measure smaller batches, or export it with a larger --max-batch-size.",
-            )
-        if images is None:
-            shape = (max(DISTINCT_IMAGES, batch_size), *served.image_shape)
-            images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        expected = None
-        if check:
-            with Classifier(
-                url, served.name, timeout=timeout, credentials=credentials
-            ) as classifier:
-                expected = np.concatenate(
-                    [classifier.infer(images[i : i + 1]) for i in range(len(images))]
-                )
         metadata: Any = transport.call("get_server_metadata")
-        return Target(
-            url=url,
-            model=served.name,
-            images=images,
-            expected=expected,
-            batch_size=batch_size,
-            timeout=timeout,
-            credentials=credentials,
-            server_version=str(metadata.get("version", "")),
-        )
-    finally:
-        transport.close()
+    if isinstance(images, Path):
+        images = served.preprocessing(images)[None]
+    elif images is None:
+        shape = (max(DISTINCT_IMAGES, batch_size), *served.image_shape)
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    target = Target(
+        url=url,
+        model=served.name,
+        images=images,
+        batch_size=batch_size,
+        timeout=timeout,
+        credentials=credentials,
+        server_version=str(metadata.get("version", "")),
+        max_batch_size=served.max_batch_size,
+    )
+    if not check:
+        return target
+    with Classifier(url, served.name, timeout=timeout, credentials=credentials) as classifier:
+        answers = [classifier.infer(images[i : i + 1]) for i in range(len(images))]
+    return replace(target, expected=np.concatenate(answers))

@@ -11,10 +11,9 @@ import typer
 
 from delugeserve.cli.load_tests import (
     ScenarioName,
-    Work,
-    as_json,
-    ask_server,
-    default_sizes,
+    check_outputs,
+    choose_scenario,
+    refuse_unused,
     write_outputs,
 )
 from delugeserve.cli.options import (
@@ -24,7 +23,6 @@ from delugeserve.cli.options import (
     Json,
     Plot,
     Timeout,
-    check_output_file,
     complete_models,
     parse_counts,
     with_default,
@@ -33,17 +31,15 @@ from delugeserve.cli.render.benchmark import (
     ClientMachine,
     print_audit,
     print_rows,
+    print_trial,
     print_waterfall,
 )
 from delugeserve.cli.render.console import out, print_json
 from delugeserve.cli.render.progress import show_progress
-from delugeserve.errors import UsageError
-from delugeserve.plotting import check_picture_path
 from delugeserve.system.hardware import describe
 
 if TYPE_CHECKING:
     from delugeserve.load import RateResult, Settings
-    from delugeserve.load.audit import CacheAudit
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +48,7 @@ _WHERE = "Where the time goes"
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Option(
@@ -115,7 +112,8 @@ def command(
             "--rate",
             "--request-rate-range",
             metavar="LIST",
-            help="Requests per second, for server: a list or a range.",
+            help="Requests per second, for server: a list or a range. Valid are those that keep "
+            "--latency-budget, or 100 ms.",
             show_default=False,
             rich_help_panel=_LOAD,
         ),
@@ -161,7 +159,8 @@ def command(
         int,
         typer.Option(
             min=1,
-            help="Measure this many times; the table then has 95 % confidence intervals.",
+            help="Measure this many times; the table then has 95 % confidence intervals. A search "
+            "takes none.",
             rich_help_panel=_LOAD,
         ),
     ] = 1,
@@ -235,56 +234,59 @@ def command(
     """Measure a served model's latency and throughput.
 
     Without a scenario, a fixed number of requests is kept in flight. With --latency-budget, the
-    highest rate of random arrivals is found at which the model keeps it. Latency counts from when
-    a request was scheduled. Answers are checked while they are timed.
+    highest rate of random arrivals is found at which the model keeps it; latency then counts from
+    when a request was scheduled, not from when it was sent. Answers are checked while they are
+    timed.
     """
-    from delugeserve.load import prepare_target
+    from delugeserve.load import Plan, prepare_target
     from delugeserve.load.budget import parse_budget
 
     budget = parse_budget(latency_budget) if latency_budget is not None else None
     if measurement_interval is not None:
         duration = measurement_interval / 1e3
-    chosen = _choose_scenario(scenario, budget, rate)
+    chosen = choose_scenario(scenario, budget=budget is not None, rate=rate is not None)
+    search = chosen == "server" and rate is None
+    refuse_unused(context, chosen, waterfall=waterfall, search=search)
     in_flight = parse_counts("--concurrency", concurrency)
     rates = parse_counts("--rate", rate) if rate is not None else []
-    sizes = parse_counts("--batch-size", batch_size) if batch_size is not None else None
+    sizes = parse_counts("--batch-size", batch_size) if batch_size is not None else []
     settings = _settings(chosen, duration, warmup, percentile, streams, budget)
     csv = csv or filename
-    _check_outputs(csv, plot, html, output)
+    check_outputs(csv, plot, html, output)
     _require_extra(chosen)
     if waterfall:
         _waterfall(repository, model, duration, image, json=json, html=html)
         return
-    address = _address(url, protocol)
-    pixels, largest = ask_server(address, model, timeout, image)
-    sizes = sizes or default_sizes(chosen, largest)
-    if chosen == "multi-stream":
-        sizes = [streams]
-    target = prepare_target(address, model, batch_size=max(sizes), images=pixels, timeout=timeout)
+    target = prepare_target(_address(url, protocol), model, images=image, timeout=timeout)
     machine = ClientMachine.here(target.server_version)
-    work = Work(target, settings, repeats, output, precision)
-    found: RateResult | None = None
-    audits: list[CacheAudit] = []
+    plan = Plan(
+        target,
+        settings,
+        batch_sizes=tuple(sizes),
+        in_flight=tuple(in_flight),
+        rates=tuple(rates),
+        repeats=repeats,
+        precision=precision,
+        audit=audit,
+        output=output,
+    )
     # A bar that is redrawn ten times a second would take CPU time from the client it measures.
     with show_progress(animate=False) as progress:
-        if chosen == "server" and not rates:
-            found = work.find(sizes, progress)
-            rows = work.rows_of(found)
-        else:
-            rows = work.measure(sizes, in_flight, rates, progress)
-        if audit:
-            audits = [work.audit(progress)]
+        report = plan.measure(progress, on_trial=print_trial)
     title = f"{target.model} at {target.url}, {duration:g} s per test"
+    if chosen == "server":
+        title += f", p{percentile:g} within {settings.latency_budget * 1e3:g} ms"
     if json:
-        print_json(as_json(target, machine, rows, found, audits))
+        facts = {"url": target.url, "machine": dataclasses.asdict(machine)}
+        print_json({**facts, **report.as_json()})
     else:
-        print_rows(rows, machine, title)
-        if found is not None:
-            _print_found(found)
-        for each in audits:
-            print_audit(each)
-    write_outputs(rows, csv, plot, html, title=title, machine=str(machine))
-    if not (found or all(row.valid for row in rows)) or any(each.suspicious for each in audits):
+        print_rows(report.rows, machine, title)
+        if report.found is not None:
+            _print_found(report.found)
+        if report.audit is not None:
+            print_audit(report.audit)
+    write_outputs(report.rows, csv, plot, html, title=title, machine=str(machine))
+    if not report.valid:
         raise typer.Exit(1)
 
 
@@ -312,25 +314,6 @@ def _waterfall(
 
         write_report([], html, title=f"{name}: one image", machine=describe(), steps=steps)
         _log.info("Wrote %s.", html)
-
-
-def _choose_scenario(
-    scenario: ScenarioName | None, budget: float | None, rate: str | None
-) -> ScenarioName:
-    if scenario is None:
-        return "server" if budget is not None or rate is not None else "closed-loop"
-    if scenario != "server" and (budget is not None or rate is not None):
-        option = "--latency-budget" if budget is not None else "--rate"
-        raise UsageError(
-            f"{option} is for the server scenario, not for {scenario}.",
-            f"Leave out {option}, or use --scenario server.",
-        )
-    if scenario == "server" and budget is None and rate is None:
-        raise UsageError(
-            "The server scenario needs a budget or a rate.",
-            "Use --latency-budget 50ms to find the highest rate that keeps it, or --rate 100.",
-        )
-    return scenario
 
 
 def _settings(
@@ -367,21 +350,6 @@ def _address(url: str, protocol: Literal["grpc", "http"] | None) -> str:
     from delugeserve_client.address import parse_address
 
     return str(parse_address(url, protocol))
-
-
-def _check_outputs(
-    csv: Path | None, plot: Path | None, html: Path | None, output: Path | None
-) -> None:
-    """Find what would prevent the files before the measurement, not after it."""
-    for path in (csv, plot, html):
-        if path is not None:
-            check_output_file(path)
-    if plot is not None:
-        check_picture_path(plot)
-    if html is not None and html.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"A report is written as HTML, not to {html}.", "Use a name in .html.")
-    if output is not None and output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is not a folder.", "Use another --output.")
 
 
 def _print_found(found: RateResult) -> None:

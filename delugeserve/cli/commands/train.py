@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from delugeserve.cli import recipe_options, training_options
-from delugeserve.cli.options import Json
+from delugeserve.cli.options import Json, is_given
 from delugeserve.cli.render.console import err_console, out, print_json, print_next, start_logging
 from delugeserve.cli.render.figures import percent
 from delugeserve.cli.render.progress import show_progress
@@ -124,14 +124,14 @@ def command(
                     "Leave out --output.",
                 )
             for option in ("image_size", "normalise"):
-                if _is_given(context, option):
+                if is_given(context, option):
                     raise UsageError(
                         f"--{option.replace('_', '-')} has no effect on a run that is resumed.",
                         "Leave it out.",
                     )
             again = {"model": model, "data": data, "name": name, "val_fraction": val_fraction}
             again = _given(context, again | settings, compile="compiled")
-            if _is_given(context, "precision"):
+            if is_given(context, "precision"):
                 again["precision"] = resolve_precision(precision)
             request = request_resume(
                 resume, again, _given(context, recipe_values | {"name": recipe}, name="recipe")
@@ -206,12 +206,6 @@ def _parse_milestones(text: str) -> tuple[float, ...]:
         ) from error
 
 
-def _is_given(context: typer.Context, option: str) -> bool:
-    """Whether an option is on the command line, rather than in the environment or a default."""
-    source = context.get_parameter_source(option)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _given(context: typer.Context, values: Mapping[str, Any], **options: str) -> dict[str, Any]:
     """Return the values whose options are on the command line.
 
@@ -220,7 +214,7 @@ def _given(context: typer.Context, values: Mapping[str, Any], **options: str) ->
         values: by the name of their parameter.
         options: names of parameters that are not those of their values.
     """
-    return {k: v for k, v in values.items() if _is_given(context, options.get(k, k))}
+    return {k: v for k, v in values.items() if is_given(context, options.get(k, k))}
 
 
 def _missing(**options: object) -> UsageError:

@@ -50,14 +50,31 @@ def test_no_server(error, command):
         ("--repeats", "0"),
         ("--html", "report.pdf"),
         ("--output", __file__),
+        # options that would have no effect
+        ("--scenario", "server", "--rate", "9", "--concurrency", "4"),
+        ("--scenario", "single-stream", "--streams", "4"),
+        ("--scenario", "multi-stream", "--batch-size", "4"),
+        ("--latency-budget", "50ms", "--repeats", "3"),
+        ("--latency-budget", "50ms", "--rate", "9", "--precision", "0.1"),
+        ("--precision", "0.1"),
+        ("--repository", "."),
+        ("--waterfall", "--url", NOWHERE),
+        ("--waterfall", "--csv", "figures.csv"),
+        ("--waterfall", "-f", "figures.csv"),
+        ("--waterfall", "--plot", "figures.png"),
+        ("--waterfall", "--output", "logs"),
+        ("--waterfall", "--repeats", "2"),
+        ("--waterfall", "--audit"),
+        ("--waterfall", "--latency-budget", "50ms"),
     ],
 )
 def test_benchmark_refuses_options_before_it_measures(run, options):
-    status, out, err = run(
-        "benchmark", *options, *(() if "--url" in options else ("--url", NOWHERE))
-    )
+    elsewhere = {"--url", "--waterfall"} & set(options)
+    status, out, err = run("benchmark", *options, *(() if elsewhere else ("--url", NOWHERE)))
     assert (status, out) == (2, "")
     assert NOWHERE not in err  # it did not get as far as the server
+    if "--waterfall" in options:
+        assert f"{options[1]} has no effect with --waterfall" in err
 
 
 @pytest.mark.slow
