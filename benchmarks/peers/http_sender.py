@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from benchmarks.peers.interface import Form, Model
 from delugeserve.load import HttpSender, Target
 
-_CONNECTIONS = 512
-
 
 @dataclass(frozen=True)
 class OpenHttp:
@@ -40,7 +38,7 @@ class PeerSender(HttpSender):
 
     def __init__(self, target: Target, opened: OpenHttp) -> None:
         self._form, self._model, self._images = opened.form, opened.model, opened.images
-        super().__init__(target, _CONNECTIONS)
+        super().__init__(target)
 
     def path(self, sample_ids: Sequence[int]) -> str:  # noqa: D102
         return self._form.url(self._model)

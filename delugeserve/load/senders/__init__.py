@@ -8,9 +8,10 @@ what is compared.
 from __future__ import annotations
 
 from delugeserve.load.senders.base import Done, OpenSender, Sender
-from delugeserve.load.senders.http1 import HttpSender, TritonHttpSender
+from delugeserve.load.senders.http1 import HttpSender
 from delugeserve.load.senders.plain import PlainGrpcSender
 from delugeserve.load.senders.secure import GrpcSender
+from delugeserve.load.senders.triton_http import TritonHttpSender
 from delugeserve.load.target import Target
 from delugeserve_client.address import parse_address
 from delugeserve_client.proxies import find_proxy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import selectors
 import socket
@@ -12,20 +13,36 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from delugeserve.load.senders.base import Done
-from delugeserve.load.senders.messages import connect, make_unique
+from delugeserve.load.senders.base import Done, deliver
+from delugeserve.load.senders.messages import make_unique
 from delugeserve.load.target import Target
 from delugeserve_client.address import parse_address
 from delugeserve_client.credentials import Credentials
-from delugeserve_client.served import PROBABILITIES
-from delugeserve_client.triton import build_request, import_triton
+
+_log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 18
 _CHECK_EVERY = 0.25  # seconds; how late a missed deadline may be noticed
+_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+
+
+class _Request(NamedTuple):
+    """A request.
+
+    Attributes:
+        message: its bytes.
+        done: called with the answer.
+        deadline: when it counts as failed, on the monotonic clock.
+    """
+
+    message: bytes
+    done: Done
+    deadline: float
 
 
 @dataclass(eq=False)
@@ -33,29 +50,20 @@ class _Connection:
     """A connection, and the request in flight on it.
 
     Attributes:
-        socket: the socket; None before it is connected.
-        message: the request.
-        done: called with the answer; None while the connection is idle.
-        deadline: when the request counts as failed, on the monotonic clock.
+        socket: the socket, which does not block; None before it is connected.
+        request: the request; None while the connection is idle.
+        unsent: what the socket has not yet taken of it.
         received: what has been read of the answer.
         used: it has brought an answer before.
+        lock: held to read or write; TLS does not allow both at once.
     """
 
     socket: socket.socket | None = None
-    message: bytes = b""
-    done: Done | None = None
-    deadline: float = 0.0
+    request: _Request | None = None
+    unsent: bytes = b""
     received: bytearray = field(default_factory=bytearray)
     used: bool = False
-
-    def claim(self) -> Done:
-        """Return what to call with the answer; nothing to call if another thread has called it."""
-        done, self.done = self.done, None
-        return done or _nobody
-
-
-def _nobody(_answer: bytes | None, _error: str | None) -> None:
-    return None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class HttpSender:
@@ -72,7 +80,7 @@ class HttpSender:
         most: largest number of connections; more requests wait for one.
     """
 
-    def __init__(self, target: Target, most: int = 256) -> None:
+    def __init__(self, target: Target, most: int = 512) -> None:
         address = parse_address(target.url)
         name, _, port = address.host.rpartition(":")
         self.target = target
@@ -84,7 +92,8 @@ class HttpSender:
         self._lock = threading.RLock()
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
-        self._waiting: deque[tuple[bytes, Done, float]] = deque()
+        self._waiting: deque[_Request] = deque()
+        self._sending_waiting, self._warned = False, False
         self._selector = selectors.DefaultSelector()
         self._closed = False
         self._reader = threading.Thread(target=self._read_all, daemon=True, name="load-reader")
@@ -120,13 +129,16 @@ class HttpSender:
                 self._built[key] = message
         if self.target.unique:
             message = make_unique(message)
-        deadline = time.monotonic() + self.target.timeout
+        request = _Request(message, done, time.monotonic() + self.target.timeout)
         with self._lock:
-            connection = self._take()
+            connection = None if self._waiting else self._take(request)
             if connection is None:
-                self._waiting.append((message, done, deadline))
-                return
-        self._start(connection, message, done, deadline)
+                self._waiting.append(request)
+                warn, self._warned = not self._warned, True
+        if connection is not None:
+            self._start(connection)
+        elif warn:
+            _log.warning("%d connections are in use; more requests wait for one.", self._most)
 
     def close(self) -> None:  # noqa: D102
         self._closed = True
@@ -144,14 +156,16 @@ class HttpSender:
         lines += [f"{name}: {value}" for name, value in headers.items()]
         return "\r\n".join([*lines, "", ""]).encode() + body
 
-    def _take(self) -> _Connection | None:
-        """Return an idle connection, or a place for a new one; None if all are in use."""
+    def _take(self, request: _Request) -> _Connection | None:
+        """Give a request an idle connection or a new one; None if all are in use."""
         if self._idle:
-            return self._idle.pop()
-        if len(self._open) >= self._most:
+            connection = self._idle.pop()
+        elif len(self._open) < self._most:
+            connection = _Connection()
+            self._open.add(connection)
+        else:
             return None
-        connection = _Connection()
-        self._open.add(connection)
+        connection.request, connection.unsent = request, request.message
         return connection
 
     def _connect(self) -> socket.socket:
@@ -159,131 +173,182 @@ class HttpSender:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None:
             opened = self._tls.wrap_socket(opened, server_hostname=self._server[0])
-        opened.settimeout(None)
+        opened.setblocking(False)
         return opened
 
-    def _start(self, connection: _Connection, message: bytes, done: Done, deadline: float) -> None:
-        connection.message, connection.done, connection.deadline = message, done, deadline
-        try:
-            if connection.socket is None:
+    def _start(self, connection: _Connection) -> None:
+        """Connect if need be, and send a connection's request."""
+        if connection.socket is None:
+            try:
                 connection.socket = self._connect()
-                self._selector.register(connection.socket, selectors.EVENT_READ, connection)
-            connection.socket.sendall(message)
-        except OSError as error:
-            self._lose(connection, str(error))
+            except OSError as error:
+                self._lose(connection, str(error))
+                return
+            self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+        self._write(connection)
+
+    def _write(self, connection: _Connection, wanted: int = selectors.EVENT_READ) -> None:
+        """Send as much of a request as the socket takes; the reader's thread sends the rest.
+
+        Args:
+            connection: the connection.
+            wanted: the events for which the selector watches it.
+        """
+        assert connection.socket is not None
+        with connection.lock:
+            try:
+                sent = connection.socket.send(connection.unsent)
+            except _NOT_YET:
+                sent = 0
+            except OSError:  # reading brings what the server said before it closed, or the end
+                sent = len(connection.unsent)
+            connection.unsent = connection.unsent[sent:]
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
+        if events != wanted:
+            with contextlib.suppress(KeyError, ValueError):  # it has just been dropped
+                self._selector.modify(connection.socket, events, connection)
 
     def _lose(self, connection: _Connection, reason: str) -> None:
-        """Drop a connection that was closed, by whichever thread notices first."""
-        self._drop(connection)
-        with self._lock:
-            done = connection.claim()
-            again = connection.used and not connection.received and done is not _nobody
-            if again:
-                fresh = _Connection()
+        """Drop a connection that was closed, and fail its request or send it once more."""
+        request = self._drop(connection)
+        if request is not None and connection.used and not connection.received:
+            fresh = _Connection(request=request, unsent=request.message)
+            with self._lock:
                 self._open.add(fresh)
-        if again:
-            self._start(fresh, connection.message, done, connection.deadline)
-        else:
-            done(None, f"UNAVAILABLE: {reason}")
+            self._start(fresh)
+        elif request is not None:
+            request.done(None, f"UNAVAILABLE: {reason}")
+        self._send_waiting()
 
-    def _drop(self, connection: _Connection) -> None:
+    def _drop(self, connection: _Connection) -> _Request | None:
+        """Close a connection, and return its request, once."""
         with self._lock:
+            request, connection.request = connection.request, None
             self._open.discard(connection)
             if connection in self._idle:
                 self._idle.remove(connection)
         if connection.socket is not None:
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(connection.socket)
-            connection.socket.close()
+            with connection.lock:
+                connection.socket.close()
+        return request
+
+    def _send_waiting(self) -> None:
+        """Send the requests that wait, as long as there are connections for them.
+
+        A request that fails at once calls back, which may lead here again: that call does nothing,
+        so that a server which refuses everything does not fill the stack.
+        """
+        with self._lock:
+            if self._sending_waiting or not self._waiting:
+                return
+            self._sending_waiting = True
+        while True:
+            with self._lock:
+                connection = self._take(self._waiting[0]) if self._waiting else None
+                if connection is None:
+                    self._sending_waiting = False
+                    return
+                self._waiting.popleft()
+            self._start(connection)
 
     def _read_all(self) -> None:
         checked = time.monotonic()
         while not self._closed:
-            for key, _ in self._selector.select(_CHECK_EVERY):
-                self._read(key.data)
+            for key, events in self._selector.select(_CHECK_EVERY):
+                if events & selectors.EVENT_WRITE:
+                    self._write(key.data, selectors.EVENT_READ | selectors.EVENT_WRITE)
+                if events & selectors.EVENT_READ:
+                    self._read(key.data)
             if (now := time.monotonic()) - checked >= _CHECK_EVERY:
                 checked = now
                 self._expire(now)
 
     def _read(self, connection: _Connection) -> None:
-        data, reason = self._receive(connection)
-        if not data:
-            self._lose(connection, reason)
-            self._send_waiting(None)
+        ended = self._receive(connection)
+        try:
+            parsed = _parse(bytes(connection.received), ended)
+        except ValueError as error:
+            self._lose(connection, f"no answer of HTTP/1.1: {error}")
             return
-        connection.received += data
-        parsed = _parse(bytes(connection.received))
         if parsed is None:
+            if ended is not None:
+                self._lose(connection, ended)
             return
         head, body = parsed
-        connection.received.clear()
-        connection.used = True
-        done = connection.claim()
-        if _CLOSE.search(head):
-            self._drop(connection)
-            self._send_waiting(None)
+        with self._lock:
+            request = connection.request
+            keep = ended is None and request is not None and not connection.unsent
+            if keep and not _CLOSE.search(head):
+                connection.request, connection.used = None, True
+                connection.received.clear()
+                self._idle.append(connection)
+            else:
+                self._drop(connection)
+        if self._waiting:
+            self._send_waiting()
+        if request is None:  # it said something of its own accord
+            return
+        if head[9:12] == b"200":
+            deliver(request.done, self.read, head, body)
         else:
-            self._send_waiting(connection)
-        self._finish(done, head, body)
+            status, said = (part.decode("utf-8", "replace") for part in (head[9:12], body[:200]))
+            request.done(None, f"HTTP {status}: {said}")
 
-    @staticmethod
-    def _receive(connection: _Connection) -> tuple[bytes, str]:
+    def _receive(self, connection: _Connection) -> str | None:
+        """Read what there is, and return why there will be no more; None if there may be."""
         assert connection.socket is not None
         try:
-            data = connection.socket.recv(_CHUNK)
-            while isinstance(connection.socket, ssl.SSLSocket) and connection.socket.pending():
-                data += connection.socket.recv(_CHUNK)
+            while True:
+                with connection.lock:
+                    data = connection.socket.recv(_CHUNK)
+                if not data:
+                    return "the connection was closed"
+                connection.received += data
+                if self._tls is None:  # what TLS has decrypted, the selector does not see
+                    return None
+        except _NOT_YET:
+            return None
         except OSError as error:
-            return b"", str(error)
-        return data, "the connection was closed"
-
-    def _finish(self, done: Done, head: bytes, body: bytes) -> None:
-        status = head[9:12].decode("ascii", "replace")
-        if status != "200":
-            done(None, f"HTTP {status}: {body[:200].decode('utf-8', 'replace')}")
-            return
-        try:
-            answer = self.read(head, body)
-        except Exception as error:  # an answer of another form is a failed request
-            done(None, f"INTERNAL: {type(error).__name__}: {error}")
-        else:
-            done(answer, None)
-
-    def _send_waiting(self, connection: _Connection | None) -> None:
-        """Give a connection to the next request that waits for one, or make it idle."""
-        with self._lock:
-            if not self._waiting:
-                if connection is not None:
-                    self._idle.append(connection)
-                return
-            if connection is None:
-                connection = self._take()
-            if connection is None:
-                return
-            message, done, deadline = self._waiting.popleft()
-        self._start(connection, message, done, deadline)
+            return str(error)
 
     def _expire(self, now: float) -> None:
-        for connection in list(self._open):
-            if connection.done is not None and connection.deadline < now:
-                self._drop(connection)
-                connection.claim()(None, "DEADLINE_EXCEEDED: not answered in time")
-        while self._waiting and self._waiting[0][2] < now:
-            _, done, _ = self._waiting.popleft()
-            done(None, "DEADLINE_EXCEEDED: not sent in time")
+        with self._lock:
+            late = [one for one in self._open if one.request and one.request.deadline < now]
+            unsent = []
+            while self._waiting and self._waiting[0].deadline < now:
+                unsent.append(self._waiting.popleft())
+        for connection in late:
+            request = self._drop(connection)
+            if request is not None:
+                request.done(None, "DEADLINE_EXCEEDED: not answered in time")
+        for request in unsent:
+            request.done(None, "DEADLINE_EXCEEDED: not sent in time")
+        self._send_waiting()
 
 
-def _parse(received: bytes) -> tuple[bytes, bytes] | None:
-    """Return head and body of a whole answer, or None if there is more to come."""
+def _parse(received: bytes, ended: str | None) -> tuple[bytes, bytes] | None:
+    """Return head and body of a whole answer, or None if there is more to come.
+
+    Args:
+        received: what was read so far.
+        ended: not None if there is no more.
+
+    Raises:
+        ValueError: it is not an answer of HTTP/1.1.
+    """
     end = received.find(b"\r\n\r\n")
     if end < 0:
         return None
+    if not received.startswith(b"HTTP/1."):
+        raise ValueError(repr(received[:40]))
     head, start = received[: end + 2], end + 4
     if match := _LENGTH.search(head):
         size = int(match[1])
         return (head, received[start : start + size]) if len(received) >= start + size else None
-    if not _CHUNKED.search(head):
-        return head, received[start:]
+    if not _CHUNKED.search(head):  # it ends with the connection
+        return None if ended is None else (head, received[start:])
     parts: list[bytes] = []
     while True:
         line = received.find(b"\r\n", start)
@@ -297,49 +362,3 @@ def _parse(received: bytes) -> tuple[bytes, bytes] | None:
             return head, b"".join(parts)
         parts.append(received[start : start + size])
         start += size + 2
-
-
-class TritonHttpSender(HttpSender):
-    """Sends pixels to Triton's HTTP endpoint, in its binary form.
-
-    Raises:
-        ClientError: the server cannot be asked.
-    """
-
-    def __init__(self, target: Target) -> None:
-        self._served = connect(target)
-        self._module = import_triton("http")
-        super().__init__(target)
-
-    def path(self, sample_ids: Sequence[int]) -> str:  # noqa: D102
-        version = f"/versions/{self._served.version}" if self._served.version else ""
-        return f"/v2/models/{self._served.name}{version}/infer"
-
-    def _infer_body(self, sample_ids: Sequence[int]) -> tuple[bytes, int]:
-        batch = self.target.images[list(sample_ids)]
-        request = build_request(
-            self._module, self._served, batch, {PROBABILITIES: 0}, self.target.timeout
-        )
-        body, json_size = self._module.InferenceServerClient.generate_request_body(
-            request["inputs"], outputs=request["outputs"], timeout=request["timeout"]
-        )
-        return bytes(body), json_size
-
-    def body(self, sample_ids: Sequence[int]) -> bytes:  # noqa: D102
-        return self._infer_body(sample_ids)[0]
-
-    def headers(self, sample_ids: Sequence[int]) -> dict[str, str]:  # noqa: D102
-        json_size = self._infer_body(sample_ids)[1]
-        return {
-            **super().headers(sample_ids),
-            "Inference-Header-Content-Length": str(json_size),
-        }
-
-    def read(self, head: bytes, body: bytes) -> bytes:  # noqa: D102
-        match = _JSON_SIZE.search(head)
-        if match is None:
-            raise ValueError("the answer has no Inference-Header-Content-Length")
-        return body[int(match[1]) :]
-
-
-_JSON_SIZE = re.compile(rb"\r\ninference-header-content-length: *(\d+)", re.IGNORECASE)
