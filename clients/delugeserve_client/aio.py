@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextvars
 import os
 import time
-import weakref
 from collections import deque
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
+    Callable,
     Iterable,
     Mapping,
     Sequence,
-    Sized,
 )
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -31,29 +31,30 @@ from delugeserve_client.batching import (
     checked,
     chunks,
     slices,
-    take,
 )
 from delugeserve_client.configuration import Decode, configure
-from delugeserve_client.connecting import answer_async, connect_async
-from delugeserve_client.core.decoding import DecodingChoice, Place
+from delugeserve_client.connecting import Decoder, connect_async, find_decoder_async
+from delugeserve_client.core.decoding import DecodingChoice
 from delugeserve_client.core.observing import Observer
 from delugeserve_client.core.retry import DEFAULT_RETRY, RetryPolicy
 from delugeserve_client.credentials import Credentials
-from delugeserve_client.discovery import connection_error, find_image_model
 from delugeserve_client.errors import ClientError
 from delugeserve_client.explaining import closed, forked
-from delugeserve_client.images.inputs import AnyImage, each, is_encoded, is_one_image
-from delugeserve_client.images.reading import Reader
+from delugeserve_client.images.inputs import AnyImage, each, is_one_image, name_of
+from delugeserve_client.images.reading import Reader, Ready, is_quick
 from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.results import Classification
-from delugeserve_client.served import PROBABILITIES, ImageModel, ServedModel, takes_no_images
+from delugeserve_client.served import PROBABILITIES, ServedModel, images_in_request, takes_no_images
+from delugeserve_client.streaming import AskServer, Feed, Part, Step, Window, never, parts
 from delugeserve_client.tracing import observe
-from delugeserve_client.transports.connection import CallFailed, Compression, SharedMemory
+from delugeserve_client.transports.connection import Compression, SharedMemory
 from delugeserve_client.transports.loops import LoopSession
 from delugeserve_client.transports.messages import Reply, Request, pixel_request
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_AT_HAND = (list, tuple, np.ndarray)  # iterating over them waits for nothing
 
 
 class AsyncClassifier:
@@ -107,14 +108,11 @@ class AsyncClassifier:
         self._pid = os.getpid()
         self._observer = observe(self._configuration.addresses, observer)
         self._closed = False
-        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopSession] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._sessions: dict[asyncio.AbstractEventLoop, LoopSession] = {}
+        self._connecting: dict[asyncio.AbstractEventLoop, asyncio.Task[None]] = {}
         self._model: ServedModel | None = None
         self._reader: Reader | None = None
-        self._choice = DecodingChoice()
-        self._decoder: ImageModel | None = None
-        self._decoder_known = decode == "client"
+        self._choice, self._decoder = DecodingChoice(), Decoder()
 
     async def connect(self) -> ServedModel:
         """Read the model's description from the server; later calls return the same.
@@ -125,18 +123,32 @@ class AsyncClassifier:
         """
         session = self._session()
         if self._model is None:
-            model = await connect_async(
-                session.connections, self._configuration, self._name, self._version
-            )
-            if self._configuration.decode == "server":
-                self._decoder = await self._find_decoder(session, model)
-                if self._decoder is None:
-                    raise takes_no_images(model.name)
-                self._decoder_known = True
-            self._reader = Reader(model.preprocessing, self._configuration.max_pixels)
-            self._model = model
+            # One task for all who wait: each may be cancelled without the others.
+            loop = asyncio.get_running_loop()
+            task = self._connecting.get(loop)
+            if task is None:
+                task = self._connecting[loop] = loop.create_task(self._connect(session))
+                task.add_done_callback(lambda done: self._connected(loop, done))
+            await asyncio.shield(task)
+        assert self._model is not None
         session.model = (self._model.name, self._model.version)
         return self._model
+
+    async def _connect(self, session: LoopSession) -> None:
+        configuration = self._configuration
+        model = await connect_async(session.connections, configuration, self._name, self._version)
+        if configuration.decode == "server":
+            await self._find_decoder(session, model)
+            if self._decoder.model is None:
+                raise takes_no_images(model.name)
+        if self._model is None:  # otherwise another event loop was faster
+            self._reader = Reader(model.preprocessing, configuration.max_pixels)
+            self._model = model
+
+    def _connected(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+        self._connecting.pop(loop, None)
+        if not task.cancelled():
+            task.exception()  # those who wait have it; there may be none
 
     @overload
     async def classify(  # type: ignore[overload-overlap]
@@ -177,38 +189,19 @@ class AsyncClassifier:
 
         Images may come from an asynchronous iterable as well. An ordinary one is read in a thread.
         """
-        check_arguments(images, top_k, on_error)
+        top_k = check_arguments(images, top_k, on_error)
         model = await self.connect()
         top_k = min(top_k, model.num_classes)
-        if isinstance(images, AsyncIterable):
-            async for result in self._stream_blocks(images, model, top_k, on_error):
+        feed = Feed(images, model.images_per_request) if isinstance(images, AsyncIterable) else None
+        source: Iterable[AnyImage] = iter(feed) if feed else each(cast("Any", images))
+        thread = ThreadPoolExecutor(1, "delugeserve-stream")  # starts when it is needed
+        try:
+            async for result in self._stream(source, thread, top_k, on_error):
                 yield result
-            return
-        rest: Iterable[AnyImage] = each(images)
-        size, first = model.images_per_request, 1
-        place: Place = "server" if self._configuration.decode == "server" else "client"
-        if self._configuration.decode == "auto" and not (
-            isinstance(rest, Sized) and len(rest) < size
-        ):
-            rest = source = iter(rest)
-            while (trial := self._choice.next_trial) is not None:
-                block, source = await asyncio.to_thread(take, source, size)
-                rest = itertools.chain(block, source)
-                encoded = len(block) == size and all(map(is_encoded, block))
-                if not encoded or not await self._try_decoder(model):
-                    break
-                start = time.perf_counter()
-                results, failure = await _collect(self._run(block, first, top_k, on_error, trial))
-                self._choice.measured(trial, size, time.perf_counter() - start)
-                for result in results:
-                    yield result
-                if failure is not None:
-                    raise failure
-                first, rest = first + size, source
-        if self._configuration.decode == "auto" and self._decoder is not None:
-            place = self._choice.place
-        async for result in self._run(rest, first, top_k, on_error, place):
-            yield result
+        finally:
+            if feed is not None:
+                feed.close()
+            thread.shutdown(wait=False, cancel_futures=True)
 
     async def infer(self, batch: Pixels, output: str = PROBABILITIES) -> npt.NDArray[np.float32]:
         """Run the model on prepared images; see :meth:`delugeserve_client.Classifier.infer`."""
@@ -239,10 +232,13 @@ class AsyncClassifier:
         if self._reader is not None:
             self._reader.close()
         here = asyncio.get_running_loop()
+        self._drop_closed_loops()
+        for task in self._connecting.values():
+            task.get_loop().call_soon_threadsafe(task.cancel)
         for loop, session in list(self._sessions.items()):
             if loop is here:
                 await session.close()
-            elif not loop.is_closed():
+            else:
                 asyncio.run_coroutine_threadsafe(session.close(), loop)
 
     async def __aenter__(self) -> Self:
@@ -276,10 +272,12 @@ class AsyncClassifier:
                 raise forked(self._pid)
             self._pid = os.getpid()
             self._sessions.clear()
+            self._connecting.clear()
             self._model = None
         loop = asyncio.get_running_loop()
         session = self._sessions.get(loop)
         if session is None:
+            self._drop_closed_loops()
             session = self._sessions[loop] = LoopSession(
                 configuration.addresses,
                 configuration.options,
@@ -294,82 +292,136 @@ class AsyncClassifier:
     def _request(model: ServedModel, part: Pixels, output: str) -> Request:
         return pixel_request(model.name, model.version, model.input_name, part, {output: 0})
 
-    async def _find_decoder(self, session: LoopSession, model: ServedModel) -> ImageModel | None:
-        connection = session.connections[0]
-        timeout = self._configuration.settings.timeout
-        try:
-            return await answer_async(
-                find_image_model(model),
-                lambda question: connection.ask(*question, timeout=timeout),
-            )
-        except CallFailed as error:
-            raise connection_error(error, connection.address, self._configuration) from None
+    def _drop_closed_loops(self) -> None:
+        """Close what belongs to event loops that are closed."""
+        for loop in [loop for loop in self._sessions if loop.is_closed()]:
+            self._sessions.pop(loop).abandon()
 
-    async def _try_decoder(self, model: ServedModel) -> bool:
-        if not self._decoder_known:
+    async def _find_decoder(self, session: LoopSession, model: ServedModel) -> None:
+        configuration = self._configuration
+        self._decoder.found(await find_decoder_async(session.connections, configuration, model))
+
+    async def _takes_encoded(self) -> bool:
+        if self._decoder.is_unknown:
             try:
-                self._decoder = await self._find_decoder(self._session(), model)
+                await self._find_decoder(self._session(), await self.connect())
             except ClientError:
-                return False
-            self._decoder_known = True
-        return self._decoder is not None
+                self._decoder.failed()
+        return self._decoder.model is not None
 
-    async def _run(
+    async def _stream(
         self,
         images: Iterable[AnyImage],
-        first: int,
+        thread: ThreadPoolExecutor,
         top_k: int,
         on_error: OnError,
-        place: Place,
+    ) -> AsyncIterator[Classification]:
+        decode, model = self._configuration.decode, await self.connect()
+        steps = parts(images, model.images_per_request, decode, self._choice)
+        call = _call_here if isinstance(images, _AT_HAND) else _call_in
+        step: Step = await call(thread, next, steps)
+        while True:
+            outcome: bool | float = 0.0
+            if isinstance(step, AskServer):
+                outcome = await self._takes_encoded()
+            elif step.is_trial:
+                start = time.perf_counter()
+                results, failure = await _collect(self._run(step, thread, top_k, on_error))
+                outcome = time.perf_counter() - start
+                for result in results:
+                    yield result
+                if failure is not None:
+                    raise failure
+            else:
+                async for result in self._run(step, thread, top_k, on_error):
+                    yield result
+                return
+            step = await call(thread, steps.send, outcome)
+
+    async def _run(
+        self, part: Part, thread: ThreadPoolExecutor, top_k: int, on_error: OnError
     ) -> AsyncIterator[Classification]:
         session, model, reader = self._session(), await self.connect(), self._reader
         assert reader is not None
-        pending: deque[tuple[Chunk, asyncio.Future[Reply] | None]] = deque()
-        found = chunks(images, model, on_error, reader, lambda: place == "server", first)
+        decoder, encoded = self._decoder.model, part.place == "server"
+        size = images_in_request(model, decoder if encoded else None)
+        call: Callable[..., asyncio.Future[Any]]
+        ready: Iterable[Ready]
+        if isinstance(part.images, _AT_HAND) and len(part.images) <= size:
+            call, ready = _call_here, await _read(reader, part, encoded)
+        else:
+            call, ready = _call_in, reader.stream(part.images, size, encoded, part.first)
+        window: Window[asyncio.Future[Reply]] = Window()
+        found = chunks(ready, size, on_error, never if part.is_trial else window.is_idle)
+        reading: asyncio.Future[Chunk | None] | None = None
         failure: BaseException | None = None
         more = True
         try:
-            while more or pending:
-                answered = bool(pending) and (pending[0][1] is None or pending[0][1].done())
-                if more and len(pending) < session.room and not answered:
+            while more or window:
+                window.check_process()
+                if more and reading is None and window.has_room(session.room):
+                    reading = call(thread, next, found, None)
+                if reading is not None and reading.done():
                     try:
-                        chunk = await asyncio.to_thread(next, found, None)
+                        chunk = reading.result()
                     except Exception as error:  # of an image, or of the caller's iterable
                         failure, chunk = error, None
+                    reading = None
                     if chunk is None:
                         more = False
                     else:
-                        request = chunk.request(model, self._decoder, top_k)
-                        future = None if request is None else session.submit(request)
-                        pending.append((chunk, future))
-                    continue
-                chunk, future = pending[0]
-                reply = None if future is None else await future
-                pending.popleft()
-                for result in checked(chunk.results(reply, reader), on_error):
-                    yield result
+                        request = chunk.request(model, decoder, top_k)
+                        answer = None if request is None else session.submit(request)
+                        window.add(chunk, request, answer)
+                        del request  # its pixels go once it is answered
+                elif window.is_answered:
+                    answer = window.answer
+                    reply = None if answer is None else answer.result()
+                    for result in checked(window.pop().results(reply, reader), on_error):
+                        yield result
+                else:
+                    awaited = [one for one in (reading, window.answer) if one is not None]
+                    await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for _, future in pending:
-                if future is not None:
-                    future.cancel()
+            if reading is not None:
+                reading.cancel()
+            window.cancel(lambda answer: answer.cancel())
         if failure is not None:
             raise failure
 
-    async def _stream_blocks(
-        self, images: AsyncIterable[AnyImage], model: ServedModel, top_k: int, on_error: OnError
-    ) -> AsyncIterator[Classification]:
-        """Classify images that arrive asynchronously, a request's worth at a time."""
-        place: Place = "server" if self._configuration.decode == "server" else "client"
-        block: list[AnyImage] = []
-        first = 1
-        async for image in images:
-            block.append(image)
-            if len(block) == model.images_per_request:
-                async for result in self._run(block, first, top_k, on_error, place):
-                    yield result
-                first, block = first + len(block), []
-        async for result in self._run(block, first, top_k, on_error, place):
-            yield result
+
+async def _read(reader: Reader, part: Part, encoded: bool) -> list[Ready]:
+    """Read the few images of a part: small arrays here, and others in threads."""
+    images = list(part.images)
+    found: list[Ready | asyncio.Future[Ready]] = []
+    for number, image in enumerate(images, part.first):
+        source = name_of(image, number)
+        if is_quick(image, len(images), encoded=encoded):
+            found.append(reader.read(image, source, encoded=encoded))
+        else:
+            found.append(asyncio.wrap_future(reader.submit(image, source, encoded=encoded)))
+    await asyncio.gather(*(one for one in found if not isinstance(one, Ready)))
+    return [one if isinstance(one, Ready) else one.result() for one in found]
+
+
+def _call_in(
+    thread: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any
+) -> asyncio.Future[Any]:
+    """Call a function in a thread, in this task's context."""
+    context = contextvars.copy_context()
+    return asyncio.get_running_loop().run_in_executor(thread, context.run, function, *arguments)
+
+
+def _call_here(
+    _: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any
+) -> asyncio.Future[Any]:
+    """Call a function at once."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    try:
+        future.set_result(function(*arguments))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 async def _collect(

@@ -5,7 +5,8 @@ Nothing here talks to a server.
 
 from __future__ import annotations
 
-import itertools
+import operator
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from delugeserve_client.errors import ArgumentError, BatchError, ImageError, OutputError
-from delugeserve_client.images.inputs import AnyImage, is_one_image
+from delugeserve_client.images.inputs import is_one_image
 from delugeserve_client.images.reading import Reader, Ready
 from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.results import Classification
@@ -24,6 +25,9 @@ from delugeserve_client.transports.messages import Reply, Request, image_request
 LOGITS = "logits"
 
 OnError: TypeAlias = Literal["raise", "return"]
+
+_LONGEST_HELD = 0.05
+"""Seconds after which a request that is not full is sent if nothing else is in flight."""
 
 _LARGEST_ENCODED = 16 * 2**20
 """Bytes of encoded images after which a request is full; a server takes 64 MiB by default."""
@@ -49,6 +53,8 @@ class Chunk:
     def request(self, model: ServedModel, decoder: ImageModel | None, top_k: int) -> Request | None:
         """Return the request that classifies the images; None if none can be read.
 
+        Decoded images are then held by the request alone.
+
         Args:
             model: the model that takes pixels.
             decoder: the model that takes encoded images, if these are.
@@ -61,9 +67,10 @@ class Chunk:
         if self.encoded and decoder is not None:
             outputs[decoder.error_name] = 0
             return image_request(decoder.name, model.version, decoder.input_name, contents, outputs)
-        return pixel_request(
-            model.name, model.version, model.input_name, np.stack(contents), outputs
-        )
+        pixels = np.stack(contents)
+        for image in self.images:
+            image.content = None
+        return pixel_request(model.name, model.version, model.input_name, pixels, outputs)
 
     def results(self, reply: Reply | None, reader: Reader | None = None) -> list[Classification]:
         """Merge the server's reply and the errors, in the images' order.
@@ -104,33 +111,28 @@ def _unreadable(image: Ready, problem: bytes, reader: Reader | None) -> ImageErr
 
 
 def chunks(
-    images: Iterable[AnyImage],
-    model: ServedModel,
+    images: Iterable[Ready],
+    size: int,
     on_error: OnError,
-    reader: Reader | None = None,
-    encoded: Callable[[], bool] = lambda: False,
-    first: int = 1,
+    is_idle: Callable[[], bool] = lambda: False,
 ) -> Iterator[Chunk]:
-    """Read images and yield full requests.
+    """Gather images to full requests, and to smaller ones where images come slowly.
 
     Args:
         images: the images.
-        model: the model that takes pixels.
+        size: number of images in a full request.
         on_error: see :meth:`delugeserve_client.Classifier.classify`.
-        reader: reads them.
-        encoded: whether to send the contents of files as they are; asked for each image.
-        first: number of the first image, for the names of those without one.
+        is_idle: returns whether no request is in flight.
 
     Raises:
         ImageError: an image cannot be read and ``on_error`` is ``raise``.
     """
-    size = model.images_per_request
-    reader = Reader(model.preprocessing) if reader is None else reader
     held: list[Ready] = []
     readable = volume = 0
     kind: bool | None = None  # whether the images held are encoded
+    since = time.monotonic()  # when the caller began to wait for this request
     try:
-        for image in reader.stream(images, size, encoded, first):
+        for image in images:
             if image.error is not None:
                 if on_error == "raise":
                     raise image.error
@@ -141,38 +143,24 @@ def chunks(
                     readable and volume + length > _LARGEST_ENCODED
                 ):
                     yield Chunk(tuple(held), bool(kind))
-                    held, readable, volume = [], 0, 0
+                    held, readable, volume, since = [], 0, 0, time.monotonic()
                 kind, readable, volume = is_encoded, readable + 1, volume + length
             held.append(image)
-            # A long run of unreadable images must not delay the results before it.
-            if readable == size or len(held) >= 2 * size:
+            # A long run of unreadable images, or a slow source, must not delay what came before.
+            if (
+                readable == size
+                or len(held) >= 2 * size
+                or (is_idle() and time.monotonic() - since > _LONGEST_HELD)
+            ):
                 yield Chunk(tuple(held), bool(kind))
                 held, readable, volume, kind = [], 0, 0, None
+                since = time.monotonic()
     except Exception:  # what came before it is sent
         if held:
             yield Chunk(tuple(held), bool(kind))
         raise
     if held:
         yield Chunk(tuple(held), bool(kind))
-
-
-def take(images: Iterator[AnyImage], count: int) -> tuple[list[AnyImage], Iterator[AnyImage]]:
-    """Return the next images, and an iterator of the rest.
-
-    If the images' own iterator fails, those before are returned, and the rest raises its error.
-    """
-    block: list[AnyImage] = []
-    try:
-        for image in itertools.islice(images, count):
-            block.append(image)
-    except Exception as error:
-        return block, _failing(error)
-    return block, images
-
-
-def _failing(error: Exception) -> Iterator[AnyImage]:
-    raise error
-    yield
 
 
 def checked(results: Iterable[Classification], on_error: OnError) -> Iterator[Classification]:
@@ -183,8 +171,8 @@ def checked(results: Iterable[Classification], on_error: OnError) -> Iterator[Cl
         yield result
 
 
-def check_arguments(images: Any, top_k: int, on_error: str) -> None:
-    """Check the arguments of ``stream``.
+def check_arguments(images: Any, top_k: int, on_error: str) -> int:
+    """Check the arguments of ``stream``, and return ``top_k`` as an ordinary number.
 
     Raises:
         TypeError: ``images`` is one image.
@@ -192,7 +180,11 @@ def check_arguments(images: Any, top_k: int, on_error: str) -> None:
     """
     if is_one_image(images):
         raise TypeError("images must be a list of images; write [image] for a single one")
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+    try:
+        count = 0 if isinstance(top_k, bool) else operator.index(top_k)
+    except TypeError:
+        count = 0
+    if count < 1:
         raise ArgumentError(
             f"top_k is {top_k!r}.",
             "Use a whole number from 1 up.",
@@ -206,6 +198,7 @@ def check_arguments(images: Any, top_k: int, on_error: str) -> None:
             argument="on_error",
             value=repr(on_error),
         )
+    return count
 
 
 def check_batch(batch: Pixels, model: ServedModel, output: str) -> None:

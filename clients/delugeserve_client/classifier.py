@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -23,24 +22,23 @@ from delugeserve_client.batching import (
     checked,
     chunks,
     slices,
-    take,
 )
 from delugeserve_client.configuration import Decode, configure
-from delugeserve_client.connecting import answer, connect
-from delugeserve_client.core.decoding import DecodingChoice, Place
+from delugeserve_client.connecting import Decoder, connect, find_decoder
+from delugeserve_client.core.decoding import DecodingChoice
 from delugeserve_client.core.observing import Observer
 from delugeserve_client.core.retry import DEFAULT_RETRY, RetryPolicy
 from delugeserve_client.credentials import Credentials
-from delugeserve_client.discovery import connection_error, find_image_model
 from delugeserve_client.errors import ClientError
 from delugeserve_client.explaining import closed, forked
-from delugeserve_client.images.inputs import AnyImage, each, is_encoded, is_one_image, name_of
+from delugeserve_client.images.inputs import AnyImage, each, is_one_image, name_of
 from delugeserve_client.images.reading import Reader
 from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.results import Classification
-from delugeserve_client.served import PROBABILITIES, ImageModel, ServedModel, takes_no_images
+from delugeserve_client.served import PROBABILITIES, ServedModel, images_in_request, takes_no_images
+from delugeserve_client.streaming import AskServer, Part, Step, Window, never, parts
 from delugeserve_client.tracing import observe
-from delugeserve_client.transports.connection import CallFailed, Compression, SharedMemory
+from delugeserve_client.transports.connection import Compression, SharedMemory
 from delugeserve_client.transports.messages import Reply, pixel_request
 from delugeserve_client.transports.threads import ThreadSession
 
@@ -126,18 +124,18 @@ class Classifier:
         )
         self._observer = observe(self._configuration.addresses, observer)
         self._closed = False
-        self._choice = DecodingChoice()
-        self._decoder: ImageModel | None = None
-        self._decoder_known = decode == "client"
+        self._choice, self._decoder = DecodingChoice(), Decoder()
         self._open()
         try:
             self.model: ServedModel = connect(
                 self._sessions.connections, self._configuration, model, model_version
             )
             self._sessions.model = (self.model.name, self.model.version)
-            self._reader = Reader(self.model.preprocessing, max_pixels)
-            if decode == "server" and self._find_decoder() is None:
-                raise takes_no_images(self.model.name)
+            self._reader = Reader(self.model.preprocessing, self._configuration.max_pixels)
+            if decode == "server":
+                self._find_decoder()
+                if self._decoder.model is None:
+                    raise takes_no_images(self.model.name)
         except BaseException:
             self._sessions.close()
             raise
@@ -196,7 +194,7 @@ class Classifier:
         Raises:
             TypeError: ``images`` is a single image.
         """
-        check_arguments(images, top_k, on_error)
+        top_k = check_arguments(images, top_k, on_error)
         self._check_open()
         return self._stream(each(images), min(top_k, self.model.num_classes), on_error)
 
@@ -286,72 +284,57 @@ class Classifier:
             self._reader = Reader(self.model.preprocessing, self._configuration.max_pixels)
         return self._sessions
 
-    def _find_decoder(self) -> ImageModel | None:
-        """Return the model that takes encoded images; None if there is none."""
-        if not self._decoder_known:
-            connection = self._sessions.connections[0]
-            timeout = self._configuration.settings.timeout
+    def _find_decoder(self) -> None:
+        connections = self._sessions.connections
+        self._decoder.found(find_decoder(connections, self._configuration, self.model))
+
+    def _takes_encoded(self) -> bool:
+        """Return whether encoded images may be sent; a server that does not say takes none."""
+        if self._decoder.is_unknown:
             try:
-                self._decoder = answer(
-                    find_image_model(self.model),
-                    lambda question: connection.ask(*question, timeout=timeout),
-                )
-            except CallFailed as error:
-                raise connection_error(error, connection.address, self._configuration) from None
-            self._decoder_known = True
-        return self._decoder
+                self._find_decoder()
+            except ClientError:
+                self._decoder.failed()
+        return self._decoder.model is not None
 
     def _stream(
         self, images: Iterable[AnyImage], top_k: int, on_error: OnError
     ) -> Iterator[Classification]:
-        size, first = self.model.images_per_request, 1
-        place: Place = "server" if self._configuration.decode == "server" else "client"
-        if self._configuration.decode == "auto" and not (
-            isinstance(images, Sized) and len(images) < size
-        ):
-            images = source = iter(images)
-            while (trial := self._choice.next_trial) is not None:
-                block, source = take(source, size)
-                images = itertools.chain(block, source)
-                if len(block) < size or not all(map(is_encoded, block)) or not self._try_decoder():
-                    break
+        decode, size = self._configuration.decode, self.model.images_per_request
+        steps = parts(images, size, decode, self._choice)
+        step: Step | None = next(steps)
+        while step is not None:
+            outcome: bool | float = 0.0
+            if isinstance(step, AskServer):
+                outcome = self._takes_encoded()
+            elif step.is_trial:
                 start = time.perf_counter()
-                results, failure = _collect(self._run(block, first, top_k, on_error, trial))
-                self._choice.measured(trial, size, time.perf_counter() - start)
+                results, failure = _collect(self._run(step, top_k, on_error))
+                outcome = time.perf_counter() - start
                 yield from results
                 if failure is not None:
                     raise failure
-                first, images = first + size, source
-        if self._configuration.decode == "auto" and self._decoder is not None:
-            place = self._choice.place
-        yield from self._run(images, first, top_k, on_error, place)
+            else:
+                yield from self._run(step, top_k, on_error)
+                return
+            step = steps.send(outcome)
 
-    def _try_decoder(self) -> bool:
-        """Return whether encoded images may be sent; a server that does not say takes none."""
-        try:
-            return self._find_decoder() is not None
-        except ClientError:
-            return False
-
-    def _run(
-        self,
-        images: Iterable[AnyImage],
-        first: int,
-        top_k: int,
-        on_error: OnError,
-        place: Place,
-    ) -> Iterator[Classification]:
-        session = self._check_open()
+    def _run(self, part: Part, top_k: int, on_error: OnError) -> Iterator[Classification]:
+        session, reader, images = self._check_open(), self._reader, part.images
         if isinstance(images, Sequence) and len(images) == 1:
-            yield self._run_one(session, images[0], first, top_k, on_error, place)
+            yield self._run_one(session, images[0], part, top_k, on_error)
             return
-        pending: deque[tuple[Chunk, Future[Reply] | None]] = deque()
-        found = chunks(images, self.model, on_error, self._reader, lambda: place == "server", first)
+        decoder, encoded = self._decoder.model, part.place == "server"
+        size = images_in_request(self.model, decoder if encoded else None)
+        window: Window[Future[Reply]] = Window()
+        ready = reader.stream(images, size, encoded, part.first)
+        found = chunks(ready, size, on_error, never if part.is_trial else window.is_idle)
         failure: BaseException | None = None
         more = True
         try:
-            while more or pending:
-                if more and len(pending) < session.room and not _is_answered(pending):
+            while more or window:
+                window.check_process()
+                if more and window.has_room(session.room) and not window.is_answered:
                     try:
                         chunk = next(found, None)
                     except Exception as error:  # of an image, or of the caller's iterable
@@ -359,32 +342,26 @@ class Classifier:
                     if chunk is None:
                         more = False
                     else:
-                        request = chunk.request(self.model, self._decoder, top_k)
-                        future = None if request is None else session.submit(request)
-                        pending.append((chunk, future))
+                        request = chunk.request(self.model, decoder, top_k)
+                        answer = None if request is None else session.submit(request)
+                        window.add(chunk, request, answer)
+                        del request  # its pixels go once it is answered
                     continue
-                chunk, future = pending.popleft()
-                reply = None if future is None else future.result()
-                yield from checked(chunk.results(reply, self._reader), on_error)
+                waited_for = window.answer
+                reply = None if waited_for is None else waited_for.result()
+                yield from checked(window.pop().results(reply, reader), on_error)
         finally:
-            for _, future in pending:
-                if future is not None:
-                    session.forget(future)
+            window.cancel(session.forget)
         if failure is not None:
             raise failure
 
     def _run_one(
-        self,
-        session: ThreadSession,
-        image: AnyImage,
-        number: int,
-        top_k: int,
-        on_error: OnError,
-        place: Place,
+        self, session: ThreadSession, image: AnyImage, part: Part, top_k: int, on_error: OnError
     ) -> Classification:
-        ready = self._reader.read(image, name_of(image, number), encoded=place == "server")
+        encoded = part.place == "server"
+        ready = self._reader.read(image, name_of(image, part.first), encoded=encoded)
         chunk = Chunk((ready,), isinstance(ready.content, bytes))
-        request = chunk.request(self.model, self._decoder, top_k)
+        request = chunk.request(self.model, self._decoder.model, top_k)
         reply = None if request is None else session.run(request)
         return next(checked(chunk.results(reply, self._reader), on_error))
 
@@ -400,8 +377,3 @@ def _collect(
     except Exception as error:
         return found, error
     return found, None
-
-
-def _is_answered(pending: deque[tuple[Chunk, Future[Reply] | None]]) -> bool:
-    """Return whether the next results can be yielded."""
-    return bool(pending) and (pending[0][1] is None or pending[0][1].done())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,14 +67,13 @@ def configure(
     urls = [url] if isinstance(url, str) else list(url)
     if not urls:
         raise AddressError("There is no address of a server.", "Use one such as localhost:8001.")
-    check_seconds("timeout", timeout, infinite=True)
-    if hedge is not None:
-        check_seconds("hedge", hedge)
+    timeout = check_seconds("timeout", timeout, infinite=True)
+    hedge = None if hedge is None else check_seconds("hedge", hedge)
     _check_choice("decode", decode, ("auto", "client", "server"))
     _check_choice("shared_memory", shared_memory, ("auto", "off", "system", "cuda"))
     _check_choice("compression", compression, (None, "gzip"))
-    _check_count("in_flight", in_flight)
-    _check_count("max_pixels", max_pixels)
+    in_flight = _check_count("in_flight", in_flight)
+    max_pixels = _check_count("max_pixels", max_pixels)
     _check_headers(headers or {})
     shown = Credentials.from_environment() if credentials is None else credentials
     addresses = tuple(dict.fromkeys(parse_address(one, protocol) for one in urls))
@@ -87,14 +88,14 @@ def configure(
     return Configuration(
         addresses,
         Options(shown, dict(headers or {}), compression, shared_memory),
-        Settings(float(timeout), retry, hedge, in_flight),
+        Settings(timeout, retry, hedge, in_flight),
         decode,
         max_pixels,
     )
 
 
-def check_seconds(name: str, value: Any, *, infinite: bool = False) -> None:
-    """Check a time limit.
+def check_seconds(name: str, value: Any, *, infinite: bool = False) -> float:
+    """Check a time limit, and return it as an ordinary number.
 
     Args:
         name: the argument's name.
@@ -104,7 +105,10 @@ def check_seconds(name: str, value: Any, *, infinite: bool = False) -> None:
     Raises:
         ArgumentError: it is not a number above 0.
     """
-    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    number = math.nan
+    if not isinstance(value, (bool, str)):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            number = float(value)
     if not number > 0 or (math.isinf(number) and not infinite):
         raise ArgumentError(
             f"{name} is {value!r}.",
@@ -113,16 +117,24 @@ def check_seconds(name: str, value: Any, *, infinite: bool = False) -> None:
             argument=name,
             value=repr(value),
         )
+    return number
 
 
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+def _check_count(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = 0
+    if count < 1:
         raise ArgumentError(
             f"{name} is {value!r}.",
             "Use a whole number from 1 up, or None.",
             argument=name,
             value=repr(value),
         )
+    return count
 
 
 def _check_headers(headers: Mapping[str, Any]) -> None:

@@ -83,6 +83,17 @@ class ImageModel:
     max_batch_size: int
 
 
+def images_in_request(model: ServedModel, decoder: ImageModel | None) -> int:
+    """Return the number of images to put into a request.
+
+    Args:
+        model: the model that takes pixels.
+        decoder: the model that takes encoded images, if they are sent to it.
+    """
+    size = model.images_per_request
+    return size if decoder is None else min(size, decoder.max_batch_size)
+
+
 def read_image_model(
     metadata: Mapping[str, Any], config: Mapping[str, Any], model: ServedModel
 ) -> ImageModel | None:

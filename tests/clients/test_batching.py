@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from delugeserve_client import ImageError, ServedModel
-from delugeserve_client.batching import check_arguments, check_batch, checked, chunks, slices
+from delugeserve_client import ImageError, ServedModel, batching
+from delugeserve_client.batching import check_arguments, check_batch, checked, slices
 from delugeserve_client.errors import ArgumentError, BatchError, OutputError
 from delugeserve_client.images.reading import Reader
 from delugeserve_client.preprocessing import Preprocessing
@@ -50,8 +50,14 @@ def answer(request):
         except OSError:
             value = 0
         rows.append([f"1.0:{value}".encode()])
-        errors.append([b"" if value else b"The image is broken. Mend it."])
+        errors.append([b"" if value else b"The image is broken. Convert it."])
     return Reply("1", {"probabilities": rows, "error": errors})
+
+
+def chunks(images, served, on_error, reader=None, encoded=False):
+    size = served.images_per_request
+    reader = Reader(served.preprocessing) if reader is None else reader
+    return batching.chunks(reader.stream(images, size, encoded), size, on_error)
 
 
 KINDS = {
@@ -68,7 +74,7 @@ def test_answers_stay_in_order_whatever_cannot_be_read(kinds, max_batch_size, en
     images = [KINDS[kind](number + 1) for number, kind in enumerate(kinds)]
     served, results = model(max_batch_size), []
     reader = Reader(served.preprocessing)
-    for chunk in chunks(images, served, "return", reader, lambda: encoded):
+    for chunk in chunks(images, served, "return", reader, encoded):
         request = chunk.request(served, DECODER, 1)
         assert request is None or request.form.shape[0] <= max_batch_size
         results += chunk.results(answer(request), reader)
@@ -90,7 +96,7 @@ def test_an_unreadable_image_has_the_same_error_wherever_it_is_decoded(image):
     served, found = model(), []
     for encoded in (False, True):
         reader = Reader(served.preprocessing)
-        (chunk,) = chunks([image], served, "return", reader, lambda: encoded)  # noqa: B023
+        (chunk,) = chunks([image], served, "return", reader, encoded)
         request = chunk.request(served, DECODER, 1)
         (result,) = chunk.results(answer(request), reader)
         found.append((result.error.problem, result.error.remedy, result.error.source))
@@ -137,6 +143,11 @@ def test_a_single_image_is_refused(images):
 
 def test_an_array_of_images_is_a_list_of_images():
     check_arguments(np.zeros((5, 2, 2, 3), np.uint8), 1, "return")
+
+
+def test_numbers_of_numpy():
+    count = check_arguments([], np.int64(5), "raise")
+    assert (count, type(count)) == (5, int)
 
 
 def test_senseless_arguments():

@@ -1,6 +1,8 @@
 """Both classifiers over both protocols against a server that fails as told."""
 
 import asyncio
+import contextlib
+import io
 import os
 import queue
 import threading
@@ -9,8 +11,10 @@ import time
 import numpy as np
 import pytest
 from fake_triton import serve_fake, wait_for
+from PIL import Image
 
-from delugeserve_client import AsyncClassifier, Classifier, RetryPolicy
+from delugeserve_client import AsyncClassifier, Classifier, RetryPolicy, aio
+from delugeserve_client.connecting import connect_async
 from delugeserve_client.errors import (
     AddressError,
     ArgumentError,
@@ -25,12 +29,19 @@ from delugeserve_client.errors import (
     ServerUnavailable,
     UnsuitableModel,
 )
+from delugeserve_client.images import inputs
 
 ONCE = RetryPolicy(attempts=1)
 
 
 def pixel(value):
     return np.full((2, 2, 3), value, np.uint8)
+
+
+def png(value):
+    stream = io.BytesIO()
+    Image.fromarray(pixel(value)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -159,6 +170,12 @@ def test_shared_memory_where_there_is_none(kind, url):
     assert caught.value.argument == "shared_memory"
 
 
+def test_numbers_of_numpy(classify):
+    """As a configuration or a computation may give them."""
+    options = {"timeout": np.float32(30), "in_flight": np.int64(2), "max_pixels": np.uint16(99)}
+    assert classify(pixel(1), **options).top.index == 1
+
+
 def test_no_address():
     with pytest.raises(AddressError):
         Classifier([])
@@ -235,6 +252,69 @@ def test_a_second_event_loop(served):
     assert [asyncio.run(use()) for _ in range(2)] == [1, 1]
     with asyncio.Runner() as one, asyncio.Runner() as other:
         assert [runner.run(use()) for runner in (one, other, one, other)] == [1] * 4
+
+
+def test_nothing_is_kept_for_event_loops_that_are_closed(served):
+    _, url = served
+    classifier = AsyncClassifier(url)
+
+    async def use():
+        return (await classifier.classify(pixel(1))).top.index
+
+    assert [asyncio.run(use()) for _ in range(4)] == [1] * 4
+    assert len(classifier._sessions) == 1
+    asyncio.run(classifier.close())
+    assert classifier._sessions == {}
+
+
+def test_tasks_share_a_connection(served, monkeypatch):
+    """Also where one of them, or the first, is cancelled while it is made."""
+    _, url = served
+    asked = []
+
+    async def counted(*arguments):
+        asked.append(arguments)
+        return await connect_async(*arguments)
+
+    monkeypatch.setattr(aio, "connect_async", counted)
+
+    async def use():
+        async with contextlib.AsyncExitStack() as stack:
+            classifier = AsyncClassifier(url)
+            stack.push_async_callback(classifier.close)
+            tasks = [asyncio.create_task(classifier.classify(pixel(n))) for n in range(9)]
+            await asyncio.sleep(0)
+            tasks[0].cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[0], asyncio.CancelledError)
+        return [result.top.index for result in results[1:]]
+
+    assert asyncio.run(use()) == [n % 3 for n in range(1, 9)]
+    assert len(asked) == 1
+
+
+def test_downloads_that_hang_delay_no_other_calls(served, monkeypatch):
+    """Nor does what else the program runs in the event loop's own threads."""
+    _, url = served
+    released = threading.Event()
+    monkeypatch.setattr(inputs, "download", lambda address: released.wait(60) and b"")
+
+    async def use():
+        async with AsyncClassifier(url) as classifier:
+            hung = [
+                asyncio.create_task(classifier.classify(f"http://h/{n}", on_error="return"))
+                for n in range(20)
+            ]
+            loop = asyncio.get_running_loop()
+            hung += [loop.run_in_executor(None, released.wait, 60) for _ in range(40)]
+            await asyncio.sleep(0.01)
+            found = [await classifier.classify(one) for one in (pixel(1), png(2))]
+            found += await classifier.classify([pixel(1)] * 9)
+            released.set()
+            await asyncio.gather(*hung)
+            return [result.top.index for result in found]
+
+    assert asyncio.run(use()) == [1, 2, *[1] * 9]
 
 
 @pytest.mark.slow
@@ -314,6 +394,22 @@ def test_an_endless_stream_is_read_as_needed(served):
             assert next(results).top.index == number % 3
         results.close()
     assert taken < 50 + 4 * 10
+
+
+def test_an_asynchronous_iterable_is_read_while_requests_are_answered(served):
+    fake, url = served
+    fake.delay = 60  # until it is released
+
+    async def given():
+        for value in range(12):
+            yield pixel(value)
+        fake.released.set()
+
+    async def use():
+        async with AsyncClassifier(url, in_flight=1, timeout=120) as classifier:
+            return [result.top.index async for result in classifier.stream(given())]
+
+    assert asyncio.run(use()) == [value % 3 for value in range(12)]
 
 
 def test_an_asynchronous_iterable(served):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 from PIL import Image
 
 from delugeserve_client.errors import ImageError
@@ -30,24 +32,50 @@ Content: TypeAlias = "Pixels | bytes"
 
 # Threads help where an image takes longer to decode than to hand over.
 _WORTH_A_THREAD = 0.0005  # seconds
-_TRIED = 4  # images
+_TRIED, _KEPT = 4, 256  # images that are timed, and those for which the outcome then holds
+_QUICK = 2**20  # bytes of arrays
 _MOST = 8  # threads; Pillow's decoders then fill the memory's bandwidth
 _DOWNLOADS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Ready:
     """An image as a request carries it.
 
     Attributes:
         source: the image's name.
-        content: uint8 ``[H, W, 3]``, or the content of its file.
+        content: uint8 ``[H, W, 3]``, or the content of its file; None once it is sent.
         error: why it cannot be read, or None.
     """
 
     source: str
     content: Content | None
     error: ImageError | None = None
+
+
+class _Pace:
+    """Decides from time to time whether images are worth threads."""
+
+    def __init__(self, cores: int) -> None:
+        self._cores = cores
+        self._left = 0
+        self._seconds: list[float] = []
+
+    def next_in_thread(self) -> bool:
+        """Return whether to read the next image in a thread."""
+        self._left -= 1
+        return self._left >= 0
+
+    def read(self, ready: Ready, seconds: float) -> None:
+        """Count an image that was read at once."""
+        if ready.error is not None and seconds < _WORTH_A_THREAD:
+            return  # it tells nothing of the others
+        self._seconds.append(seconds)
+        if len(self._seconds) == _TRIED:
+            rest = sum(self._seconds) - max(self._seconds)  # one may have met a pause
+            if self._cores > 1 and rest / (_TRIED - 1) > _WORTH_A_THREAD:
+                self._left = _KEPT
+            self._seconds.clear()
 
 
 class Reader:
@@ -61,7 +89,8 @@ class Reader:
     def __init__(self, preprocessing: Preprocessing, max_pixels: int | None = None) -> None:
         self._preprocessing, self._max_pixels = preprocessing, max_pixels
         self._cores = _cores()
-        self._workers: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._workers: dict[str, ThreadPoolExecutor] = {}
         self._closed = False
 
     def read(self, image: AnyImage, source: str, *, encoded: bool) -> Ready:
@@ -81,20 +110,35 @@ class Reader:
         except ImageError as error:
             return Ready(source, None, error)
 
+    def submit(self, image: AnyImage, source: str, *, encoded: bool) -> Future[Ready]:
+        """Read one image in a thread; see :meth:`read`.
+
+        Raises:
+            ClassifierClosed: the reader is closed.
+        """
+        kind, count = ("files", min(_MOST, self._cores))
+        if is_url(image):  # a server that hangs must not keep files from being read
+            kind, count = ("downloads", _DOWNLOADS)
+        with self._lock:
+            if self._closed:
+                raise closed()
+            if kind not in self._workers:
+                self._workers[kind] = ThreadPoolExecutor(count, f"delugeserve-{kind}")
+            return self._workers[kind].submit(self._read, image, source, encoded)
+
     def stream(
-        self, images: Iterable[AnyImage], ahead: int, encoded: Callable[[], bool], first: int = 1
+        self, images: Iterable[AnyImage], ahead: int, encoded: bool, first: int = 1
     ) -> Iterator[Ready]:
         """Read images in order.
 
         Args:
             images: taken one by one, in the thread that calls.
             ahead: number of images to read before they are wanted.
-            encoded: whether to leave the contents of files as they are; asked for each image.
+            encoded: whether to leave the contents of files as they are.
             first: number of the first image, for the names of those without one.
         """
         window: deque[Ready | Future[Ready]] = deque()
-        threads = self._cores > 1
-        spent, counted = 0.0, 0
+        pace = _Pace(self._cores)
         failure: Exception | None = None
         numbered = enumerate(images, start=first)
         while True:
@@ -105,16 +149,15 @@ class Reader:
             except Exception as error:  # of the caller's iterable: what it gave before is read
                 failure = error
                 break
-            source, as_file = name_of(image, number), encoded()
-            if is_url(image) or (threads and counted >= _TRIED):
-                window.append(self._submit(image, source, as_file))
+            source = name_of(image, number)
+            if is_url(image) or pace.next_in_thread():
+                window.append(self.submit(image, source, encoded=encoded))
             else:
                 start = time.perf_counter()
-                window.append(self.read(image, source, encoded=as_file))
-                spent, counted = spent + time.perf_counter() - start, counted + 1
-                if counted == _TRIED:
-                    threads = threads and spent / counted > _WORTH_A_THREAD
-            while window and (len(window) > ahead or not isinstance(window[0], Future)):
+                ready = self.read(image, source, encoded=encoded)
+                pace.read(ready, time.perf_counter() - start)
+                window.append(ready)
+            while window and (len(window) > ahead or _is_read(window[0])):
                 yield _wait(window.popleft())
         while window:
             yield _wait(window.popleft())
@@ -123,18 +166,15 @@ class Reader:
 
     def close(self) -> None:
         """End the threads."""
-        self._closed = True
-        if self._workers is not None:
-            self._workers.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            for workers in self._workers.values():
+                workers.shutdown(wait=False)
 
-    def _submit(self, image: AnyImage, source: str, encoded: bool) -> Future[Ready]:
-        if self._workers is None:
-            count = _DOWNLOADS if is_url(image) else min(_MOST, self._cores)
-            self._workers = ThreadPoolExecutor(count, "delugeserve-images")
-        try:
-            return self._workers.submit(self.read, image, source, encoded=encoded)
-        except RuntimeError:
-            raise closed() from None
+    def _read(self, image: AnyImage, source: str, encoded: bool) -> Ready:
+        if self._closed:
+            raise closed()
+        return self.read(image, source, encoded=encoded)
 
     def _decode(self, image: AnyImage, source: str) -> Pixels:
         found = resolve(image, source)
@@ -171,11 +211,19 @@ class Reader:
             )
 
 
+def is_quick(image: AnyImage, count: int, *, encoded: bool) -> bool:
+    """Return whether so many images of the kind of this one are read in about a millisecond."""
+    if isinstance(image, np.ndarray):
+        return image.nbytes * count <= _QUICK
+    return encoded and isinstance(image, bytes)
+
+
+def _is_read(one: Ready | Future[Ready]) -> bool:
+    return one.done() if isinstance(one, Future) else True
+
+
 def _wait(one: Ready | Future[Ready]) -> Ready:
-    try:
-        return one.result() if isinstance(one, Future) else one
-    except CancelledError:
-        raise closed() from None
+    return one.result() if isinstance(one, Future) else one
 
 
 def _cores() -> int:

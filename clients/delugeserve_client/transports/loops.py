@@ -115,6 +115,11 @@ class AioGrpcConnection:
                 await method(message, timeout=SECONDS_TO_FORGET, metadata=self._calls.metadata)
         await self._channel.close()
 
+    def abandon(self) -> None:
+        """Free what is held here, when the event loop is closed."""
+        self._regions.close()
+        self._channel = None  # closes it
+
     async def _infer(self, request: Request, timeout: float) -> Reply:
         region = self._regions.place(request)
         if region is None:
@@ -213,6 +218,10 @@ class AioHttpConnection:
 
     async def close(self) -> None:
         """Close the connection."""
+        self._http.close()
+
+    def abandon(self) -> None:
+        """Close the connection, when the event loop is closed."""
         self._http.close()
 
     def _here(self, done: Callable[..., None]) -> Callable[..., None]:
@@ -319,3 +328,8 @@ class LoopSession:
         self._dispatcher.close()
         for connection in self.connections:
             await connection.close()
+
+    def abandon(self) -> None:
+        """Free what is held here, when the event loop is closed."""
+        for connection in self.connections:
+            connection.abandon()

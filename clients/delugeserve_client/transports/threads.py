@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from delugeserve_client.transports.connection import (
 from delugeserve_client.transports.messages import Reply, Request
 from delugeserve_client.transports.over_grpc import GrpcConnection
 from delugeserve_client.transports.over_http import HttpConnection
+
+_log = logging.getLogger("delugeserve_client")
 
 
 def open_connection(address: Address, options: Options) -> Connection:
@@ -85,7 +88,10 @@ class Timers:
                 _, _, entry = heapq.heappop(self._heap)
             function = entry[0]
             if function is not None:
-                function()
+                try:
+                    function()
+                except Exception:  # later ones must be called all the same
+                    _log.exception("a function that was called later failed")
 
 
 class _Inline(threading.local):
