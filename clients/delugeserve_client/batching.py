@@ -208,6 +208,13 @@ def check_batch(batch: Pixels, model: ServedModel, output: str) -> None:
         BatchError: the batch is not uint8 ``[N, H, W, 3]`` with the model's H and W.
         OutputError: the model has no output of this name.
     """
+    if not isinstance(batch, np.ndarray):
+        raise BatchError(
+            f"The batch is a {type(batch).__name__}, not an array of NumPy.",
+            "Give numpy.asarray(batch), of uint8.",
+            expected_shape=(None, *model.image_shape),
+            expected_dtype="uint8",
+        )
     if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != model.image_shape:
         height, width, _ = model.image_shape
         raise BatchError(

@@ -50,6 +50,8 @@ BROKEN_CONNECTION = (
 """What a connection raises that the other side, or something between, ended."""
 
 _TOO_LARGE = ("larger than", "too large", "message size")
+_OWN_DEADLINE = ("", "deadline exceeded")  # what gRPC says of the client's own
+_NO_MEMORY = ("out of memory", "bad_alloc", "failed to allocate", "cannot allocate memory")
 _NOT_READY = ("server is stopping", "stopped accepting", "no server is ready", "not ready")
 _SERVERS_WORDS = ("model", "request", "queue", "server is")
 
@@ -159,7 +161,15 @@ def to_error(failure: Failure, address: Address, timeout: float, model: str = ""
             url=url,
         )
     if kind is Kind.TIMEOUT:
-        return _no_answer_in_time(address, timeout)
+        if text.lower().rstrip(".") in _OWN_DEADLINE or not failure.status:
+            return _no_answer_in_time(address, timeout)
+        return ServerTimeout(
+            f"The server at {address}, or a proxy in front of it, gave the request up: "
+            f"{sentence(text)}",
+            "Send fewer requests at once, or raise the proxy's time limit.",
+            url=url,
+            timeout=timeout,
+        )
     if kind is Kind.GONE:
         return no_answer(address) if _never_connected(failure) else _gone(address)
     if kind is Kind.DRAINING:
@@ -210,23 +220,38 @@ def _failed(failure: Failure, address: Address, timeout: float, model: str) -> C
             message=text,
         )
     if kind is Kind.REFUSED:
-        return RequestRefused(problem, _remedy(words), url=url, message=text, status=failure.status)
+        remedy = _remedy(words, failure.status)
+        return RequestRefused(problem, remedy, url=url, message=text, status=failure.status)
+    if not failure.status:  # no server said so
+        return InferenceFailed(
+            f"The request to the server at {address} failed: {sentence(text)}",
+            "Check that a Triton Inference Server answers there, and no proxy changes its answers.",
+            url=url,
+            message=text,
+        )
+    memory = any(phrase in words for phrase in _NO_MEMORY)
     return InferenceFailed(
         f"The server at {address} failed at the request: {sentence(text)}",
-        "See the server's log for details.",
+        "Send smaller batches." if memory else "See the server's log for details.",
         url=url,
         message=text,
     )
 
 
-def _remedy(words: str) -> str:
+def _remedy(words: str, status: str) -> str:
     """Return what to do about a request that a server refused with these words."""
     if "request is larger than" in words:
         return "Send smaller batches, or start the server with a larger --max-request-mib."
     if "batch-size must be" in words:
         return "The model was exported again since: make a new Classifier, which reads its limits."
-    if "closed" in words or "not supported" in words or "unimplemented" in words:
+    if (
+        status in ("UNIMPLEMENTED", "405", "501")
+        or "api is closed" in words
+        or "not supported" in words
+    ):
         return "The server does not offer this; ask whoever runs it."
+    if status in ("PERMISSION_DENIED", "403"):
+        return "Ask whoever runs the server to allow it."
     return "Send what the model takes: a new Classifier reads its description from the server."
 
 

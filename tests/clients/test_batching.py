@@ -171,6 +171,12 @@ def test_batches_of_another_shape_or_type(batch):
     assert (caught.value.shape, caught.value.dtype) == (batch.shape, str(batch.dtype))
 
 
+def test_a_batch_that_is_no_array():
+    with pytest.raises(BatchError) as caught:
+        check_batch([[1]], model(), "logits")
+    assert caught.value.expected_dtype == "uint8"
+
+
 def test_unknown_outputs():
     with pytest.raises(OutputError) as caught:
         check_batch(np.zeros((1, 2, 2, 3), np.uint8), model(), "scores")

@@ -95,6 +95,31 @@ def test_the_log_is_named_only_where_the_cause_is_unknown():
     assert "log" in explain(grpc_error("INTERNAL", "it broke"), HERE, 30.0).remedy
 
 
+@pytest.mark.parametrize(
+    ("status", "text", "remedy"),
+    [
+        ("INTERNAL", "CUDA error: out of memory", "smaller batches"),
+        ("PERMISSION_DENIED", "RBAC: access denied", "allow it"),
+        ("PERMISSION_DENIED", "This API is closed.", "does not offer this"),
+        ("UNIMPLEMENTED", "unknown method", "does not offer this"),
+        ("INVALID_ARGUMENT", "unexpected shape", "reads its description"),
+    ],
+)
+def test_remedies(status, text, remedy):
+    assert remedy in explain(grpc_error(status, text), HERE, 30.0).remedy
+
+
+def test_a_proxy_that_gives_up_is_not_said_to_have_taken_the_whole_timeout():
+    for error in (
+        grpc_error("DEADLINE_EXCEEDED", "upstream request timeout"),
+        InferenceServerException("stream timeout", "504"),
+    ):
+        found = explain(error, HERE, 30.0)
+        assert type(found) is ServerTimeout
+        assert "30 s" not in found.problem
+        assert "proxy" in found.remedy
+
+
 def test_a_batch_for_which_the_server_lacks_shared_memory():
     text = "Failed to increase the shared memory pool size for key 'x' to 1048576 bytes."
     error = explain(grpc_error("INTERNAL", text), HERE, 30.0)

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 
 from delugeserve_client.core.failures import ABSENT, BUSY, Failure, Kind
+from delugeserve_client.errors import ArgumentError
 
 _WITHOUT_MODEL = 5  # attempts
 
@@ -35,7 +36,7 @@ class RetryPolicy:
         refill_per_second: tokens that come back each second.
 
     Raises:
-        ValueError: a number is out of range.
+        ArgumentError: a number is out of range.
     """
 
     attempts: int | None = None
@@ -47,12 +48,22 @@ class RetryPolicy:
     refill_per_second: float = 10.0
 
     def __post_init__(self) -> None:
-        if (self.attempts is not None and self.attempts < 1) or self.budget < 0:
-            raise ValueError("attempts must be at least 1 or None, and budget at least 0")
-        pauses = (self.initial, self.multiplier, self.largest)
-        rates = (self.refill_per_answer, self.refill_per_second)
-        if not all(math.isfinite(number) and number >= 0 for number in (*pauses, *rates)):
-            raise ValueError("pauses and rates must be finite numbers from 0 up")
+        attempts = self.attempts is None or self.attempts >= 1
+        self._check("attempts", "a whole number from 1 up, or None", attempts)
+        self._check("budget", "a number from 0 up", self.budget >= 0)
+        for name in ("initial", "multiplier", "largest", "refill_per_answer", "refill_per_second"):
+            number = getattr(self, name)
+            self._check(name, "a finite number from 0 up", math.isfinite(number) and number >= 0)
+
+    def _check(self, name: str, wanted: str, fits: bool) -> None:
+        if not fits:
+            value = repr(getattr(self, name))
+            raise ArgumentError(
+                f"{name} of the retry policy is {value}.",
+                f"Use {wanted}.",
+                argument=name,
+                value=value,
+            )
 
     def allows(self, failure: Failure, attempts: int) -> bool:
         """Return whether a request may be sent again, apart from its deadline.

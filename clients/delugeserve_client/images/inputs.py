@@ -73,6 +73,10 @@ def resolve(image: AnyImage, source: str) -> ImageLike:
     """
     if is_url(image):
         return download(str(image))
+    if isinstance(image, str) and not image:
+        raise ImageError(
+            "The path of an image is empty.", "Give the path of an image file.", source=source
+        )
     if isinstance(image, (bytearray, memoryview)):
         return bytes(image)
     if isinstance(image, (str, os.PathLike, bytes, Image.Image, np.ndarray)):
@@ -98,7 +102,7 @@ def read_encoded(image: AnyImage, source: str) -> bytes:
 def _read(file: Any, source: str) -> bytes:
     try:
         content = file.read()
-    except (OSError, ValueError) as error:
+    except Exception as error:  # each kind of file raises its own, such as EOFError
         raise ImageError(
             f"{source} cannot be read: {error}.", "Open the file again.", source=source
         ) from error

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any
 
 from delugeserve_client.errors import ImageError
 from delugeserve_client.proxies import is_loopback
+from delugeserve_client.transports.deadlines import read_until
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _SECONDS = 30.0
@@ -42,7 +45,7 @@ def download(url: str, seconds: float = _SECONDS, largest: int = _LARGEST) -> by
     shown = _without_password(url)
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "delugeserve-client"})  # noqa: S310 - is_url
-        with _opener(url).open(request, timeout=seconds) as response:
+        with _opener(url, until).open(request, timeout=seconds) as response:
             content = bytearray()
             while chunk := response.read(_CHUNK):
                 content += chunk
@@ -52,8 +55,6 @@ def download(url: str, seconds: float = _SECONDS, largest: int = _LARGEST) -> by
                         "Scale it down, or download it and give the path of the file.",
                         source=url,
                     )
-                if time.monotonic() > until:
-                    raise TimeoutError
             return bytes(content)
     except urllib.error.HTTPError as error:
         with contextlib.suppress(OSError):
@@ -74,14 +75,40 @@ def download(url: str, seconds: float = _SECONDS, largest: int = _LARGEST) -> by
         ) from None
 
 
-def _opener(url: str) -> urllib.request.OpenerDirector:
+class _HTTP(urllib.request.HTTPHandler):
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self._until = until
+
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(functools.partial(_connection, HTTPConnection, self._until), req)
+
+
+class _HTTPS(urllib.request.HTTPSHandler):
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self._until = until
+
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(functools.partial(_connection, HTTPSConnection, self._until), req)
+
+
+def _connection(
+    kind: type[HTTPConnection], until: float, *arguments: Any, **options: Any
+) -> HTTPConnection:
+    connection = kind(*arguments, **options)
+    read_until(connection, until)
+    return connection
+
+
+def _opener(url: str, until: float) -> urllib.request.OpenerDirector:
     host = urllib.parse.urlsplit(url).hostname or ""
     proxies: dict[str, str] | None = {} if is_loopback(host) else None
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(proxies),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        _HTTP(until),
+        _HTTPS(until),
         urllib.request.HTTPRedirectHandler(),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPDefaultErrorHandler(),

@@ -1,4 +1,5 @@
 import itertools
+import math
 import random
 
 import pytest
@@ -10,6 +11,7 @@ from delugeserve_client.core.dispatch import Dispatcher, Settings
 from delugeserve_client.core.failures import Kind
 from delugeserve_client.core.observing import Observer
 from delugeserve_client.core.retry import RetryPolicy
+from delugeserve_client.errors import ArgumentError
 
 
 class Outcomes:
@@ -296,3 +298,12 @@ def test_a_cancelled_request_makes_room_and_is_finished():
     assert set(outcomes.of) == {"next"}
     assert outcomes.failures == []
     assert ends.seen == [("cancelled", Kind.CLOSED), ("next", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("attempts", 0), ("budget", -1), ("largest", math.inf)]
+)
+def test_senseless_retry_policies(name, value):
+    with pytest.raises(ArgumentError) as caught:
+        RetryPolicy(**{name: value})
+    assert (caught.value.argument, caught.value.value) == (name, repr(value))

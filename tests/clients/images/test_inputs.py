@@ -89,11 +89,20 @@ def test_a_tensor_of_several_images():
         np.testing.assert_array_equal(found, expected)
 
 
+class Damaged:
+    """A file of a kind that raises errors of its own."""
+
+    def read(self):
+        raise EOFError("ended before the end-of-stream marker")
+
+
 @pytest.mark.parametrize(
     ("image", "says"),
     [
         (OnGpu(PIXELS), "cpu()"),
         (io.StringIO("text"), "opened as text"),
+        (Damaged(), "ended before"),
+        ("", "is empty"),
         (object(), "is not an image"),
         (7, "is not an image"),
     ],

@@ -1,3 +1,4 @@
+import contextlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,6 +20,13 @@ class Pages(BaseHTTPRequestHandler):
             self.send_response(200)
             self.end_headers()
             self.server.released.wait(30)
+            return
+        if self.path == "/drip":  # a byte now and then
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not self.server.released.wait(0.02):
+                    self.wfile.write(b"x")
             return
         self.send_response(200 if self.path.startswith("/image") else 404)
         self.end_headers()
@@ -55,6 +63,7 @@ def test_downloads(site, path, monkeypatch):
         ("/to-file", "status 302"),
         ("/loop", "cannot be downloaded"),
         ("/stuck", "more than 0.2 s"),
+        ("/drip", "more than 0.2 s"),
     ],
 )
 def test_what_cannot_be_downloaded(site, path, says):
