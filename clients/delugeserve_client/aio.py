@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
 import time
 from collections import deque
@@ -40,12 +39,13 @@ from delugeserve_client.core.retry import DEFAULT_RETRY, RetryPolicy
 from delugeserve_client.credentials import Credentials
 from delugeserve_client.errors import ClientError
 from delugeserve_client.explaining import closed, forked
-from delugeserve_client.images.inputs import AnyImage, each, is_one_image, name_of
-from delugeserve_client.images.reading import Reader, Ready, is_quick
+from delugeserve_client.images.inputs import AnyImage, each, is_one_image
+from delugeserve_client.images.reading import Reader, Ready
+from delugeserve_client.images.waiting import AT_HAND, Feed, call_here, call_in, read_few
 from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.results import Classification
 from delugeserve_client.served import PROBABILITIES, ServedModel, images_in_request, takes_no_images
-from delugeserve_client.streaming import AskServer, Feed, Part, Step, Window, never, parts
+from delugeserve_client.streaming import AskServer, Part, Step, Window, never, parts
 from delugeserve_client.tracing import observe
 from delugeserve_client.transports.connection import Compression, SharedMemory
 from delugeserve_client.transports.loops import LoopSession
@@ -53,8 +53,6 @@ from delugeserve_client.transports.messages import Reply, Request, pixel_request
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-_AT_HAND = (list, tuple, np.ndarray)  # iterating over them waits for nothing
 
 
 class AsyncClassifier:
@@ -318,7 +316,7 @@ class AsyncClassifier:
     ) -> AsyncIterator[Classification]:
         decode, model = self._configuration.decode, await self.connect()
         steps = parts(images, model.images_per_request, decode, self._choice)
-        call = _call_here if isinstance(images, _AT_HAND) else _call_in
+        call = call_here if isinstance(images, AT_HAND) else call_in
         step: Step = await call(thread, next, steps)
         while True:
             outcome: bool | float = 0.0
@@ -347,10 +345,10 @@ class AsyncClassifier:
         size = images_in_request(model, decoder if encoded else None)
         call: Callable[..., asyncio.Future[Any]]
         ready: Iterable[Ready]
-        if isinstance(part.images, _AT_HAND) and len(part.images) <= size:
-            call, ready = _call_here, await _read(reader, part, encoded)
+        if isinstance(part.images, AT_HAND) and len(part.images) <= size:
+            call, ready = call_here, await read_few(reader, part.images, part.first, encoded)
         else:
-            call, ready = _call_in, reader.stream(part.images, size, encoded, part.first)
+            call, ready = call_in, reader.stream(part.images, size, encoded, part.first)
         window: Window[asyncio.Future[Reply]] = Window()
         found = chunks(ready, size, on_error, never if part.is_trial else window.is_idle)
         reading: asyncio.Future[Chunk | None] | None = None
@@ -380,48 +378,14 @@ class AsyncClassifier:
                     for result in checked(window.pop().results(reply, reader), on_error):
                         yield result
                 else:
-                    awaited = [one for one in (reading, window.answer) if one is not None]
-                    await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+                    both = (reading, window.answer)
+                    await asyncio.wait(filter(None, both), return_when=asyncio.FIRST_COMPLETED)
         finally:
             if reading is not None:
                 reading.cancel()
             window.cancel(lambda answer: answer.cancel())
         if failure is not None:
             raise failure
-
-
-async def _read(reader: Reader, part: Part, encoded: bool) -> list[Ready]:
-    """Read the few images of a part: small arrays here, and others in threads."""
-    images = list(part.images)
-    found: list[Ready | asyncio.Future[Ready]] = []
-    for number, image in enumerate(images, part.first):
-        source = name_of(image, number)
-        if is_quick(image, len(images), encoded=encoded):
-            found.append(reader.read(image, source, encoded=encoded))
-        else:
-            found.append(asyncio.wrap_future(reader.submit(image, source, encoded=encoded)))
-    await asyncio.gather(*(one for one in found if not isinstance(one, Ready)))
-    return [one if isinstance(one, Ready) else one.result() for one in found]
-
-
-def _call_in(
-    thread: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any
-) -> asyncio.Future[Any]:
-    """Call a function in a thread, in this task's context."""
-    context = contextvars.copy_context()
-    return asyncio.get_running_loop().run_in_executor(thread, context.run, function, *arguments)
-
-
-def _call_here(
-    _: ThreadPoolExecutor, function: Callable[..., Any], *arguments: Any
-) -> asyncio.Future[Any]:
-    """Call a function at once."""
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    try:
-        future.set_result(function(*arguments))
-    except Exception as error:
-        future.set_exception(error)
-    return future
 
 
 async def _collect(

@@ -6,14 +6,12 @@ Normalisation is not part of this: the served graph does it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import math
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,10 +19,11 @@ from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from delugeserve_client.errors import ImageError
 from delugeserve_client.formats import decodable_formats
+from delugeserve_client.image_errors import empty, explained, regular_file, start, too_large
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 ImageLike: TypeAlias = (
@@ -45,7 +44,6 @@ pixels than before, beyond what another release of Pillow changes."""
 
 # The transform that turns an image upright, by EXIF's Orientation tag (EXIF 2.32, 4.6.4.A).
 _ORIENTATION_TAG = 0x0112
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _UPRIGHT = MappingProxyType(
     {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,7 +68,6 @@ _DRAFT_FACTOR = 3
 # Each scan of a progressive JPEG decodes the whole image once more. Encoders write about ten.
 _MAX_SCANS = 200
 _JPEG_START, _SCAN_START = b"\xff\xd8\xff", b"\xff\xda"
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 @dataclass(frozen=True)
@@ -163,9 +160,9 @@ def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) ->
             than ``PIL.Image.MAX_IMAGE_PIXELS`` of them. A JPEG that is decoded at a fraction of its
             size may have three times as many.
     """
-    with _explained(image, source):
+    with explained(image, source):
         if isinstance(image, (str, os.PathLike)):
-            with _regular_file(Path(image), source).open("rb") as file:
+            with regular_file(Path(image), source).open("rb") as file:
                 return _read(file, source, scale)
         if isinstance(image, (bytes, bytearray, memoryview)):
             return _read(io.BytesIO(image), source, scale)
@@ -174,7 +171,7 @@ def decode(image: ImageLike, source: str, scale: Callable[[int, int], float]) ->
         if isinstance(image, np.ndarray):
             return _to_rgb(_from_array(image, source), source)
     raise ImageError(
-        f"{_start(source)} is a {type(image).__name__}, which is not an image.",
+        f"{start(source)} is a {type(image).__name__}, which is not an image.",
         "Give a path, the bytes of a file, a Pillow image or a uint8 array of shape [H, W, 3].",
         source=source,
     )
@@ -190,71 +187,8 @@ def read_file(path: str | os.PathLike[str], source: str) -> bytes:
     Raises:
         ImageError: it cannot be read.
     """
-    with _explained(path, source):
-        return _regular_file(Path(path), source).read_bytes()
-
-
-@contextlib.contextmanager
-def _explained(image: ImageLike, source: str) -> Iterator[None]:
-    """Translate what goes wrong while an image is read."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except FileNotFoundError:
-        raise ImageError(
-            f"There is no file '{source}'.", "Check the path.", source=source
-        ) from None
-    except PermissionError:
-        raise ImageError(
-            f"{source} is not readable: permission denied.",
-            "Change its permissions, or run as a user who may read it.",
-            source=source,
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(source) from None
-    except UnidentifiedImageError:
-        raise _unsupported(image, source) from None
-    # A damaged file makes Pillow's decoders raise nearly anything: OSError, SyntaxError,
-    # ValueError, struct.error, EOFError, zlib.error, IndexError, MemoryError and others.
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise ImageError(
-                f"{source} cannot be read: {error.strerror}.", "Check the path.", source=source
-            ) from error
-        raise ImageError(
-            f"{_start(source)} cannot be read: {_one_line(error)}.",
-            "It may be damaged or truncated. Copy or download it again.",
-            source=source,
-        ) from error
-
-
-def _regular_file(path: Path, source: str) -> Path:
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise ImageError(
-            f"{source} is a folder, not an image.",
-            "Give the images in it, which find_images() lists.",
-            source=source,
-        )
-    if path.exists():  # opening a pipe or a device may wait for ever
-        raise ImageError(
-            f"{source} is not a regular file.", "Give the path of an image file.", source=source
-        )
-    if path.is_symlink():
-        raise ImageError(
-            f"{source} is a link to {path.readlink()}, which does not exist.",
-            "Give the path of an image file.",
-            source=source,
-        )
-    if _URL.match(source):
-        raise ImageError(
-            f"{source} is a URL, not a file.",
-            "Download it first and give the path of the file.",
-            source=source,
-        )
-    return path
+    with explained(path, source):
+        return regular_file(Path(path), source).read_bytes()
 
 
 def _read(file: BinaryIO, source: str, scale: Callable[[int, int], float]) -> Image.Image:
@@ -293,7 +227,7 @@ def _check_scans(file: BinaryIO, source: str) -> None:
     file.seek(place)
     if scans > _MAX_SCANS:
         raise ImageError(
-            f"{_start(source)} is a progressive JPEG of {scans:,} scans, more than the "
+            f"{start(source)} is a progressive JPEG of {scans:,} scans, more than the "
             f"{_MAX_SCANS} allowed.",
             "Save it again as an ordinary JPEG.",
             source=source,
@@ -318,54 +252,15 @@ def _orientation(image: Image.Image) -> int:
 def _check_size(image: Image.Image, source: str, factor: int = 1) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit * factor:
-        raise _too_large(source, factor)
+        raise too_large(source, factor)
     if min(image.size) < 1:
-        raise _empty(source)
-
-
-def _empty(source: str) -> ImageError:
-    return ImageError(
-        f"{_start(source)} is empty.", "Give an image with at least one pixel.", source=source
-    )
-
-
-def _unsupported(image: ImageLike, source: str) -> ImageError:
-    if _is_heif(image):
-        return ImageError(
-            f"{_start(source)} is a HEIC image, which cannot be read without the package "
-            "pillow-heif.",
-            "Convert it to JPEG, or install the package with: pip install pillow-heif",
-            source=source,
-        )
-    return ImageError(
-        f"{_start(source)} is not an image in a supported format.",
-        "If it is an image, convert it to JPEG or PNG.",
-        source=source,
-    )
-
-
-def _is_heif(image: ImageLike) -> bool:
-    if isinstance(image, (str, os.PathLike)):
-        with Path(image).open("rb") as file:
-            start = file.read(12)
-    else:
-        start = bytes(image[:12]) if isinstance(image, (bytes, bytearray, memoryview)) else b""
-    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
-
-
-def _too_large(source: str, factor: int = 1) -> ImageError:
-    return ImageError(
-        f"{_start(source)} has more than {(Image.MAX_IMAGE_PIXELS or 0) * factor:,} pixels, the "
-        "limit that guards against decompression bombs.",
-        "Scale it down first.",
-        source=source,
-    )
+        raise empty(source)
 
 
 def _from_array(array: npt.NDArray[np.uint8], source: str) -> Image.Image:
     if array.dtype != np.uint8:
         raise ImageError(
-            f"{_start(source)} is an array of {array.dtype}, not of uint8.",
+            f"{start(source)} is an array of {array.dtype}, not of uint8.",
             "Convert it to 0..255 first, such as (255 * array).round().astype('uint8').",
             source=source,
         )
@@ -373,12 +268,12 @@ def _from_array(array: npt.NDArray[np.uint8], source: str) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise ImageError(
-            f"{_start(source)} is an array of shape {list(array.shape)}.",
+            f"{start(source)} is an array of shape {list(array.shape)}.",
             "Give [H, W], [H, W, 3] or [H, W, 4], with the channels last.",
             source=source,
         )
     if 0 in array.shape:
-        raise _empty(source)
+        raise empty(source)
     return Image.fromarray(array)
 
 
@@ -386,7 +281,7 @@ def _to_rgb(image: Image.Image, source: str) -> Image.Image:
     _check_size(image, source)
     if image.mode[0] in "IF":
         raise ImageError(
-            f"{_start(source)} has pixels of more than 8 bits (mode {image.mode}).",
+            f"{start(source)} has pixels of more than 8 bits (mode {image.mode}).",
             "Convert it to 8 bits first.",
             source=source,
         )
@@ -399,12 +294,3 @@ def _to_rgb(image: Image.Image, source: str) -> Image.Image:
         opaque = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _start(source: str) -> str:
-    """Return the source with a capital letter to start a sentence; paths stay as they are."""
-    return source[0].upper() + source[1:] if source.startswith(("image ", "the image")) else source
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -5,14 +5,11 @@ Both classifiers share this; nothing here waits for a server.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
 import os
-import queue
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -197,44 +194,3 @@ class Window(Generic[Answer]):
 def never() -> bool:
     """Return False: requests are sent when they are full."""
     return False
-
-
-class Feed:
-    """Images of an asynchronous iterable, for a thread that iterates over them.
-
-    They are taken in one task of the running event loop, a few ahead.
-
-    Args:
-        images: the images.
-        ahead: how many are taken before they are wanted.
-    """
-
-    def __init__(self, images: AsyncIterable[AnyImage], ahead: int) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._room = asyncio.Semaphore(ahead)
-        self._taken: queue.SimpleQueue[tuple[AnyImage] | BaseException] = queue.SimpleQueue()
-        self._task = self._loop.create_task(self._feed(images))
-
-    def __iter__(self) -> Iterator[AnyImage]:
-        while isinstance(one := self._taken.get(), tuple):
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._room.release)
-            yield one[0]
-        if not isinstance(one, StopAsyncIteration):
-            raise one
-
-    def close(self) -> None:
-        """Take no more images, and let the thread end."""
-        self._task.cancel()
-        self._taken.put(StopAsyncIteration())  # the task may not run any more
-
-    async def _feed(self, images: AsyncIterable[AnyImage]) -> None:
-        end: BaseException = StopAsyncIteration()
-        try:
-            async for image in images:
-                await self._room.acquire()
-                self._taken.put((image,))
-        except Exception as error:  # of the caller's iterable
-            end = error
-        finally:
-            self._taken.put(end)

@@ -63,7 +63,7 @@ _INSTANCES = 2
 _SOURCES = Path(__file__).parent / "decoder"
 _DALI_SIZES = re.compile(r"^HEIGHT, WIDTH, RESIZE_SIZE, BATCH_SIZE = .*$", re.MULTILINE)
 _CLIENT = Path(delugeserve_client.__file__).parent
-_CLIENT_MODULES = ("errors.py", "formats.py", "preprocessing.py")
+_CLIENT_MODULES = ("errors.py", "formats.py", "image_errors.py", "preprocessing.py")
 
 
 def stage_companions(

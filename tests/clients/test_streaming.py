@@ -1,4 +1,3 @@
-import asyncio
 import io
 import itertools
 
@@ -11,7 +10,7 @@ from delugeserve_client.batching import Chunk, chunks
 from delugeserve_client.core.decoding import DecodingChoice
 from delugeserve_client.images.reading import Ready
 from delugeserve_client.served import read_model
-from delugeserve_client.streaming import AskServer, Feed, Part, Window, parts
+from delugeserve_client.streaming import AskServer, Part, Window, parts
 from delugeserve_client.transports.messages import pixel_request
 
 
@@ -143,43 +142,6 @@ def test_slow_images_do_not_wait_for_a_full_request(monkeypatch, idle, sizes):
 
     found = chunks(slow(), 4, "raise", lambda: idle)
     assert [len(chunk.images) for chunk in found] == sizes
-
-
-def test_images_of_an_asynchronous_iterable():
-    async def given(count):
-        for number in range(count):
-            await asyncio.sleep(0)
-            yield number
-        raise LookupError("no more")
-
-    def collect(feed):
-        found = []
-        try:
-            for image in feed:
-                found.append(image)
-        except LookupError:
-            return found
-        return None
-
-    async def use():
-        return await asyncio.to_thread(collect, Feed(given(50), 4))
-
-    assert asyncio.run(use()) == list(range(50))
-
-
-def test_closing_an_asynchronous_source_lets_its_thread_end():
-    async def endless():
-        await asyncio.Event().wait()
-        yield 1
-
-    async def use():
-        feed = Feed(endless(), 4)
-        reading = asyncio.create_task(asyncio.to_thread(list, feed))
-        await asyncio.sleep(0.01)
-        feed.close()
-        return await asyncio.wait_for(reading, 30)
-
-    assert asyncio.run(use()) == []
 
 
 def test_an_encoded_image_stays_for_its_error():
