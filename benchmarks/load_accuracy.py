@@ -14,9 +14,9 @@ from typing import Any
 
 import common
 import numpy as np
+from stub_sender import ANSWER, Delays, OpenStub
 
 from delugeserve.load import LoadResult, Scenario, Settings, Target, run
-from delugeserve.load.senders.stub import ANSWER, Delays, OpenStub
 
 METHOD = """A stub in the load's process answers each request after a known delay, and records when
 it got the request and when it answered. In brackets: by how much the measured figure differs from

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from delugeserve.load.checks import Checker
-from delugeserve.load.senders.base import Sender
+from delugeserve.load.senders.base import Sender, send_once
 from delugeserve.load.target import Target
 
 # A loop ends after this many errors in a row: a server that is gone fails at once, and a loop of
@@ -78,10 +78,14 @@ class ClosedLoop:
         return samples
 
     def _send(self, samples: Samples, landed: threading.Semaphore, end: float, failed: int) -> None:
+        if not self._sent(samples, landed, end, failed):
+            landed.release()
+
+    def _sent(self, samples: Samples, landed: threading.Semaphore, end: float, failed: int) -> bool:
+        """Send the next request, and return whether there was time for one."""
         sent = self._clock()
         if sent >= end or failed >= _MAX_ERRORS_IN_A_ROW:
-            landed.release()
-            return
+            return False
         turn = self._turns[self._next % len(self._turns)]
         self._next += 1
 
@@ -93,8 +97,11 @@ class ClosedLoop:
                 return
             samples.latencies.append(self._clock() - sent)
             self.answered += 1
-            self._send(samples, landed, end, 0)
-            if self._checker is not None:
+            goes_on = self._sent(samples, landed, end, 0)
+            if self._checker is not None:  # the next request does not wait for it
                 self._checker.check(turn, answer)
+            if not goes_on:
+                landed.release()
 
-        self._sender.send(turn, done)
+        send_once(self._sender, turn, done)
+        return True

@@ -7,6 +7,7 @@ server's. :mod:`delugeserve.load.run` therefore gives each test a process of its
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from delugeserve.load.checks import Checker
 from delugeserve.load.job import Job
 from delugeserve.load.scenarios import Scenario, Settings
-from delugeserve.load.senders.base import Sender
+from delugeserve.load.senders.base import Sender, send_once
 from delugeserve.system.imports import require
 
 _SCENARIOS = {
@@ -26,6 +27,7 @@ _SCENARIOS = {
     Scenario.SERVER: "Server",
     Scenario.OFFLINE: "Offline",
 }
+_SETTLES_IN = 5.0  # seconds
 _CONFIDENCE = 0.99  # of LoadGen's early stopping
 
 
@@ -86,6 +88,7 @@ class LoadGenTest:
             _test_settings(loadgen, self._job.settings),
             _log_settings(loadgen, self._job.folder),
         )
+        self._issuer.settle()
         loadgen.DestroyQSL(qsl)
         loadgen.DestroyFastSUT(sut)
 
@@ -103,6 +106,7 @@ class _Issuer:
         self.first_error: str | None = None
         self._waiting: deque[tuple[list[int], list[int]]] = deque()  # of the offline scenario
         self._free: list[None] = []
+        self._sent, self._settled = 0, 0
         self._sending = threading.Lock()
         scenario = job.settings.scenario
         if scenario is Scenario.OFFLINE:
@@ -142,21 +146,27 @@ class _Issuer:
 
     def _send(self, ids: list[int], samples: list[int]) -> None:
         def done(answer: bytes | None, error: str | None) -> None:
-            self._respond([self._response(query, 0, 0) for query in ids])
             self.answered += len(ids)
             if answer is None:
                 self.errors += 1
                 self.first_error = self.first_error or error
             else:
                 self.answers += 1
+            self._respond([self._response(query, 0, 0) for query in ids])  # ends the latency
+            if answer is not None:
                 self.checker.check(samples, answer)
             if self._waiting:
                 self._send_waiting(1)
+            self._settled += 1
 
-        try:  # LoadGen ends the process at an exception
-            self._sender.send(samples, done)
-        except Exception as error:
-            done(None, f"{type(error).__name__}: {error}")
+        self._sent += 1
+        send_once(self._sender, samples, done)
+
+    def settle(self) -> None:
+        """Wait for the last answers to be compared; LoadGen returns once it knows of them."""
+        end = time.monotonic() + _SETTLES_IN
+        while self._settled < self._sent and time.monotonic() < end:
+            time.sleep(0.001)
 
 
 def _test_settings(loadgen: Any, settings: Settings) -> Any:

@@ -134,11 +134,19 @@ def _work(job: Job, connection: Connection) -> None:
     """Perform a test, and send the parent its progress and what was observed, or the error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, which ends this process
     try:
-        connection.send(perform(job, connection.send))
+        connection.send(perform(job, lambda answered: _tell(connection, answered)))
     except Exception as error:
         connection.send(error)
     finally:
         connection.close()
+
+
+def _tell(connection: Connection, answered: int) -> None:
+    """Send the parent the number of answers; end this process where the parent has ended."""
+    try:
+        connection.send(answered)
+    except OSError:
+        os._exit(1)  # nobody waits for the result, and a test in LoadGen cannot be interrupted
 
 
 def _describe(settings: Settings) -> str:

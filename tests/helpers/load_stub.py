@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent import futures
 
-from delugeserve.load.senders.stub import ANSWER, CLASSES
+from benchmarks.stub_sender import ANSWER, CLASSES
 
 
 def ask(sender, *requests):

@@ -28,6 +28,30 @@ def deliver(done: Done, read: Callable[..., bytes], *reply: bytes) -> None:
         done(answer, None)
 
 
+def send_once(sender: Sender, sample_ids: Sequence[int], done: Done) -> None:
+    """Send a request whose ``done`` is called exactly once, whatever the sender does.
+
+    Args:
+        sender: sends the request. If it raises an exception, the request has failed.
+        sample_ids: see :meth:`Sender.send`.
+        done: see :meth:`Sender.send`.
+    """
+    called = False
+
+    def once(answer: bytes | None, error: str | None) -> None:
+        nonlocal called
+        if not called:
+            called = True
+            done(answer, error)
+
+    try:
+        sender.send(sample_ids, once)
+    except Exception as error:
+        if called:  # it is an error of the callback
+            raise
+        once(None, f"{type(error).__name__}: {error}")
+
+
 class Sender(Protocol):
     """Sends requests to a server. A test opens one in a process of its own."""
 

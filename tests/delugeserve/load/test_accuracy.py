@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from benchmarks.stub_sender import ANSWER, Delays, OpenStub
 from delugeserve.load import Scenario, Settings, Target, run
-from delugeserve.load.senders.stub import ANSWER, Delays, OpenStub
 
 pytest.importorskip("mlperf_loadgen", reason="load tests need the extra 'benchmark'")
 

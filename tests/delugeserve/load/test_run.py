@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from benchmarks.stub_sender import ANSWER, Delays, OpenStub
 from delugeserve.errors import Failure
 from delugeserve.load import Scenario, Settings, Target, run
 from delugeserve.load.audit import audit_cache
 from delugeserve.load.logs import DETAIL, SUMMARY, TRACE
-from delugeserve.load.senders.stub import ANSWER, Delays, OpenStub
 
 pytest.importorskip("mlperf_loadgen", reason="load tests need the extra 'benchmark'")
 
@@ -23,14 +23,14 @@ def settings(scenario, **more):
 def test_the_server_scenario(tmp_path):
     result = run(
         TARGET,
-        settings("server", latency_budget=10.0, min_queries=700),
+        settings("server", rate=400.0, latency_budget=10.0, min_queries=700),
         sender=OpenStub(Delays(mean=0.001)),
         output=tmp_path / "logs",
     )
     assert result.valid, result.reasons
     assert (result.errors, result.wrong) == (0, 0)
     assert result.checked == result.queries >= 700
-    assert result.scheduled_rate == pytest.approx(200, rel=0.2)
+    assert result.scheduled_rate == pytest.approx(400, rel=0.2)
     assert result.min_ms >= 1.0
     assert result.loadgen["result_validity"] == "VALID"
     assert "VALID" in (tmp_path / "logs" / SUMMARY).read_text()
