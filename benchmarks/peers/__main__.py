@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,16 @@ from typing import Any
 from benchmarks import common
 from benchmarks.peers import environments, options, report
 from benchmarks.peers.catalogue import PEERS
-from benchmarks.peers.interface import Batching, Model
-from benchmarks.peers.measure import Cell, Outcome, Search, Task, identify, measure, read_outcome
+from benchmarks.peers.interface import DOCS, Batching, Model
+from benchmarks.peers.measure import Search, Task, identify, measure
+from benchmarks.peers.outcome import Cell, Outcome, Plan, read_outcome
 from benchmarks.peers.workload import find_model, prepare
 from delugeserve.errors import DelugeServeError
 from delugeserve.load import LoadResult, Settings
 from delugeserve.system import hardware
 from delugeserve.system.files import atomic_write
 
-METHOD = """Every peer serves the same artefact with the same engine, decoder and number of threads,
-set up as its own documentation advises, on loopback, one peer at a time. MLPerf LoadGen (server
-scenario) sends single images at random times (a Poisson process); latency counts from when a
-request was scheduled. The rate is doubled, and then bisected, to the highest at which the 99th
-percentile keeps the budget with 99 % confidence, no request fails and no answer is wrong; then one
-test runs at half of that. Every answer is compared with the engine's own. The order of the peers is
-reversed in every second round. Client and servers share the cores."""
+_FIRST = 3  # peers that are measured, with all models and workloads, before the others
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,34 +40,43 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(chosen: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended first
-    cells = chosen.output / "cells"
-    cells.mkdir(parents=True, exist_ok=True)
-    if not chosen.report:
-        wanted = [] if chosen.install else chosen.model
-        models = {name: find_model(chosen.repository, name) for name in wanted}
-        pythons = {
-            name: environments.find_python(PEERS[name], chosen.cache) for name in chosen.peers
-        }
-        if chosen.install:
-            return 0
-        versions = {
-            name: environments.find_version(PEERS[name], python) for name, python in pythons.items()
-        }
-        head = _head(chosen, versions)
-        _keep_settings(chosen.output, head["settings"])
-        for key, value in head.items():
-            common.out.print(f"{key}: {value}", highlight=False, markup=False)
-        _measure_all(chosen, models, pythons, versions, cells)
-    _report(chosen, cells)
-    return 0
+    if chosen.install:
+        _find_pythons(chosen)
+        return 0
+    if chosen.report:
+        return _report(chosen)
+    models = {name: find_model(chosen.repository, name) for name in chosen.model}
+    pythons = _find_pythons(chosen)
+    versions = {
+        name: environments.find_version(PEERS[name], python) for name, python in pythons.items()
+    }
+    cells = list(_order(chosen))
+    (chosen.output / "cells").mkdir(parents=True, exist_ok=True)
+    settings = _settings(chosen)
+    Plan.read(chosen.output).extend(settings, cells).write(chosen.output)
+    for key, value in _head(versions, settings).items():
+        common.out.print(f"{key}: {value}", highlight=False, markup=False)
+    try:
+        _measure_all(chosen, cells, models, pythons, versions)
+    except KeyboardInterrupt:
+        _report(chosen)
+        return 130
+    except SystemExit:
+        _report(chosen)
+        raise
+    return _report(chosen)
+
+
+def _find_pythons(chosen: argparse.Namespace) -> dict[str, Path]:
+    return {name: environments.find_python(PEERS[name], chosen.cache) for name in chosen.peers}
 
 
 def _measure_all(
     chosen: argparse.Namespace,
-    models: dict[str, Model],
-    pythons: dict[str, Path],
-    versions: dict[str, str],
-    cells: Path,
+    cells: Sequence[Cell],
+    models: Mapping[str, Model],
+    pythons: Mapping[str, Path],
+    versions: Mapping[str, str],
 ) -> None:
     search = Search(
         Settings(
@@ -81,19 +84,22 @@ def _measure_all(
             latency_budget=chosen.latency_budget,
             percentile=0.9 if chosen.quick else 0.99,
         ),
+        chosen.search_duration,
+        chosen.probe,
         chosen.precision,
         Batching(chosen.batch, plain=chosen.plain_engine),
+        tuple(chosen.batch_delay),
         len(os.sched_getaffinity(0)),
     )
     work = {
         name: {one.name: one for one in prepare(model, chosen.workloads)}
         for name, model in models.items()
     }
-    logs = chosen.output / "logs"
+    logs, folder = chosen.output / "logs", chosen.output / "cells"
     logs.mkdir(exist_ok=True)
-    hints: dict[Cell, float] = {}
-    for cell in _order(chosen):
-        path, first = cell.file(cells), replace(cell, turn=0)
+    started = time.monotonic()
+    for number, cell in enumerate(cells, 1):
+        path = cell.file(folder)
         task = Task(
             cell,
             PEERS[cell.peer],
@@ -104,14 +110,17 @@ def _measure_all(
             logs / f"{path.stem}.log",
         )
         kept = read_outcome(path) if path.exists() else None
-        if kept is None or _is_stale(kept, task, retry=chosen.retry_failed):
-            common.err_console.print(f"{datetime.now():%H:%M:%S} {path.stem}", highlight=False)
-            kept = measure(task, search, start=hints.get(first), on_trial=_print_trial)
-            if kept.failure:
-                common.err_console.print(kept.failure, style="red", markup=False, highlight=False)
-            kept.write(cells)
-        if kept.rate:
-            hints[first] = kept.rate
+        if kept is not None and not _is_stale(kept, task, retry=chosen.retry_failed):
+            continue
+        minutes = (time.monotonic() - started) / 60
+        if chosen.time_limit is not None and minutes >= chosen.time_limit:
+            _say(f"{minutes:.0f} minutes have passed; the same command goes on here.")
+            return
+        _say(f"{datetime.now():%H:%M:%S} {number}/{len(cells)} {path.stem}")
+        outcome = measure(task, search, _print_trial)
+        if outcome.failure:
+            _say(outcome.failure, style="red")
+        outcome.write(folder)
 
 
 def _is_stale(kept: Outcome, task: Task, *, retry: bool) -> bool:
@@ -120,77 +129,76 @@ def _is_stale(kept: Outcome, task: Task, *, retry: bool) -> bool:
 
 
 def _order(chosen: argparse.Namespace) -> Iterator[Cell]:
-    """Return the cells: the peers of a table one after the other, in alternating order."""
+    """Return the cells, the most important first, in alternating order within a table."""
     for turn in range(chosen.rounds):
-        for model in chosen.model:
-            for workload in chosen.workloads:
-                for name in chosen.peers[:: -1 if turn % 2 else 1]:
-                    if workload in PEERS[name].forms:
-                        for delay in chosen.batch_delay if PEERS[name].delayed else [None]:
-                            yield Cell(model, workload, name, turn, delay)
+        for names in (chosen.peers[:_FIRST], chosen.peers[_FIRST:]):
+            for model in chosen.model:
+                for workload in chosen.workloads:
+                    for name in names[:: -1 if turn % 2 else 1]:
+                        if workload in PEERS[name].forms:
+                            yield Cell(model, workload, name, turn)
+
+
+def _say(text: str, style: str | None = None) -> None:
+    common.err_console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_trial(result: LoadResult) -> None:
-    rate = f"{result.scheduled_rate:7,.0f}/s" if result.scheduled_rate else f"{'alone':>9}"
+    rate = (
+        f"{result.scheduled_rate:7,.0f}/s"
+        if result.scheduled_rate
+        else f"{result.scenario.value[:9]:>9}"
+    )
     verdict = "VALID" if result.valid else f"INVALID: {' '.join(result.reasons)[:90]}"
-    common.err_console.print(
-        f"  {rate}: p50 {result.percentiles_ms['50']:.1f} ms, p99 "
-        f"{result.percentiles_ms['99']:.1f} ms, client {result.client_cores:.2f} cores, {verdict}",
-        highlight=False,
-        markup=False,
+    _say(
+        f"  {rate}: {result.completed_rate:,.0f}/s, p50 {result.percentiles_ms['50']:.1f} ms, p99 "
+        f"{result.percentiles_ms['99']:.1f} ms, client {result.client_cores:.2f} cores, {verdict}"
     )
 
 
-def _head(chosen: argparse.Namespace, versions: dict[str, str]) -> dict[str, Any]:
+def _head(versions: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "command": f"python -m benchmarks.peers {' '.join(sys.argv[1:])}",
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": hardware.describe(),
         "load average at start": round(os.getloadavg()[0], 2),
         "versions": versions,
-        "method": " ".join(METHOD.split()),
-        "settings": {
-            "machine": hardware.describe(),
-            "latency_budget": chosen.latency_budget,
-            "duration": chosen.duration,
-            "precision": chosen.precision,
-            "batch": chosen.batch,
-            "plain_engine": chosen.plain_engine,
-        },
+        **settings,
     }
 
 
-def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write what must not change between the parts of one measurement; compare if it is there."""
-    path = folder / "settings.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before != settings:
-            sys.exit(
-                f"error: {folder} was measured with other settings: {before}. "
-                "Use another --output folder."
-            )
-        return
-    with atomic_write(path) as beside:
-        beside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+def _settings(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Return what must not change between the parts of one measurement."""
+    return {
+        "machine": hardware.describe(),
+        "latency_budget": chosen.latency_budget,
+        "duration": chosen.duration,
+        "search_duration": chosen.search_duration,
+        "probe": chosen.probe,
+        "precision": chosen.precision,
+        "batch": chosen.batch,
+        "batch_delay": chosen.batch_delay,
+        "plain_engine": chosen.plain_engine,
+    }
 
 
-def _report(chosen: argparse.Namespace, cells: Path) -> None:
-    outcomes = [read_outcome(path) for path in sorted(cells.glob("*.json"))]
+def _report(chosen: argparse.Namespace) -> int:
+    plan = Plan.read(chosen.output)
+    outcomes = [read_outcome(path) for path in sorted((chosen.output / "cells").glob("*.json"))]
     if not outcomes:
-        sys.exit(f"error: nothing was measured in {chosen.output}.")
-    tables = report.summarise(outcomes)
-    budget = json.loads((chosen.output / "settings.json").read_text())["latency_budget"]
-    for key, rows in tables.items():
-        common.show(report.title(key), report.columns(budget), [report.cells(row) for row in rows])
-        for row in rows:
-            if row.failure:
-                text = f"{row.title}: {row.failure}"
-                common.out.print(text, style="red", highlight=False, markup=False)
-    report.write_csv(tables, chosen.output / "peers.csv")
+        _say(f"error: nothing was measured in {chosen.output}.")
+        return 2
+    found = report.summarise(outcomes, plan)
+    for table in found.tables:
+        common.show(table.title, report.columns(plan), [report.cells(row) for row in table.rows])
+        for line in report.remarks(table):
+            common.out.print(line, highlight=False, markup=False)
+    report.write_csv(found, chosen.output / "peers.csv")
     with atomic_write(chosen.output / "peers.md") as path:
-        path.write_text(report.markdown(tables, budget), encoding="utf-8")
-    report.plot(tables, budget, chosen.output / "peers.png")
+        path.write_text(report.markdown(found), encoding="utf-8")
+    report.plot(found, chosen.output / "peers.png")
+    if chosen.write_docs:
+        report.write_docs(found, DOCS)
+    return 0
 
 
 if __name__ == "__main__":

@@ -85,6 +85,17 @@ _PEERS = (
         ),
     ),
     Peer(
+        name="mlserver",
+        title="MLServer",
+        distribution="mlserver",
+        command=_mlserver,
+        forms={PIXELS: forms.V2_PIXELS, JPEG: forms.V2_JPEG, GRPC: forms.V2_GRPC},
+        documentation=(
+            "https://docs.seldon.ai/mlserver/user-guide/adaptive-batching",
+            "https://docs.seldon.ai/mlserver/user-guide/parallel-inference",
+        ),
+    ),
+    Peer(
         name="bentoml",
         title="BentoML",
         distribution="bentoml",
@@ -95,17 +106,6 @@ _PEERS = (
         documentation=(
             "https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html",
             "https://docs.bentoml.com/en/latest/build-with-bentoml/parallelize-requests.html",
-        ),
-    ),
-    Peer(
-        name="mlserver",
-        title="MLServer",
-        distribution="mlserver",
-        command=_mlserver,
-        forms={PIXELS: forms.V2_PIXELS, JPEG: forms.V2_JPEG, GRPC: forms.V2_GRPC},
-        documentation=(
-            "https://docs.seldon.ai/mlserver/user-guide/adaptive-batching",
-            "https://docs.seldon.ai/mlserver/user-guide/parallel-inference",
         ),
     ),
     Peer(

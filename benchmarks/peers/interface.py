@@ -19,6 +19,7 @@ WORKLOADS: Mapping[str, str] = {
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
 REQUIREMENTS = HERE / "requirements"
+DOCS = HERE.parents[1] / "docs" / "peers.md"
 
 
 @dataclass(frozen=True)

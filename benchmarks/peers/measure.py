@@ -1,15 +1,20 @@
-"""Measure one peer in one workload, and keep what was found."""
+"""Measure one peer in one workload."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import NamedTuple
 
 import delugeserve
+import delugeserve_client
 from benchmarks.peers import servers
 from benchmarks.peers.grpc_sender import OpenGrpc
 from benchmarks.peers.http_sender import OpenHttp
@@ -22,99 +27,26 @@ from benchmarks.peers.interface import (
     Model,
     Peer,
 )
-from benchmarks.peers.servers import StartError
+from benchmarks.peers.outcome import Cell, Outcome, name_delay
 from benchmarks.peers.workload import TOLERANCE, Workload
-from delugeserve.errors import DelugeServeError
 from delugeserve.load import (
     LoadResult,
     OpenSender,
+    Scenario,
     Settings,
     Target,
     find_rate,
     open_sender,
     run,
 )
-from delugeserve.system.files import atomic_write
-from delugeserve_client import ClientError
 
-_TIMEOUT = 30.0  # seconds for a request
+_log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure of the tables, in one round.
-
-    Attributes:
-        model: the model's name.
-        workload: the workload's name.
-        peer: the peer's name.
-        turn: the round, from 0.
-        delay: seconds that the peer waits for more images; None if it is not told.
-    """
-
-    model: str
-    workload: str
-    peer: str
-    turn: int
-    delay: float | None = None
-
-    def file(self, folder: Path) -> Path:
-        """Return where its outcome is kept."""
-        delay = "" if self.delay is None else f"-{self.delay * 1e3:g}ms"
-        return folder / f"{self.model}-{self.workload}-{self.peer}{delay}-{self.turn}.json"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was found for a cell.
-
-    Attributes:
-        cell: the cell.
-        version: version of the peer.
-        identity: digest of all that decides the figures, see :func:`identify`.
-        rate: highest rate of arrivals, in queries/s, that keeps the latency budget; None if none
-            does.
-        p99_ms: 99th percentile of the latency at this rate.
-        half_rate: half of this rate, as it was scheduled.
-        half_p50_ms: median latency at half of the rate.
-        half_p99_ms: 99th percentile there.
-        half_cpu_ms: CPU time of the server for a query there, with that of the warm-up.
-        alone_p50_ms: median latency of one request at a time.
-        client_cores: cores that the client used at the highest rate.
-        start_seconds: from the start of the server to its first answer.
-        memory: memory of the server's processes, in bytes, after the test.
-        load: load average of the machine (1 minute) before the first test.
-        failure: why there is no rate.
-        tests: every load test, as :class:`delugeserve.load.LoadResult` writes it.
-    """
-
-    cell: Cell
-    version: str
-    identity: str = ""
-    rate: float | None = None
-    p99_ms: float | None = None
-    half_rate: float | None = None
-    half_p50_ms: float | None = None
-    half_p99_ms: float | None = None
-    half_cpu_ms: float | None = None
-    alone_p50_ms: float | None = None
-    client_cores: float | None = None
-    start_seconds: float | None = None
-    memory: int | None = None
-    load: float | None = None
-    failure: str | None = None
-    tests: tuple[dict[str, Any], ...] = ()
-
-    def write(self, folder: Path) -> None:
-        """Keep it, atomically."""
-        with atomic_write(self.cell.file(folder)) as path:
-            path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
-
-def read_outcome(path: Path) -> Outcome:
-    """Read an outcome that was kept."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return Outcome(**{**values, "cell": Cell(**values["cell"]), "tests": tuple(values["tests"])})
+_TIMEOUT = 10.0  # seconds for a request; a hundred times the usual budget
+_START = 0.85  # of the rate of a closed loop: about what a random arrival of requests leaves of it
+_IN_FLIGHT = 32  # of the closed loop
+_CONFIRMATIONS = 4  # rates that are tried, each lower than the one before
+_TRIES = 2  # of each: a short pause of the machine is not the server's fault
 
 
 @dataclass(frozen=True)
@@ -145,15 +77,21 @@ class Search:
     """How a rate is searched.
 
     Attributes:
-        settings: of each load test; the rate is chosen.
+        settings: of the tests that count; the rate is chosen.
+        duration: seconds of each test of the search.
+        probe: seconds of a closed loop.
         precision: the share by which the highest VALID rate and the lowest INVALID one may differ.
         batching: of the peers.
+        delays: seconds that a peer waits for more images; the best by a closed loop is taken.
         cores: number of cores, from which a peer's number of workers follows.
     """
 
     settings: Settings
+    duration: float
+    probe: float
     precision: float
     batching: Batching
+    delays: tuple[float, ...]
     cores: int
 
     def batching_of(self, peer: Peer, delay: float | None) -> Batching:
@@ -162,20 +100,19 @@ class Search:
         threads = max(1, self.cores // workers) if workers > 1 else 0
         return replace(self.batching, delay=delay or 0.0, workers=workers, threads=threads)
 
+    def delays_of(self, peer: Peer) -> tuple[float | None, ...]:
+        """Return the delays to try."""
+        return self.delays if peer.delayed else (None,)
+
 
 def measure(
-    task: Task,
-    search: Search,
-    *,
-    start: float | None = None,
-    on_trial: Callable[[LoadResult], None] = lambda _: None,
+    task: Task, search: Search, on_trial: Callable[[LoadResult], None] = lambda _: None
 ) -> Outcome:
-    """Start a peer, search its rate, and test it at half of that.
+    """Start a peer, search its rate, confirm it, and test the peer at half of that.
 
     Args:
         task: what is measured.
         search: how.
-        start: the rate to begin with.
         on_trial: called with each test.
 
     Returns:
@@ -183,31 +120,109 @@ def measure(
     """
     tests: list[LoadResult] = []
 
-    def tried(result: LoadResult) -> None:
+    def tried(result: LoadResult) -> LoadResult:
         tests.append(result)
         on_trial(result)
+        return result
 
-    outcome = Outcome(task.cell, task.version, identify(task))
+    started = time.monotonic()
+    outcome = Outcome(
+        task.cell,
+        task.version,
+        identify(task),
+        datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        machine_ms=time_machine(),
+    )
     try:
-        outcome = _measure(outcome, task, search, start, tried)
-    except (StartError, DelugeServeError, ClientError) as error:
-        outcome = replace(outcome, failure=str(error))
+        for known in _stages(outcome, task, search, tried):
+            outcome = known
+    except Exception as error:  # whatever a peer does, the others are measured
+        _log.debug("%s", task.cell, exc_info=True)
+        outcome = replace(outcome, failure=f"{_describe(error)}{_best_until_then(tests)}")
     load = tests[0].load_before if tests else None
-    return replace(outcome, load=load, tests=tuple(test.as_json() for test in tests))
+    return replace(
+        outcome,
+        seconds=time.monotonic() - started,
+        load=load,
+        tests=tuple(test.as_json() for test in tests),
+    )
 
 
-def _measure(
-    outcome: Outcome,
-    task: Task,
-    search: Search,
-    start: float | None,
-    tried: Callable[[LoadResult], None],
-) -> Outcome:
-    peer, model, workload = task.peer, task.model, task.workload
+class _Served(NamedTuple):
+    running: servers.Running
+    target: Target
+    sender: OpenSender
+
+
+def _stages(
+    outcome: Outcome, task: Task, search: Search, tried: Callable[[LoadResult], LoadResult]
+) -> Iterator[Outcome]:
+    """Return what is known after each stage."""
+    with contextlib.ExitStack() as stack:
+        delays = search.delays_of(task.peer)
+        loops: dict[float | None, float] = {}
+        for delay in delays:
+            stack.close()
+            served = stack.enter_context(_serve(task, search, delay))
+            loops[delay] = tried(_probe(served, search)).images_per_s
+        best = max(loops, key=loops.__getitem__)
+        if best != delays[-1]:
+            stack.close()
+            served = stack.enter_context(_serve(task, search, best))
+        outcome = replace(
+            outcome,
+            delay=best,
+            closed_loop={name_delay(delay): value for delay, value in loops.items()},
+            start_seconds=served.running.seconds,
+        )
+        yield outcome
+
+        found = find_rate(
+            served.target,
+            replace(search.settings, duration=search.duration),
+            precision=search.precision,
+            start=_START * loops[best],
+            step=1 + 2 * search.precision,
+            sender=served.sender,
+            on_trial=tried,
+        )
+        outcome = replace(outcome, alone_p50_ms=found.alone.percentiles_ms["50"])
+        yield outcome
+
+        confirmed = _confirm(served, search, found.rate, tried)
+        rate = confirmed.scheduled_rate or found.rate
+        outcome = replace(
+            outcome,
+            rate=rate,
+            p99_ms=confirmed.percentiles_ms["99"],
+            client_cores=confirmed.client_cores,
+        )
+        yield outcome
+
+        used = served.running.cpu_seconds()
+        half = run(
+            served.target, replace(search.settings, rate=rate / 2, seed=1), sender=served.sender
+        )
+        used = served.running.cpu_seconds() - used
+        tried(half)
+        yield replace(
+            outcome,
+            half_rate=half.scheduled_rate,
+            half_p50_ms=half.percentiles_ms["50"],
+            half_p99_ms=half.percentiles_ms["99"],
+            half_cpu_ms=1e3 * used / half.queries,
+            memory=served.running.memory(),
+            failure=None if half.valid else f"at half of the rate: {' '.join(half.reasons)}",
+        )
+
+
+@contextlib.contextmanager
+def _serve(task: Task, search: Search, delay: float | None) -> Iterator[_Served]:
+    model, workload = task.model, task.workload
     with servers.folder() as folder:
-        batching = search.batching_of(peer, outcome.cell.delay)
+        batching = search.batching_of(task.peer, delay)
         launch = Launch(task.python, model, batching, *servers.free_ports(), folder)
-        with servers.serve(peer, launch, workload, task.log) as running:
+        with servers.serve(task.peer, launch, workload, task.log) as running:
             target = Target(
                 running.url,
                 model.name,
@@ -216,45 +231,77 @@ def _measure(
                 timeout=_TIMEOUT,
                 tolerance=TOLERANCE,
             )
-            sender = sender_of(peer, model, workload)
-            found = find_rate(
-                target,
-                search.settings,
-                precision=search.precision,
-                start=start,
-                sender=sender,
-                on_trial=tried,
-            )
-            used = running.cpu_seconds()
-            half = run(target, replace(search.settings, rate=found.rate / 2), sender=sender)
-            used = running.cpu_seconds() - used
-            memory = running.memory()
-    tried(half)
-    return replace(
-        outcome,
-        rate=found.rate,
-        p99_ms=found.best.percentiles_ms["99"],
-        half_rate=half.scheduled_rate,
-        half_p50_ms=half.percentiles_ms["50"],
-        half_p99_ms=half.percentiles_ms["99"],
-        half_cpu_ms=1e3 * used / half.queries,
-        alone_p50_ms=found.alone.percentiles_ms["50"],
-        client_cores=found.best.client_cores,
-        start_seconds=running.seconds,
-        memory=memory,
-        failure=None if half.valid else f"at half of the rate: {' '.join(half.reasons)}",
+            yield _Served(running, target, sender_of(task.peer, model, workload))
+
+
+def _probe(served: _Served, search: Search) -> LoadResult:
+    settings = replace(
+        search.settings,
+        scenario=Scenario.CLOSED_LOOP,
+        duration=search.probe,
+        in_flight=_IN_FLIGHT,
     )
+    return run(served.target, settings, sender=served.sender)
+
+
+def _confirm(
+    served: _Served, search: Search, rate: float, tried: Callable[[LoadResult], LoadResult]
+) -> LoadResult:
+    """Test a rate once more, with other times of arrival; a lower one if it does not hold.
+
+    Raises:
+        UnconfirmedError: none holds.
+    """
+    rates = [rate / (1 + search.precision) ** step for step in range(_CONFIRMATIONS)]
+    for seed, chosen in enumerate((one for one in rates for _ in range(_TRIES)), 1):
+        settings = replace(search.settings, rate=chosen, seed=seed)
+        result = tried(run(served.target, settings, sender=served.sender))
+        if result.valid:
+            return result
+    raise UnconfirmedError(
+        f"The rate of {rate:,.0f}/s did not hold in longer tests, nor did lower ones down to "
+        f"{rates[-1]:,.0f}/s."
+    )
+
+
+class UnconfirmedError(Exception):
+    """A rate that was VALID in a short test is not in longer ones."""
+
+
+def time_machine() -> float:
+    """Return the time of a fixed computation on one core, in milliseconds.
+
+    It tells whether the machine was equally fast for all peers.
+    """
+    data, times = bytes(4 << 20), []
+    for _ in range(15):
+        start = time.perf_counter()
+        hashlib.sha256(data)
+        times.append(time.perf_counter() - start)
+    return 1e3 * median(times)
+
+
+def _describe(error: Exception) -> str:
+    text = str(error)
+    return text if text and not isinstance(error, KeyError) else f"{type(error).__name__}: {text}"
+
+
+def _best_until_then(tests: list[LoadResult]) -> str:
+    rates = [one.scheduled_rate or 0 for one in tests if one.valid]
+    return f" Until then the highest VALID rate was {max(rates):,.0f}/s." if any(rates) else ""
 
 
 def identify(task: Task) -> str:
     """Return a digest of all that decides a task's figures, so that no table mixes two of them.
 
-    It is of the peer's version, requirements and app, of the artefact and its ``config.pbtxt``, and
-    of the source of our own server.
+    It is of the peer's version, requirements and app, of the artefact and its ``config.pbtxt``, of
+    the decoder, and of the source of our own server.
     """
     digest = hashlib.sha256(f"{task.peer.name} {task.version}".encode())
     package = Path(delugeserve.__file__).parent
+    client = Path(delugeserve_client.__file__).parent
     files = [task.model.artefact, *task.model.artefact.parent.glob("model.bin")]
+    files += [client / "preprocessing.py", client / "formats.py"]
     if task.peer.installed:
         files += task.model.repository.glob(f"{task.model.name}*/config.pbtxt")
         files += [*package.glob("serving/**/*.py"), *package.glob("runtimes/*.py")]

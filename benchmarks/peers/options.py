@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.environments import default_cache
-from benchmarks.peers.interface import WORKLOADS
+from benchmarks.peers.interface import DOCS, WORKLOADS
 from delugeserve.errors import UsageError
 from delugeserve.load.budget import parse_budget
 
@@ -49,15 +49,25 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workloads", type=names(WORKLOADS, "workload"), default=list(WORKLOADS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency-budget", type=seconds, default=0.1, metavar="TIME")
-    parser.add_argument("--duration", type=seconds, default=10.0, help="of a test, such as 10s")
-    parser.add_argument("--precision", type=float, default=0.05)
+    parser.add_argument(
+        "--duration",
+        type=seconds,
+        default=10.0,
+        metavar="TIME",
+        help="of the tests that count: the one that confirms a rate, and the one at half of it",
+    )
+    parser.add_argument(
+        "--search-duration", type=seconds, default=7.0, metavar="TIME", help="of the others"
+    )
+    parser.add_argument("--probe", type=seconds, default=5.0, metavar="TIME", help="closed loop")
+    parser.add_argument("--precision", type=float, default=0.05, help="of the rate, as a share")
     parser.add_argument("--batch", type=int, default=32, help="largest batch of the peers")
     parser.add_argument(
         "--batch-delay",
         type=delays,
         default=[0.002],
         metavar="TIME,TIME",
-        help="how long the peers wait for more images; each is measured, the best one counts",
+        help="how long the peers wait for more images; a closed loop chooses the best",
     )
     parser.add_argument(
         "--plain-engine",
@@ -66,6 +76,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--cache", type=Path, default=default_cache(), metavar="FOLDER")
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="MINUTES",
+        help="begin with no further peer after this time; the same command goes on",
+    )
+    parser.add_argument(
+        "--write-docs",
+        action="store_true",
+        help=f"write tables and plot into {DOCS.parent.name}/{DOCS.name} too",
+    )
     parser.add_argument("--install", action="store_true", help="install the peers, and end")
     parser.add_argument("--retry-failed", action="store_true", help="measure what failed again")
     parser.add_argument("--report", action="store_true", help="only tables of what was measured")
@@ -73,5 +94,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     chosen = parser.parse_args(arguments)
     chosen.model = chosen.model or ["delugenet38"]
     if chosen.quick:
-        chosen.rounds, chosen.duration, chosen.precision = 1, 2.0, 0.5
+        chosen.rounds, chosen.precision = 1, 0.5
+        chosen.duration = chosen.search_duration = chosen.probe = 2.0
     return chosen
