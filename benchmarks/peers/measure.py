@@ -43,10 +43,8 @@ from delugeserve.load import (
 _log = logging.getLogger(__name__)
 
 _TIMEOUT = 10.0  # seconds for a request; a hundred times the usual budget
-_START = 0.85  # of the rate of a closed loop: about what a random arrival of requests leaves of it
+_START = 0.85  # of the rate of a closed loop: about what random arrivals leave of it
 _IN_FLIGHT = 32  # of the closed loop
-_CONFIRMATIONS = 4  # rates that are tried, each lower than the one before
-_TRIES = 2  # of each: a short pause of the machine is not the server's fault
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,7 @@ class Search:
     """How a rate is searched.
 
     Attributes:
-        settings: of the tests that count; the rate is chosen.
-        duration: seconds of each test of the search.
+        settings: of each test; the rate is chosen.
         probe: seconds of a closed loop.
         precision: the share by which the highest VALID rate and the lowest INVALID one may differ.
         batching: of the peers.
@@ -87,7 +84,6 @@ class Search:
     """
 
     settings: Settings
-    duration: float
     probe: float
     precision: float
     batching: Batching
@@ -108,7 +104,7 @@ class Search:
 def measure(
     task: Task, search: Search, on_trial: Callable[[LoadResult], None] = lambda _: None
 ) -> Outcome:
-    """Start a peer, search its rate, confirm it, and test the peer at half of that.
+    """Start a peer, search its rate, and test it at half of that.
 
     Args:
         task: what is measured.
@@ -138,7 +134,7 @@ def measure(
             outcome = known
     except Exception as error:  # whatever a peer does, the others are measured
         _log.debug("%s", task.cell, exc_info=True)
-        outcome = replace(outcome, failure=f"{_describe(error)}{_best_until_then(tests)}")
+        outcome = replace(outcome, failure=_describe(error))
     load = tests[0].load_before if tests else None
     return replace(
         outcome,
@@ -179,29 +175,24 @@ def _stages(
 
         found = find_rate(
             served.target,
-            replace(search.settings, duration=search.duration),
+            search.settings,
             precision=search.precision,
             start=_START * loops[best],
-            step=1 + 2 * search.precision,
             sender=served.sender,
             on_trial=tried,
         )
-        outcome = replace(outcome, alone_p50_ms=found.alone.percentiles_ms["50"])
-        yield outcome
-
-        confirmed = _confirm(served, search, found.rate, tried)
-        rate = confirmed.scheduled_rate or found.rate
         outcome = replace(
             outcome,
-            rate=rate,
-            p99_ms=confirmed.percentiles_ms["99"],
-            client_cores=confirmed.client_cores,
+            rate=found.rate,
+            p99_ms=found.best.percentiles_ms["99"],
+            alone_p50_ms=found.alone.percentiles_ms["50"],
+            client_cores=found.best.client_cores,
         )
         yield outcome
 
         used = served.running.cpu_seconds()
         half = run(
-            served.target, replace(search.settings, rate=rate / 2, seed=1), sender=served.sender
+            served.target, replace(search.settings, rate=found.rate / 2), sender=served.sender
         )
         used = served.running.cpu_seconds() - used
         tried(half)
@@ -244,30 +235,6 @@ def _probe(served: _Served, search: Search) -> LoadResult:
     return run(served.target, settings, sender=served.sender)
 
 
-def _confirm(
-    served: _Served, search: Search, rate: float, tried: Callable[[LoadResult], LoadResult]
-) -> LoadResult:
-    """Test a rate once more, with other times of arrival; a lower one if it does not hold.
-
-    Raises:
-        UnconfirmedError: none holds.
-    """
-    rates = [rate / (1 + search.precision) ** step for step in range(_CONFIRMATIONS)]
-    for seed, chosen in enumerate((one for one in rates for _ in range(_TRIES)), 1):
-        settings = replace(search.settings, rate=chosen, seed=seed)
-        result = tried(run(served.target, settings, sender=served.sender))
-        if result.valid:
-            return result
-    raise UnconfirmedError(
-        f"The rate of {rate:,.0f}/s did not hold in longer tests, nor did lower ones down to "
-        f"{rates[-1]:,.0f}/s."
-    )
-
-
-class UnconfirmedError(Exception):
-    """A rate that was VALID in a short test is not in longer ones."""
-
-
 def time_machine() -> float:
     """Return the time of a fixed computation on one core, in milliseconds.
 
@@ -284,11 +251,6 @@ def time_machine() -> float:
 def _describe(error: Exception) -> str:
     text = str(error)
     return text if text and not isinstance(error, KeyError) else f"{type(error).__name__}: {text}"
-
-
-def _best_until_then(tests: list[LoadResult]) -> str:
-    rates = [one.scheduled_rate or 0 for one in tests if one.valid]
-    return f" Until then the highest VALID rate was {max(rates):,.0f}/s." if any(rates) else ""
 
 
 def identify(task: Task) -> str:

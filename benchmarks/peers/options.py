@@ -50,14 +50,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency-budget", type=seconds, default=0.1, metavar="TIME")
     parser.add_argument(
-        "--duration",
-        type=seconds,
-        default=10.0,
-        metavar="TIME",
-        help="of the tests that count: the one that confirms a rate, and the one at half of it",
-    )
-    parser.add_argument(
-        "--search-duration", type=seconds, default=7.0, metavar="TIME", help="of the others"
+        "--duration", type=seconds, default=10.0, metavar="TIME", help="of each load test"
     )
     parser.add_argument("--probe", type=seconds, default=5.0, metavar="TIME", help="closed loop")
     parser.add_argument("--precision", type=float, default=0.05, help="of the rate, as a share")
@@ -95,5 +88,5 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     chosen.model = chosen.model or ["delugenet38"]
     if chosen.quick:
         chosen.rounds, chosen.precision = 1, 0.5
-        chosen.duration = chosen.search_duration = chosen.probe = 2.0
+        chosen.duration = chosen.probe = 2.0
     return chosen

@@ -251,9 +251,8 @@ def _describe(report: Report) -> str:
     parts = [
         f"{settings['machine']}; from {times[0][:16].replace('T', ' ')} to "
         f"{times[-1][:16].replace('T', ' ')} UTC.",
-        f"{rounds} round{'s' * (rounds > 1)}; load tests of {settings['search_duration']:g} s "
-        f"search the highest rate to {settings['precision'] * 100:g} %, one of "
-        f"{settings['duration']:g} s confirms it.",
+        f"{rounds} round{'s' * (rounds > 1)}, load tests of {settings['duration']:g} s; rates are "
+        f"resolved to {settings['precision'] * 100:g} %.",
     ]
     if speeds:
         parts.append(

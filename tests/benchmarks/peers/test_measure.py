@@ -21,7 +21,7 @@ from delugeserve.errors import Failure
 from delugeserve.load import Scenario, Settings
 
 WORK = Workload(PIXELS, IMAGES, np.zeros((10, 2, 2, 3), np.uint8), np.zeros((10, 4), np.float32))
-SEARCH = Search(Settings(), 7.0, 5.0, 0.1, Batching(), (0.002, 0.0), 2)
+SEARCH = Search(Settings(), 5.0, 0.1, Batching(), (0.002, 0.0), 2)
 
 
 @dataclasses.dataclass
@@ -44,13 +44,13 @@ class Result:
 
 
 class World:
-    """Peers whose closed loop depends on the delay, and which keep a rate up to a capacity."""
+    """Peers whose closed loop depends on the delay, and which may die at a rate."""
 
-    def __init__(self, monkeypatch, capacity=900.0, loops=(1000.0, 1200.0), dies_below=0.0):
+    def __init__(self, monkeypatch, loops=(1000.0, 1200.0), dies_below=0.0):
         self.started: list[float] = []
         self.rates: list[float] = []
         self._loops = dict(zip((0.002, 0.0), loops, strict=True))
-        self._capacity, self._dies_below = capacity, dies_below
+        self._dies_below = dies_below
         monkeypatch.setattr(module.servers, "serve", self._serve)
         monkeypatch.setattr(module, "run", self._run)
         monkeypatch.setattr(module, "find_rate", self._find)
@@ -70,12 +70,12 @@ class World:
         self.rates.append(settings.rate)
         if settings.rate < self._dies_below:
             raise Failure("It died.", "Start it again.")
-        return Result(settings.rate, settings.rate <= self._capacity)
+        return Result(settings.rate)
 
     def _find(self, target, settings, *, start, on_trial, **_):
-        self.start, self.searched = start, settings
+        self.start = start
         on_trial(Result(1000.0))
-        return SimpleNamespace(rate=1000.0, alone=Result(None))
+        return SimpleNamespace(rate=1000.0, best=Result(1000.0), alone=Result(None))
 
     def measure(self, name="litserve"):
         cell = Cell("stub", PIXELS, name, 0)
@@ -91,7 +91,6 @@ def test_a_closed_loop_chooses_the_delay_and_where_to_begin(monkeypatch):
     assert outcome.delay == 0.0
     assert outcome.closed_loop == {"2 ms": 1000.0, "0 ms": 1200.0}
     assert world.start == pytest.approx(1020)
-    assert world.searched.duration == 7.0
     world = World(monkeypatch, loops=(1300.0, 1200.0))
     assert world.measure().delay == 0.002
     assert world.started == [0.002, 0.0, 0.002]
@@ -104,25 +103,18 @@ def test_a_server_with_its_own_delay_is_started_once(monkeypatch):
     assert outcome.delay is None
 
 
-def test_a_rate_must_hold_in_a_longer_test(monkeypatch):
-    world = World(monkeypatch, capacity=850)
+def test_the_last_test_is_at_half_of_the_rate(monkeypatch):
+    world = World(monkeypatch)
     outcome = world.measure()
-    found = [1000, 1000, 909.1, 909.1, 826.4, 826.4 / 2]
-    assert world.rates == pytest.approx(found, rel=1e-3)
-    assert outcome.rate == pytest.approx(826.4, rel=1e-3)
-    assert outcome.half_p99_ms == 9.0
+    assert world.rates == [500]
+    assert (outcome.rate, outcome.half_rate, outcome.half_p99_ms) == (1000, 500, 9.0)
+    assert (outcome.alone_p50_ms, outcome.memory) == (1.0, 100)
+    assert outcome.tests == ({"rate": None}, {"rate": None}, {"rate": 1000}, {"rate": 500})
     assert outcome.failure is None
 
 
-def test_a_rate_that_never_holds_is_none(monkeypatch):
-    outcome = World(monkeypatch, capacity=100).measure()
-    assert outcome.rate is None
-    assert "did not hold" in (outcome.failure or "")
-    assert "1,000/s" in (outcome.failure or "")
-
-
 def test_what_was_found_before_a_server_died_is_kept(monkeypatch):
-    outcome = World(monkeypatch, capacity=2000, dies_below=600).measure()
+    outcome = World(monkeypatch, dies_below=600).measure()
     assert outcome.rate == 1000
     assert outcome.half_p99_ms is None
     assert "It died." in (outcome.failure or "")

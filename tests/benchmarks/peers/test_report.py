@@ -18,7 +18,6 @@ pytest.importorskip("matplotlib", reason="the plot needs the extra 'benchmark'")
 SETTINGS = {
     "machine": "a machine",
     "latency_budget": 0.1,
-    "search_duration": 7.0,
     "duration": 10.0,
     "precision": 0.1,
 }
