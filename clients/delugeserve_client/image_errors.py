@@ -7,21 +7,17 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
 from delugeserve_client.errors import ImageError
-
-if TYPE_CHECKING:
-    from delugeserve_client.preprocessing import ImageLike
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 @contextlib.contextmanager
-def explained(image: ImageLike, source: str) -> Iterator[None]:
+def explained(image: object, source: str) -> Iterator[None]:
     """Translate what goes wrong while an image is read."""
     try:
         yield
@@ -91,7 +87,7 @@ def empty(source: str) -> ImageError:
     )
 
 
-def _unsupported(image: ImageLike, source: str) -> ImageError:
+def _unsupported(image: object, source: str) -> ImageError:
     if _is_heif(image):
         return ImageError(
             f"{start(source)} is a HEIC image, which cannot be read without the package "
@@ -106,7 +102,7 @@ def _unsupported(image: ImageLike, source: str) -> ImageError:
     )
 
 
-def _is_heif(image: ImageLike) -> bool:
+def _is_heif(image: object) -> bool:
     if isinstance(image, (str, os.PathLike)):
         with Path(image).open("rb") as file:
             start = file.read(12)
