@@ -378,7 +378,7 @@ class AsyncClassifier:
                     for result in checked(window.pop().results(reply, reader), on_error):
                         yield result
                 else:
-                    both = (reading, window.answer)
+                    both: tuple[asyncio.Future[Any] | None, ...] = (reading, window.answer)
                     await asyncio.wait(filter(None, both), return_when=asyncio.FIRST_COMPLETED)
         finally:
             if reading is not None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import queue
-from collections.abc import AsyncIterable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -60,7 +60,7 @@ class Feed:
 
 
 async def read_few(
-    reader: Reader, images: Sequence[AnyImage], first: int, encoded: bool
+    reader: Reader, images: Collection[Any], first: int, encoded: bool
 ) -> list[Ready]:
     """Read a few images: small arrays here, and others in threads.
 
