@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 from PIL import Image
 
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+
 # Pillow's name of each format, and its file name suffixes. Other formats stay out on purpose:
 # Pillow's rarer decoders are less tested, and one of them (EPS) runs another program.
 FORMATS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -27,7 +29,7 @@ FORMATS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
         "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
         # What iPhones write: Pillow reads it with the package pillow-heif.
-        **({"HEIF": (".heic", ".heif", ".hif")} if find_spec("pillow_heif") else {}),
+        **({"HEIF": HEIF_SUFFIXES} if find_spec("pillow_heif") else {}),
     }
 )
 

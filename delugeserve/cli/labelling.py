@@ -32,6 +32,7 @@ from delugeserve.cli.render.classification import (
 from delugeserve.cli.render.console import ClosedPipe, out, print_error, unwritable_output
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.safe_text import printable
+from delugeserve.data.formats import HEIF_SUFFIXES
 from delugeserve.errors import Failure, UnfinishedError
 from delugeserve.system.progress import NO_PROGRESS
 from delugeserve_client.errors import ClientError
@@ -40,7 +41,6 @@ from delugeserve_client.results import Classification
 _log = logging.getLogger(__name__)
 
 _ERRORS_SHOWN = 20
-_HEIC = (".heic", ".heif", ".hif")
 
 
 class Images:
@@ -71,8 +71,8 @@ class Images:
         first = self._found is not None
         skipped = Skipped()
         yield from open_shards(self.unopened(), skipped)
-        if first and (skipped.others or skipped.hidden):
-            _tell_skipped("shards", skipped)
+        if first:
+            _tell("inside archives", skipped)
 
     def unopened(self) -> Iterator[Item]:
         """List the images and the shards, which are not opened."""
@@ -301,11 +301,16 @@ def _resume_command() -> str:
 
 
 def _tell_skipped(argument: str, skipped: Skipped) -> None:
-    _log.info("Skipped in %s: %s.", printable(argument), describe_skipped(skipped))
-    heic = sum(skipped.others[suffix] for suffix in _HEIC)
+    _tell(f"in {printable(argument)}", skipped)
+
+
+def _tell(where: str, skipped: Skipped) -> None:
+    if skipped.others or skipped.hidden:
+        _log.info("Skipped %s: %s.", where, describe_skipped(skipped))
+    heic = sum(skipped.others[suffix] for suffix in HEIF_SUFFIXES)
     if heic:
         _log.warning(
-            "%s HEIC images in %s are skipped. To read them: pip install 'delugeserve[heic]'",
+            "%s HEIC images %s are skipped. To read them: pip install 'delugeserve[heic]'",
             f"{heic:,}",
-            printable(argument),
+            where,
         )

@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
-from delugeserve.bulk.items import Item, Skipped, unreadable
-from delugeserve.bulk.sources.folders import count_images, walk_folder
+from delugeserve.bulk.items import Item, Skipped
+from delugeserve.bulk.sources.folders import count_images, match_files, walk_folder
 from delugeserve.bulk.sources.names import read_names
 from delugeserve.bulk.sources.opening import open_shards as open_shards
 from delugeserve.bulk.sources.parquet import count_rows
 from delugeserve.bulk.sources.remote import is_remote, read_remote
 from delugeserve.bulk.sources.shards import SUFFIXES as SHARD_SUFFIXES
 from delugeserve.bulk.sources.shards import find_shard, is_shard
-from delugeserve.data.formats import SUFFIXES, is_image_file
+from delugeserve.data.formats import SUFFIXES
 from delugeserve.errors import UsageError
 from delugeserve_client.errors import ImageError
 
@@ -67,15 +67,13 @@ def _find(
         yield Item(argument, error=ImageError(error.problem, error.remedy, source=argument))
     if skipped.others or skipped.hidden:
         skips(argument, skipped)
-    if not found:
-        yield Item(
-            argument,
-            error=ImageError(
-                f"There are no images in {argument}.",
-                f"Give a folder with files that end in {', '.join([*SUFFIXES, *SHARD_SUFFIXES])}.",
-                source=argument,
-            ),
-        )
+    if found:
+        return
+    problem = f"There are no images in {argument}."
+    remedy = f"Give a folder with files that end in {', '.join([*SUFFIXES, *SHARD_SUFFIXES])}."
+    if globs and _is_pattern(argument):
+        problem, remedy = f"No image matches {argument}.", "Check the pattern."
+    yield Item(argument, error=ImageError(problem, remedy, source=argument))
 
 
 def _expand(
@@ -87,26 +85,14 @@ def _expand(
         yield from walk_folder(argument, skipped, left_out)
     elif is_shard(argument):
         yield find_shard(argument, explicit=True)
-    elif globs and glob.has_magic(argument) and not os.path.lexists(argument):
-        yield from _match(argument, skipped, left_out)
+    elif globs and _is_pattern(argument):
+        yield from match_files(argument, skipped, left_out)
     else:
         yield Item(argument, argument)
 
 
-def _match(pattern: str, skipped: Skipped, left_out: Callable[[str], bool]) -> Iterator[Item]:
-    """Yield what matches a pattern; ``**`` stands for any number of folders."""
-    paths = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - keeps the text
-    if not paths:
-        yield unreadable(pattern, "no file matches", "Check the pattern.")
-    for path in paths:
-        if os.path.isdir(path) or left_out(path):  # noqa: PTH112
-            continue
-        if is_image_file(path):
-            yield Item(path, path)
-        elif is_shard(path):
-            yield find_shard(path, explicit=False)
-        else:
-            skipped.others[os.path.splitext(path)[1].lower()] += 1  # noqa: PTH122
+def _is_pattern(argument: str) -> bool:
+    return not is_remote(argument) and glob.has_magic(argument) and not os.path.lexists(argument)
 
 
 def count_items(arguments: Sequence[str], patience: float = 0.5) -> int | None:
@@ -129,7 +115,7 @@ def count_items(arguments: Sequence[str], patience: float = 0.5) -> int | None:
             count = count_images(argument, deadline)
         elif is_shard(argument):
             count = count_rows(argument) if argument.lower().endswith(".parquet") else None
-        elif glob.has_magic(argument) and not os.path.lexists(argument):
+        elif _is_pattern(argument):
             count = None
         if count is None:
             return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import heapq
 import os
 import tempfile
@@ -13,6 +15,7 @@ from typing import IO, NamedTuple
 from delugeserve.bulk.items import Item, Skipped, unreadable
 from delugeserve.bulk.sources.shards import find_shard, is_shard
 from delugeserve.data.formats import is_image_file
+from delugeserve.errors import Failure
 
 SORTED_AT_ONCE = 500_000
 """Names of one folder that are sorted in memory. More are sorted in runs, in temporary files."""
@@ -38,7 +41,35 @@ def walk_folder(
         skipped: counts what is neither image nor shard.
         left_out: tells of a path whether it is passed over without being counted.
     """
-    yield from _walk(folder, skipped, left_out, set())
+    for found in _walk(folder, skipped, left_out, set()):
+        yield from [found] if isinstance(found, Item) else find_file(found, skipped)
+
+
+def match_files(
+    pattern: str, skipped: Skipped, left_out: Callable[[str], bool] = lambda _: False
+) -> Iterator[Item]:
+    """Yield what matches a pattern; ``**`` stands for any number of folders.
+
+    Args:
+        pattern: with ``*``, ``?``, ``[...]`` and ``**``. Only a dot matches that of a hidden file.
+        skipped: counts what matches, and is neither image nor shard.
+        left_out: tells of a path whether it is passed over without being counted.
+    """
+    for found in _match(pattern, left_out):
+        if isinstance(found, Item):
+            yield found
+        elif not os.path.isdir(found) and not left_out(found):  # noqa: PTH112
+            yield from find_file(found, skipped)
+
+
+def find_file(path: str, skipped: Skipped) -> Iterator[Item]:
+    """Yield the item of a file that was found, if it is an image or a shard."""
+    if is_image_file(path):
+        yield Item(path, path)
+    elif is_shard(path):
+        yield find_shard(path, explicit=False)
+    else:
+        skipped.others[os.path.splitext(path)[1].lower()] += 1  # noqa: PTH122
 
 
 def _walk(
@@ -46,30 +77,59 @@ def _walk(
     skipped: Skipped,
     left_out: Callable[[str], bool],
     visited: set[tuple[int, int]],
-) -> Iterator[Item]:
+) -> Iterator[str | Item]:
+    """Yield the files in a folder and its subfolders, and an item for what cannot be read."""
     try:
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in visited:
             return
         visited.add((status.st_dev, status.st_ino))
-        with _sorted_entries(folder) as entries:
-            for name, is_folder in entries:
-                path = os.path.join(folder, name)  # noqa: PTH118 - fast
-                if left_out(path):
-                    continue
-                if name.startswith("."):
-                    skipped.hidden += 1
-                elif is_folder:
-                    yield from _walk(path, skipped, left_out, visited)
-                elif is_image_file(name):
-                    yield Item(path, path)
-                elif is_shard(name):
-                    yield find_shard(path, explicit=False)
-                else:
-                    skipped.others[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
+        sorted_entries = _sorted_entries(folder)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         yield unreadable(folder, reason, _PERMISSIONS, subject=f"The folder {folder}")
+        return
+    with sorted_entries as entries:
+        for name, is_folder in entries:
+            path = os.path.join(folder, name)  # noqa: PTH118 - fast
+            if left_out(path):
+                continue
+            if name.startswith("."):
+                skipped.hidden += 1
+            elif is_folder:
+                yield from _walk(path, skipped, left_out, visited)
+            else:
+                yield path
+
+
+def _match(pattern: str, left_out: Callable[[str], bool]) -> Iterator[str | Item]:
+    parts = pattern.split("/")
+    if "**" not in parts:
+        yield from sorted(glob.iglob(pattern))  # noqa: PTH207 - keeps the text
+        return
+    first = parts.index("**")
+    head = "/".join(parts[:first]) or ("/" if pattern.startswith("/") else "")
+    rest = [part for part in parts[first:] if part]
+    # glob would follow a link to a parent folder again and again.
+    visited: set[tuple[int, int]] = set()
+    for root in sorted(glob.iglob(head)) if glob.has_magic(head) else [head]:  # noqa: PTH207
+        if not os.path.isdir(root or "."):  # noqa: PTH112
+            continue
+        for found in _walk(root or ".", Skipped(), left_out, visited):
+            if isinstance(found, Item):
+                yield found
+                continue
+            path = found if root else found[2:]
+            if _fits(path[len(root) :].lstrip("/").split("/"), rest):
+                yield path
+
+
+def _fits(path: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return any(_fits(path[start:], pattern[1:]) for start in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
 
 
 class _sorted_entries:  # noqa: N801 - used as a function
@@ -77,6 +137,7 @@ class _sorted_entries:  # noqa: N801 - used as a function
 
     Raises:
         OSError: the folder cannot be read.
+        Failure: temporary files cannot be written.
     """
 
     def __init__(self, folder: str) -> None:
@@ -109,9 +170,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _write_run(entries: list[_Entry]) -> IO[bytes]:
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the folder's entries
-    for name, is_folder in sorted(entries):
-        file.write((b"d" if is_folder else b"f") + os.fsencode(name) + b"\0")
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the folder's entries
+        for name, is_folder in sorted(entries):
+            file.write((b"d" if is_folder else b"f") + os.fsencode(name) + b"\0")
+        file.flush()
+    except OSError as error:
+        raise Failure(
+            f"Temporary files cannot be written to {tempfile.gettempdir()}: "
+            f"{error.strerror or error}.",
+            "Free some space there, or set TMPDIR to a folder that has it.",
+        ) from error
     return file
 
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from delugeserve.bulk.items import Item, Shard, too_large, unreadable
 from delugeserve.data.readers.parquet import ImageColumn, find_image_column
-from delugeserve.errors import DatasetError
+from delugeserve.errors import DatasetError, MissingExtraError
 from delugeserve.system.imports import require
 
 EXTRA = "bulk"
@@ -68,9 +68,7 @@ def _item(shard: Shard, row: int, content: bytes | None) -> Item:
 
 def count_rows(path: str) -> int | None:
     """Return the number of rows of a local parquet file; None if it cannot be read."""
-    pyarrow = require("pyarrow", EXTRA)
-    parquet = require("pyarrow.parquet", EXTRA)
     try:
-        return int(parquet.read_metadata(path).num_rows)
-    except (pyarrow.ArrowException, OSError):
+        return int(require("pyarrow.parquet", EXTRA).read_metadata(path).num_rows)
+    except (MissingExtraError, OSError, ValueError):  # Arrow's errors of files are one of these
         return None

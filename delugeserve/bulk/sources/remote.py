@@ -26,6 +26,22 @@ _CHECK = "Check the URL, and that your credentials may read it."
 _STAMPS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
 
+# What to install for a file system. Other names are left to fsspec: a name after "pip install" must
+# be the right one.
+_PACKAGES = {
+    **dict.fromkeys(("s3", "s3a"), "s3fs"),
+    **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+    **dict.fromkeys(("abfs", "az"), "adlfs"),
+    **dict.fromkeys(("sftp", "ssh"), "paramiko"),
+    **dict.fromkeys(("github", "webhdfs"), "requests"),
+    "hf": "huggingface_hub",
+    "oci": "ocifs",
+    "oss": "ossfs",
+    "smb": "smbprotocol",
+    "webdav": "webdav4",
+}
+
+
 def is_remote(text: str) -> bool:
     """Return whether an argument is a URL of a file system that fsspec knows, such as ``s3://``."""
     found = _URL.match(text)
@@ -43,23 +59,21 @@ def read_remote(url: str, skipped: Skipped) -> Iterator[Item]:
         MissingExtraError: fsspec is not installed.
         UsageError: the package of the file system is not installed, or there is none for it.
     """
-    system, path = _open_system(url)
-    # The errors of the file systems have no common base class.
     try:
+        system, path = _open_system(url)
         if any(character in path for character in "*?["):
-            paths = sorted(system.glob(path))
-            files = [system.info(found) for found in paths]
-            yield from _read_files(system, [f for f in files if f["type"] == "file"], skipped)
-            return
-        if system.isdir(path):
+            for _, file in sorted(system.glob(path, detail=True).items()):
+                if file["type"] == "file":
+                    yield from _read_file(system, file, skipped, explicit=False)
+        elif system.isdir(path):
             yield from _walk(system, path, skipped)
         else:
             yield from _read_file(system, system.info(path), skipped, explicit=True)
-    except ImageError:
+    except UsageError:
         raise
     except FileNotFoundError:
         yield unreadable(url, "there is no such file", _CHECK)
-    except Exception as error:
+    except Exception as error:  # those of file systems have no common base class
         yield unreadable(url, reason_of(error), _CHECK)
 
 
@@ -99,10 +113,13 @@ def _open_system(url: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        package = _package_of(protocol) or error.name or protocol
+        package = _PACKAGES.get(protocol)
+        needs = f"the package '{package}'" if package else "a package"
         raise UsageError(
-            f"{protocol}:// needs the package '{package}', which is not installed.",
-            f"Install it with: pip install {package}",
+            f"{protocol}:// needs {needs} that is not installed: {reason_of(error).rstrip('.')}.",
+            f"Install it with: pip install {package}"
+            if package
+            else "Install what fsspec's documentation names for it.",
         ) from error
     except ValueError as error:
         raise UsageError(
@@ -110,14 +127,6 @@ def _open_system(url: str) -> tuple[Any, str]:
             "Use a protocol that fsspec knows, such as s3:// or gs://.",
         ) from error
     return system, path
-
-
-def _package_of(protocol: str) -> str | None:
-    """Return the package that reads a file system, as fsspec's registry names it."""
-    from fsspec.registry import known_implementations
-
-    module = str(known_implementations.get(protocol, {}).get("class", "")).partition(".")[0]
-    return module if module not in ("", "fsspec") else None
 
 
 def _walk(system: Any, folder: str, skipped: Skipped) -> Iterator[Item]:
@@ -137,11 +146,6 @@ def _walk(system: Any, folder: str, skipped: Skipped) -> Iterator[Item]:
             yield from _walk(system, entry["name"], skipped)
         else:
             yield from _read_file(system, entry, skipped, explicit=False)
-
-
-def _read_files(system: Any, files: list[Any], skipped: Skipped) -> Iterator[Item]:
-    for file in files:
-        yield from _read_file(system, file, skipped, explicit=False)
 
 
 def _read_file(

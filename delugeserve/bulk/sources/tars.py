@@ -56,8 +56,15 @@ def _read_member(
     name = os.path.basename(member.name)  # noqa: PTH119 - fast
     if name.startswith("."):
         skipped.hidden += 1
-    elif not is_image_file(name) or not member.isreg():
+    elif not is_image_file(name):
         skipped.others[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
+    elif not member.isreg():  # an archive that is read once has no way back to its content
+        yield unreadable(
+            f"{shard.source}:{member.name}",
+            "it is a link in the archive",
+            "Create the archive with: tar --dereference --hard-dereference",
+            shard=shard,
+        )
     else:
         source = f"{shard.source}:{member.name}"
         refused = too_large(source, member.size, shard)

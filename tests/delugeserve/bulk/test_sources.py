@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import tarfile
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from delugeserve.bulk.items import Item, Skipped
 from delugeserve.bulk.sources import count_items, find_items, folders, open_shards
 from delugeserve.bulk.sources.ahead import load_ahead
 from delugeserve.bulk.sources.names import read_names
+from delugeserve.bulk.sources.remote import load_url
+from delugeserve.errors import Failure
+from delugeserve_client import ImageError
 
 
 def find(*arguments, stdin=None, **more):
@@ -86,7 +90,7 @@ def test_one_bad_argument_does_not_stop_the_others(tmp_path):
     items, _, _ = find(tmp_path / "empty", tmp_path / "*.gif", "nfs9://host/x", tmp_path / "1.png")
     assert [item.error is not None for item in items] == [True, True, True, False]
     assert "no images" in items[0].error.problem
-    assert "no file matches" in items[1].error.problem
+    assert "No image matches" in items[1].error.problem
     assert "nfs9" in items[2].error.problem
 
 
@@ -94,11 +98,44 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     import fsspec
 
     def lack(url):
-        raise ImportError("Install s3fs to access S3", name="s3fs")
+        raise ImportError("Install what is needed", name="it")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", lack)
-    (item,), _, _ = find("s3://bucket/photos")
-    assert item.error.remedy == "Install it with: pip install s3fs"
+    for url, package in (("s3://bucket/photos", "s3fs"), ("sftp://host/photos", "paramiko")):
+        (item,), _, _ = find(url)
+        assert item.error.remedy == f"Install it with: pip install {package}"
+    (item,), _, _ = find("git://photos")  # no name of a package is guessed
+    assert "Install what is needed" in item.error.problem
+    assert "pip install" not in item.error.remedy
+    with pytest.raises(ImageError, match="s3fs"):
+        load_url("s3://bucket/1.png")
+
+
+def test_a_file_system_that_cannot_be_opened_has_a_row(tmp_path, monkeypatch):
+    import fsspec
+
+    def refuse(url):
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+    touch(tmp_path, "1.png")
+    (bad, good), _, _ = find("ftp://127.0.0.1:1/x.jpg", tmp_path)
+    assert "Connection refused" in bad.error.problem
+    assert good.error is None
+
+
+def test_temporary_files_that_cannot_be_written_end_the_run(tmp_path, monkeypatch):
+    """The folder itself can be read: its images must not be missing from the output."""
+
+    def full():
+        raise OSError(28, "No space left on device")
+
+    touch(tmp_path, *(f"{number}.png" for number in range(10)))
+    monkeypatch.setattr(folders, "SORTED_AT_ONCE", 3)
+    monkeypatch.setattr(folders.tempfile, "TemporaryFile", full)
+    with pytest.raises(Failure) as caught:
+        find(tmp_path)
+    assert "TMPDIR" in caught.value.remedy
 
 
 def test_a_glob(tmp_path):
@@ -107,6 +144,22 @@ def test_a_glob(tmp_path):
     assert names(items) == [str(tmp_path / path) for path in ("[x].png", "a/1.png", "b/c/3.png")]
     assert skips[str(tmp_path / "**" / "*")].others == {".txt": 1}
     assert names(find(tmp_path / "[x].png")[0]) == [str(tmp_path / "[x].png")]  # a name that exists
+
+
+def test_a_glob_visits_each_folder_once(tmp_path, monkeypatch):
+    touch(tmp_path, "g/a.jpg", "g/sub/b.jpg", "g/sub/c.txt", "g/.hidden/d.jpg")
+    for name in ("a", "up"):  # with two links, following them would not end
+        (tmp_path / "g" / name).symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    everything = ["g/a.jpg", "g/sub/b.jpg"]
+    assert names(find("**/*.jpg")[0]) == everything
+    assert names(find("./**/*.jpg")[0]) == [f"./{name}" for name in everything]
+    assert names(find(tmp_path / "g?" / "**" / "*.jpg")[0]) == [str(tmp_path / "g?/**/*.jpg")]
+    assert names(find("[fg]/**")[0]) == everything
+    items, skips, _ = find("**/sub/*")
+    assert names(items) == ["g/sub/b.jpg"]
+    assert skips["**/sub/*"].others == {".txt": 1}
+    assert skips["**/sub/*"].hidden == 0
 
 
 def test_what_is_written_is_no_source(tmp_path):
@@ -164,6 +217,19 @@ def test_a_tar_shard(tmp_path, suffix):
     assert (inside.others, inside.hidden) == ({".cls": 1}, 1)
 
 
+def test_a_link_in_a_tar_has_a_row(tmp_path):
+    path = tmp_path / "shard.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, kind in (("1.jpg", tarfile.SYMTYPE), ("2.jpg", tarfile.LNKTYPE)):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, "0.jpg"
+            archive.addfile(entry)
+    items, _, inside = find(path)
+    assert names(items) == [f"{path}:1.jpg", f"{path}:2.jpg"]
+    assert all("link" in item.error.problem for item in items)
+    assert not inside.others
+
+
 @pytest.mark.parametrize("kept", [0.5, 0.79])
 def test_a_truncated_tar_says_so_after_what_is_whole(tmp_path, kept):
     path = tmp_path / "shard.tar"
@@ -210,6 +276,12 @@ def test_a_parquet_shard(tmp_path, struct):
     assert items[3].source == f"{path}:3"
     assert items[2].error is not None
     assert count_items([str(path)]) == 5
+
+
+def test_counting_takes_no_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert count_items([str(tmp_path / "shard.parquet")]) is None
 
 
 def test_a_parquet_file_without_images_is_passed_over_unless_asked_for(tmp_path):
