@@ -83,7 +83,7 @@ def measure(path: Path, form: str, rows: int) -> bool:
     started = time.monotonic()
     with open_output(path, form) as output:
         names = (f"/data/photos/{number // 1000:06d}/{number:09d}.jpg" for number in range(rows))
-        output.label(request, lambda: map(Item, names), labeller, counts)
+        output.label(request, map(Item, names), labeller, counts)
     took = time.monotonic() - started
     memory = [*labeller.memory, resident_mib()]
     grown = max(memory) - memory[1]

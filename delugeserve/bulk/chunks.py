@@ -1,12 +1,14 @@
 """A list of images, written to files: what each worker of a cluster takes at a time.
 
 Chunks are files of names in the folder beside the output, which all machines must reach. A shard is
-a chunk of its own, and is opened by the worker that labels it.
+a chunk of its own, and is opened by the worker that labels it. Workers run in other folders than
+the process that lists the images, so that relative names have absolute paths beside them.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 from delugeserve.bulk.items import Item, Shard
 from delugeserve.bulk.labelling import BLOCK
 from delugeserve.bulk.sources.opening import open_item
+from delugeserve.bulk.sources.remote import has_protocol
 from delugeserve.system.files import sync_path
 from delugeserve_client.errors import ImageError
 
@@ -113,14 +116,17 @@ def _encode(item: Item) -> str:
         values |= {"problem": item.error.problem, "remedy": item.error.remedy}
     elif item.shard is not None:
         values |= {"stamp": item.shard.stamp, "explicit": item.shard.explicit}
+    if item.error is None and not has_protocol(item.source):
+        path = os.path.abspath(item.source)  # noqa: PTH100 - no links
+        values |= {"path": path} if path != item.source else {}
     return json.dumps(values) + "\n"
 
 
 def _decode(line: str) -> Item:
     values = json.loads(line)
-    source = values["source"]
+    source, path = values["source"], values.get("path", "")
     if "stamp" in values:
-        return Item(source, shard=Shard(source, values["stamp"], values["explicit"]))
+        return Item(source, shard=Shard(source, values["stamp"], values["explicit"], path))
     if "problem" in values:
         return Item(source, error=ImageError(values["problem"], values["remedy"], source=source))
-    return open_item(source)
+    return Item(source, path) if path else open_item(source)

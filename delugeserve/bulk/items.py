@@ -20,11 +20,13 @@ class Shard:
         source: its path or URL.
         stamp: changes when the file does: its size and its time or ETag.
         explicit: it was asked for by its name, and not found in a folder.
+        path: where it is; empty if that is its source.
     """
 
     source: str
     stamp: str
     explicit: bool = False
+    path: str = ""
 
 
 @dataclass(frozen=True)

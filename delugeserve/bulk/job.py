@@ -10,7 +10,7 @@ from itertools import islice
 
 from delugeserve.bulk.interrupts import interrupts_held
 from delugeserve.bulk.items import Item
-from delugeserve.bulk.labelling import Labels
+from delugeserve.bulk.labelling import Labeller
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve_client import Classification
 
@@ -56,7 +56,7 @@ class Counts:
 
 def label(
     items: Iterable[Item],
-    labeller: Labels,
+    labeller: Labeller,
     write: Callable[[Classification], None],
     counts: Counts,
     *,

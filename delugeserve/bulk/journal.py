@@ -74,7 +74,7 @@ class Request:
         """
         options = ("format", "top_k", "threshold", "max_pixels", "decode", "engine")
         changed: dict[str, tuple[Any, Any]] = {
-            name.replace("_", "-"): (getattr(before, name), getattr(self, name))
+            name: (getattr(before, name), getattr(self, name))
             for name in options
             if getattr(before, name) != getattr(self, name)
         }

@@ -39,23 +39,25 @@ class ModelIdentity:
         return f"'{self.name}'{version}{f' ({self.digest})' if self.digest else ''}"
 
 
-class Labels(Protocol):
-    """Labels images. The first item begins a block."""
+class Labeller(Protocol):
+    """Labels images with one model."""
 
     def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
         """Yield one result for each item, in order; items are taken as they are needed.
 
+        The first item begins a block.
+
         Raises:
-            ClientError: the server stopped answering. Everything answered before was yielded.
+            ClientError: the server stopped answering. All results before that were yielded.
         """
-
-
-class Labeller(Labels, Protocol):
-    """Labels images with one model."""
 
     @property
     def model(self) -> ModelIdentity:
         """The model."""
+
+    @property
+    def classes(self) -> int:
+        """The number of its classes."""
 
     def close(self) -> None:
         """Release what it holds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -26,9 +26,6 @@ from delugeserve.bulk.row_log import RowLog
 from delugeserve.errors import OtherInputError, OutputExistsError, UsageError
 from delugeserve.system.progress import NO_PROGRESS, Progress
 from delugeserve_client import Classification
-
-Items = Callable[[], Iterator[Item]]
-"""Lists the images."""
 
 Watch = Callable[[Classification], None]
 
@@ -68,7 +65,7 @@ class OutputFile:
     def label(
         self,
         request: Request,
-        items: Items,
+        items: Iterable[Item],
         labeller: Labeller,
         counts: Counts,
         progress: Progress = NO_PROGRESS,
@@ -80,7 +77,7 @@ class OutputFile:
 
         Args:
             request: what decides the rows.
-            items: lists all images; those that have rows already are passed over.
+            items: all images; those that have rows already are skipped.
             labeller: labels them.
             counts: counts the rows of all runs; it is kept up to date if an error ends this one.
             progress: is told of the rows.
@@ -131,7 +128,7 @@ class OutputFile:
     def _label(
         self,
         state: State,
-        items: Items,
+        items: Iterable[Item],
         labeller: Labeller,
         counts: Counts,
         journal: Journal,
@@ -146,7 +143,7 @@ class OutputFile:
         kind = FILE_FORMATS[self.format](request.model, request.top_k)
         counts.refused, counts.below, counts.resumed = start.refused, start.below, start.rows
         counts.answered = start.rows - start.refused
-        found = self._watch_shards(items(), state, journal)
+        found = self._watch_shards(items, state, journal)
         block: list[Item] = []  # of the images that have rows, those that must be asked once more
         for row, before in enumerate(self._named_before(kind, start.rows), start=1):
             item = next(found, None)
@@ -181,7 +178,7 @@ class OutputFile:
             kind.finish(self.log, self.path)
 
     def _watch_shards(
-        self, items: Iterator[Item], state: State, journal: Journal
+        self, items: Iterable[Item], state: State, journal: Journal
     ) -> Iterator[Item]:
         """Record the shards that are opened.
 

@@ -1,4 +1,4 @@
-"""What ``classify`` does: print rows or write them, and tell what became of every image."""
+"""What ``classify`` does: print rows or write them, and say what became of every image."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from delugeserve.bulk.engines.ray_cluster import OnCluster
 from delugeserve.bulk.items import Item, Skipped
 from delugeserve.bulk.job import Counts, label
 from delugeserve.bulk.journal import Request, folder_of
-from delugeserve.bulk.labelling import Labeller
+from delugeserve.bulk.labelling import Labeller, ModelIdentity
 from delugeserve.bulk.output_file import OutputFile
 from delugeserve.bulk.outputs import FILE_FORMATS, FormatName
-from delugeserve.bulk.sources import STDIN, Skips, count_items, find_items, open_shards
+from delugeserve.bulk.sources import STDIN, count_items, find_items, open_shards
 from delugeserve.cli.render.classification import (
     JsonRows,
     LineRows,
@@ -33,7 +33,7 @@ from delugeserve.cli.render.console import ClosedPipe, out, print_error, unwrita
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.safe_text import printable
 from delugeserve.data.formats import HEIF_SUFFIXES
-from delugeserve.errors import Failure, UnfinishedError
+from delugeserve.errors import Failure, UnfinishedError, UsageError
 from delugeserve.system.progress import NO_PROGRESS
 from delugeserve_client.errors import ClientError
 from delugeserve_client.results import Classification
@@ -55,40 +55,63 @@ class Images:
         self.arguments = tuple(arguments)
         self._output = output
         self._head: list[Item] = []
-        self._found: Iterator[Item] | None = self._find(_tell_skipped)
+        self._found = self._find()
 
-    def any(self) -> bool:
-        """Return whether there is an image to label, beside what cannot be read."""
-        assert self._found is not None
-        for item in self._found:
-            self._head.append(item)
-            if item.error is None:
-                return True
-        return False
+    def check(self) -> None:
+        """Check that there are images, readable or not.
+
+        Raises:
+            UsageError: the list on standard input is empty.
+        """
+        self._head = list(islice(self._found, 1))
+        if not self._head:
+            raise UsageError(
+                "The list on standard input is empty.", "Write the path of an image on each line."
+            )
+
+    def any_readable(self) -> bool:
+        """Return whether there is an image, beside what is known to be unreadable.
+
+        Raises:
+            UsageError: the list on standard input is empty.
+        """
+        self.check()
+        while self._head[-1].error is not None:
+            following = next(self._found, None)
+            if following is None:
+                return False
+            self._head.append(following)
+        return True
 
     def __iter__(self) -> Iterator[Item]:
-        """List the images. After the first time, a list on standard input is empty."""
-        first = self._found is not None
+        """List the images, once."""
         skipped = Skipped()
         yield from open_shards(self.unopened(), skipped)
-        if first:
-            _tell("inside archives", skipped)
+        _tell("inside archives", skipped)
 
     def unopened(self) -> Iterator[Item]:
-        """List the images and the shards, which are not opened."""
-        if self._found is None:
-            return self._find(lambda *_: None)
-        found, self._found = self._found, None
-        return chain(self._head, found)
+        """List the images and the shards, which are not opened, once."""
+        yield from self._head
+        self._head.clear()
+        yield from self._found
+
+    def _find(self) -> Iterator[Item]:
+        try:
+            yield from find_items(
+                self.arguments,
+                stdin=sys.stdin.buffer,
+                left_out=self._is_output,
+                skips=lambda argument, skipped: _tell(f"in {printable(argument)}", skipped),
+            )
+        except OSError as error:  # others take it for one of the output
+            raise Failure(
+                f"The images cannot be listed: {error.strerror or error}.",
+                "Check that standard input is a list, and that the folders can be read.",
+            ) from error
 
     def count(self) -> int | None:
         """Return how many there are, if that is quickly counted."""
         return count_items(self.arguments)
-
-    def _find(self, skips: Skips) -> Iterator[Item]:
-        return find_items(
-            self.arguments, stdin=sys.stdin.buffer, left_out=self._is_output, skips=skips
-        )
 
     def _is_output(self, path: str) -> bool:
         if self._output is None or self._output.name not in path:
@@ -110,7 +133,8 @@ def print_rows(
 
     Args:
         images: what to label.
-        engine: returns what labels; it is not called if there is no image.
+        engine: returns what labels. It is not called if no image can be read, and the form does
+            not name the model.
         counts: counts the rows.
         form: how they are printed.
         top_k: the most classes of a row.
@@ -118,14 +142,20 @@ def print_rows(
 
     Raises:
         ClientError: the server does not answer, or does not serve the model.
+        UsageError: the list on standard input is empty.
         Failure: the server stopped answering, or standard output cannot be written.
     """
-    labeller = open_labeller(engine()) if images.any() else None
-    if labeller is None and form == "table":
-        report_refused(images, counts)
+    readable = images.any_readable()
+    if form in FILE_FORMATS or readable:
+        labeller = open_labeller(engine())
+    elif form == "table":
+        _report_refused(images, counts)
         return
+    else:
+        labeller = _NoModel()
     shown = _Complaints(told=not (form == "table" and out.is_terminal))
     total = images.count()
+    top_k = min(top_k, labeller.classes)
     try:
         rows = _open_rows(form, labeller, top_k)
         try:
@@ -139,7 +169,7 @@ def print_rows(
 
                 label(
                     images,
-                    labeller or _NothingToLabel(),
+                    labeller,
                     write,
                     counts,
                     top_k=top_k,
@@ -159,8 +189,7 @@ def print_rows(
         raise unwritable_output(error) from error
     finally:
         shown.close()
-        if labeller is not None:
-            labeller.close()
+        labeller.close()
 
 
 def write_file(
@@ -187,11 +216,11 @@ def write_file(
     try:
         with show_progress() as progress:
             if isinstance(labels, OnCluster):
-                labels.label(output, request, images.unopened, counts, progress)
+                labels.label(output, request, images.unopened(), counts, progress)
                 return
             total = images.count()
             progress.stage("classify", None if total is None else max(0, total - output.saved))
-            output.label(request, images.__iter__, labels, counts, progress, shown.add)
+            output.label(request, images, labels, counts, progress, shown.add)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "number", signal.SIGINT)
         raise _unfinished(output, "Stopped.", "", 128 + number) from None
@@ -204,10 +233,10 @@ def write_file(
         shown.close()
 
 
-def report_refused(images: Images, counts: Counts) -> None:
+def _report_refused(images: Images, counts: Counts) -> None:
     """Tell why nothing that was given is an image."""
     shown = _Complaints(told=True)
-    for row in _NothingToLabel().label(images, 1):
+    for row in _NoModel().label(images, 1):
         shown.add(row)
         counts.add(row)
     shown.close()
@@ -224,20 +253,27 @@ def describe_counts(counts: Counts, threshold: float | None) -> str:
     return "; ".join(parts)
 
 
-def summary(counts: Counts, request: Request, output: Path) -> dict[str, Any]:
-    """Return what ``--json`` prints of a file that was written."""
+def summary(output: Path, counts: Counts | None, model: ModelIdentity | None) -> dict[str, Any]:
+    """Return what ``--json`` prints of a file.
+
+    Args:
+        output: the file.
+        counts: of the rows that were written; None if the file was there already.
+        model: what labelled them; None if the file was there already.
+    """
     return {
         "output": str(output),
-        "images": counts.images,
-        "answered": counts.answered,
-        "refused": counts.refused,
-        "below_threshold": counts.below,
-        "resumed": counts.resumed,
-        "seconds": round(counts.seconds, 3),
-        "images_per_s": round(counts.rate, 1),
-        "model": request.model.name,
-        "version": request.model.version,
-        "digest": request.model.digest,
+        "already_complete": counts is None,
+        "images": counts and counts.images,
+        "answered": counts and counts.answered,
+        "refused": counts and counts.refused,
+        "below_threshold": counts and counts.below,
+        "resumed": counts and counts.resumed,
+        "seconds": counts and round(counts.seconds, 3),
+        "images_per_s": counts and round(counts.rate, 1),
+        "model": model and model.name,
+        "version": model and model.version,
+        "digest": model and model.digest,
     }
 
 
@@ -261,20 +297,26 @@ class _Complaints:
     def close(self) -> None:
         more = self._count - _ERRORS_SHOWN
         if self._told and more > 0:
-            _log.warning("%s more cannot be read; the output tells why.", f"{more:,}")
+            _log.warning("%s more cannot be read; the output says why.", f"{more:,}")
 
 
-class _NothingToLabel:
-    """Stands for a model where no image was found that one could label."""
+class _NoModel:
+    """Stands for a model where no image can be read."""
 
-    def label(self, items: Any, top_k: int) -> Iterator[Classification]:
+    model = ModelIdentity("", "")
+    classes = 0
+
+    def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
         return (Classification(item.source, (), item.error) for item in items)
 
+    def close(self) -> None:
+        pass
 
-def _open_rows(form: FormatName, labeller: Labeller | None, top_k: int) -> Rows:
+
+def _open_rows(form: FormatName, labeller: Labeller, top_k: int) -> Rows:
     if form == "table":
         return TableRows()
-    if form == "json" or labeller is None:
+    if form == "json":
         return JsonRows()
     return LineRows(FILE_FORMATS[form](labeller.model, top_k))
 
@@ -298,10 +340,6 @@ def _place(output: OutputFile) -> Path:
 def _resume_command() -> str:
     words = [word for word in sys.argv[1:] if word != "--overwrite"]
     return printable(shlex.join(["delugeserve", *words, *["--resume"] * ("--resume" not in words)]))
-
-
-def _tell_skipped(argument: str, skipped: Skipped) -> None:
-    _tell(f"in {printable(argument)}", skipped)
 
 
 def _tell(where: str, skipped: Skipped) -> None:

@@ -176,6 +176,17 @@ def parse_microseconds(option: str, text: str | None) -> int | None:
     return round(float(match[1]) * _UNITS[match[2]])
 
 
+def is_given(context: typer.Context, option: str) -> bool:
+    """Return whether an option is on the command line, and not from the environment or a default.
+
+    Args:
+        context: the command line.
+        option: name of its parameter.
+    """
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def check_output_file(path: Path) -> None:
     """Check before the work that a file can be written after it.
 

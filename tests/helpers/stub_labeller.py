@@ -25,7 +25,7 @@ class StubLabeller:
     """
 
     def __init__(self, stops_after=None, wait=0.0, model=MODEL):
-        self.model = model
+        self.model, self.classes = model, 10
         self.stops_after, self.wait = stops_after, wait
         self.asked = []
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import queue
 import threading
 from collections import deque
@@ -15,6 +14,7 @@ from delugeserve.bulk.items import Item
 from delugeserve.bulk.labelling import ModelIdentity, begins_block
 from delugeserve.bulk.sources.ahead import load_ahead
 from delugeserve_client import Classification, Classifier, ServedModel
+from delugeserve_client.preprocessing import read_file
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Endpoint:
             decode=self.decode,
             max_pixels=self.max_pixels,
         )
+
+    def absolute(self) -> Endpoint:
+        """Return it for a process in another folder."""
+        return self
 
     def pin(self, version: str | None = None) -> Endpoint:
         """Return the endpoint with what may change between two runs fixed.
@@ -90,6 +94,11 @@ class ClientLabeller:
         served = self._classifier.model
         digest: str | None = getattr(served, "digest", None)
         return ModelIdentity(served.name, served.version or _newest(served), digest)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self._classifier.model.num_classes
 
     def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
         """Yield one result for each item, in order; see :class:`.Labeller`."""
@@ -179,38 +188,32 @@ class _Block:
             self._following.set()
 
     def _label(self) -> Iterator[Classification]:
-        taken: deque[Item] = deque()  # those without a result yet; sent or not
-
-        def contents() -> Iterator[str | _Named]:
+        def images() -> Iterator[str | _File]:
             for item in self._blocks.take():
                 self.empty = False
-                # Its content is not kept while the client waits for the answer.
-                taken.append(dataclasses.replace(item, content=b"", load=None))
-                if item.error is None:
-                    content = item.content
-                    yield _Named(content, item.source) if isinstance(content, bytes) else content
+                path = item.content if item.error is None else b""
+                yield path if path == item.source else _File(item)
             self._following.set()
 
-        for result in self._classifier.stream(contents(), self._top_k, on_error="return"):
-            while taken[0].error is not None:
-                yield _known(taken.popleft())
-            taken.popleft()
-            yield result
-        while taken:
-            yield _known(taken.popleft())
+        return self._classifier.stream(images(), self._top_k, on_error="return")
 
 
-class _Named(io.BytesIO):
-    """The content of a file, with its name, which the client uses in results and errors."""
+class _File:
+    """An item as a file object, whose name the client uses in results and errors."""
 
-    def __init__(self, content: bytes, name: str) -> None:
-        super().__init__(content)
-        self.name = name
+    def __init__(self, item: Item) -> None:
+        self.name, self._item = item.source, item
 
+    def read(self) -> bytes:
+        """Return the content.
 
-def _known(item: Item) -> Classification:
-    assert item.error is not None
-    return Classification(item.source, (), item.error)
+        Raises:
+            ImageError: it cannot be read.
+        """
+        if self._item.error is not None:
+            raise self._item.error
+        content = self._item.content
+        return content if isinstance(content, bytes) else read_file(content, self.name)
 
 
 def _newest(served: ServedModel) -> str:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,14 @@ from delugeserve.bulk.sources.ahead import load_ahead
 from delugeserve.errors import SubjectError
 from delugeserve.verification.verify import load_version
 from delugeserve_client import Classification, ImageError, Prediction
+from delugeserve_client.images.reading import Reader
 
 _LARGEST_BATCH = 64
 
 _DIGEST_LENGTH = 16
 
-_Decoded = tuple[Item, "NDArray[np.uint8] | ImageError"]
+_Pixels: TypeAlias = "NDArray[np.uint8] | ImageError"
+_Decoded: TypeAlias = tuple[Item, _Pixels]
 
 
 class InProcessLabeller:
@@ -31,6 +34,7 @@ class InProcessLabeller:
 
     Args:
         folder: the version's folder.
+        max_pixels: the most pixels of an image; None for the client's limit.
 
     Raises:
         RepositoryError: there is no version, or its runtime cannot load it.
@@ -38,20 +42,21 @@ class InProcessLabeller:
         SubjectError: it was exported for another preprocessing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_pixels: int | None = None) -> None:
         manifest, self._infer = load_version(folder)
         task = manifest.network.task
         self._names = task.class_names
-        self._preprocessing = preprocessing_of(task)
-        if manifest.preprocessing != self._preprocessing.digest:
+        preprocessing = preprocessing_of(task)
+        if manifest.preprocessing != preprocessing.digest:
             raise SubjectError(
                 f"{folder} was exported for another preprocessing ({manifest.preprocessing}) than "
-                f"this release's ({self._preprocessing.digest}).",
+                f"this release's ({preprocessing.digest}).",
                 "Export the model again.",
                 str(folder),
-                expected=self._preprocessing.digest,
+                expected=preprocessing.digest,
                 found=manifest.preprocessing,
             )
+        self._reader = Reader(preprocessing, max_pixels)
         self._batch = min(_LARGEST_BATCH, manifest.max_batch_size)
         digest = manifest.files[manifest.artefact].sha256[:_DIGEST_LENGTH]
         self._model = ModelIdentity(manifest.model, folder.resolve().name, digest)
@@ -61,6 +66,11 @@ class InProcessLabeller:
     def model(self) -> ModelIdentity:
         """The model, as its manifest describes it."""
         return self._model
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self._names)
 
     def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
         """Yield one result for each item, in order; see :class:`.Labeller`."""
@@ -104,11 +114,8 @@ class InProcessLabeller:
     def _prepare(self, item: Item) -> _Decoded:
         if item.error is not None:
             return item, item.error
-        kept = Item(item.source, shard=item.shard)
-        try:
-            return kept, self._preprocessing(item.content, item.source)
-        except ImageError as error:
-            return kept, error
+        read = self._reader.read(item.content, item.source, encoded=False)
+        return Item(item.source, shard=item.shard), cast("_Pixels", read.error or read.content)
 
     def _top(self, probabilities: NDArray[np.float32], top_k: int) -> tuple[Prediction, ...]:
         order = np.argsort(-probabilities, kind="stable")[:top_k]

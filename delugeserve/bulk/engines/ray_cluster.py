@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ from typing import Any
 from delugeserve.bulk.chunks import SMALL, first_change, read_chunk, write_chunks
 from delugeserve.bulk.engines import Engine, open_labeller
 from delugeserve.bulk.engines.ray_session import SPARE_CPUS, quiet_ray_data, ray_session
-from delugeserve.bulk.items import Skipped
+from delugeserve.bulk.items import Item, Skipped
 from delugeserve.bulk.job import Counts, label
 from delugeserve.bulk.journal import Journal, Listed, Request, State, remove
 from delugeserve.bulk.labelling import Labeller
-from delugeserve.bulk.output_file import Items, OutputFile
+from delugeserve.bulk.output_file import OutputFile
 from delugeserve.bulk.outputs import FILE_FORMATS
 from delugeserve.bulk.outputs.base import display_name
 from delugeserve.errors import DelugeServeError, Failure, OtherInputError, reason_of
@@ -72,7 +73,7 @@ class OnCluster:
         self,
         output: OutputFile,
         request: Request,
-        items: Items,
+        items: Iterable[Item],
         counts: Counts,
         progress: Progress = NO_PROGRESS,
     ) -> None:
@@ -81,7 +82,7 @@ class OnCluster:
         Args:
             output: the file. The folder beside it must be one that all machines reach.
             request: what decides the rows.
-            items: lists all images and shards; shards are opened by the workers.
+            items: all images and shards; shards are opened by the workers.
             counts: counts the rows of all runs, at the end.
             progress: is told of the chunks.
 
@@ -109,7 +110,7 @@ class OnCluster:
         remove(output.folder)
 
     def _label(
-        self, output: OutputFile, request: Request, items: Items, progress: Progress
+        self, output: OutputFile, request: Request, items: Iterable[Item], progress: Progress
     ) -> Listed:
         """Label the chunks that are missing."""
         with output.journal(request) as journal:
@@ -122,8 +123,8 @@ class OnCluster:
                 try:
                     with _watch(output, progress):
                         # The workers are in other folders.
-                        folder = output.folder.resolve()
-                        _run(folder, state.request, listed.chunks, self.engine, self.cluster)
+                        folder, engine = output.folder.resolve(), self.engine.absolute()
+                        _run(folder, state.request, listed.chunks, engine, self.cluster)
                 finally:
                     output.saved = _count_done(output.folder)
         return listed
@@ -132,7 +133,7 @@ class OnCluster:
 def _list_chunks(
     output: OutputFile,
     state: State,
-    items: Items,
+    items: Iterable[Item],
     journal: Journal,
     cluster: Cluster,
     progress: Progress,
@@ -141,10 +142,10 @@ def _list_chunks(
     folder = output.folder / "chunks"
     progress.stage("list images")
     if state.listed is None:
-        listed = Listed(write_chunks(items(), folder, small=cluster.chunk))
+        listed = Listed(write_chunks(items, folder, small=cluster.chunk))
         journal.listed(listed)
         return listed
-    changed = first_change(items(), folder, state.listed.chunks)
+    changed = first_change(items, folder, state.listed.chunks)
     if changed is not None:
         raise _other_images(output, *map(display_name, changed))
     return state.listed
@@ -223,7 +224,8 @@ class _Worker:
         except (ClientError, DelugeServeError) as error:
             # Ray passes on the text of an error with its traceback, and not the error.
             told = json.dumps({"problem": error.problem, "remedy": error.remedy})
-            (self._chunks.parent / _FAILURE).write_text(told)
+            with contextlib.suppress(OSError):
+                (self._chunks.parent / _FAILURE).write_text(told)
             raise
         columns = {name: [result[name] for result in results] for name in results[0]}
         return {"id": batch["id"], **columns}
@@ -231,6 +233,11 @@ class _Worker:
     @functools.cached_property
     def _labeller(self) -> Labeller:
         """What labels; Ray passes on the errors of a call, but not those of a constructor."""
+        if not self._chunks.is_dir():
+            raise Failure(
+                f"There is no folder {self._chunks} on {socket.gethostname()}.",
+                "Write the --output to a file system that all machines of the cluster reach.",
+            )
         labeller = open_labeller(self._engine)
         if not labeller.model.matches(self._request.model):
             raise Failure(
@@ -250,9 +257,10 @@ class _Worker:
                 encoded.append(self._format.encode(rows))
                 rows.clear()
 
+        labeller = self._labeller
         label(
             open_shards(read_chunk(self._chunks, chunk), Skipped()),
-            self._labeller,
+            labeller,
             write,
             counts,
             top_k=self._request.top_k,

@@ -27,12 +27,6 @@ class JsonLinesFormat(Format):
 
     def _line(self, row: Classification) -> bytes:
         record = describe(row)
-        record["source"] = display_name(row.source)
-        raw = raw_name(row.source)
-        if raw is not None:
-            record["source_base64"] = base64.b64encode(raw).decode()
-        if row.error is not None:
-            record["error"] = display_name(record["error"])
         record["model"] = self.model.name
         record["version"] = self.model.version
         record["digest"] = self.model.digest
@@ -41,12 +35,15 @@ class JsonLinesFormat(Format):
 
 def describe(row: Classification) -> dict[str, Any]:
     """Return a result as JSON shows it."""
+    record: dict[str, Any] = {"source": display_name(row.source)}
+    raw = raw_name(row.source)
     if row.error is not None:
-        return {"source": row.source, "error": str(row.error)}
-    return {
-        "source": row.source,
-        "predictions": [
+        record["error"] = display_name(str(row.error))
+    else:
+        record["predictions"] = [
             {"label": p.label, "index": p.index, "probability": p.probability}
             for p in row.predictions
-        ],
-    }
+        ]
+    if raw is not None:
+        record["source_base64"] = base64.b64encode(raw).decode()
+    return record

@@ -39,7 +39,7 @@ def open_shards(items: Iterable[Item], skipped: Skipped) -> Iterator[Item]:
 def _open(shard: Shard, skipped: Skipped) -> Iterator[Item]:
     found = False
     try:
-        with _open_file(shard.source) as file:
+        with _open_file(shard.path or shard.source) as file:
             parquet = shard.source.lower().endswith(".parquet")
             for item in read_parquet(file, shard) if parquet else read_tar(file, shard, skipped):
                 found = True

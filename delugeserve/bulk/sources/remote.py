@@ -48,6 +48,11 @@ def is_remote(text: str) -> bool:
     return found is not None and found["protocol"].lower() not in _NOT_HERE
 
 
+def has_protocol(text: str) -> bool:
+    """Return whether a name is a URL of any kind, and no path."""
+    return _URL.match(text) is not None
+
+
 def read_remote(url: str, skipped: Skipped) -> Iterator[Item]:
     """Yield the images at a URL: one file, a folder with its subfolders, or a glob.
 

@@ -17,6 +17,7 @@ from delugeserve.cli.options import (
     ServedModelName,
     Timeout,
     check_output_file,
+    is_given,
     with_default,
 )
 from delugeserve.cli.render.console import print_json
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def command(
+    context: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(
@@ -66,7 +68,7 @@ def command(
         typer.Option("--format", help="Format of the output, whatever its suffix."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an --output that is not complete.")
+        bool, typer.Option("--resume", help="Continue an incomplete --output.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an --output that exists.")
@@ -113,14 +115,13 @@ def command(
 ) -> None:
     """Classify images with a running server.
 
-    Results are printed, or written to --output, as they are answered. An image that cannot be read
-    has a row with the reason, and does not stop the others; the exit status is then 2.
+    Results are printed, or written to --output, as they come. An image that cannot be read has a
+    row with the reason, and does not stop the others; the exit status is then 2.
 
-    A run that stopped, for whatever reason, goes on with --resume. Its output is then the same as
-    if it had not stopped.
+    --resume continues a run that stopped, for whatever reason. Its output is then the same as if it
+    had not stopped.
     """
-    from delugeserve.artifacts.references import resolve_version
-    from delugeserve.bulk.engines import open_labeller
+    from delugeserve.bulk.engines import InProcess, open_labeller
     from delugeserve.bulk.engines.client import Endpoint
     from delugeserve.bulk.engines.ray_cluster import Cluster, OnCluster
     from delugeserve.bulk.interrupts import interrupts_raised
@@ -132,11 +133,11 @@ def command(
         Images,
         describe_counts,
         print_rows,
-        report_refused,
         summary,
         write_file,
     )
 
+    _check_options(context, in_process is not None, engine_name, decode)
     # Pillow warns of damage that it can repair. What it cannot read is an error.
     warnings.filterwarnings("ignore", module="PIL")
     images = Images(paths, output)
@@ -146,7 +147,7 @@ def command(
 
     def engine(version: str | None = None, *, pin: bool) -> Engine:
         if in_process is not None:
-            return resolve_version(in_process)
+            return InProcess.find(in_process, version, max_pixels)
         return endpoint.pin(version) if pin else endpoint
 
     if output is None:
@@ -164,6 +165,9 @@ def command(
             threshold=threshold,
         )
     else:
+        if resume and overwrite:
+            raise UsageError("--resume and --overwrite cannot be combined.", "Use one of them.")
+        output = output.resolve() if output.is_symlink() else output
         form = format_of(output, format_)
         check_output_file(output)
         with (
@@ -171,18 +175,22 @@ def command(
             open_output(output, form, resume=resume, overwrite=overwrite) as file,
         ):
             if file.complete:
-                _log.info("%s is complete. Use --overwrite to write it again.", output)
+                _log.info(
+                    "%s exists already, and is not incomplete. It was not compared with this "
+                    "command. Use --overwrite to write it again.",
+                    output,
+                )
+                if json:
+                    print_json(summary(output, None, None))
                 return
-            if not images.any():
-                report_refused(images, counts)
-                raise typer.Exit(2)
+            images.check()
             begun = file.state.request.model.version if file.state else None
             chosen = engine(begun, pin=True)
             with closing(open_labeller(chosen)) as labeller:
                 request = Request(
                     tuple(paths),
                     form,
-                    top_k,
+                    min(top_k, labeller.classes),
                     threshold,
                     max_pixels,
                     chosen.decode if isinstance(chosen, Endpoint) else "client",
@@ -192,10 +200,32 @@ def command(
                 labels = labeller if cluster is None else OnCluster(chosen, cluster)
                 write_file(file, request, images, labels, counts)
         if json:
-            print_json(summary(counts, request, output))
+            print_json(summary(output, counts, request.model))
     _log.info("%s", describe_counts(counts, threshold))
     if counts.refused:
         raise typer.Exit(2)
+
+
+def _check_options(
+    context: typer.Context, in_process: bool, engine: EngineName, decode: Decode
+) -> None:
+    """Check that no option is without effect.
+
+    Raises:
+        UsageError: one is.
+    """
+    given = [name for name in ("url", "model", "timeout") if is_given(context, name)]
+    if decode == "server":
+        given.append("decode server")
+    if in_process and given:
+        raise UsageError(f"--{given[0]} has no effect with --in-process.", "Leave it out.")
+    for name in ("workers", "ray_address"):
+        if engine != "ray" and is_given(context, name):
+            option = name.replace("_", "-")
+            raise UsageError(
+                f"--{option} has no effect without --engine ray.",
+                "Add --engine ray, or leave it out.",
+            )
 
 
 def _printed_format(
@@ -212,5 +242,5 @@ def _printed_format(
     if name == "parquet":
         raise UsageError("Parquet cannot be printed.", "Add --output FILE.parquet.")
     if json and name not in (None, "json"):
-        raise UsageError(f"--json and --format {name} exclude each other.", "Use one of them.")
+        raise UsageError(f"--json and --format {name} cannot be combined.", "Use one of them.")
     return "json" if json else name or "table"

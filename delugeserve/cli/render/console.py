@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +30,11 @@ class _Console(Console):
     """A console that leaves it to the command line what a closed pipe means."""
 
     def on_broken_pipe(self) -> None:
-        raise ClosedPipe
+        if not self.stderr:
+            raise ClosedPipe
+        # Messages that nobody reads do not stop the work.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 # Without emoji: rich would turn START:END:STEP into a picture.

@@ -8,7 +8,7 @@ import pytest
 from stub_labeller import row_of
 
 from delugeserve.bulk import labelling
-from delugeserve.bulk.engines.client import ClientLabeller
+from delugeserve.bulk.engines.client import ClientLabeller, _File
 from delugeserve.bulk.items import Item, Shard
 from delugeserve_client import ImageError, ServerUnavailable
 
@@ -31,7 +31,12 @@ class StubClassifier:
                 raise ServerUnavailable("It is gone.", "Start it.", url="here")
             sent.append(name)
             time.sleep(0.0005)
-            yield row_of(Item(name), top_k)
+            try:
+                image.read() if hasattr(image, "read") else None
+            except ImageError as error:
+                yield row_of(Item(name, error=error))
+            else:
+                yield row_of(Item(name), top_k)
 
 
 @pytest.fixture
@@ -58,10 +63,7 @@ def test_results_are_in_order_and_streams_are_blocks(labeller):
     assert [row.source for row in found] == [str(number) for number in range(33)]
     assert [row.error is not None for row in found] == [n % 7 == 3 for n in range(33)]
     sent = [stream for stream in one._classifier.streams if stream]
-    assert sent == [
-        [str(n) for n in range(start, min(start + 5, 33)) if n % 7 != 3]
-        for start in range(0, 33, 5)
-    ]
+    assert sent == [[str(n) for n in range(start, min(start + 5, 33))] for start in range(0, 33, 5)]
 
 
 def test_blocks_do_not_cross_shards(labeller):
@@ -89,6 +91,19 @@ def test_an_error_of_the_list_is_raised(labeller):
     with pytest.raises(LookupError):
         found.extend(row.source for row in labeller().label(broken(), 2))
     assert found[:10] == [str(number) for number in range(10)]
+
+
+def test_files_are_read_when_the_client_wants_them(tmp_path):
+    path = tmp_path / "1.png"
+    path.write_bytes(b"one")
+    error = ImageError("It is gone.", "Look.", source="gone")
+    assert _File(Item("1.png", str(path))).read() == b"one"  # of a worker in another folder
+    assert _File(Item("a.tar:1.png", b"two")).read() == b"two"
+    for item in (Item("gone", error=error), Item("none.png", str(tmp_path / "none.png"))):
+        with pytest.raises(ImageError) as caught:
+            _File(item).read()
+        assert caught.value.source == item.source
+        assert str(tmp_path) not in str(caught.value)
 
 
 def test_items_are_taken_as_they_are_needed(labeller):

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from stub_labeller import MODEL
 
 from delugeserve.bulk.chunks import first_change, read_chunk, write_chunks
+from delugeserve.bulk.engines import InProcess
 from delugeserve.bulk.engines.in_process import InProcessLabeller
 from delugeserve.bulk.engines.ray_cluster import _join
 from delugeserve.bulk.items import Item, Shard
@@ -66,6 +69,11 @@ def test_it_labels_like_its_runtime(exported, images):
     items.append(Item("c", str(images / "5" / "0005.png")))
     first, gone, second, bad = labeller.label(items, 3)
     labeller.close()
+    assert labeller.classes == 10
+    small = InProcessLabeller(folder, max_pixels=1000)
+    (refused,) = small.label(items[:1], 3)
+    small.close()
+    assert "1,024 pixels" in refused.error.problem
     assert first.predictions == second.predictions
     assert len(first.predictions) == 3
     assert first.top.probability == max(p.probability for p in first.predictions)
@@ -74,22 +82,37 @@ def test_it_labels_like_its_runtime(exported, images):
     assert "not an image" in bad.error.problem
 
 
+def test_a_version_is_found_again(exported, tmp_path):
+    model = tmp_path / "tiny"
+    shutil.copytree(exported / "tiny", model)
+    shutil.copytree(model / "1", model / "2")
+    served = InProcess.find(str(model)).folder.name
+    other = {"1": "2", "2": "1"}[served]
+    assert InProcess.find(str(model), other) == InProcess(model / other)
+    assert InProcess.find(str(model), "9").folder.name == served  # it is gone
+    assert InProcess.find(str(model / served), other).folder.name == served  # it was asked for
+
+
 def test_the_list_for_a_cluster(tmp_path):
     error = ImageError("It is gone.", "Look.", source="gone")
     shard = Shard("s.tar", "5 bytes", True)
     items = [Item(f"{n}.png", f"{n}.png") for n in range(7)]
     items[3:3] = [Item("s.tar", shard=shard), Item("gone", error=error)]
     items.append(Item("caf\udce9.png", "caf\udce9.png"))
+    items += [Item("/a.png", "/a.png"), Item("http://host/b.png", "http://host/b.png")]
     chunks = write_chunks(iter(items), tmp_path, small=2)
     sizes = [len(list(read_chunk(tmp_path, chunk))) for chunk in range(chunks)]
-    assert sizes == [2, 1, 1, 2, 2, 2]
+    assert sizes == [2, 1, 1, 2, 2, 2, 2]
     found = [item for chunk in range(chunks) for item in read_chunk(tmp_path, chunk)]
     assert [item.source for item in found] == [item.source for item in items]
-    assert found[3].shard == shard
+    # Workers run in other folders.
+    assert found[0].content == str(Path("0.png").absolute())
+    assert [item.content for item in found[-2:]] == ["/a.png", "http://host/b.png"]
+    assert found[3].shard == replace(shard, path=str(Path("s.tar").absolute()))
     assert found[3].is_shard
     assert str(found[4].error) == "It is gone. Look."
     assert first_change(items, tmp_path, chunks) is None
-    assert first_change(items[:-1], tmp_path, chunks) == ("caf\udce9.png", "")
+    assert first_change(items[:-1], tmp_path, chunks) == ("http://host/b.png", "")
     assert first_change([*items, Item("new.png")], tmp_path, chunks) == ("", "new.png")
     assert first_change(items[1:], tmp_path, chunks) == ("0.png", "1.png")
     items[3] = Item("s.tar", shard=Shard("s.tar", "6 bytes", True))
