@@ -10,13 +10,21 @@ from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.environments import default_cache
 from benchmarks.peers.interface import DOCS, WORKLOADS
 from delugeserve.errors import UsageError
-from delugeserve.load.budget import parse_budget
+from delugeserve.load.budget import parse_budget, parse_duration
 
 
 def seconds(text: str) -> float:
     """Read a time such as ``100ms`` or ``2s``, as ``delugeserve benchmark`` does."""
     try:
         return parse_budget(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def duration(text: str) -> float:
+    """Read how long a test lasts; a bare number is seconds, as in ``delugeserve benchmark``."""
+    try:
+        return parse_duration(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -50,9 +58,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency-budget", type=seconds, default=0.1, metavar="TIME")
     parser.add_argument(
-        "--duration", type=seconds, default=10.0, metavar="TIME", help="of each load test"
+        "--duration", type=duration, default=10.0, metavar="SECONDS", help="of each load test"
     )
-    parser.add_argument("--probe", type=seconds, default=5.0, metavar="TIME", help="closed loop")
+    parser.add_argument(
+        "--probe", type=duration, default=5.0, metavar="SECONDS", help="of a closed loop"
+    )
     parser.add_argument("--precision", type=float, default=0.05, help="of the rate, as a share")
     parser.add_argument("--batch", type=int, default=32, help="largest batch of the peers")
     parser.add_argument(

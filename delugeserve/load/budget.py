@@ -1,4 +1,4 @@
-"""Latency budgets as people write them."""
+"""Times as people write them: latency budgets, and how long a test lasts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from math import isfinite
 
 from delugeserve.errors import UsageError
 
-_UNITS = {"": 1e-3, "us": 1e-6, "ms": 1e-3, "s": 1.0}
-_BUDGET = re.compile(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*(us|ms|s|)\s*", re.IGNORECASE)
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_TIME = re.compile(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*(us|ms|s|)\s*", re.IGNORECASE)
 
 
 def parse_budget(text: str, option: str = "--latency-budget") -> float:
@@ -22,13 +22,30 @@ def parse_budget(text: str, option: str = "--latency-budget") -> float:
     Raises:
         UsageError: it is not of this form, or not above 0.
     """
-    match = _BUDGET.fullmatch(text)
+    return _parse(text, option, "ms", "50ms")
+
+
+def parse_duration(text: str, option: str = "--duration") -> float:
+    """Return how long a test lasts, in seconds, which is also the unit of a bare number.
+
+    Args:
+        text: a number, or one with ``us``, ``ms`` or ``s``.
+        option: the option's name, for the error.
+
+    Raises:
+        UsageError: it is not of this form, or not above 0.
+    """
+    return _parse(text, option, "s", "10s")
+
+
+def _parse(text: str, option: str, bare: str, example: str) -> float:
+    match = _TIME.fullmatch(text)
     try:
-        seconds = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
+        seconds = float(match[1]) * _UNITS[match[2].lower() or bare] if match else 0.0
     except ValueError:
         seconds = 0.0
     if not (isfinite(seconds) and seconds > 0):
         raise UsageError(
-            f"{option} '{text}' is not a time above 0.", f"Use a time such as {option} 50ms."
+            f"{option} '{text}' is not a time above 0.", f"Use a time such as {option} {example}."
         )
     return seconds

@@ -16,7 +16,7 @@ from delugeserve.load import (
     find_rate,
     rate,
 )
-from delugeserve.load.budget import parse_budget
+from delugeserve.load.budget import parse_budget, parse_duration
 from delugeserve.load.loadgen import min_queries
 
 TARGET = Target("stub:1", "stub", np.zeros((1, 2, 2, 3), np.uint8))
@@ -223,6 +223,10 @@ def test_tests_that_are_invalid_for_another_reason(server, monkeypatch):
 )
 def test_budgets(text, seconds):
     assert parse_budget(text) == pytest.approx(seconds)
+
+
+def test_a_bare_number_is_a_duration_in_seconds_and_a_budget_in_milliseconds():
+    assert (parse_duration("10"), parse_duration("500ms"), parse_budget("10")) == (10, 0.5, 0.01)
 
 
 @pytest.mark.parametrize(
