@@ -172,12 +172,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         count = request.outputs[0].parameters["classification"].int64_param
         order = np.argsort(probabilities)[::-1][:count]
         texts = [f"{probabilities[at]:f}:{at}:{LABELS[at]}".encode() for at in order]
+        images = request.inputs[0].shape[0]
         reply = service_pb2.ModelInferResponse(
             model_name=request.model_name, model_version=self.models[request.model_name][-1]
         )
-        reply.outputs.add(name="probabilities", datatype="BYTES", shape=[1, len(texts)])
+        reply.outputs.add(name="probabilities", datatype="BYTES", shape=[images, len(texts)])
         answered.set()
-        row = serialize_byte_tensor(np.array([texts], dtype=np.object_))
+        row = serialize_byte_tensor(np.array([texts] * images, dtype=np.object_))
         reply.raw_output_contents.append(row.item())
         return reply
 

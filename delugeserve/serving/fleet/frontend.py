@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ from delugeserve.serving.front.settings import FrontSettings, Limits, Routing
 from delugeserve.serving.gateway.settings import GatewayLimits, GatewaySettings
 from delugeserve.serving.guarded import GuardedProcess
 from delugeserve.serving.private_folder import PrivateFolder
+from delugeserve.system.files import atomic_write
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class Frontend:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="front")
         self._front: Front | None = None
         self._gateway: GuardedProcess | None = None
+        self._direct: Path | None = None
         self._loopback: LoopbackPorts | None = None
         self._wanted = (Routes(), 0)
         self._looked_at = 0.0
@@ -152,6 +155,7 @@ class Frontend:
             self._loopback,
         )
         self._front, self._loopback, self._silent = front, front.loopback, 0
+        self._name_replicas(front.routing)
         self._post(PartStarted(FRONT, number))
 
     def _start_gateway(self) -> None:
@@ -167,12 +171,15 @@ class Frontend:
             return
         folder = PrivateFolder.create()
         file = folder.path / "settings.json"
+        self._direct = folder.path / "replicas.json"
+        self._name_replicas(front.routing)
         log = settings.open_log(GATEWAY)
         GatewaySettings(
             grpc=f"{ports.LOOPBACK}:{front.internal_port}",
             port=port,
             metrics_port=settings.metrics_port,
             metrics_host=settings.metrics_host,
+            direct=str(self._direct),
             envoy=f"http://{ports.LOOPBACK}:{front.admin_port}/stats/prometheus",
             status=str(settings.status),
             limits=gateway_limits(settings.front.limits),
@@ -218,7 +225,24 @@ class Frontend:
                 time.sleep(_POLL)
                 self._worker.submit(self._guarded, FRONT, lambda: self._route(number))
             return
+        self._name_replicas(routing)
         self._post(Routed(number))
+
+    def _name_replicas(self, routing: Routing) -> None:
+        """Tell the gateway which replicas it may ask without Envoy.
+
+        None while there is a canary: Envoy counts its requests and those of the others.
+        """
+        file = self._direct
+        if file is None:
+            return
+        named = {} if routing.canary else {one.name: one.grpc_address for one in routing.active}
+        try:
+            with atomic_write(file) as beside:
+                beside.write_text(json.dumps(named), encoding="utf-8")
+        except OSError:  # there is no gateway, or the disk is full
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def _look(self, front: Front) -> None:
         if front is not self._front:

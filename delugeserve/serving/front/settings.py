@@ -25,6 +25,11 @@ class Upstream:
     grpc_port: int
     http_port: int | None
 
+    @property
+    def grpc_address(self) -> str:
+        """``host:port`` of its gRPC endpoint."""
+        return f"127.0.0.1:{self.grpc_port}"
+
 
 @dataclass(frozen=True)
 class Routing:

@@ -8,14 +8,14 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from delugeserve.errors import DelugeServeError, MissingExtraError, UsageError
-from delugeserve.serving.gateway.settings import GatewaySettings, read_settings
+from delugeserve.serving.gateway.settings import MOST_HEADER_BYTES, GatewaySettings, read_settings
 
 _DRAIN_SECONDS = 30  # that requests in flight have once the process is asked to stop
 # Longer than the hour that Envoy keeps an idle connection: the side that sends must close it.
 _KEEP_ALIVE_SECONDS = 2 * 3600
-_MOST_HEADER_BYTES = 64 * 1024
 
 
 def main() -> int:
@@ -57,7 +57,8 @@ def run(settings: GatewaySettings) -> None:
         server_header=False,
         proxy_headers=False,
         ws="none",
-        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+        http=_protocol(),
+        h11_max_incomplete_event_size=MOST_HEADER_BYTES,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
@@ -65,6 +66,15 @@ def run(settings: GatewaySettings) -> None:
     if settings.metrics_port is not None:
         listeners.append(_listen(settings.metrics_host, settings.metrics_port))
     uvicorn.Server(config).run(sockets=listeners)
+
+
+def _protocol() -> Any:
+    """Return the fastest implementation of HTTP/1.1 that is installed; uvicorn chooses the loop."""
+    try:
+        from delugeserve.serving.gateway.protocol import LimitedProtocol
+    except ModuleNotFoundError:
+        return "h11"
+    return LimitedProtocol
 
 
 def _listen(host: str, port: int) -> socket.socket:

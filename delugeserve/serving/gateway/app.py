@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import difflib
 from collections.abc import AsyncIterator, Coroutine, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from delugeserve.serving.gateway import pages
 from delugeserve.serving.gateway.access import CLIENT_GONE, AccessLog, trace_headers
 from delugeserve.serving.gateway.body import Admission, EncodedImage, read_images
+from delugeserve.serving.gateway.calls import Answer, Call
 from delugeserve.serving.gateway.errors import RequestError, unavailable
 from delugeserve.serving.gateway.exposition import CONTENT_TYPE
 from delugeserve.serving.gateway.health import Readiness
@@ -25,7 +27,7 @@ from delugeserve.serving.gateway.metrics import Metrics, collect
 from delugeserve.serving.gateway.parameters import Parameters, read_parameters
 from delugeserve.serving.gateway.settings import GatewaySettings
 from delugeserve.serving.gateway.sources import find_sources, is_stopping
-from delugeserve.serving.gateway.upstream import Answer, Call, Endpoint, Upstream
+from delugeserve.serving.gateway.upstream import Endpoint, Upstream
 
 _T = TypeVar("_T")
 
@@ -105,12 +107,12 @@ class Gateway:
         request_id = request.state.request_id
         metadata = {"x-request-id": request_id, **trace_headers(request.headers)}
         call = Call(parameters.seconds, request_id, metadata)
-        answers = await asyncio.gather(
-            *(
-                _or_error(self._upstream.classify(name, item.content, parameters.top_k, call))
-                for item in images
-            )
-        )
+        asked = [
+            _or_error(self._upstream.classify(name, item.content, parameters.top_k, call))
+            for item in images
+        ]
+        # A task for each of several; one needs none.
+        answers = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
         for item in answers:
             if isinstance(item, Answer):
                 self._metrics.image(name, item.version, 200)
@@ -139,7 +141,8 @@ def create_app(settings: GatewaySettings, upstream: Upstream | None = None) -> A
         settings: the server's address, and the limits.
         upstream: the connection to the server; None opens one.
     """
-    upstream = upstream or Upstream(settings.grpc)
+    direct = Path(settings.direct) if settings.direct else None
+    upstream = upstream or Upstream(settings.grpc, direct)
     metrics = Metrics()
     gateway = Gateway(settings, upstream, metrics)
 

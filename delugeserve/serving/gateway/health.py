@@ -11,8 +11,9 @@ from typing import Any
 
 from PIL import Image
 
+from delugeserve.serving.gateway.calls import Call
 from delugeserve.serving.gateway.errors import RequestError, unavailable
-from delugeserve.serving.gateway.upstream import Call, Upstream
+from delugeserve.serving.gateway.upstream import Upstream
 
 _KEPT = 1.0  # seconds for which a result is believed
 _SECONDS = 5.0  # that a model has for its inference
@@ -71,7 +72,9 @@ class Readiness:
 
     async def _ask(self, name: str) -> tuple[bool, dict[str, Any]]:
         try:
-            answer = await self._upstream.classify(name, self._image, 1, Call(_SECONDS))
+            # By way of the proxy, as all other requests go.
+            call = Call(_SECONDS, direct=False)
+            answer = await self._upstream.classify(name, self._image, 1, call)
         except RequestError as error:
             return False, {"error": error.problem}
         return True, {"version": answer.version}

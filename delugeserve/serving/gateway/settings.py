@@ -12,6 +12,9 @@ from delugeserve.artifacts.typed_json import from_json, to_json
 from delugeserve.errors import UsageError
 from delugeserve.system.files import atomic_write
 
+MOST_HEADER_BYTES = 64 * 1024
+"""Size of all headers of a request."""
+
 _MIB = 2**20
 
 
@@ -57,6 +60,8 @@ class GatewaySettings:
         metrics_port: port of ``/metrics``; None for no metrics.
         metrics_host: address of ``/metrics``.
         replicas: URL of the metrics of each server, by the server's name.
+        direct: file that names the replicas that may be asked without the proxy, a JSON object of
+            ``host:port`` by name; they answer for the same release as it does.
         envoy: URL of Envoy's page of metrics.
         status: the supervisor's status file; what it says of replicas and Envoy counts more.
         limits: what is refused.
@@ -69,6 +74,7 @@ class GatewaySettings:
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
     replicas: Mapping[str, str] = field(default_factory=dict)
+    direct: str | None = None
     envoy: str | None = None
     status: str | None = None
     limits: GatewayLimits = field(default_factory=GatewayLimits)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from delugeserve.artifacts.companions import COMPANION_OF, DECODE, IMAGE
-from delugeserve.serving.gateway.errors import (
-    RequestError,
-    from_decoder,
-    from_server,
-    unavailable,
-)
+from delugeserve.serving.gateway.calls import Answer, Call
+from delugeserve.serving.gateway.decoding import Decoder
+from delugeserve.serving.gateway.errors import RequestError, from_server, unavailable
+from delugeserve.serving.gateway.replicas import Replicas
 from delugeserve_client.address import Address
-from delugeserve_client.errors import ClientError, ImageError
-from delugeserve_client.results import Prediction
+from delugeserve_client.errors import ClientError
 from delugeserve_client.served import PROBABILITIES, ServedModel, parse_predictions, read_model
 from delugeserve_client.triton import build_request, channel_arguments, import_triton
 
@@ -48,45 +44,17 @@ class Endpoint:
     takes_encoded: bool
 
 
-@dataclass(frozen=True)
-class Call:
-    """What goes with a request to the server.
-
-    Attributes:
-        seconds: time that the server has.
-        request_id: id of the request, for logs.
-        headers: gRPC metadata, for traces.
-    """
-
-    seconds: float
-    request_id: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The classes of one image.
-
-    Attributes:
-        model: the model's name.
-        version: the version that answered.
-        predictions: the most probable classes, in descending order.
-    """
-
-    model: str
-    version: str
-    predictions: tuple[Prediction, ...]
-
-
 class Upstream:
     """A connection to the inference server.
 
     Args:
         address: ``host:port`` of its gRPC endpoint.
+        replicas: the file that names the replicas behind it, see
+            :class:`delugeserve.serving.gateway.replicas.Replicas`.
         seconds: time that it has for questions about its models.
     """
 
-    def __init__(self, address: str, seconds: float = 5.0) -> None:
+    def __init__(self, address: str, replicas: Path | None = None, seconds: float = 5.0) -> None:
         self._address, self._seconds = address, seconds
         self._client: Any = None
         self._endpoints: dict[str, Endpoint] = {}
@@ -94,7 +62,8 @@ class Upstream:
         self._reading = asyncio.Lock()
         self._described: dict[str, ServedModel] = {}
         self._owners: dict[tuple[str, tuple[str, ...]], str] = {}
-        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._decoder = Decoder()
+        self._replicas = Replicas(replicas, self._decoder)
 
     async def endpoints(self, *, fresh: bool = False) -> Mapping[str, Endpoint]:
         """Return the models that the server has ready, by name.
@@ -132,6 +101,12 @@ class Upstream:
             RequestError: it is not an image, or the server did not answer.
         """
         endpoint = (await self.endpoints()).get(name)
+        if call.direct and endpoint is not None:
+            answer = await self._replicas.classify(
+                name, image, top_k, call, ensemble=endpoint.takes_encoded
+            )
+            if answer is not None:
+                return answer
         try:
             return await self._classify(endpoint, image, top_k, call)
         except RequestError as error:
@@ -146,7 +121,7 @@ class Upstream:
     async def close(self) -> None:
         """Close the connection."""
         client, self._client = self._client, None
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._decoder.close()
         if client is not None:
             await client.close()
 
@@ -193,7 +168,7 @@ class Upstream:
     async def _classify_decoded(self, name: str, image: bytes, top_k: int, call: Call) -> Answer:
         for _ in range(2):
             model = await self._model(name)
-            pixels = await self._decode(model, image)
+            pixels = await self._decoder(model.preprocessing, image)
             count = min(top_k, model.num_classes)
             arguments = build_request(
                 import_triton("grpc"), model, pixels[np.newaxis], {PROBABILITIES: count}
@@ -213,15 +188,6 @@ class Upstream:
             self._described.pop(name, None)
             failure = unavailable()
         raise failure
-
-    async def _decode(self, model: ServedModel, image: bytes) -> Any:
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(
-                self._decoders, model.preprocessing, image, "the image"
-            )
-        except ImageError as error:
-            raise from_decoder(str(error)) from None
 
     async def _model(self, name: str) -> ServedModel:
         if name not in self._described:
@@ -243,30 +209,29 @@ class Upstream:
     async def _infer(self, name: str, arguments: dict[str, Any], call: Call) -> Any:
         return await self._call(
             name,
-            call.seconds,
+            call,
             "infer",
             request_id=call.request_id,
             headers=dict(call.headers) or None,
-            **arguments | {"timeout": int(call.seconds * 1e6)},
+            **arguments | {"timeout": int(max(call.left, 0.001) * 1e6)},
         )
 
     async def _describe(self, method: str, *arguments: str) -> Any:
         name = arguments[0] if arguments else ""
-        return await self._call(name, self._seconds, method, *arguments, as_json=True)
+        return await self._call(name, Call(self._seconds), method, *arguments, as_json=True)
 
     async def _call(
-        self, name: str, seconds: float, method: str, *arguments: Any, **options: Any
+        self, name: str, call: Call, method: str, *arguments: Any, **options: Any
     ) -> Any:
         failed = import_triton("utils").InferenceServerException
-        deadline = time.monotonic() + seconds
         for pause in (*_PAUSES, None):
-            left = max(deadline - time.monotonic(), 0.001)
+            left = max(call.left, 0.001)
             try:
                 function = getattr(self._connected(), method)
                 return await function(*arguments, client_timeout=left, **options)
             except failed as error:
                 status = str(error.status() or "").rpartition(".")[2]
-                refused = from_server(status, error.message() or "", name, seconds)
+                refused = from_server(status, error.message() or "", name, call.seconds)
                 if refused.status != 503 or pause is None or left < 2 * pause:
                     raise refused from None
             await asyncio.sleep(pause)

@@ -304,7 +304,7 @@ def test_requests_leave_nothing_behind(gateway, triton, encode):
 
 def test_the_deadline_of_a_client_reaches_the_server(gateway, triton, encode):
     gateway.post("/classify?timeout=2.5", encode())
-    assert triton.requests[0].parameters["timeout"].int64_param == 2_500_000
+    assert 0 < triton.requests[0].parameters["timeout"].int64_param <= 2_500_000
 
 
 def test_a_slow_server_is_given_up(gateway, triton, encode):
