@@ -22,12 +22,6 @@ def complete_models(incomplete: str) -> list[str]:
     return [name for name in MODELS if name.startswith(incomplete)]
 
 
-def is_given(context: typer.Context, option: str) -> bool:
-    """Whether an option is on the command line, rather than in the environment or a default."""
-    source = context.get_parameter_source(option)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def with_default(text: str, default: str) -> str:
     """Return a help text with a default that is described in words, as typer shows a value."""
     return f"{text} [dim]\\[default: {default}][/]"
