@@ -42,6 +42,10 @@ class ClosedLoop:
         in_flight: number of requests in flight.
         checker: compares the answers.
         clock: returns the time in seconds.
+
+    Attributes:
+        answered: requests answered so far.
+        failed: requests that failed so far.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class ClosedLoop:
             for first in range(0, images * count, count)
         ]
         self._next = 0
-        self.answered = 0
+        self.answered, self.failed = 0, 0
 
     def run(self, seconds: float) -> Samples:
         """Send requests for some seconds, then wait for those still in flight."""
@@ -92,6 +96,7 @@ class ClosedLoop:
         def done(answer: bytes | None, error: str | None) -> None:
             if answer is None:
                 samples.errors += 1
+                self.failed += 1
                 samples.first_error = samples.first_error or error
                 self._send(samples, landed, end, failed + 1)
                 return

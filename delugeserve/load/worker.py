@@ -122,8 +122,8 @@ class _Loop:
         self._samples = Samples()
 
     @property
-    def answered(self) -> int:
-        return self._loop.answered
+    def answered(self) -> int:  # with errors
+        return self._loop.answered + self._loop.failed
 
     @property
     def answers(self) -> int:

@@ -83,6 +83,7 @@ def test_a_closed_loop_survives_a_sender_that_raises_or_answers_twice():
     samples = loop.run(20)
     assert sender.sent == len(samples.latencies) + samples.errors
     assert (samples.errors, samples.first_error) == (1, "ValueError: no")
+    assert (loop.answered, loop.failed) == (len(samples.latencies), 1)
     assert (checker.checked, checker.wrong) == (len(samples.latencies), 1)
 
 
