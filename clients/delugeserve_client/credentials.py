@@ -65,8 +65,8 @@ class Credentials:
             path(PRIVATE_KEY),
         )
 
-    def grpc_options(self, grpc: Any) -> dict[str, Any]:
-        """Return the arguments of a gRPC client of tritonclient for a connection with TLS.
+    def grpc_credentials(self, grpc: Any) -> Any:
+        """Return the ``ChannelCredentials`` that gRPC's connections with TLS need.
 
         Args:
             grpc: the module ``grpc``.
@@ -76,28 +76,9 @@ class Credentials:
         """
         self.tls_context()  # gRPC says nothing of bad files, or ends the process
         authorities = self.ca or _system_authorities()
-        return {
-            "creds": grpc.ssl_channel_credentials(
-                _read(authorities), _read(self._key), _read(self.certificate)
-            )
-        }
-
-    def http_options(self) -> dict[str, Any]:
-        """Return the arguments of an HTTP client of tritonclient for a connection with TLS.
-
-        Raises:
-            AuthenticationFailed: a file cannot be read.
-        """
-        options = {}
-        for name, path in (
-            ("ca_certs", self.ca or _system_authorities()),
-            ("certfile", self.certificate),
-            ("keyfile", self.private_key),
-        ):
-            if path is not None:
-                _read(path)
-                options[name] = str(path)
-        return {"ssl": True, "ssl_options": options}
+        return grpc.ssl_channel_credentials(
+            _read(authorities), _read(self._key), _read(self.certificate)
+        )
 
     def tls_context(self) -> ssl.SSLContext:
         """Return what Python's own connections with TLS need.

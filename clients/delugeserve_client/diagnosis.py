@@ -1,4 +1,4 @@
-"""From what tritonclient, the network and the server report to the client's own errors."""
+"""What is wrong with an address or a model's name that a server does not answer for."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from http.client import HTTPException
 from typing import Any, TypeAlias
 
 from delugeserve_client.address import Address
+from delugeserve_client.core.failures import Kind
 from delugeserve_client.credentials import Credentials
 from delugeserve_client.errors import (
     AuthenticationFailed,
@@ -24,7 +25,8 @@ from delugeserve_client.errors import (
 )
 from delugeserve_client.explaining import no_handshake, sentence
 from delugeserve_client.served import COMPANION_SUFFIXES
-from delugeserve_client.triton import failures, open_client
+from delugeserve_client.transports.connection import CallFailed, Options
+from delugeserve_client.transports.threads import open_connection
 
 RepositoryIndex: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -110,7 +112,10 @@ def not_served(
 
 
 def diagnose(
-    address: Address, error: ServerUnavailable, credentials: Credentials
+    address: Address,
+    error: ServerUnavailable,
+    credentials: Credentials,
+    seconds: float = _PROBE_SECONDS,
 ) -> ServerUnavailable | AuthenticationFailed:
     """Find out whether an address that does not answer speaks the other protocol, or TLS.
 
@@ -118,13 +123,15 @@ def diagnose(
         address: the address.
         error: the error to return if it does not.
         credentials: what the client shows to the server.
+        seconds: time that each protocol has.
     """
+    seconds = min(seconds, _PROBE_SECONDS)
     if address.secure:
         with contextlib.suppress(OSError):
-            refused = _handshake(address.host, credentials.tls_context())
+            refused = _handshake(address.host, credentials.tls_context(), seconds)
             return error if refused is None else no_handshake(address, refused)
         return error
-    if _speaks_tls(address.host):
+    if _speaks_tls(address.host, seconds):
         scheme = {"grpc": "grpcs", "http": "https"}[address.protocol]
         return WrongProtocol(
             f"{address.host} speaks TLS.",
@@ -132,14 +139,14 @@ def diagnose(
             url=str(address),
             found="tls",
         )
-    if address.protocol == "grpc" and _speaks_http(address.host):
+    if address.protocol == "grpc" and _speaks_http(address.host, seconds):
         return WrongProtocol(
             f"{address.host} speaks HTTP, not gRPC.",
             f"Use the server's gRPC port, usually 8001, or http://{address.host} for HTTP.",
             url=str(address),
             found="http",
         )
-    if address.protocol == "http" and _speaks_grpc(address, credentials):
+    if address.protocol == "http" and _speaks_grpc(address, credentials, seconds):
         return WrongProtocol(
             f"{address.host} speaks gRPC, not HTTP.",
             f"Use {address.host} without http://, or the server's HTTP port, usually 8000.",
@@ -179,10 +186,10 @@ def _serves_nothing(address: Address, name: str | None) -> ModelUnavailable:
     )
 
 
-def _speaks_http(host: str) -> bool:
+def _speaks_http(host: str, seconds: float) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        opener.open(f"http://{host}/v2/health/live", timeout=_PROBE_SECONDS).close()
+        opener.open(f"http://{host}/v2/health/live", timeout=seconds).close()
     except urllib.error.HTTPError:
         return True  # an HTTP answer, whatever its status
     except (OSError, HTTPException, ValueError):
@@ -190,25 +197,25 @@ def _speaks_http(host: str) -> bool:
     return True
 
 
-def _speaks_tls(host: str) -> bool:
+def _speaks_tls(host: str, seconds: float) -> bool:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        refused = _handshake(host, context)
+        refused = _handshake(host, context, seconds)
     except OSError:
         return False
     # A server that wants a client certificate refuses with one of TLS's alerts.
     return refused is None or "ALERT" in (refused.reason or "")
 
 
-def _handshake(host: str, context: ssl.SSLContext) -> ssl.SSLError | None:
+def _handshake(host: str, context: ssl.SSLContext, seconds: float) -> ssl.SSLError | None:
     """Make a TLS connection; return the error if it is refused.
 
     Raises:
         OSError: nothing listens there.
     """
     parts = urllib.parse.urlsplit(f"//{host}")
-    with socket.create_connection((parts.hostname or "", parts.port or 0), _PROBE_SECONDS) as plain:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), seconds) as plain:
         try:
             with (
                 context.wrap_socket(plain, server_hostname=parts.hostname) as stream,
@@ -222,15 +229,16 @@ def _handshake(host: str, context: ssl.SSLContext) -> ssl.SSLError | None:
     return None
 
 
-def _speaks_grpc(address: Address, credentials: Credentials) -> bool:
+def _speaks_grpc(address: Address, credentials: Credentials, seconds: float) -> bool:
     asked = Address(address.host, "grpc")
     try:
-        probe = open_client("grpc", asked, credentials)
-    except MissingPackageError:  # only the HTTP half of tritonclient is installed
+        connection = open_connection(asked, Options(credentials))
+    except MissingPackageError:  # gRPC is not installed
         return False
     try:
-        return bool(probe.is_server_live(client_timeout=_PROBE_SECONDS))
-    except failures():
-        return False
+        connection.ask("server", timeout=seconds)
+    except CallFailed as error:
+        return error.failure.kind is Kind.DENIED
     finally:
-        probe.close()
+        connection.close()
+    return True

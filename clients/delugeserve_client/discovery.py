@@ -158,7 +158,7 @@ def connection_error(
     timeout = seconds_to_connect(configuration)
     found = to_error(error.failure, address, timeout)
     if isinstance(found, ServerUnavailable):
-        return diagnose(address, found, configuration.options.credentials)
+        return diagnose(address, found, configuration.options.credentials, timeout)
     return found
 
 

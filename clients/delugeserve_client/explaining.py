@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import ssl
 from http.client import HTTPException
+from typing import Any
 
 from delugeserve_client.address import Address
 from delugeserve_client.core.failures import Failure, Kind
@@ -57,7 +59,7 @@ _SERVERS_WORDS = ("model", "request", "queue", "server is")
 
 
 def failure_of(error: BaseException, host: str = "") -> Failure:
-    """Return the failure behind an error of gRPC, of tritonclient or of the network.
+    """Return the failure behind an error of gRPC or of the network.
 
     Args:
         error: the error.
@@ -67,15 +69,37 @@ def failure_of(error: BaseException, host: str = "") -> Failure:
         return Failure(Kind.GONE, str(error), cause=error)
     if isinstance(error, ssl.SSLError):
         return Failure(Kind.DENIED, str(error), cause=error)
-    code = getattr(error, "code", None)
-    if callable(code):  # grpc.RpcError
-        status, text = getattr(code(), "name", ""), str(getattr(error, "details", str)() or "")
-    else:
-        status = str(getattr(error, "status", lambda: "")() or "").rpartition(".")[2]
-        text = str(getattr(error, "message", lambda: error)() or error)
     if isinstance(error, TimeoutError):
         return Failure(Kind.TIMEOUT, str(error), cause=error)
-    return classify_failure(status, text, host, error)
+    code = getattr(error, "code", None)
+    if not callable(code):
+        return classify_failure("", str(error), host, error)
+    # grpc.RpcError
+    text = str(getattr(error, "details", str)() or "")
+    return classify_failure(getattr(code(), "name", ""), text, host, error, _wait(error))
+
+
+def _wait(error: Any) -> float:
+    """Return seconds that a server asks to wait, in the last metadata of an answer over gRPC."""
+    found = dict(error.trailing_metadata() or ())
+    for name, unit in (("grpc-retry-pushback-ms", 1e-3), ("retry-after", 1.0)):
+        if name in found:
+            return seconds_to_wait(found[name], unit)
+    return 0.0
+
+
+def seconds_to_wait(stated: object, unit: float = 1.0) -> float:
+    """Return seconds that a server asks to wait; 0 if it gives no number.
+
+    Args:
+        stated: the value of the header.
+        unit: its unit in seconds.
+    """
+    try:
+        seconds = float(str(stated)) * unit
+    except ValueError:  # a date: HTTP's clocks differ
+        return 0.0
+    return seconds if 0 < seconds < math.inf else 0.0
 
 
 def classify_failure(
@@ -120,17 +144,6 @@ def _kind(name: str, status: str, words: str) -> Kind:
     if name in ("INTERNAL", "UNKNOWN", "ABORTED", "DATA_LOSS", "500"):
         return Kind.BROKEN
     return Kind.REFUSED
-
-
-def explain(error: BaseException, address: Address, timeout: float) -> ClientError:
-    """Translate an error of gRPC, of tritonclient or of the network.
-
-    Args:
-        error: the error.
-        address: the server's address.
-        timeout: seconds that the call had.
-    """
-    return to_error(failure_of(error, address.host), address, timeout)
 
 
 def to_error(failure: Failure, address: Address, timeout: float, model: str = "") -> ClientError:

@@ -1,4 +1,4 @@
-"""What both classifiers use of tritonclient: its modules, options, requests, replies and errors.
+"""tritonclient's modules, gRPC's channel arguments, and requests of tritonclient.
 
 tritonclient is imported when a connection is made: its HTTP half loads gevent, which a gRPC user
 does not need.
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from http.client import HTTPException
 from math import isfinite
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from delugeserve_client.address import Address
-from delugeserve_client.credentials import Credentials
 from delugeserve_client.errors import MissingPackageError
 from delugeserve_client.preprocessing import Pixels
 from delugeserve_client.proxies import find_proxy
@@ -46,42 +44,6 @@ def channel_arguments(address: Address) -> list[tuple[str, int | str]]:
     """
     use_proxy = find_proxy(address.host) is not None
     return [*_CHANNEL_ARGUMENTS, ("grpc.enable_http_proxy", int(use_proxy))]
-
-
-def open_client(name: str, address: Address, credentials: Credentials, **options: Any) -> Any:
-    """Return a client of tritonclient. Nothing is sent yet.
-
-    Args:
-        name: its module: ``grpc``, ``grpc.aio`` or ``http``.
-        address: the server's address.
-        credentials: what the client shows to the server.
-        options: further arguments.
-
-    Raises:
-        MissingPackageError: tritonclient or one of its own dependencies is not installed.
-        AuthenticationFailed: a file of the credentials cannot be read.
-    """
-    module = import_triton(name)
-    if address.protocol == "grpc":
-        options["channel_args"] = channel_arguments(address)
-        if address.secure:
-            options |= credentials.grpc_options(importlib.import_module("grpc"))
-    elif address.secure:
-        options |= credentials.http_options()
-    client = module.InferenceServerClient(address.host, **options)
-    if credentials.api_key is not None:
-        client.register_plugin(_bearer(f"Bearer {credentials.api_key}"))
-    return client
-
-
-def _bearer(value: str) -> Any:
-    """Return a plugin of tritonclient that adds a header to every request."""
-
-    def add_header(_plugin: Any, request: Any) -> None:
-        request.headers["authorization"] = value
-
-    base = import_triton("_plugin").InferenceServerClientPlugin
-    return type("Bearer", (base,), {"__call__": add_header})()
 
 
 def import_triton(name: str) -> Any:
@@ -138,8 +100,3 @@ def build_request(
         # In microseconds. 0, Triton's default, is no limit.
         "timeout": int(timeout * 1e6) if timeout is not None and isfinite(timeout) else None,
     }
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """Return the exceptions that tritonclient raises: its own, and over HTTP the network's."""
-    return (import_triton("utils").InferenceServerException, OSError, HTTPException)

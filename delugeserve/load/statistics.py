@@ -9,8 +9,7 @@ from typing import Any
 
 from delugeserve.load.target import Target
 from delugeserve_client import ClientError
-from delugeserve_client.address import parse_address
-from delugeserve_client.transport import Transport, open_transport
+from delugeserve_client.server import ServerDescription
 
 _COUNTED_AFTER = 0.05  # seconds; the server counts a request after it has sent the answer
 
@@ -110,23 +109,22 @@ class StatisticsReader:
 
     def __init__(self, target: Target) -> None:
         self._model = target.model
-        self._transport: Transport | None = None
+        self._server: ServerDescription | None = None
         if target.server_version:
-            address = parse_address(target.url)
-            self._transport = open_transport(address, target.timeout, target.credentials)
+            self._server = ServerDescription(target.url, target.timeout, target.credentials)
 
     def read(self) -> Counters | None:
         """Return what was counted until now; None where there is nothing to read."""
-        if self._transport is None:
+        if self._server is None:
             return None
         time.sleep(_COUNTED_AFTER)
         try:
-            reply = self._transport.call("get_inference_statistics", self._model)
+            reply = self._server.read("statistics", self._model)
         except ClientError:
             return None
         return read_counters(reply)
 
     def close(self) -> None:
         """Close the connection."""
-        if self._transport is not None:
-            self._transport.close()
+        if self._server is not None:
+            self._server.close()

@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from delugeserve.errors import UsageError
 from delugeserve_client import Classifier
-from delugeserve_client.address import parse_address
-from delugeserve_client.transport import open_transport
+from delugeserve_client.server import ServerDescription
 
 if TYPE_CHECKING:
-    from delugeserve_client.credentials import Credentials
+    from delugeserve_client import Credentials, ServedModel
 
 DISTINCT_IMAGES = 64
 """Enough distinct images that no processor cache helps, few enough to fit in memory."""
@@ -65,6 +64,26 @@ class Target:
             )
 
 
+def describe_model(
+    url: str, model: str | None, timeout: float, credentials: Credentials | None
+) -> ServedModel:
+    """Return the description of a model from its server.
+
+    Args:
+        url: the server's address.
+        model: the model's name; None for the server's only model.
+        timeout: seconds that an answer may take.
+        credentials: what the client shows to the server; None takes those of the environment.
+
+    Raises:
+        ClientError: the server cannot be asked.
+    """
+    with Classifier(
+        url, model, timeout=timeout, credentials=credentials, decode="client"
+    ) as classifier:
+        return classifier.model
+
+
 def prepare_target(
     url: str = "localhost:8001",
     model: str | None = None,
@@ -92,9 +111,9 @@ def prepare_target(
         ClientError: the server cannot be asked, or the file is not an image.
         UsageError: the batch size is larger than the model takes.
     """
-    with closing(open_transport(parse_address(url), timeout, credentials)) as transport:
-        served = transport.connect(model)
-        metadata: Any = transport.call("get_server_metadata")
+    served = describe_model(url, model, timeout, credentials)
+    with closing(ServerDescription(url, timeout, credentials)) as server:
+        metadata: Any = server.read("server")
     if isinstance(images, Path):
         images = served.preprocessing(images)[None]
     elif images is None:

@@ -37,7 +37,7 @@ def test_good_files(files, ca, certificate, private_key):
     names = {"ca": ca, "certificate": certificate, "private_key": private_key}
     credentials = Credentials(**{key: str(files / name) for key, name in names.items() if name})
     assert credentials.tls_context()
-    assert credentials.grpc_options(grpc)["creds"]
+    assert credentials.grpc_credentials(grpc)
 
 
 @pytest.mark.parametrize("scheme", ["grpcs", "https"])

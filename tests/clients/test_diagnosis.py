@@ -1,9 +1,11 @@
 import socket
 
+import grpc
 import pytest
 from tritonclient.utils import InferenceServerException
 
 from delugeserve_client.address import Address
+from delugeserve_client.core.failures import Kind
 from delugeserve_client.credentials import Credentials
 from delugeserve_client.diagnosis import choose_model, diagnose, not_served
 from delugeserve_client.errors import (
@@ -18,9 +20,18 @@ from delugeserve_client.errors import (
     ServerTimeout,
     ServerUnavailable,
 )
-from delugeserve_client.explaining import explain
+from delugeserve_client.explaining import classify_failure, failure_of, to_error
 
 HERE = Address("localhost:8001", "grpc")
+
+
+def explain(error, address, timeout):
+    if isinstance(error, InferenceServerException):  # a server's answer
+        status = error.status().rpartition(".")[2]
+        failure = classify_failure(status, error.message(), address.host)
+    else:
+        failure = failure_of(error)
+    return to_error(failure, address, timeout)
 
 
 def grpc_error(status, message):
@@ -60,7 +71,7 @@ UNKNOWN = "Request for unknown model: 'x' is not found"
         (InferenceServerException("it broke", "500"), InferenceFailed),
     ],
 )
-def test_errors_of_tritonclient_and_the_network(error, kind):
+def test_errors_of_servers_and_the_network(error, kind):
     explained = explain(error, HERE, 30.0)
     assert type(explained) is kind
     assert explained.url == "localhost:8001"
@@ -134,6 +145,31 @@ def test_words_in_the_host_name_do_not_count_as_the_servers():
     error = InferenceServerException(text, status="StatusCode.UNAVAILABLE")
     address = Address("model-queue.example:8001", "grpc")
     assert type(explain(error, address, 30.0)) is ServerUnavailable
+
+
+@pytest.mark.parametrize(
+    ("metadata", "seconds"),
+    [
+        ((), 0.0),
+        ((("retry-after", "2"),), 2.0),
+        ((("retry-after", "2"), ("grpc-retry-pushback-ms", "250")), 0.25),
+        ((("grpc-retry-pushback-ms", "-1"),), 0.0),
+        ((("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"),), 0.0),
+    ],
+)
+def test_a_server_may_ask_to_wait_over_grpc(metadata, seconds):
+    class Refused(grpc.RpcError):
+        def code(self):
+            return grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        def details(self):
+            return "Too many requests."
+
+        def trailing_metadata(self):
+            return metadata
+
+    found = failure_of(Refused())
+    assert (found.kind, found.retry_after) == (Kind.OVERLOADED, seconds)
 
 
 def entry(name, version="1", state="READY", **more):

@@ -6,11 +6,15 @@ import pytest
 from delugeserve_client import AsyncClassifier, Classifier
 from delugeserve_client.address import Address
 from delugeserve_client.errors import ServerTimeout, ServerUnavailable
-from delugeserve_client.explaining import explain
+from delugeserve_client.explaining import failure_of, to_error
 from delugeserve_client.proxies import find_proxy, is_loopback
 
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy")
 DEAD = "http://me:secret@127.0.0.1:9"  # nothing listens on the discard port
+
+
+def explain(error, address, timeout):
+    return to_error(failure_of(error), address, timeout)
 
 
 @pytest.fixture

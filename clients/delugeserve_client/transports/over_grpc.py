@@ -139,7 +139,7 @@ def open_channel(module: Any, address: Address, options: Options) -> Any:
     arguments = channel_arguments(address)
     if not address.secure:
         return module.insecure_channel(address.host, options=arguments)
-    credentials = options.credentials.grpc_options(importlib.import_module("grpc"))["creds"]
+    credentials = options.credentials.grpc_credentials(importlib.import_module("grpc"))
     return module.secure_channel(address.host, credentials, options=arguments)
 
 

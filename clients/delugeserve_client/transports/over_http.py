@@ -20,7 +20,12 @@ from typing import Any
 from delugeserve_client.address import Address
 from delugeserve_client.core.dispatch import Cancel
 from delugeserve_client.core.failures import Failure, Kind
-from delugeserve_client.explaining import BROKEN_CONNECTION, classify_failure, failure_of
+from delugeserve_client.explaining import (
+    BROKEN_CONNECTION,
+    classify_failure,
+    failure_of,
+    seconds_to_wait,
+)
 from delugeserve_client.transports.connection import (
     LONGEST,
     CallFailed,
@@ -149,9 +154,7 @@ class HttpConnection:
         text = content[:2000].decode("utf-8", "replace")
         with contextlib.suppress(ValueError, AttributeError):
             text = str(json.loads(text).get("error", text))
-        wait = 0.0
-        with contextlib.suppress(ValueError):
-            wait = max(0.0, float(headers.get("retry-after", 0)))
+        wait = seconds_to_wait(headers.get("retry-after"))
         raise CallFailed(
             classify_failure(
                 str(status), text or f"HTTP status {status}", self.address.host, wait=wait

@@ -6,10 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from delugeserve.load.target import Target
-from delugeserve_client.address import parse_address
-from delugeserve_client.served import PROBABILITIES, ServedModel
-from delugeserve_client.transport import open_transport
+from delugeserve.load.target import Target, describe_model
+from delugeserve_client.served import PROBABILITIES
 from delugeserve_client.triton import build_request, import_triton
 
 if TYPE_CHECKING:
@@ -17,19 +15,6 @@ if TYPE_CHECKING:
 
 _NONCE = 4  # bytes
 _numbers = itertools.count()
-
-
-def connect(target: Target) -> ServedModel:
-    """Read the description of a target's model from its server.
-
-    Raises:
-        ClientError: the server cannot be asked.
-    """
-    transport = open_transport(parse_address(target.url), target.timeout, target.credentials)
-    try:
-        return transport.connect(target.model)
-    finally:
-        transport.close()
 
 
 class GrpcMessages(Protocol):
@@ -51,7 +36,7 @@ class Messages:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._served = connect(target)
+        self._served = describe_model(target.url, target.model, target.timeout, target.credentials)
         self._pixels = [image.tobytes() for image in target.images]
         self._heads: dict[int, bytes] = {}
         self._built: dict[tuple[int, ...], bytes] = {}

@@ -36,7 +36,7 @@ class GrpcSender:
             ("grpc.enable_http_proxy", int(find_proxy(address.host) is not None)),
         ]
         if address.secure:
-            secrets = credentials.grpc_options(grpc)["creds"]
+            secrets = credentials.grpc_credentials(grpc)
             self._channel = grpc.secure_channel(address.host, secrets, options)
         else:
             self._channel = grpc.insecure_channel(address.host, options)

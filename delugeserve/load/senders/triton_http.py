@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 
 from delugeserve.load.senders.http1 import HttpSender
-from delugeserve.load.senders.messages import connect
-from delugeserve.load.target import Target
+from delugeserve.load.target import Target, describe_model
 from delugeserve_client.served import PROBABILITIES
 from delugeserve_client.triton import build_request, import_triton
 
@@ -22,7 +21,7 @@ class TritonHttpSender(HttpSender):
     """
 
     def __init__(self, target: Target) -> None:
-        self._served = connect(target)
+        self._served = describe_model(target.url, target.model, target.timeout, target.credentials)
         self._module = import_triton("http")
         super().__init__(target)
 

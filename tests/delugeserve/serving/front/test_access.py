@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import http.client
 import json
 import shutil
@@ -21,9 +20,14 @@ from fake_replica import wait_until
 from delugeserve.errors import UsageError
 from delugeserve.serving.front.keys import add_key, remove_keys
 from delugeserve.serving.front.security import Jwt, Security
-from delugeserve_client import AsyncClassifier, AuthenticationFailed, Credentials, WrongProtocol
-from delugeserve_client.address import parse_address
-from delugeserve_client.transport import open_transport
+from delugeserve_client import (
+    AsyncClassifier,
+    AuthenticationFailed,
+    Classifier,
+    Credentials,
+    RetryPolicy,
+    WrongProtocol,
+)
 
 INFER = "/v2/models/tiny/infer"
 
@@ -241,10 +245,16 @@ def test_our_own_client(secured, keyed, monkeypatch, protocol):
         port = front.front.settings.grpc_port
         if protocol == "http":
             port = front.front.settings.http_port
-        address = parse_address(f"{scheme}localhost:{port}", protocol)
+        url = f"{scheme}localhost:{port}"
         try:
-            with contextlib.closing(open_transport(address, 60, credentials)) as transport:
-                transport.connect("tiny")
+            Classifier(
+                url,
+                "tiny",
+                protocol=None if scheme else protocol,
+                timeout=60,
+                credentials=credentials,
+                retry=RetryPolicy(attempts=1),
+            )
         except Exception as error:
             return type(error)
         raise AssertionError

@@ -1,3 +1,4 @@
+import contextlib
 import http.server
 import socket
 import threading
@@ -6,6 +7,7 @@ import pytest
 
 from delugeserve_client import Classifier
 from delugeserve_client.errors import ServerTimeout, ServerUnavailable
+from delugeserve_client.server import ServerDescription
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -37,3 +39,10 @@ def test_a_server_that_hangs(scheme):
         with pytest.raises(ServerTimeout) as caught:
             Classifier(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}", timeout=0.3)
         assert caught.value.timeout == 0.3
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_nobody_describes_itself(scheme):
+    server = ServerDescription(f"{scheme}://127.0.0.1:1", timeout=5)
+    with contextlib.closing(server), pytest.raises(ServerUnavailable):
+        server.read("statistics", "m")
