@@ -101,6 +101,10 @@ def test_an_output_that_is_a_link_is_written_through(labeller, run, tmp_path):
         ("--workers", "2"),
         ("--ray-address", "auto"),
         ("--resume",),
+        ("--overwrite",),
+        ("--format", "parquet"),
+        ("--output", "a.txt"),
+        ("--engine", "ray"),
         ("--output", "a.jsonl", "--resume", "--overwrite"),
     ],
 )
