@@ -40,7 +40,9 @@ _OF_SCENARIOS: dict[str, tuple[ScenarioName, ...]] = {
     "precision": ("server",),
     "streams": ("multi-stream",),
     "batch_size": ("closed-loop", "single-stream", "server", "offline"),
+    "output": ("server", "single-stream", "multi-stream", "offline"),  # LoadGen's files
 }
+_SAME = {"measurement_interval": "duration", "filename": "csv"}  # perf_analyzer's names
 
 
 def choose_scenario(scenario: ScenarioName | None, *, budget: bool, rate: bool) -> ScenarioName:
@@ -64,7 +66,7 @@ def choose_scenario(scenario: ScenarioName | None, *, budget: bool, rate: bool) 
 def refuse_unused(
     context: typer.Context, scenario: ScenarioName, *, waterfall: bool, search: bool
 ) -> None:
-    """Refuse options that would have no effect.
+    """Refuse options that would have no effect, and those that are given twice.
 
     Args:
         context: the command line.
@@ -79,6 +81,8 @@ def refuse_unused(
     for name, flag in flags.items():
         if name is None or not is_given(context, name):
             continue
+        if name in _SAME and is_given(context, _SAME[name]):
+            raise UsageError(f"{flag} and {flags[_SAME[name]]} are the same.", "Leave out one.")
         scenarios = _OF_SCENARIOS.get(name)
         if waterfall:
             if name not in _OF_WATERFALL:
@@ -90,7 +94,7 @@ def refuse_unused(
             )
         elif scenarios is not None and scenario not in scenarios:
             raise UsageError(
-                f"{flag} is for the {scenarios[0]} scenario, not for {scenario}.",
+                f"{flag} is for {', '.join(scenarios)}, not for {scenario}.",
                 f"Leave out {flag}, or use --scenario {scenarios[0]}.",
             )
         elif name == "repeats" and search:

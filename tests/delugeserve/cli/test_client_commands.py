@@ -49,7 +49,7 @@ def test_no_server(error, command):
         ("--percentile", "100"),
         ("--repeats", "0"),
         ("--html", "report.pdf"),
-        ("--output", __file__),
+        ("--scenario", "offline", "--output", __file__),
         # options that would have no effect
         ("--scenario", "server", "--rate", "9", "--concurrency", "4"),
         ("--scenario", "single-stream", "--streams", "4"),
@@ -57,6 +57,9 @@ def test_no_server(error, command):
         ("--latency-budget", "50ms", "--repeats", "3"),
         ("--latency-budget", "50ms", "--rate", "9", "--precision", "0.1"),
         ("--precision", "0.1"),
+        ("--output", "logs"),
+        ("--duration", "1", "-p", "2000"),
+        ("--csv", "a.csv", "-f", "b.csv"),
         ("--repository", "."),
         ("--waterfall", "--url", NOWHERE),
         ("--waterfall", "--csv", "figures.csv"),
