@@ -182,10 +182,12 @@ class AsyncClassifier:
         top_k: int = 5,
         *,
         on_error: OnError = "raise",
+        full_requests: bool = False,
     ) -> AsyncIterator[Classification]:
         """Classify images, and yield the results one by one, in order.
 
         Images may come from an asynchronous iterable as well. An ordinary one is read in a thread.
+        The arguments are those of :meth:`.Classifier.stream`.
         """
         top_k = check_arguments(images, top_k, on_error)
         model = await self.connect()
@@ -194,7 +196,7 @@ class AsyncClassifier:
         source: Iterable[AnyImage] = iter(feed) if feed else each(cast("Any", images))
         thread = ThreadPoolExecutor(1, "delugeserve-stream")  # starts when it is needed
         try:
-            async for result in self._stream(source, thread, top_k, on_error):
+            async for result in self._stream(source, thread, top_k, on_error, full=full_requests):
                 yield result
         finally:
             if feed is not None:
@@ -313,9 +315,11 @@ class AsyncClassifier:
         thread: ThreadPoolExecutor,
         top_k: int,
         on_error: OnError,
+        *,
+        full: bool,
     ) -> AsyncIterator[Classification]:
         decode, model = self._configuration.decode, await self.connect()
-        steps = parts(images, model.images_per_request, decode, self._choice)
+        steps = parts(images, model.images_per_request, decode, self._choice, full=full)
         call = call_here if isinstance(images, AT_HAND) else call_in
         step: Step = await call(thread, next, steps)
         while True:
@@ -350,7 +354,7 @@ class AsyncClassifier:
         else:
             call, ready = call_in, reader.stream(part.images, size, encoded, part.first)
         window: Window[asyncio.Future[Reply]] = Window()
-        found = chunks(ready, size, on_error, never if part.is_trial else window.is_idle)
+        found = chunks(ready, size, on_error, never if part.full else window.is_idle)
         reading: asyncio.Future[Chunk | None] | None = None
         failure: BaseException | None = None
         more = True

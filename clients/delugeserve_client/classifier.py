@@ -184,19 +184,33 @@ class Classifier:
         return list(self.stream(cast("Iterable[AnyImage]", images), top_k, on_error=on_error))
 
     def stream(
-        self, images: Iterable[AnyImage], top_k: int = 5, *, on_error: OnError = "raise"
+        self,
+        images: Iterable[AnyImage],
+        top_k: int = 5,
+        *,
+        on_error: OnError = "raise",
+        full_requests: bool = False,
     ) -> Iterator[Classification]:
         """Classify images like :meth:`classify`, and yield the results one by one, in order.
 
         Images are read as requests are sent, so that there may be any number of them. An error is
         raised after all results before it were yielded.
 
+        Args:
+            images: see :meth:`classify`; not a single one.
+            top_k: see :meth:`classify`.
+            on_error: see :meth:`classify`.
+            full_requests: do not send requests that are not full where images come slowly. Which
+                images a request has, on which the last digits of a probability may depend, is then
+                the same each time.
+
         Raises:
             TypeError: ``images`` is a single image.
         """
         top_k = check_arguments(images, top_k, on_error)
         self._check_open()
-        return self._stream(each(images), min(top_k, self.model.num_classes), on_error)
+        top_k = min(top_k, self.model.num_classes)
+        return self._stream(each(images), top_k, on_error, full=full_requests)
 
     def infer(self, batch: Pixels, output: str = PROBABILITIES) -> npt.NDArray[np.float32]:
         """Run the model on prepared images.
@@ -298,10 +312,10 @@ class Classifier:
         return self._decoder.model is not None
 
     def _stream(
-        self, images: Iterable[AnyImage], top_k: int, on_error: OnError
+        self, images: Iterable[AnyImage], top_k: int, on_error: OnError, *, full: bool
     ) -> Iterator[Classification]:
         decode, size = self._configuration.decode, self.model.images_per_request
-        steps = parts(images, size, decode, self._choice)
+        steps = parts(images, size, decode, self._choice, full=full)
         step: Step | None = next(steps)
         while step is not None:
             outcome: bool | float = 0.0
@@ -328,7 +342,7 @@ class Classifier:
         size = images_in_request(self.model, decoder if encoded else None)
         window: Window[Future[Reply]] = Window()
         ready = reader.stream(images, size, encoded, part.first)
-        found = chunks(ready, size, on_error, never if part.is_trial else window.is_idle)
+        found = chunks(ready, size, on_error, never if part.full else window.is_idle)
         failure: BaseException | None = None
         more = True
         try:

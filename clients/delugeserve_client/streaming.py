@@ -43,12 +43,14 @@ class Part:
         first: number of the first in the stream, from 1.
         place: where they are decoded.
         is_trial: whether the time that they take is wanted.
+        full: whether each request waits until it is full, however slowly images come.
     """
 
     images: Iterable[AnyImage]
     first: int
     place: Place
     is_trial: bool = False
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,12 @@ Step: TypeAlias = "Part | AskServer"
 
 
 def parts(
-    images: Iterable[AnyImage], size: int, decode: Decode, choice: DecodingChoice
+    images: Iterable[AnyImage],
+    size: int,
+    decode: Decode,
+    choice: DecodingChoice,
+    *,
+    full: bool = False,
 ) -> Generator[Step, Any, None]:
     """Yield a stream in parts: trials of where to decode, as long as they are wanted, and the rest.
 
@@ -72,12 +79,13 @@ def parts(
         size: number of images in a request.
         decode: where the caller wants images to be decoded.
         choice: where ``auto`` decodes them.
+        full: whether each request waits until it is full.
     """
     if decode != "auto":
-        yield Part(images, 1, decode)
+        yield Part(images, 1, decode, full=full)
         return
     if isinstance(images, Sized) and len(images) < size:
-        yield Part(images, 1, choice.place)
+        yield Part(images, 1, choice.place, full=full)
         return
     first, source = 1, iter(images)
     while (trial := choice.next_trial) is not None:
@@ -86,9 +94,9 @@ def parts(
         if not suitable or not (yield AskServer()):
             source = itertools.chain(block, source)
             break
-        choice.measured(trial, size, (yield Part(block, first, trial, is_trial=True)))
+        choice.measured(trial, size, (yield Part(block, first, trial, is_trial=True, full=True)))
         first += size
-    yield Part(source, first, choice.place)
+    yield Part(source, first, choice.place, full=full)
 
 
 def take(

@@ -70,6 +70,17 @@ def test_no_trial(images, takes_encoded):
         assert run(given, 4, DecodingChoice(), takes_encoded) == expected
 
 
+@pytest.mark.parametrize("decode", ["auto", "client"])
+def test_requests_are_full_if_that_is_wanted(decode):
+    for full in (True, False):
+        images = iter([b"x"] * 9)
+        steps = parts(images, 4, decode, DecodingChoice(), full=full)
+        step = next(steps)
+        if isinstance(step, AskServer):
+            step = steps.send(False)
+        assert step.full is full
+
+
 def test_no_trial_of_a_slow_source(monkeypatch):
     """A request's worth would take long to come, and hold back what is there."""
     monkeypatch.setattr(streaming.time, "monotonic", itertools.count().__next__)

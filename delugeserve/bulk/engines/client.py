@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from delugeserve.bulk.choices import Decode
 from delugeserve.bulk.items import Item
@@ -28,6 +30,7 @@ class Endpoint:
         timeout: seconds for each request.
         decode: who decodes images: ``client``, ``server``, or ``auto`` for the faster one.
         max_pixels: the most pixels of an image; None for the client's limit.
+        full_requests: put the same images into one request each time, however slowly they come.
     """
 
     urls: tuple[str, ...]
@@ -36,6 +39,7 @@ class Endpoint:
     timeout: float = 30.0
     decode: Decode = "auto"
     max_pixels: int | None = None
+    full_requests: bool = False
 
     def open(self) -> Classifier:
         """Connect to the servers.
@@ -87,6 +91,7 @@ class ClientLabeller:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._classifier = endpoint.open()
+        self._full_requests = endpoint.full_requests
 
     @property
     def model(self) -> ModelIdentity:
@@ -103,21 +108,30 @@ class ClientLabeller:
     def label(self, items: Iterable[Item], top_k: int) -> Iterator[Classification]:
         """Yield one result for each item, in order; see :class:`.Labeller`."""
         blocks = _Blocks(load_ahead(items))
+        ask = functools.partial(
+            self._classifier.stream,
+            top_k=top_k,
+            on_error="return",
+            full_requests=self._full_requests,
+        )
         # Two at once: while the last requests of one are answered, the next one is begun.
-        running = deque(_Block(blocks, self._classifier, top_k) for _ in range(2))
+        running = deque(_Block(blocks, ask) for _ in range(2))
         try:
             while True:
                 block = running.popleft()
                 yield from block.results()
                 if block.empty:
                     return
-                running.append(_Block(blocks, self._classifier, top_k))
+                running.append(_Block(blocks, ask))
         finally:
             blocks.stopped = True
 
     def close(self) -> None:
         """Close the connection."""
         self._classifier.close()
+
+
+_Ask: TypeAlias = "Callable[[Iterator[str | _File]], Iterator[Classification]]"
 
 
 class _Blocks:
@@ -155,9 +169,9 @@ class _Block:
         empty: no items were left; known when the results are.
     """
 
-    def __init__(self, blocks: _Blocks, classifier: Classifier, top_k: int) -> None:
+    def __init__(self, blocks: _Blocks, ask: _Ask) -> None:
         self.empty = True
-        self._blocks, self._classifier, self._top_k = blocks, classifier, top_k
+        self._blocks, self._ask = blocks, ask
         self._results: queue.SimpleQueue[Classification | BaseException | None]
         self._results = queue.SimpleQueue()
         # Blocks are taken in order.
@@ -195,7 +209,7 @@ class _Block:
                 yield path if path == item.source else _File(item)
             self._following.set()
 
-        return self._classifier.stream(images(), self._top_k, on_error="return")
+        return self._ask(images())
 
 
 class _File:

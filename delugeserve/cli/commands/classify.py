@@ -143,7 +143,9 @@ def command(
     images = Images(paths, output)
     counts = Counts()
     cluster = Cluster(ray_address, workers) if engine_name == "ray" else None
-    endpoint = Endpoint(tuple(url), model, "", timeout, decode, max_pixels)
+    endpoint = Endpoint(
+        tuple(url), model, "", timeout, decode, max_pixels, full_requests=output is not None
+    )
 
     def engine(version: str | None = None, *, pin: bool) -> Engine:
         if in_process is not None:

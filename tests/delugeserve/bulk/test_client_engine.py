@@ -18,10 +18,11 @@ class StubClassifier:
 
     def __init__(self, fails_at=None):
         self.model = SimpleNamespace(name="net", version="3", versions=("3",), digest="0" * 16)
-        self.streams, self.fails_at = [], fails_at
+        self.streams, self.fails_at, self.full_requests = [], fails_at, set()
         self.lock = threading.Lock()
 
-    def stream(self, images, top_k, *, on_error):
+    def stream(self, images, top_k, *, on_error, full_requests):
+        self.full_requests.add(full_requests)
         sent = []
         with self.lock:
             self.streams.append(sent)
@@ -43,7 +44,7 @@ class StubClassifier:
 def labeller(monkeypatch):
     def make(**options):
         labeller = ClientLabeller.__new__(ClientLabeller)
-        labeller._classifier = StubClassifier(**options)
+        labeller._classifier, labeller._full_requests = StubClassifier(**options), True
         return labeller
 
     monkeypatch.setattr(labelling, "BLOCK", 5)
@@ -62,6 +63,7 @@ def test_results_are_in_order_and_streams_are_blocks(labeller):
     found = list(one.label(items(33), 2))
     assert [row.source for row in found] == [str(number) for number in range(33)]
     assert [row.error is not None for row in found] == [n % 7 == 3 for n in range(33)]
+    assert one._classifier.full_requests == {True}
     sent = [stream for stream in one._classifier.streams if stream]
     assert sent == [[str(n) for n in range(start, min(start + 5, 33))] for start in range(0, 33, 5)]
 
