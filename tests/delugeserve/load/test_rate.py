@@ -188,6 +188,11 @@ def test_one_slow_request_alone_does_not_end_the_search(server):
     assert found.rate > 900
 
 
+def test_slow_requests_alone_do_not_narrow_the_search(server):
+    server(1000, alone_ms=[80.0])  # some of them keep the budget
+    assert find_rate(TARGET, BUDGET, start=2500.0).rate > 900
+
+
 def test_requests_that_wait_for_others_are_slowest_alone(server):
     server(1000, alone_ms=[160.0])  # a queue delay
     assert find_rate(TARGET, BUDGET).rate > 900
