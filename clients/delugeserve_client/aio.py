@@ -127,7 +127,12 @@ class AsyncClassifier:
             if task is None:
                 task = self._connecting[loop] = loop.create_task(self._connect(session))
                 task.add_done_callback(lambda done: self._connected(loop, done))
-            await asyncio.shield(task)
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                if self._closed and task.cancelled():
+                    raise closed() from None
+                raise
         assert self._model is not None
         session.model = (self._model.name, self._model.version)
         return self._model

@@ -293,6 +293,23 @@ def test_tasks_share_a_connection(served, monkeypatch):
     assert len(asked) == 1
 
 
+def test_closing_wakes_who_waits_for_the_connection(monkeypatch):
+    async def hang(*_):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(aio, "connect_async", hang)
+
+    async def use():
+        classifier = AsyncClassifier("localhost:1")
+        waiting = asyncio.create_task(classifier.classify(pixel(1)))
+        await asyncio.sleep(0.01)
+        await classifier.close()
+        with pytest.raises(ClassifierClosed):
+            await waiting
+
+    asyncio.run(use())
+
+
 def test_downloads_that_hang_delay_no_other_calls(served, monkeypatch):
     """Nor does what else the program runs in the event loop's own threads."""
     _, url = served

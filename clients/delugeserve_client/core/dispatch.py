@@ -28,6 +28,7 @@ Done: TypeAlias = Callable[[Any, "Failure | None", int], None]
 _TICK = 0.1  # seconds between looks at silent endpoints
 _PROBE_SECONDS = 0.4
 _READMISSION_SECONDS = 2.0
+_POLL = 1.0  # seconds at most between looks for a token of the retry budget
 
 _log = logging.getLogger("delugeserve_client")
 
@@ -91,6 +92,7 @@ class _Call:
     done: Done
     deadline: float = math.inf  # counts from the first attempt
     attempts: int = 0
+    tokens: int = 0  # of the retry budget, to give back when a server is there again
     active: list[_Attempt] = field(default_factory=list)
     tried: set[int] = field(default_factory=set)
     timer: Cancel | None = None
@@ -222,7 +224,7 @@ class Dispatcher:
             self.endpoints.answered(
                 endpoint, now - attempt.sent, now, wanted=attempt.wanted or bool(self._waiting)
             )
-            self._budget.answered()
+            self._budget.answered(call.tokens)
             self._finish(call, reply, None, endpoint.number)
         else:
             self._tell("failed", call.request, endpoint.number, failure)
@@ -244,28 +246,42 @@ class Dispatcher:
             else:
                 self._finish(call, None, failure, endpoint.number)
             return
-        pause = max(
-            retry.pause(call.attempts, self._chance), failure.retry_after, self._budget.take(now)
-        )
-        if now + pause >= call.deadline or not math.isfinite(pause):
-            self._budget.give_back()
+        pause = max(retry.pause(call.attempts, self._chance), failure.retry_after)
+        _log.debug("%s: %s; trying again in %.2f s", failure.kind.value, failure.message, pause)
+        self._resend_later(call, failure, endpoint, pause)
+
+    def _resend_later(
+        self, call: _Call, failure: Failure, endpoint: Endpoint, pause: float
+    ) -> None:
+        """Send a request again after a pause, or give it up if there is no time for that."""
+        if self._reactor.now() + pause >= call.deadline or not math.isfinite(pause):
             self._finish(call, None, failure, endpoint.number)
             return
-        _log.debug("%s: %s; trying again in %.2f s", failure.kind.value, failure.message, pause)
-        call.timer = self._reactor.call_later(pause, lambda: self._resend(call))
+
+        def resend() -> None:
+            with self._lock:
+                call.timer = None
+                if call.over:
+                    return
+                wait = self._budget.take(self._reactor.now())
+                if wait > 0:  # others wait as well, and answers may bring tokens sooner
+                    self._budget.give_back()
+                    wait += self._chance.uniform(0, _POLL)
+                    self._resend_later(call, failure, endpoint, wait)
+                else:
+                    call.tokens += failure.kind in ABSENT
+                    self._resend(call)
+
+        call.timer = self._reactor.call_later(pause, resend)
 
     def _is_fresh(self, call: _Call) -> bool:
         """Return whether there is a server that a request was not sent to."""
         return any(one.healthy and one.number not in call.tried for one in self.endpoints.all)
 
     def _resend(self, call: _Call) -> None:
-        with self._lock:
-            call.timer = None
-            if call.over:
-                return
-            endpoint = self.endpoints.choose(beyond=True, avoid=call.tried)
-            assert endpoint is not None
-            self._attempt(call, endpoint)
+        endpoint = self.endpoints.choose(beyond=True, avoid=call.tried)
+        assert endpoint is not None
+        self._attempt(call, endpoint)
 
     def _hedge(self, call: _Call) -> None:
         with self._lock:

@@ -31,7 +31,9 @@ class RetryPolicy:
         multiplier: growth of that limit from one repetition to the next.
         largest: largest limit of a pause, in seconds.
         budget: number of repetitions that the requests of a classifier may make at once. Each
-            takes a token from a bucket of this size, and waits for one if the bucket is empty.
+            takes a token from a bucket of this size, and waits for one if the bucket is empty. If
+            the request is answered after all, tokens that were taken because servers were gone or
+            draining come back.
         refill_per_answer: tokens that come back with each answered request.
         refill_per_second: tokens that come back each second.
 
@@ -108,7 +110,7 @@ class RetryBudget:
     def take(self, now: float) -> float:
         """Take a token; return seconds until there is one. It may be infinite.
 
-        The token is taken even if it is not there yet, so each caller waits longer than the last.
+        The token is taken even if it is not there yet.
         """
         self._add(max(0.0, now - self._at) * self._policy.refill_per_second if self._at > 0 else 0)
         self._at = max(now, self._at)
@@ -122,9 +124,9 @@ class RetryBudget:
         """Return a token that was not used."""
         self._add(1)
 
-    def answered(self) -> None:
-        """Count an answered request."""
-        self._add(self._policy.refill_per_answer)
+    def answered(self, tokens: int) -> None:
+        """Count an answered request that gives back so many tokens."""
+        self._add(self._policy.refill_per_answer + tokens)
 
     def _add(self, tokens: float) -> None:
         self._tokens = min(self._policy.budget, self._tokens + tokens)

@@ -199,14 +199,16 @@ def test_attempts_bound_the_repetitions(attempts):
 @pytest.mark.parametrize("trouble", ["gone", "draining"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_requests_outlast_a_restart(trouble, count):
-    servers = [SimulatedServer(state={0.0: trouble, 8.0: "up"}) for _ in range(count)]
-    reactor, dispatcher, outcomes = start(servers)
-    for request in range(20):
+    """However many are in flight: the budget of repetitions is no reason to lose one."""
+    servers = [SimulatedServer(batch=64, state={0.0: trouble, 15.0: "up"}) for _ in range(count)]
+    reactor, dispatcher, outcomes = start(servers, in_flight=256)
+    for request in range(256):
         dispatcher.submit(request, outcomes.expect(request))
-    reactor.run(until=30)
-    assert len(outcomes.of) == 20
+    reactor.run(until=40)
+    assert len(outcomes.of) == 256
     assert outcomes.failures == []
-    assert max(ended for ended, *_ in outcomes.of.values()) < 8.0 + 3.0
+    assert max(ended for ended, *_ in outcomes.of.values()) < 15.0 + 10.0
+    assert sum(time < 15.0 for time, *_ in reactor.sends) < 256 + 2 * 100 + 15 * 10
 
 
 @pytest.mark.parametrize("state", ["broken", "refusing"])
@@ -230,6 +232,19 @@ def test_the_budget_bounds_the_repetitions():
     assert len(outcomes.of) == 50
     assert len(reactor.sends) - 50 <= 10 + 2 * 20
     assert {failure.kind for failure in outcomes.failures} == {Kind.OVERLOADED}
+
+
+def test_an_overloaded_server_gets_no_more_than_the_budget():
+    """Although it answers now and then: answers that took repetitions give no tokens back."""
+    retry = RetryPolicy(budget=10, refill_per_second=2, refill_per_answer=0.2)
+    reactor, dispatcher, outcomes = start(
+        [SimulatedServer(seconds=0.2, batch=1, queue=1)], retry=retry, in_flight=50
+    )
+    closed_loop(reactor, dispatcher, outcomes, workers=50, until=20)
+    reactor.run(until=60)
+    answered = len(outcomes.of) - len(outcomes.failures)
+    assert answered > 50
+    assert len(reactor.sends) - len(outcomes.of) <= 10 + 2 * 60 + 0.2 * answered
 
 
 def test_a_hedge_answers_where_the_first_server_is_slow():
