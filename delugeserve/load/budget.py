@@ -11,6 +11,12 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _TIME = re.compile(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*(us|ms|s|)\s*", re.IGNORECASE)
 
 
+def larger_budget(latency_ms: float) -> str:
+    """Return the remedy where the least latency that was measured is above the budget."""
+    wanted = float(f"{latency_ms * 1.25:.2g}")
+    return f"Use --latency-budget {wanted:g}ms or more, or a smaller or faster model."
+
+
 def parse_budget(text: str, option: str = "--latency-budget") -> float:
     """Return a budget in seconds.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from delugeserve.errors import Failure
+from delugeserve.load.budget import larger_budget
 from delugeserve.load.result import LoadResult, NoAnswerError
 from delugeserve.load.run import run
 from delugeserve.load.scenarios import Scenario, Settings
@@ -273,10 +274,7 @@ class _Search:
         latency = nearest.at_percentile_ms
         if latency > budget:
             found = f"the lowest p{share:g} measured was {latency:.3g} ms."
-            remedy = (
-                f"Use --latency-budget {_round_up(latency):g}ms or more, or a smaller or faster "
-                "model."
-            )
+            remedy = larger_budget(latency)
         else:
             why = " ".join(nearest.reasons)  # failed requests, wrong answers
             found = why or "a rate that kept it once did not keep it again."
@@ -315,8 +313,3 @@ def estimate_rate(
     )
     result = run(target, short, sender=sender, progress=progress)
     return result.images_per_s * _ESTIMATE_MARGIN
-
-
-def _round_up(milliseconds: float) -> float:
-    """Return a somewhat larger number with two digits."""
-    return float(f"{milliseconds * 1.25:.2g}")

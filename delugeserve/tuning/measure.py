@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import tempfile
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +20,7 @@ from delugeserve.load import (
     Scenario,
     Settings,
     Target,
+    estimate_rate,
     find_rate,
     prepare_target,
     run,
@@ -30,14 +31,11 @@ from delugeserve.system.progress import NO_PROGRESS, Progress
 if TYPE_CHECKING:
     from delugeserve.tuning.space import Candidate
 
-_log = logging.getLogger(__name__)
-
-# The highest rate is known to within this share.
-_PRECISION = 0.08
-# A candidate that does not keep the budget at this share of the best rate so far is given up.
-_HOPELESS = 0.4
+# A candidate that does not keep the budget near this share of the best rate so far is given up.
+_HOPELESS = 0.5
 _LOWEST_RATE = 0.5  # requests/s; a test at less takes many minutes
 _ALONE_SECONDS = 2.0
+_OFFLINE_IN_FLIGHT = 128  # images; twice the largest batch of an export by default
 
 
 class Objective(str, Enum):
@@ -49,6 +47,14 @@ class Objective(str, Enum):
     THROUGHPUT = "throughput"
     """Images/s when all requests are there at once (offline), where a request without others keeps
     the latency budget (single-stream)."""
+
+    @property
+    def resolution(self) -> float:
+        """The share by which two measurements must differ to mean anything.
+
+        The search for a rate ends when it is known to within this share.
+        """
+        return 0.08 if self is Objective.RATE else 0.03
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class LoadSettings:
         latency_budget: in seconds.
         percentile: share of the requests that must keep it.
         batch_size: images per request.
-        seconds: least length of each load test.
+        duration: least length of each load test, in seconds.
         min_queries: least number of requests in each; None for what the percentile needs.
     """
 
@@ -86,20 +92,20 @@ class LoadSettings:
     latency_budget: float = 0.1
     percentile: float = 0.99
     batch_size: int = 1
-    seconds: float = 5.0
+    duration: float = 5.0
     min_queries: int | None = None
 
-    def of_scenario(self, scenario: Scenario, rate: float = 100.0) -> Settings:
-        """Return the settings of a load test."""
+    def of_scenario(self, scenario: Scenario) -> Settings:
+        """Return the settings of a load test, but for its rate."""
         alone = scenario is Scenario.SINGLE_STREAM
         return Settings(
             scenario=scenario,
-            duration=min(self.seconds, _ALONE_SECONDS) if alone else self.seconds,
-            rate=rate,
+            duration=min(self.duration, _ALONE_SECONDS) if alone else self.duration,
             latency_budget=self.latency_budget,
             percentile=self.percentile,
             min_queries=self.min_queries,
-            warmup=min(1.0, self.seconds / 2),
+            in_flight=max(4, _OFFLINE_IN_FLIGHT // self.batch_size),
+            warmup=min(1.0, self.duration / 2),
         )
 
 
@@ -165,34 +171,40 @@ def measure_target(
     if load.objective is Objective.RATE:
         return _find_rate(target, load, expected, progress)
     alone = run(target, load.of_scenario(Scenario.SINGLE_STREAM), progress=progress)
-    budget = load.latency_budget * 1e3
-    if alone.errors or alone.wrong or alone.at_percentile_ms > budget:
-        note = f"a request alone takes {alone.at_percentile_ms:.3g} ms"
-        return Measurement(0.0, alone.at_percentile_ms, _median(alone), _fault(alone) or note)
-    rate = expected or alone.completed_rate * 2
-    full = run(target, load.of_scenario(Scenario.OFFLINE, rate), progress=progress)
+    budget, latency = load.latency_budget * 1e3, alone.at_percentile_ms
+    fault = _fault(alone)
+    if not fault and latency > budget:
+        fault = f"a request alone takes {latency:.3g} ms"
+    if fault:
+        return Measurement(0.0, latency, _median(alone), fault)
+    offline = load.of_scenario(Scenario.OFFLINE)
+    rate = estimate_rate(target, offline, progress=progress)
+    full = run(target, dataclasses.replace(offline, rate=rate), progress=progress)
     fault = _fault(full)
-    speed = 0.0 if fault else full.images_per_s
-    return Measurement(speed, alone.at_percentile_ms, _median(alone), fault)
+    return Measurement(0.0 if fault else full.images_per_s, latency, _median(alone), fault)
 
 
 def _find_rate(
     target: Target, load: LoadSettings, expected: float | None, progress: Progress
 ) -> Measurement:
     start = expected / load.batch_size if expected else None
-    lowest = _HOPELESS * start if start else _LOWEST_RATE
+    seen: list[LoadResult] = []
     try:
         found = find_rate(
             target,
             load.of_scenario(Scenario.SERVER),
-            precision=_PRECISION,
+            precision=load.objective.resolution,
             start=start,
-            lowest=lowest,
+            lowest=_HOPELESS * start if start else _LOWEST_RATE,
             progress=progress,
+            on_trial=seen.append,
         )
     except BudgetError as error:
-        slow = f"not at {lowest:,.3g} requests/s" if start else error.problem
-        return Measurement(0.0, error.nearest_ms, None, slow)
+        alone = next(one for one in seen if one.scenario is Scenario.SINGLE_STREAM)
+        rates = [one.scheduled_rate for one in seen if one.scheduled_rate]
+        kept = error.nearest_ms <= error.budget_ms  # but requests failed, for instance
+        note = error.problem if kept or not rates else f"not at {min(rates):,.3g} requests/s"
+        return Measurement(0.0, error.nearest_ms, _median(alone), note)
     return Measurement(
         found.rate * load.batch_size, found.best.at_percentile_ms, _median(found.alone)
     )

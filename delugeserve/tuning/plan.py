@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from delugeserve.artifacts.configuring import plan_configuration
 from delugeserve.artifacts.manifest import find_manifest
 from delugeserve.artifacts.model_config import read_config, read_message
-from delugeserve.artifacts.promotion import find_model
+from delugeserve.artifacts.promotion import find_model, plan_promotion
 from delugeserve.artifacts.repository import version_numbers
-from delugeserve.artifacts.serving_config import ServingConfig, read_serving, stops_prefetching
+from delugeserve.artifacts.serving_config import (
+    PINNING,
+    THREADS,
+    read_serving,
+    stops_prefetching,
+)
 from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.system import hardware
 from delugeserve.system.imports import require
@@ -29,7 +34,7 @@ class TuningPlan:
         model: name of the model.
         load: the load of every trial.
         space: the choices.
-        before: the settings that the model has now.
+        before: the settings that the model has now, with the least number of servers.
         trials: number of trials, those of an earlier run included.
         output: folder of the study.
         machine: a description of this machine.
@@ -55,7 +60,7 @@ class TuningPlan:
             "objective": load.objective.value,
             "percentile": round(load.percentile * 100, 6),
             "batch_size": load.batch_size,
-            "seconds": load.seconds,
+            "duration": load.duration,
             "versions": ",".join(str(version.number) for version in space.versions),
             "replicas": ",".join(map(str, space.replicas)),
         }
@@ -63,7 +68,11 @@ class TuningPlan:
     @property
     def facts(self) -> dict[str, str]:
         """What must be the same besides, by a name for the user."""
-        found = {"model": self.model, "machine": self.machine}
+        found = {
+            "model": self.model,
+            "machine": self.machine,
+            "largest batch": str(self.space.max_batch_size),
+        }
         for one in self.space.versions:
             found[f"version {one.number}"] = f"{one.backend} {one.precision} {one.digest}".rstrip()
         return found
@@ -98,23 +107,22 @@ def plan_tuning(
     Raises:
         UnknownNameError: there is no such model, or no such version.
         RepositoryError: the repository cannot be read.
-        UsageError: the batch size is larger than the model takes.
+        UsageError: the batch size is larger than the model takes, or the model has no settings.
+        OtherClassesError: a version to try has other classes.
         MissingExtraError: optuna or mlcommons-loadgen is not installed.
     """
     require("optuna", "tune")
     require("mlperf_loadgen", "benchmark")
     load = load or LoadSettings()
-    served = find_model(repository, model)
+    before = settings_of(repository, model, min(replicas))
     folder = repository / model
-    if served.number is None:
-        raise UsageError(
-            f"Model '{model}' has no version to serve.", "Export it, or promote a version of it."
-        )
     known = version_numbers(folder)
     for number in versions or ():
         if number not in known:
             raise UnknownNameError(f"version of '{model}'", str(number), list(map(str, known)))
-    chosen = list(dict.fromkeys([served.number, *(versions or ())]))
+        if number != before.version:
+            plan_promotion(repository, model, number)  # an error before the work
+    chosen = sorted({before.version, *(versions or ())})  # the same after one was promoted
     config = read_config(folder)
     largest = max(1, config.max_batch_size)
     if load.batch_size > largest:
@@ -130,17 +138,16 @@ def plan_tuning(
         latency_budget=load.latency_budget,
         replicas=replicas,
     )
-    now = read_serving(read_message(folder))
     return TuningPlan(
         repository=repository,
         model=model,
         load=load,
         space=space,
-        before=_candidate(served.number, now, space),
+        before=before,
         trials=trials,
         output=output,
         machine=hardware.describe(),
-        hindered=stops_prefetching(now),
+        hindered=stops_prefetching(read_serving(read_message(folder))),
     )
 
 
@@ -152,14 +159,35 @@ def _version(folder: Path, number: int, backend: str) -> Version:
     return Version(number, manifest.backend, manifest.precision, digest[:16])
 
 
-def _candidate(version: int, now: ServingConfig, space: Space) -> Candidate:
-    """Return the settings of a model; those that the space does not have are rounded."""
-    stated = Candidate(
-        version=version,
+def settings_of(repository: Path, model: str, replicas: int = 1) -> Candidate:
+    """Return the settings that a model has now.
+
+    Args:
+        repository: the model repository.
+        model: name of the model.
+        replicas: number of servers, which is no setting of a model.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        RepositoryError: the repository cannot be read.
+        UsageError: it has no version, or is no model whose settings can be changed.
+    """
+    served = find_model(repository, model)
+    if served.number is None:
+        raise UsageError(
+            f"Model '{model}' has no version to serve.", "Export it, or promote a version of it."
+        )
+    message = read_message(repository / model)
+    now = read_serving(message)
+    backend = read_config(repository / model).backend
+    found = Candidate(
+        version=served.number,
+        replicas=replicas,
         instances=now.instances or 1,
-        threads=now.threads or 0,
-        cpu_pinning=now.cpu_pinning,
+        threads=now.threads if backend in THREADS else None,
+        cpu_pinning=now.cpu_pinning if backend in PINNING else None,
         queue_delay_us=now.queue_delay_us or 0,
         preferred_batch_sizes=now.preferred_batch_sizes or (),
     )
-    return dataclasses.replace(space.clamp(stated), replicas=min(space.replicas))
+    plan_configuration(repository, model, found.serving())  # an ensemble, for instance, has none
+    return found

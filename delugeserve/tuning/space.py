@@ -73,23 +73,6 @@ class Candidate:
             preferred_batch_sizes=self.preferred_batch_sizes,
         )
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The values by which a study knows it; see :meth:`Space.suggest`."""
-        values: dict[str, Any] = {
-            "version": self.version,
-            "replicas": self.replicas,
-            "instances": self.instances,
-            "queue_delay_us": self.queue_delay_us,
-        }
-        if self.threads is not None:
-            values["threads"] = self.threads
-        if self.cpu_pinning is not None:
-            values["cpu_pinning"] = self.cpu_pinning
-        if self.queue_delay_us:
-            values["preferred"] = _join(self.preferred_batch_sizes)
-        return values
-
 
 @dataclass(frozen=True)
 class Space:
@@ -98,6 +81,7 @@ class Space:
     Attributes:
         versions: of the model.
         cores: of this machine.
+        max_batch_size: most images in a batch.
         replicas: numbers of servers.
         instances: numbers of instances.
         threads: numbers of threads; 0 divides the cores.
@@ -107,6 +91,7 @@ class Space:
 
     versions: tuple[Version, ...]
     cores: int
+    max_batch_size: int
     replicas: tuple[int, ...]
     instances: tuple[int, ...]
     threads: tuple[int, ...]
@@ -129,28 +114,13 @@ class Space:
         # The batcher heeds preferred sizes only while it waits.
         names = [_join(sizes) for sizes in self.preferred]
         preferred = self.preferred[names.index(choose("preferred", names))] if delay else ()
-        if threads and threads * instances * replicas >= self.cores:
-            threads = 0  # an equal share
+        if threads and threads >= max(1, self.cores // (instances * replicas)):
+            threads = 0  # an equal share, or more than there are cores
         return Candidate(number, replicas, instances, threads, pinning, delay, preferred)
 
     def version(self, number: int) -> Version:
         """Return the version with a number."""
         return next(version for version in self.versions if version.number == number)
-
-    def clamp(self, wanted: Candidate) -> Candidate:
-        """Return the candidate nearest to the settings of a model, which may lie outside."""
-        delay = _nearest(self.queue_delays_us, wanted.queue_delay_us)
-        fits = delay and wanted.preferred_batch_sizes in self.preferred
-        backend = self.version(wanted.version).backend
-        return Candidate(
-            wanted.version,
-            _nearest(self.replicas, wanted.replicas),
-            _nearest(self.instances, wanted.instances),
-            _nearest(self.threads, wanted.threads or 0) if backend in THREADS else None,
-            bool(wanted.cpu_pinning) if backend in PINNING else None,
-            delay,
-            wanted.preferred_batch_sizes if fits else (),
-        )
 
     @property
     def size(self) -> int:
@@ -188,6 +158,7 @@ def make_space(
     return Space(
         versions=tuple(versions),
         cores=cores,
+        max_batch_size=max_batch_size,
         replicas=tuple(dict.fromkeys(replicas)),
         instances=_GPU_INSTANCES
         if on_gpu
@@ -198,10 +169,6 @@ def make_space(
             sizes for sizes in _PREFERRED if max(sizes, default=0) <= max(1, max_batch_size)
         ),
     )
-
-
-def _nearest(choices: Sequence[int], wanted: int) -> int:
-    return min(choices, key=lambda choice: abs(choice - wanted))
 
 
 def _join(sizes: Sequence[int]) -> str:

@@ -35,8 +35,11 @@ _STARTUP_TRIALS = 6
 """Trials at random before the optimiser models them."""
 _REPEATS = 50
 """How often the optimiser may propose what was tried before it counts as finished."""
+_IN_VAIN = 3
+"""How many trials may fail before one is measured; then it is not the candidates that fail."""
 
-_CANDIDATE, _MEASUREMENT, _ERROR = "candidate", "measurement", "error"
+_CANDIDATE, _MEASUREMENT, _ERROR = "candidate", "measurement", "error"  # of a trial
+_FIRST = "first"  # of a study: the number of optuna's trial from which on they count
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Trial:
     """A candidate that was tried.
 
     Attributes:
-        number: of the trial, from 1, which is the settings that the model had.
+        number: of the trial, from 1.
         candidate: what was tried.
         measurement: what was found; None if it could not be served.
         error: why not; empty otherwise.
@@ -66,37 +69,48 @@ class Study:
 
     def __init__(self, plan: TuningPlan) -> None:
         self._plan = plan
-        self._optuna = require("optuna", "tune")
-        self._optuna.logging.set_verbosity(self._optuna.logging.ERROR)
+        optuna = require("optuna", "tune")
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         journal = require("optuna.storages.journal", "tune")
-        storage = self._optuna.storages.JournalStorage(
+        storage = optuna.storages.JournalStorage(
             journal.JournalFileBackend(str(plan.output / _JOURNAL))
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
-            sampler = self._optuna.samplers.TPESampler(
-                seed=0, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True
-            )
-        self._study = self._optuna.create_study(
-            storage=storage,
-            study_name=plan.model,
-            direction="maximize",
-            load_if_exists=True,
-            sampler=sampler,
+        self._study = optuna.create_study(
+            storage=storage, study_name=plan.model, direction="maximize", load_if_exists=True
         )
-        state = self._optuna.trial.TrialState
-        self._failed = state.FAIL
-        for trial in self._study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+        self._states = optuna.trial.TrialState
+        for trial in self._all(self._states.RUNNING):
             # A run that was interrupted left it.
-            self._study.tell(trial.number, state=state.FAIL)
-        if not self.trials:  # none was finished
-            self._study.enqueue_trial(plan.before.parameters)
+            self._study.tell(trial.number, state=self._states.FAIL)
+        self._first = self._study.user_attrs.get(_FIRST, 0)
+        if not any(trial.measurement for trial in self.trials):
+            # It was not the candidates that failed, and may be mended by now.
+            self._first = len(self._all())
+            self._study.set_user_attr(_FIRST, self._first)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = optuna.samplers.TPESampler(
+                seed=len(self._all()),  # a study that goes on does not propose the same again
+                n_startup_trials=_STARTUP_TRIALS,
+                multivariate=True,
+                group=True,
+            )
+
+    def _all(self, *states: Any) -> list[Any]:
+        """Return optuna's trials, those that were interrupted and repetitions included."""
+        found: list[Any] = self._study.get_trials(deepcopy=False, states=states or None)
+        return found
 
     @property
     def trials(self) -> tuple[Trial, ...]:
         """The finished trials, in order; what was interrupted is not among them."""
-        finished = (one for one in self._study.get_trials(deepcopy=False) if _is_kept(one))
+        finished = (one for one in self._all()[self._first :] if _is_kept(one))
         return tuple(_read(number, one) for number, one in enumerate(finished, 1))
+
+    @property
+    def before(self) -> Trial | None:
+        """The trial of the settings that the model has; None if they were not tried."""
+        return self._find(self._plan.before)
 
     @property
     def best(self) -> Trial | None:
@@ -107,40 +121,70 @@ class Study:
     def search(self, measure: Measure, progress: Progress = NO_PROGRESS) -> None:
         """Try candidates until the plan's number of trials, or all of them, are done.
 
-        A candidate that cannot be served or measured is a failed trial, with its reason.
+        The settings that the model has are tried first. A candidate that cannot be served or
+        measured is a failed trial, with its reason.
         """
+        if self.before is None:
+            self._try(self._study.ask(), self._plan.before, measure, progress)
         repeats = 0
-        while len(self.trials) < self._plan.trials and repeats < _REPEATS:
+        while len(self.trials) < self._plan.trials:
+            if len(self.trials) >= _IN_VAIN and not any(one.measurement for one in self.trials):
+                return
             asked = self._study.ask()
             candidate = self._plan.space.suggest(asked)
-            earlier = next((one for one in self.trials if one.candidate == candidate), None)
-            if earlier is not None:
-                # Known already: tell the optimiser, but do not count it.
-                repeats += 1
-                self._study.tell(asked, earlier.score)
+            earlier = self._find(candidate)
+            if earlier is None:
+                repeats = 0
+                self._try(asked, candidate, measure, progress)
                 continue
-            repeats = 0
-            self._try(asked, candidate, measure, progress)
+            # Known already: tell the optimiser, but do not count it.
+            self._study.tell(asked, earlier.score)
+            repeats += 1
+            if repeats == _REPEATS:
+                _log.info("the optimiser proposes nothing that was not tried")
+                return
+
+    def _find(self, candidate: Candidate) -> Trial | None:
+        return next((one for one in self.trials if one.candidate == candidate), None)
 
     def _try(self, asked: Any, candidate: Candidate, measure: Measure, progress: Progress) -> None:
         asked.set_user_attr(_CANDIDATE, to_json(candidate))
         number = len(self.trials) + 1
-        _log.info("trial %d of %d: %s", number, self._plan.trials, describe(candidate, self._plan))
+        _log.info(
+            "trial %d of %d: %s",
+            number,
+            max(number, self._plan.trials),
+            describe(candidate, self._plan),
+        )
         best = self.best
         try:
-            found = measure(candidate, best.score if best else None, progress)
-        except (DelugeServeError, ClientError) as error:
-            asked.set_user_attr(_ERROR, error.problem)
-            self._study.tell(asked, 0.0)
-            _log.warning("trial %d failed: %s", number, error.problem)
-            return
+            trial = attempt(number, candidate, best.score if best else None, measure, progress)
         except Exception as error:
             asked.set_user_attr(_ERROR, f"{type(error).__name__}: {reason_of(error)}")
-            self._study.tell(asked, state=self._failed)
+            self._study.tell(asked, state=self._states.FAIL)
             raise
-        asked.set_user_attr(_MEASUREMENT, to_json(found))
-        self._study.tell(asked, found.images_per_s)
-        _log.info("trial %d: %s", number, describe_measurement(found))
+        if trial.measurement is None:
+            asked.set_user_attr(_ERROR, trial.error)
+        else:
+            asked.set_user_attr(_MEASUREMENT, to_json(trial.measurement))
+        self._study.tell(asked, trial.score)
+
+
+def attempt(
+    number: int,
+    candidate: Candidate,
+    expected: float | None,
+    measure: Measure,
+    progress: Progress = NO_PROGRESS,
+) -> Trial:
+    """Measure a candidate, and return a trial; one that cannot be measured has failed."""
+    try:
+        found = measure(candidate, expected, progress)
+    except (DelugeServeError, ClientError) as error:
+        _log.warning("trial %d failed: %s", number, error.problem)
+        return Trial(number, candidate, None, error.problem)
+    _log.info("trial %d: %s", number, describe_measurement(found))
+    return Trial(number, candidate, found)
 
 
 @contextlib.contextmanager
@@ -153,21 +197,19 @@ def open_study(plan: TuningPlan) -> Iterator[Study]:
         UsageError: it is of another model or machine, or its folder cannot be used.
     """
     filelock = require("filelock", "tune")
-    try:
-        plan.output.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(plan.output / _LOCK, timeout=0)
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(lock)
-            except filelock.Timeout:
-                raise BusyOutputError(plan.output) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            plan.output.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(filelock.FileLock(plan.output / _LOCK, timeout=0))
             _check_plan(plan)
-            yield Study(plan)
-    except OSError as error:
-        raise UsageError(
-            f"The folder {plan.output} cannot be used ({error.strerror or error}).",
-            "Choose another --output.",
-        ) from error
+        except filelock.Timeout:
+            raise BusyOutputError(plan.output) from None
+        except OSError as error:
+            raise UsageError(
+                f"The folder {plan.output} cannot be used ({error.strerror or error}).",
+                "Choose another --output.",
+            ) from error
+        yield Study(plan)
 
 
 def _check_plan(plan: TuningPlan) -> None:
@@ -248,7 +290,12 @@ def describe_measurement(found: Measurement) -> str:
     """Return a clause, such as ``410 images/s, 48.1 ms``."""
     if found.note:
         return f"the budget is not kept: {found.note.rstrip('.')}"
-    return f"{found.images_per_s:,.0f} images/s, {found.latency_ms:.3g} ms"
+    return f"{describe_speed(found.images_per_s)} images/s, {found.latency_ms:.3g} ms"
+
+
+def describe_speed(images_per_s: float) -> str:
+    """Return a number with three digits at least, so that a few per cent can be seen."""
+    return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.3g}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +14,35 @@ from delugeserve.artifacts.promotion import promote
 from delugeserve.artifacts.typed_json import to_json
 from delugeserve.errors import Failure
 from delugeserve.load import BudgetError
+from delugeserve.load.budget import larger_budget
 from delugeserve.system.progress import NO_PROGRESS, Progress
-from delugeserve.tuning.measure import Measure, Measurement, ServerMeasure
-from delugeserve.tuning.plan import TuningPlan
-from delugeserve.tuning.study import Trial, describe, open_study
+from delugeserve.tuning.measure import Measure, ServerMeasure
+from delugeserve.tuning.plan import TuningPlan, settings_of
+from delugeserve.tuning.space import Candidate
+from delugeserve.tuning.study import Trial, attempt, describe, open_study
 
 _log = logging.getLogger(__name__)
 
-_MARGIN = 0.03
-"""What the best must be ahead by, when both are measured again, to be written."""
+_CHECKS = 2
+"""How often the settings before and the best ones are measured again, if the first check holds."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The settings before and the best ones, measured again one after the other.
+
+    Attributes:
+        before: the settings that the model had.
+        best: those of the best trial.
+    """
+
+    before: Trial
+    best: Trial
+
+    @property
+    def gain(self) -> float:
+        """The share by which the best is ahead; infinite if the settings before reached nothing."""
+        return gain(self.before, self.best)
 
 
 @dataclass(frozen=True)
@@ -33,8 +54,7 @@ class TuningResult:
         trials: every trial, in order.
         before: the trial of the settings that the model had.
         best: the trial with the highest score.
-        before_again: what the old settings reached at the end; None if they are the best.
-        best_again: what the best settings reached at the end; None if they are the old ones.
+        checks: what both reached at the end; empty if the best was not ahead.
         written: the best settings were written.
     """
 
@@ -42,9 +62,8 @@ class TuningResult:
     trials: tuple[Trial, ...]
     before: Trial
     best: Trial
-    before_again: Measurement | None
-    best_again: Measurement | None
-    written: bool
+    checks: tuple[Check, ...] = ()
+    written: bool = False
 
     @property
     def pareto(self) -> tuple[Trial, ...]:
@@ -52,12 +71,19 @@ class TuningResult:
         return pareto(self.trials)
 
     @property
+    def resolution(self) -> float:
+        """The share by which the best must be ahead."""
+        return self.plan.load.objective.resolution
+
+    @property
     def ahead(self) -> bool:
-        """Whether the best settings were still ahead when they were measured again."""
-        again, before = self.best_again, self.before_again
-        if again is None or before is None:
-            return False
-        return again.images_per_s > (1 + _MARGIN) * before.images_per_s
+        """Whether the best settings were ahead in every check, by more than can be resolved."""
+        return bool(self.checks) and all(
+            one.gain > self.resolution
+            # A check in which the settings before fail compares nothing, unless they always do.
+            and (one.before.score > 0 or not self.before.score)
+            for one in self.checks
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the result for JSON."""
@@ -65,12 +91,12 @@ class TuningResult:
             "model": self.plan.model,
             **to_json(self.plan.load),
             "objective": self.plan.load.objective.value,
+            "resolution": self.resolution,
             "machine": self.plan.machine,
             "folder": str(self.plan.output),
             "before": to_json(self.before),
             "best": to_json(self.best),
-            "before_again": to_json(self.before_again),
-            "best_again": to_json(self.best_again),
+            "checks": to_json(self.checks),
             "ahead": self.ahead,
             "written": self.written,
             "pareto": [trial.number for trial in self.pareto],
@@ -99,51 +125,81 @@ def tune(
         BusyOutputError: another process works on the study.
         ResumeError: the study was begun with other options.
         BudgetError: no candidate keeps the latency budget.
-        Failure: no candidate could be measured.
+        Failure: no candidate could be measured, or the model's settings were changed meanwhile.
     """
     measure = measure or ServerMeasure(plan.repository, plan.model, plan.load, front=plan.front)
     with open_study(plan) as study:
         study.search(measure, progress)
-        trials, best = study.trials, study.best
-        if best is None:
-            raise _nothing_keeps(plan, trials)
-        before = trials[0]
-        if best.number == before.number:
-            return TuningResult(plan, trials, before, best, None, None, False)
-        _log.info("check once more: the settings before, then the best")
-        before_again = _again(before, measure, progress)
-        best_again = _again(best, measure, progress)
-        result = TuningResult(plan, trials, before, best, before_again, best_again, False)
+        before, best = study.before, study.best
+        if before is None or best is None:
+            raise _nothing_keeps(plan, study.trials)
+        result = TuningResult(plan, study.trials, before, best)
+        while len(result.checks) < _CHECKS and gain(before, best) > result.resolution:
+            check = _check(result, len(result.checks), measure, progress)
+            result = dataclasses.replace(result, checks=(*result.checks, check))
+            if not result.ahead:
+                break
         if result.ahead and write:
-            if best.candidate.version != before.candidate.version:
-                promote(plan.repository, plan.model, best.candidate.version)
-            configure(plan.repository, plan.model, best.candidate.serving())
-            _log.info("written: %s", describe(best.candidate, plan))
+            _write(plan, best.candidate)
             result = dataclasses.replace(result, written=True)
         return result
 
 
+def _check(result: TuningResult, number: int, measure: Measure, progress: Progress) -> Check:
+    """Measure the settings before and the best again, and the other way round the next time."""
+    found = {}
+    for trial in (result.before, result.best)[:: 1 - 2 * (number % 2)]:
+        name = "before" if trial is result.before else "best"
+        _log.info("check %d of %d: the settings %s", number + 1, _CHECKS, name)
+        found[name] = attempt(trial.number, trial.candidate, trial.score or None, measure, progress)
+    return Check(**found)
+
+
+def _write(plan: TuningPlan, best: Candidate) -> None:
+    """Write settings into ``config.pbtxt``, and promote their version.
+
+    Raises:
+        Failure: the model has other settings than when the tuning began.
+    """
+    if settings_of(plan.repository, plan.model, plan.before.replicas) != plan.before:
+        raise Failure(
+            f"The settings of '{plan.model}' were changed while it was tuned. Nothing was written.",
+            "Run the same command again. It compares with the new settings.",
+        )
+    if best.version != plan.before.version:
+        promote(plan.repository, plan.model, best.version)
+    configure(plan.repository, plan.model, best.serving())
+    _log.info("written: %s", describe(best, plan))
+
+
 def _nothing_keeps(plan: TuningPlan, trials: Sequence[Trial]) -> Failure:
-    budget = plan.load.latency_budget * 1e3
-    found = [one.measurement.latency_ms for one in trials if one.measurement]
+    found = [one.measurement for one in trials if one.measurement]
     if not found:
         return Failure(
             f"None of {len(trials)} trials could be measured. The last one failed: "
             f"{trials[-1].error}",
             "Check with: delugeserve doctor",
         )
-    nearest = min(found)
+    budget, share = plan.load.latency_budget * 1e3, plan.load.percentile * 100
+    nearest = min(found, key=lambda one: one.latency_ms)
+    if nearest.latency_ms > budget:
+        why = f"the lowest p{share:g} measured was {nearest.latency_ms:.3g} ms."
+        remedy = larger_budget(nearest.latency_ms)
+    else:
+        why, remedy = f"{nearest.note.rstrip('.')}.", "Check with: delugeserve doctor"
     return BudgetError(
-        f"No settings of '{plan.model}' keep {budget:g} ms; the nearest was {nearest:.3g} ms.",
-        f"Use --latency-budget {float(f'{nearest * 1.25:.2g}'):g}ms or more, or a smaller or "
-        "faster model.",
+        f"No settings of '{plan.model}' keep p{share:g} <= {budget:g} ms; {why}",
+        remedy,
         budget_ms=budget,
-        nearest_ms=nearest,
+        nearest_ms=nearest.latency_ms,
     )
 
 
-def _again(trial: Trial, measure: Measure, progress: Progress) -> Measurement:
-    return measure(trial.candidate, trial.score or None, progress)
+def gain(before: Trial, best: Trial) -> float:
+    """Return the share by which a trial is ahead of another; infinite if that one has no score."""
+    if not before.score:
+        return math.inf if best.score else 0.0
+    return best.score / before.score - 1
 
 
 def pareto(trials: Sequence[Trial]) -> tuple[Trial, ...]:

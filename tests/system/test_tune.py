@@ -31,7 +31,7 @@ def repository(exported, tmp_path):
 
 def test_two_trials(repository, tmp_path):
     load = LoadSettings(
-        Objective.THROUGHPUT, latency_budget=BUDGET, percentile=0.5, seconds=0.5, min_queries=20
+        Objective.THROUGHPUT, latency_budget=BUDGET, percentile=0.5, duration=0.5, min_queries=20
     )
     plan = plan_tuning(repository, "tiny", output=tmp_path / "study", load=load, trials=2)
     before = read_config(repository / "tiny")
@@ -61,7 +61,7 @@ def test_a_signal_stops_the_server_and_the_command_resumes(repository, tmp_path,
     command = [
         *(sys.executable, "-m", "delugeserve", "tune", "tiny", "--repository", str(repository)),
         *("--latency-budget", f"{BUDGET:g}s", "--objective", "throughput"),
-        *("--seconds", "0.5", "--output", str(tmp_path / "study"), "--no-write", "--json"),
+        *("--duration", "0.5", "--output", str(tmp_path / "study"), "--no-write", "--json"),
     ]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     first = subprocess.Popen(  # with more trials than it can make before it is stopped

@@ -16,13 +16,11 @@ from delugeserve.cli.options import (
     Repository,
     StoredModelName,
     parse_counts,
-    parse_microseconds,
     with_default,
 )
 from delugeserve.cli.render.console import err_console, print_json, print_warning
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.versions import print_running
-from delugeserve.errors import UsageError
 from delugeserve.plotting import check_picture_path, save_figure
 from delugeserve.system import hardware
 
@@ -64,12 +62,12 @@ def command(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images per request.", rich_help_panel=_LOAD)
     ] = 1,
-    seconds: Annotated[
+    duration: Annotated[
         float,
         typer.Option(
             min=0.5,
             metavar="SECONDS",
-            help="Least length of each load test.",
+            help="Least time of each load test.",
             rich_help_panel=_LOAD,
         ),
     ] = 5.0,
@@ -117,19 +115,17 @@ def command(
     """Find the settings with which a server runs a model fastest here, and write them.
 
     Each trial serves the model with other settings (instances, threads, pinning, queue delay and
-    preferred batches), and puts it under load by the rules of MLPerf LoadGen. The best is measured
-    once more beside the old settings, and written if it is still ahead. Nothing else should run on
-    this machine.
+    preferred batches), and puts it under load by the rules of MLPerf LoadGen. The best settings are
+    measured again beside those that the model has, and written if they are ahead each time by more
+    than can be resolved. Nothing else should run on this machine.
 
     Run the same command again to resume after an interruption; raise --trials to go on.
     """
     from delugeserve.cli.render.tuning import draw_trials, print_plan, print_result
+    from delugeserve.load.budget import parse_budget
     from delugeserve.tuning import plan_tuning, tune
     from delugeserve.tuning.measure import LoadSettings, Objective
 
-    budget = parse_microseconds("--latency-budget", latency_budget) or 0
-    if budget <= 0:
-        raise UsageError("--latency-budget must be above 0.", "Use a time such as 50ms.")
     output = output or Path("tuning") / model
     picture = plot or output / "trials.png"
     check_picture_path(picture)
@@ -138,7 +134,11 @@ def command(
         model,
         output=output,
         load=LoadSettings(
-            Objective(objective), budget / 1e6, percentile / 100, batch_size, seconds
+            Objective(objective),
+            parse_budget(latency_budget),
+            percentile / 100,
+            batch_size,
+            duration,
         ),
         trials=trials,
         versions=parse_counts("--versions", versions) if versions else None,

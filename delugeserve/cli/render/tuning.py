@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,8 @@ from rich.markup import escape
 
 from delugeserve.cli.render.console import out, print_next, print_table
 from delugeserve.plotting import new_figure
-from delugeserve.tuning import Measurement, Objective, Trial, TuningPlan, TuningResult
-from delugeserve.tuning.study import describe
+from delugeserve.tuning import Objective, Trial, TuningPlan, TuningResult
+from delugeserve.tuning.study import describe, describe_speed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +51,7 @@ def print_result(result: TuningResult) -> None:
             (
                 str(trial.number),
                 escape(describe(trial.candidate, plan)),
-                *_figures(trial.measurement),
+                *_figures(trial),
                 ", ".join(_marks(trial, result, front)),
             )
             for trial in ranked[:_LISTED]
@@ -58,29 +59,30 @@ def print_result(result: TuningResult) -> None:
         title=f"{len(ranked)} trials: {_objective(plan)}",
         texts=2,
     )
-    if result.best_again is None or result.before_again is None:
-        out.print("The settings of the model are the best that were found; nothing was changed.")
+    if not result.checks:
+        out.print(_unchanged(result))
         return
     print_table(
         ("measured again", "settings", "images/s", "ms", "alone ms"),
         (
-            (name, escape(describe(trial.candidate, plan)), *_figures(again))
-            for name, trial, again in (
-                ("before", result.before, result.before_again),
-                ("best", result.best, result.best_again),
-            )
+            (f"{name}, {number}", escape(describe(trial.candidate, plan)), *_figures(trial))
+            for number, check in enumerate(result.checks, 1)
+            for name, trial in (("before", check.before), ("best", check.best))
         ),
         texts=2,
     )
     if not result.ahead:
-        out.print("Measured again, the best is not ahead by 3 %. Nothing was written.")
+        out.print(
+            f"Measured again, the best is not ahead by more than {result.resolution:.0%}. Nothing "
+            "was written."
+        )
     elif not result.written:
         out.print("Nothing was written, as --no-write asks.")
     elif result.best.candidate.replicas > 1:
-        out.print("Written into config.pbtxt, but for the number of servers.")
+        out.print(f"Written into config.pbtxt, but for the number of servers{_ahead(result)}.")
         print_next(f"delugeserve serve --active {result.best.candidate.replicas}")
     else:
-        out.print("Written into config.pbtxt.")
+        out.print(f"Written into config.pbtxt{_ahead(result)}.")
 
 
 def draw_trials(result: TuningResult) -> Figure:
@@ -119,11 +121,26 @@ def _objective(plan: TuningPlan) -> str:
     return f"images/s with all requests at once, a request alone with {kept}"
 
 
-def _figures(found: Measurement | None) -> tuple[str, str, str]:
+def _unchanged(result: TuningResult) -> str:
+    if result.best.number == result.before.number:
+        return "The settings of the model are the best that were found. Nothing was changed."
+    return (
+        f"The best is not ahead of the settings of the model by more than {result.resolution:.0%}. "
+        "Nothing was changed."
+    )
+
+
+def _ahead(result: TuningResult) -> str:
+    least = min(check.gain for check in result.checks)
+    return f": {least:.0%} more images/s" if math.isfinite(least) else ""
+
+
+def _figures(trial: Trial) -> tuple[str, str, str]:
+    found = trial.measurement
     if found is None:
         return "failed", "-", "-"
     alone = "-" if found.alone_ms is None else f"{found.alone_ms:.3g}"
-    speed = f"{found.images_per_s:,.0f}" if found.images_per_s else "-"
+    speed = describe_speed(found.images_per_s) if found.images_per_s else "-"
     return speed, f"{found.latency_ms:.3g}", alone
 
 

@@ -15,9 +15,12 @@ pytest.importorskip("optuna", reason="needs delugeserve[tune]")
 
 @pytest.fixture
 def make_plan(tmp_path):
-    """A plan for a model of two versions on a machine of eight cores, or as many as given."""
+    """A plan for a model of two versions on a machine of eight cores, or as many as given.
 
-    def make(trials=12, budget=0.05, output=tmp_path / "study", cores=8):
+    No trial would choose the settings that the model has.
+    """
+
+    def make(trials=12, budget=0.05, output=tmp_path / "study", cores=8, before=None):
         versions = (Version(1, "openvino", "bf16", "aa"), Version(2, "onnxruntime", "fp32", "bb"))
         space = make_space(versions, cores=cores, max_batch_size=16, latency_budget=budget)
         return TuningPlan(
@@ -25,7 +28,7 @@ def make_plan(tmp_path):
             model="net",
             load=LoadSettings(latency_budget=budget),
             space=space,
-            before=space.clamp(Candidate(version=2)),
+            before=before or Candidate(version=2, instances=3, cpu_pinning=None),
             trials=trials,
             output=output,
             machine="8 cores",

@@ -1,7 +1,5 @@
 """What is tried: choices that fit the machine, the model and the backend."""
 
-import optuna
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,35 +42,16 @@ def test_every_candidate_fits(data, cores, largest):
         assert found.threads * found.instances * found.replicas < cores
 
 
-@given(data=st.data())
-@settings(deadline=None, max_examples=30)
-def test_a_study_takes_a_candidate_back(data):
-    """What the old settings are enqueued by suggests them again."""
-    space = space_of(*VERSIONS)
-    candidate = space.suggest(Choose(data.draw))
-    trial = optuna.trial.FixedTrial(candidate.parameters)
-    assert space.suggest(trial) == candidate
+def test_a_share_of_the_cores_has_one_name():
+    """Of two servers with two instances each, on six cores: one thread each is an equal share."""
+    space = space_of(VERSIONS[0], cores=6, replicas=(2,))
+    answers = {"instances": 2, "threads": 1, "queue_delay_us": 0}
 
+    class Fixed:
+        def suggest_categorical(self, name, choices):
+            return answers.get(name, choices[0])
 
-@pytest.mark.parametrize(
-    ("wanted", "nearest"),
-    [
-        (Candidate(1, instances=3), Candidate(1, instances=2)),
-        (Candidate(1, instances=99, threads=5), Candidate(1, instances=8, threads=4)),
-        (Candidate(1, threads=None, cpu_pinning=None), Candidate(1)),
-        (Candidate(2, threads=3, cpu_pinning=True), Candidate(2, threads=None, cpu_pinning=None)),
-        (
-            Candidate(1, queue_delay_us=1900, preferred_batch_sizes=(16, 32)),
-            Candidate(1, queue_delay_us=2000, preferred_batch_sizes=(16, 32)),
-        ),
-        (
-            Candidate(1, queue_delay_us=1900, preferred_batch_sizes=(7,)),
-            Candidate(1, queue_delay_us=2000),
-        ),
-    ],
-)
-def test_settings_outside_the_space_are_rounded(wanted, nearest):
-    assert space_of(VERSIONS[wanted.version - 1]).clamp(wanted) == nearest
+    assert space.suggest(Fixed()).threads == 0
 
 
 def test_a_short_budget_has_short_delays():

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from delugeserve.errors import BusyOutputError, ResumeError, UsageError
-from delugeserve.tuning.study import open_study
+from delugeserve.tuning import Candidate, Measurement
+from delugeserve.tuning.study import describe_measurement, open_study
 
 
 def search(plan, measure):
@@ -60,10 +61,45 @@ def test_a_candidate_that_cannot_be_served_is_a_failed_trial(make_plan, syntheti
     assert best.candidate.version == 2
 
 
+def test_settings_that_changed_since_are_tried_as_well(make_plan, synthetic):
+    """After the best was written, or edited by hand, the same command compares with that."""
+    search(make_plan(trials=4), synthetic())
+    now = Candidate(version=1, instances=7)
+    with open_study(make_plan(trials=4, before=now)) as study:
+        assert study.before is None
+        measure = synthetic()
+        study.search(measure)
+        assert [one for one, _ in measure.seen] == [now]
+        assert (study.before.candidate, study.before.number) == (now, 5)
+
+
+def test_where_nothing_can_be_measured_it_ends_early_and_begins_anew(make_plan, synthetic):
+    plan = make_plan(trials=8)
+    assert len(search(plan, synthetic(fails=lambda _: True))[0]) == 3
+    trials, best = search(plan, synthetic())
+    assert (len(trials), trials[0].candidate) == (8, plan.before)
+    assert not any(trial.error for trial in trials)
+    assert len(search(plan, synthetic())[0]) == 8  # nothing is left to do
+    assert best
+
+
+def test_an_error_of_the_system_is_not_blamed_on_the_folder(make_plan):
+    def fail(*_):
+        raise BrokenPipeError("elsewhere")
+
+    with pytest.raises(BrokenPipeError):
+        search(make_plan(), fail)
+
+
 def test_a_small_space_ends_before_the_trials_do(make_plan, synthetic, monkeypatch):
     monkeypatch.setattr("delugeserve.tuning.study._REPEATS", 8)
     trials, _ = search(make_plan(trials=500, budget=1e-4, cores=1), synthetic())
-    assert len(trials) <= 3
+    assert len(trials) <= 4  # pinned or not, the other version, and the settings of the model
+
+
+@pytest.mark.parametrize(("speed", "text"), [(1234.5, "1,234"), (100, "100"), (1.267, "1.27")])
+def test_speeds_keep_the_digits_that_count(speed, text):
+    assert describe_measurement(Measurement(speed, 48.12, 1.0)) == f"{text} images/s, 48.1 ms"
 
 
 def test_two_runs_at_once_are_refused(make_plan):
