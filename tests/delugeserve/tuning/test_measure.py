@@ -1,4 +1,4 @@
-"""What a load test says of a candidate, against a server whose latency is a function of the rate."""
+"""What a load test says of a candidate: a server whose latency is a function of the rate."""
 
 import dataclasses
 import sys
