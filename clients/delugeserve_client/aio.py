@@ -238,8 +238,8 @@ class AsyncClassifier:
             self._reader.close()
         here = asyncio.get_running_loop()
         self._drop_closed_loops()
-        for task in self._connecting.values():
-            task.get_loop().call_soon_threadsafe(task.cancel)
+        for loop, task in list(self._connecting.items()):
+            loop.call_soon_threadsafe(task.cancel)
         for loop, session in list(self._sessions.items()):
             if loop is here:
                 await session.close()
@@ -299,8 +299,10 @@ class AsyncClassifier:
 
     def _drop_closed_loops(self) -> None:
         """Close what belongs to event loops that are closed."""
-        for loop in [loop for loop in self._sessions if loop.is_closed()]:
-            self._sessions.pop(loop).abandon()
+        for loop in list(self._sessions):  # other threads' loops may come and go
+            if loop.is_closed() and (session := self._sessions.pop(loop, None)):
+                self._connecting.pop(loop, None)
+                session.abandon()
 
     async def _find_decoder(self, session: LoopSession, model: ServedModel) -> None:
         configuration = self._configuration

@@ -33,7 +33,7 @@ Content: TypeAlias = "Pixels | bytes"
 # Threads help where an image takes longer to decode than to hand over.
 _WORTH_A_THREAD = 0.0005  # seconds
 _TRIED, _KEPT = 4, 256  # images that are timed, and those for which the outcome then holds
-_QUICK = 2**20  # bytes of arrays
+_QUICK = 2**19  # bytes of arrays
 _MOST = 8  # threads; Pillow's decoders then fill the memory's bandwidth
 _DOWNLOADS = 16
 
