@@ -120,6 +120,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         lists_models: whether the list of models can be read.
         handler: returns the probabilities for a request, or aborts it.
         size: height and width of the input of models that take pixels.
+        preprocessing: what the models say of it; empty for nothing.
         requests: what was asked for inference.
         metadata: gRPC metadata of those.
         cancelled: set when a client cancels a request.
@@ -130,6 +131,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     lists_models: bool = True
     handler: Handler = field(default=lambda request, context: [0.7, 0.2, 0.1])
     size: tuple[int, int] = (8, 12)
+    preprocessing: str = ""
     requests: list[Any] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -150,6 +152,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         reply = service_pb2.ModelMetadataResponse(name=request.name, versions=versions)
         reply.inputs.add(name="image", datatype="UINT8", shape=[-1, *self.size, 3])
         reply.outputs.add(name="probabilities", datatype="FP32", shape=[-1, len(LABELS)])
+        if request.name.endswith("_image"):
+            reply.inputs[0].datatype = "BYTES"
+            reply.outputs.add(name="error", datatype="BYTES", shape=[-1, 1])
         return reply
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
@@ -157,6 +162,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         owner, _, end = request.name.rpartition("_")
         if end in ("image", "decode") and request.name not in self.own:
             reply.config.parameters["companion_of"].string_value = owner
+        if self.preprocessing:
+            reply.config.parameters["preprocessing"].string_value = self.preprocessing
         return reply
 
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802

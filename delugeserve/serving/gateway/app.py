@@ -69,7 +69,9 @@ class Gateway:
                     {
                         "name": endpoint.name,
                         "versions": list(endpoint.versions),
-                        "decoded_by": "server" if endpoint.takes_encoded else "gateway",
+                        "decoded_by": "gateway"
+                        if await self._upstream.decodes(endpoint)
+                        else "server",
                     }
                     for endpoint in endpoints.values()
                 ]

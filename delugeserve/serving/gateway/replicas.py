@@ -87,6 +87,14 @@ class Replicas:
         finally:
             replica.images -= 1
 
+    async def decodes(self, name: str) -> bool:
+        """Return whether images for a model with an ensemble are decoded here all the same."""
+        replica = self._choose()
+        try:
+            return bool(replica and await replica.model(name, ensemble=True))
+        except NotAnsweredError:
+            return False
+
     def _choose(self) -> Replica | None:
         if self._file is None:
             return None

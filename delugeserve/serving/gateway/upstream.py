@@ -118,6 +118,10 @@ class Upstream:
                 raise
             return await self._classify(now, image, top_k, call)
 
+    async def decodes(self, endpoint: Endpoint) -> bool:
+        """Return whether this process decodes the images for a model."""
+        return not endpoint.takes_encoded or await self._replicas.decodes(endpoint.name)
+
     async def close(self) -> None:
         """Close the connection."""
         client, self._client = self._client, None

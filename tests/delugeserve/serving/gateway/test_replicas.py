@@ -13,6 +13,7 @@ pytest.importorskip("starlette", reason="the gateway needs the extra 'server'")
 from asgi import FakeTriton, call, multipart, sent_pixels, serving
 
 from delugeserve.serving.gateway.upstream import Upstream
+from delugeserve_client.preprocessing import Preprocessing
 
 
 @pytest.fixture
@@ -160,6 +161,16 @@ def test_an_ensemble_that_may_decode_differently_is_asked_itself(both, triton, r
     assert _version(both, encode()) == "7"
     assert [request.model_name for request in triton.requests] == ["colour_image"]
     assert not replica.requests
+    assert both.get("/models").json()["models"][0]["decoded_by"] == "server"
+
+
+def test_an_ensemble_that_decodes_in_the_same_way_is_not_needed(both, triton, replica, encode):
+    for one in (triton, replica):
+        one.models = {"colour": ("7",), "colour_image": ("7",)}
+        one.preprocessing = Preprocessing(8, 12, 8).digest
+    assert _version(both, encode()) == "7"
+    assert [request.model_name for request in replica.requests] == ["colour"]
+    assert both.get("/models").json()["models"][0]["decoded_by"] == "gateway"
 
 
 def test_readiness_asks_by_way_of_the_proxy(both, triton, replica):
