@@ -66,7 +66,7 @@ class Item:
 
 @dataclass
 class Skipped:
-    """What was passed over in folders, globs and archives.
+    """What was skipped in folders, globs and archives.
 
     Attributes:
         others: number of files that are not images, by suffix; "" for files without one.

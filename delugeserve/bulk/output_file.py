@@ -230,7 +230,7 @@ def open_output(
     Args:
         path: the file.
         format_: name of its format.
-        resume: go on with what is there; without anything there, begin.
+        resume: continue what is there; without anything there, begin.
         overwrite: replace what is there, as soon as rows can be written.
 
     Raises:

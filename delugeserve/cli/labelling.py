@@ -326,7 +326,8 @@ def _unfinished(output: OutputFile, problem: str, remedy: str, status: int = 1) 
     if rows:
         problem = f"{problem} {rows:,} {output.unit} are safe in {_place(output)}."
         again = "Continue with" if STDIN not in sys.argv else "Continue, with the same list, with"
-        remedy = f"{remedy} {again}: {_resume_command()}".strip()
+        end = "." if remedy and not remedy.endswith(".") else ""  # some end in a command
+        remedy = f"{remedy}{end} {again}: {_resume_command()}".strip()
     return UnfinishedError(
         problem, remedy or "Run it again.", path=output.path, rows=rows, exit_code=status
     )

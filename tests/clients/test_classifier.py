@@ -13,7 +13,7 @@ import pytest
 from fake_triton import serve_fake, wait_for
 from PIL import Image
 
-from delugeserve_client import AsyncClassifier, Classifier, RetryPolicy, aio
+from delugeserve_client import AsyncClassifier, Classifier, RetryPolicy, aio, batching
 from delugeserve_client.connecting import connect_async
 from delugeserve_client.errors import (
     AddressError,
@@ -75,6 +75,25 @@ def test_one_image_and_many(classify):
     assert [result.top.index for result in results] == [value % 3 for value in range(11)]
     assert [result.source for result in results] == [f"image {n}" for n in range(1, 12)]
     assert classify([]) == []
+
+
+def test_requests_are_full_if_that_is_wanted(served, monkeypatch):
+    fake, url = served
+    monkeypatch.setattr(batching, "_LONGEST_HELD", -1.0)  # every source is slow
+
+    async def asynchronously(images, **options):
+        async with AsyncClassifier(url) as classifier:
+            return [result async for result in classifier.stream(images, **options)]
+
+    with Classifier(url) as classifier:
+        count = 2 * classifier.model.images_per_request
+        for sent, options in ((2, {"full_requests": True}), (3, {})):
+            before = fake.requests
+            list(classifier.stream(iter([pixel(1)] * count), **options))
+            assert min(3, fake.requests - before) == sent
+            before = fake.requests
+            asyncio.run(asynchronously(iter([pixel(1)] * count), **options))
+            assert min(3, fake.requests - before) == sent
 
 
 @pytest.mark.parametrize(

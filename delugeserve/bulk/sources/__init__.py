@@ -24,7 +24,7 @@ STDIN = "-"
 """The argument that stands for a list of paths on standard input."""
 
 Skips = Callable[[str, Skipped], None]
-"""Is told of each argument what was passed over in it."""
+"""Is called for each argument with what was skipped in it."""
 
 
 def find_items(
@@ -43,8 +43,8 @@ def find_items(
         arguments: paths of files, folders and shards, globs, URLs, or ``-`` for a list on standard
             input.
         stdin: standard input.
-        left_out: tells of a path in a folder whether it is passed over without being counted.
-        skips: is told what was passed over in each argument.
+        left_out: tells of a path in a folder whether it is skipped without being counted.
+        skips: is told what was skipped in each argument.
     """
     for argument in arguments:
         if argument == STDIN and stdin is not None:

@@ -39,7 +39,7 @@ def walk_folder(
     Args:
         folder: its path.
         skipped: counts what is neither image nor shard.
-        left_out: tells of a path whether it is passed over without being counted.
+        left_out: tells of a path whether it is skipped without being counted.
     """
     for found in _walk(folder, skipped, left_out, set()):
         yield from [found] if isinstance(found, Item) else find_file(found, skipped)
@@ -53,7 +53,7 @@ def match_files(
     Args:
         pattern: with ``*``, ``?``, ``[...]`` and ``**``. Only a dot matches that of a hidden file.
         skipped: counts what matches, and is neither image nor shard.
-        left_out: tells of a path whether it is passed over without being counted.
+        left_out: tells of a path whether it is skipped without being counted.
     """
     for found in _match(pattern, left_out):
         if isinstance(found, Item):

@@ -13,7 +13,7 @@ def read_names(stream: BinaryIO) -> Iterator[str]:
     """Yield the names of a list, one for each line, or ended by NUL as by ``find -print0``.
 
     What ends the names is found from the first ones: a list with a NUL before its first chunk ends
-    is taken for one that NUL ends. Empty names are passed over. Names need not be UTF-8.
+    is taken for one that NUL ends. Empty names are skipped. Names need not be UTF-8.
 
     Args:
         stream: the list. It is read as it comes.

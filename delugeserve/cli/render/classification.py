@@ -107,7 +107,7 @@ class LineRows:
 
 
 def describe_skipped(contents: FolderContents | Skipped) -> str:
-    """Count what was passed over beside images, such as ``3 .txt, 1 hidden``."""
+    """Count what was skipped beside images, such as ``3 .txt, 1 hidden``."""
     others: Mapping[str, int] = contents.others
     counts = [
         f"{count:,} {printable(suffix) or 'without a suffix'}"
