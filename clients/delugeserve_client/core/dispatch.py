@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 from delugeserve_client.core.endpoints import PATIENCE, Endpoint, Endpoints
 from delugeserve_client.core.failures import ABSENT, Failure, Kind
 from delugeserve_client.core.limits import AdaptiveLimit, FixedLimit
-from delugeserve_client.core.observing import Observer, tell
+from delugeserve_client.core.observing import Audience, Observer
 from delugeserve_client.core.retry import DEFAULT_RETRY, RetryBudget, RetryPolicy
 
 Cancel: TypeAlias = Callable[[], object]
@@ -124,7 +124,7 @@ class Dispatcher:
         self._reactor, self._settings = reactor, settings
         self._lock = contextlib.nullcontext() if lock is None else lock
         self._chance = random.Random() if chance is None else chance
-        self._observers = observers
+        self._tell = Audience(observers).tell
         self._budget = RetryBudget(settings.retry)
         fixed, timeout = settings.in_flight, settings.timeout
         self.endpoints = Endpoints(
@@ -369,9 +369,6 @@ class Dispatcher:
             self._end(call)
             self._tell("finished", call.request, failure)
             call.done(reply, failure, endpoint)
-
-    def _tell(self, event: str, *facts: Any) -> None:
-        tell(self._observers, event, *facts)
 
     def _end(self, call: _Call) -> None:
         """Stop everything that happens for a request."""

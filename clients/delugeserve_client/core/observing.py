@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from delugeserve_client.core.failures import Failure, Kind
@@ -39,16 +39,36 @@ class Observer:
         """Handle a server that gets requests again."""
 
 
-def tell(observers: Sequence[Observer], event: str, *facts: Any) -> None:
-    """Call a method of all observers, and log what they raise.
+_EVENTS = [name for name in vars(Observer) if not name.startswith("_")]
+
+
+class Audience:
+    """Calls the methods that observers override, and logs what they raise.
 
     Args:
         observers: the observers.
-        event: name of the method.
-        facts: its arguments.
     """
-    for one in observers:
-        try:
-            getattr(one, event)(*facts)
-        except Exception:
-            _log.exception("the observer %r failed at '%s'", one, event)
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._methods: dict[str, list[Callable[..., None]]] = {
+            event: [getattr(one, event) for one in observers if _overrides(one, event)]
+            for event in _EVENTS
+        }
+
+    def tell(self, event: str, *facts: Any) -> None:
+        """Call the methods of an event.
+
+        Args:
+            event: their name.
+            facts: their arguments.
+        """
+        for method in self._methods[event]:
+            try:
+                method(*facts)
+            except Exception:
+                _log.exception("an observer failed: %r", method)
+
+
+def _overrides(observer: Observer, event: str) -> bool:
+    method = getattr(observer, event)
+    return getattr(method, "__func__", None) is not getattr(Observer, event)
