@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from delugeserve.artifacts.config_message import parse
 from delugeserve.artifacts.configuring import plan_configuration
 from delugeserve.artifacts.manifest import find_manifest
 from delugeserve.artifacts.model_config import read_config, read_message
-from delugeserve.artifacts.promotion import find_model, plan_promotion
+from delugeserve.artifacts.promotion import configs_of, find_model, plan_promotion
 from delugeserve.artifacts.repository import version_numbers
 from delugeserve.artifacts.serving_config import (
     PINNING,
@@ -18,6 +19,7 @@ from delugeserve.artifacts.serving_config import (
     read_serving,
     stops_prefetching,
 )
+from delugeserve.artifacts.transaction import lock_for_reading
 from delugeserve.errors import UnknownNameError, UsageError
 from delugeserve.system import hardware
 from delugeserve.system.imports import require
@@ -34,7 +36,8 @@ class TuningPlan:
         model: name of the model.
         load: the load of every trial.
         space: the choices.
-        before: the settings that the model has now, with the least number of servers.
+        before: the settings that the model has now, with the least number of servers. They need
+            not be in the space.
         trials: number of trials, those of an earlier run included.
         output: folder of the study.
         machine: a description of this machine.
@@ -122,9 +125,8 @@ def plan_tuning(
             raise UnknownNameError(f"version of '{model}'", str(number), list(map(str, known)))
         if number != before.version:
             plan_promotion(repository, model, number)  # an error before the work
-    chosen = sorted({before.version, *(versions or ())})  # the same after one was promoted
-    config = read_config(folder)
-    largest = max(1, config.max_batch_size)
+    chosen = sorted({*(versions or [before.version])})
+    largest = min(_largest_batch(repository, model, one) for one in (before.version, *chosen))
     if load.batch_size > largest:
         raise UsageError(
             f"The model '{model}' takes at most {largest} images per request, not "
@@ -132,7 +134,7 @@ def plan_tuning(
             f"Use --batch-size {largest} or less.",
         )
     space = make_space(
-        [_version(folder, number, config.backend) for number in chosen],
+        [_version(folder, number, read_config(folder).backend) for number in chosen],
         cores=hardware.usable_cores(),
         max_batch_size=largest,
         latency_budget=load.latency_budget,
@@ -149,6 +151,14 @@ def plan_tuning(
         machine=hardware.describe(),
         hindered=stops_prefetching(read_serving(read_message(folder))),
     )
+
+
+def _largest_batch(repository: Path, model: str, version: int) -> int:
+    """Return the most images that a version takes, once it is promoted."""
+    with lock_for_reading(repository):
+        text = configs_of(repository, model, version)[model]
+    size: int = parse(text).max_batch_size
+    return max(1, size)
 
 
 def _version(folder: Path, number: int, backend: str) -> Version:

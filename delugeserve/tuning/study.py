@@ -154,7 +154,7 @@ class Study:
             "trial %d of %d: %s",
             number,
             max(number, self._plan.trials),
-            describe(candidate, self._plan),
+            describe(candidate, self._plan.space),
         )
         best = self.best
         try:
@@ -263,13 +263,12 @@ def _read(number: int, trial: Any) -> Trial:
     )
 
 
-def describe(candidate: Candidate, plan: TuningPlan | None = None) -> str:
+def describe(candidate: Candidate, space: Space) -> str:
     """Return a clause, such as ``2 instances of 1 thread, delay 2 ms``."""
-    space: Space | None = plan.space if plan else None
     parts = []
-    if space and len(space.versions) > 1:
-        version = space.version(candidate.version)
-        parts.append(f"version {version.number} ({version.backend} {version.precision})")
+    known = {one.number: f" ({one.backend} {one.precision})" for one in space.versions}
+    if {*known} != {candidate.version}:
+        parts.append(f"version {candidate.version}{known.get(candidate.version, '')}")
     if candidate.replicas > 1:
         parts.append(f"{candidate.replicas} servers")
     text = _count(candidate.instances, "instance")

@@ -169,7 +169,7 @@ def _write(plan: TuningPlan, best: Candidate) -> None:
     if best.version != plan.before.version:
         promote(plan.repository, plan.model, best.version)
     configure(plan.repository, plan.model, best.serving())
-    _log.info("written: %s", describe(best, plan))
+    _log.info("written: %s", describe(best, plan.space))
 
 
 def _nothing_keeps(plan: TuningPlan, trials: Sequence[Trial]) -> Failure:

@@ -253,8 +253,9 @@ def _warn_of_limits(done: Any) -> None:
     if stops_prefetching(done.now):
         print_warning(
             "With a queue size, a queue timeout, client timeouts or priorities, Triton may pause "
-            "for half a second on a busy machine. To remove them, use --queue-size 0 "
-            "--queue-timeout 0 --no-client-timeout --priorities 0."
+            "for half a second on a busy machine, most of all with one instance. To remove them, "
+            "use --queue-size 0 --queue-timeout 0 --no-client-timeout --priorities 0. To keep a "
+            "limit, use --instances 2 or more."
         )
 
 

@@ -25,7 +25,7 @@ def print_plan(plan: TuningPlan) -> None:
     rows = [
         ("objective", _objective(plan)),
         ("trials", f"{plan.trials} of about {space.size:,} candidates"),
-        ("now", describe(plan.before, plan)),
+        ("now", describe(plan.before, space)),
         *(
             (f"version {one.number}", f"{one.backend} {one.precision}".strip())
             for one in space.versions
@@ -50,7 +50,7 @@ def print_result(result: TuningResult) -> None:
         (
             (
                 str(trial.number),
-                escape(describe(trial.candidate, plan)),
+                escape(describe(trial.candidate, plan.space)),
                 *_figures(trial),
                 ", ".join(_marks(trial, result, front)),
             )
@@ -65,7 +65,7 @@ def print_result(result: TuningResult) -> None:
     print_table(
         ("measured again", "settings", "images/s", "ms", "alone ms"),
         (
-            (f"{name}, {number}", escape(describe(trial.candidate, plan)), *_figures(trial))
+            (f"{name}, {number}", escape(describe(trial.candidate, plan.space)), *_figures(trial))
             for number, check in enumerate(result.checks, 1)
             for name, trial in (("before", check.before), ("best", check.best))
         ),
@@ -101,7 +101,7 @@ def draw_trials(result: TuningResult) -> Figure:
                 facecolors="none",
                 edgecolors=colour,
                 linewidths=2,
-                label=f"{name}: {describe(trial.candidate, result.plan)}",
+                label=f"{name}: {describe(trial.candidate, result.plan.space)}",
             )
     axes.set_xlabel("median latency of a request without others, ms")
     axes.set_ylabel("images/s")

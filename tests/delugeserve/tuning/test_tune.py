@@ -203,8 +203,9 @@ def test_what_cannot_be_tuned(plan):
 def test_versions_are_the_same_options_whichever_is_served(plan):
     """The best version may have been promoted since; the same command still goes on."""
     found = plan(versions=[2, 1])
-    assert [one.number for one in found.space.versions] == [1, 2, 3]
+    assert [one.number for one in found.space.versions] == [1, 2]
     assert found.before.version == 3
+    assert found.options["versions"] == "1,2"
 
 
 def test_a_model_whose_settings_cannot_be_changed_is_refused_at_once(plan, repository):
@@ -221,3 +222,16 @@ def test_a_version_with_other_classes_is_refused_at_once(plan, monkeypatch):
     monkeypatch.setattr("delugeserve.tuning.plan.plan_promotion", refuse)
     with pytest.raises(OtherClassesError):
         plan(versions=[1])
+
+
+def test_a_win_is_written_into_the_repository_and_the_same_command_goes_on(plan, repository):
+    def measure(candidate, expected, progress):
+        return Measurement(100.0 / candidate.version, 40.0, 1.0)
+
+    result = tune(plan(versions=[1], trials=6), measure=measure)
+    assert result.written
+    now = plan(versions=[1], trials=6)
+    assert now.before == result.best.candidate  # with the version, which was promoted
+    again = tune(now, measure=measure)
+    assert again.before.candidate == result.best.candidate
+    assert (again.trials, again.checks, again.written) == (result.trials, (), False)
