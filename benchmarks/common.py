@@ -38,7 +38,7 @@ _BUSY = 0.5  # load average; it takes a minute or two to fall below this on an i
 
 err_console = Console(stderr=True)
 # rich assumes 80 columns for a file or a pipe, and would cut tables there.
-out = Console() if sys.stdout.isatty() else Console(width=160)
+out = Console() if sys.stdout.isatty() else Console(width=200)
 
 Samples = Mapping[str, Sequence[float]]
 """One figure per round, by contestant."""
@@ -202,10 +202,10 @@ def median_of(samples: Samples, name: str) -> float:
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: text in the first column, figures in the others."""
+    """Print a table: text in the first column, figures in the others, which wrap if they must."""
     table = Table()
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+        table.add_column(column, justify="right" if index else "left", no_wrap=not index)
     for row in rows:
         table.add_row(*row)
     out.print(f"\n[bold]{title}[/]", highlight=False)
