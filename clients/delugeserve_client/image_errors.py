@@ -52,7 +52,7 @@ def explained(image: object, source: str) -> Iterator[None]:
 
 
 def regular_file(path: Path, source: str) -> Path:
-    """Return a path unless it is something else than a file; one that is missing passes."""
+    """Return the path of a regular file; a missing file is left to the caller."""
     if path.is_file():
         return path
     if path.is_dir():

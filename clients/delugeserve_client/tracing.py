@@ -27,11 +27,22 @@ class Logging(Observer):
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = addresses
+        self._is_away = False  # the only server
 
     def failed(self, request: Any, endpoint: int, failure: Failure) -> None:
-        """Log a failed attempt."""
-        address = self._addresses[endpoint]
-        _log.debug("%s: attempt failed (%s): %s", address, failure.kind.value, failure.message)
+        """Log a failed attempt, and that the only server is away."""
+        address, kind = self._addresses[endpoint], failure.kind
+        _log.debug("%s: attempt failed (%s): %s", address, kind.value, failure.message)
+        only = len(self._addresses) == 1 and kind in (Kind.GONE, Kind.DRAINING)
+        if only and not self._is_away:
+            self._is_away = True
+            _log.warning("%s is %s", address, kind.value)
+
+    def finished(self, request: Any, failure: Failure | None) -> None:
+        """Log that the only server is back."""
+        if self._is_away and failure is None:
+            self._is_away = False
+            _log.warning("%s is back", self._addresses[0])
 
     def ejected(self, endpoint: int, kind: Kind, seconds: float) -> None:
         """Log an ejection."""

@@ -107,3 +107,18 @@ def test_a_server_that_is_left_is_logged(caplog):
     assert [record.args[:2] for record in caplog.records if "gets no requests" in record.msg] == [
         (classifier._configuration.addresses[0], "gone")
     ]
+
+
+def test_the_absence_of_the_only_server_is_logged(caplog):
+    """Once, however often requests are sent again meanwhile."""
+    with (
+        caplog.at_level(logging.WARNING, "delugeserve_client"),
+        serve_fake("http") as (fake, url),
+        Classifier(url) as classifier,
+    ):
+        fake.failures = [("UNAVAILABLE", "No server is ready. Try again.")] * 3
+        classifier.classify(PIXEL)
+    assert [record.getMessage().split(" is ")[1] for record in caplog.records] == [
+        "draining",
+        "back",
+    ]

@@ -114,7 +114,7 @@ class Endpoints:
         endpoint.in_flight += 1
 
     def heard(self, endpoint: Endpoint, now: float) -> None:
-        """Count a sign of life."""
+        """Record that an endpoint answered something."""
         endpoint.owing = now if endpoint.in_flight else None
 
     def answered(self, endpoint: Endpoint, latency: float, now: float, *, wanted: bool) -> None:
