@@ -121,6 +121,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         handler: returns the probabilities for a request, or aborts it.
         size: height and width of the input of models that take pixels.
         preprocessing: what the models say of it; empty for nothing.
+        queue_delay: microseconds that their queues wait for more requests.
+        caches: whether they have a cache of answers.
         requests: what was asked for inference.
         metadata: gRPC metadata of those.
         cancelled: set when a client cancels a request.
@@ -132,6 +134,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     handler: Handler = field(default=lambda request, context: [0.7, 0.2, 0.1])
     size: tuple[int, int] = (8, 12)
     preprocessing: str = ""
+    queue_delay: int = 0
+    caches: bool = False
     requests: list[Any] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -162,6 +166,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         owner, _, end = request.name.rpartition("_")
         if end in ("image", "decode") and request.name not in self.own:
             reply.config.parameters["companion_of"].string_value = owner
+        reply.config.dynamic_batching.max_queue_delay_microseconds = self.queue_delay
+        reply.config.response_cache.enable = self.caches
         if self.preprocessing:
             reply.config.parameters["preprocessing"].string_value = self.preprocessing
         return reply

@@ -35,7 +35,8 @@ class Job:
 
 
 _GOOD = 8  # images in a request; more save little
-_AHEAD = 4  # requests in flight for each instance, if their batches are good
+AHEAD = 4
+"""Requests in flight for each instance, if their batches are good."""
 
 Send = Callable[[Sequence[Job]], Awaitable[Sequence[Answer]]]
 
@@ -51,7 +52,7 @@ class Batches:
     Args:
         send: sends a batch, and returns an answer for each of its jobs.
         images: largest number of images in a request.
-        instances: number of requests that the model runs at once.
+        instances: number of requests in flight from which on images wait.
     """
 
     def __init__(self, send: Send, images: int, instances: int) -> None:
@@ -68,7 +69,7 @@ class Batches:
 
     def _start(self) -> None:
         running, good = len(self._running), len(self._waiting) >= min(_GOOD, self._images)
-        if running >= self._instances * (_AHEAD if good else 1):
+        if running >= self._instances * (AHEAD if good else 1):
             return
         jobs = self._take()
         if not jobs:

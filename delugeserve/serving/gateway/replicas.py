@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from delugeserve.artifacts.companions import IMAGE
-from delugeserve.serving.gateway.batches import Batches, Job, NotAnsweredError
+from delugeserve.serving.gateway.batches import AHEAD, Batches, Job, NotAnsweredError
 from delugeserve.serving.gateway.calls import Answer, Call
 from delugeserve.serving.gateway.decoding import Decoder
 from delugeserve.serving.gateway.errors import from_server
@@ -185,7 +185,11 @@ class Replica:
             return await self._send(served, jobs)
 
         images = 1 if cached else served.images_per_request
-        return _Model(served, Batches(send, images, max(instances, 1)))
+        requests = max(instances, 1)
+        # A server that is told to wait for more requests must get them.
+        if int(config.get("dynamic_batching", {}).get("max_queue_delay_microseconds", 0)):
+            requests *= AHEAD
+        return _Model(served, Batches(send, images, requests))
 
     async def _ask(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Return metadata and configuration of a model, in their JSON form."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 
 import grpc
 import pytest
@@ -179,13 +180,31 @@ def test_readiness_asks_by_way_of_the_proxy(both, triton, replica):
     assert not replica.requests
 
 
-def test_many_requests_at_once_are_few_for_the_replica(both, replica, encode):
-    async def many():
-        return await asyncio.gather(
-            *(call(both.app, "POST", "/classify", chunks=[encode()]) for _ in range(24))
-        )
+async def _ask_at_once(gateway, image, count):
+    asked = (call(gateway.app, "POST", "/classify", chunks=[image]) for _ in range(count))
+    return await asyncio.gather(*asked)
 
-    answers = both.run(many())
+
+def test_images_are_not_collected_for_a_server_that_caches_answers(both, replica, encode):
+    replica.caches = True
+    both.run(_ask_at_once(both, encode(), 6))
+    assert [request.inputs[0].shape[0] for request in replica.requests] == [1] * 6
+
+
+def test_a_server_that_waits_for_more_requests_gets_them(both, replica, encode):
+    replica.queue_delay, all_there = 2000, threading.Barrier(4)
+
+    def wait(_request, _context):
+        all_there.wait(20)
+        return [1, 0, 0]
+
+    replica.handler = wait
+    answers = both.run(_ask_at_once(both, encode(), 4))
+    assert [answer.json()["version"] for answer in answers] == ["7"] * 4
+
+
+def test_many_requests_at_once_are_few_for_the_replica(both, replica, encode):
+    answers = both.run(_ask_at_once(both, encode(), 24))
     assert {answer.json()["version"] for answer in answers} == {"7"}
     assert sum(request.inputs[0].shape[0] for request in replica.requests) == 24
     assert max(request.inputs[0].shape[0] for request in replica.requests) <= 4  # max_batch_size
