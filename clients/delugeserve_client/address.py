@@ -60,6 +60,7 @@ def parse_address(url: str, protocol: str | None = None) -> Address:
         AddressError: the URL or the protocol is not of this form, or they contradict each other.
     """
     scheme, separator, host = url.strip().rpartition("://")
+    scheme = scheme.lower()
     host = host.rstrip("/")
     if separator and scheme not in _SCHEMES:
         raise AddressError(f"{url} has the unknown scheme '{scheme}'.", _FORMS, url=url)

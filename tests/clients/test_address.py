@@ -12,6 +12,7 @@ from delugeserve_client.errors import AddressError
         ("localhost", "http", Address("localhost:8000", "http")),
         ("localhost:9", "http", Address("localhost:9", "http")),
         ("http://host.example/", None, Address("host.example:8000", "http")),
+        ("HTTP://host.example:80", "http", Address("host.example:80", "http")),
         ("http://host.example:80", "http", Address("host.example:80", "http")),
         ("grpc://10.0.0.1:1", None, Address("10.0.0.1:1", "grpc")),
         ("[::1]:8001", None, Address("[::1]:8001", "grpc")),

@@ -22,7 +22,9 @@ from delugeserve_client.core.observing import Audience, Observer
 from delugeserve_client.core.retry import DEFAULT_RETRY, RetryBudget, RetryPolicy
 
 Cancel: TypeAlias = Callable[[], object]
-Done: TypeAlias = Callable[[Any, "Failure | None", int], None]
+Done: TypeAlias = Callable[[Any, "Failure | None"], None]
+"""Receives the reply or the failure of an attempt."""
+Ended: TypeAlias = Callable[[Any, "Failure | None", int], None]
 """Receives the reply or the failure, and the number of the endpoint that it is of."""
 
 _TICK = 0.1  # seconds between looks at silent endpoints
@@ -44,7 +46,7 @@ class Reactor(Protocol):
         endpoint: int,
         request: Any,
         timeout: float,
-        done: Callable[[Any, Failure | None], None],
+        done: Done,
     ) -> Cancel:
         """Send a request; ``done`` receives the reply or the failure within the timeout.
 
@@ -89,7 +91,7 @@ class _Attempt:
 @dataclass(eq=False)
 class _Call:
     request: Any
-    done: Done
+    done: Ended
     deadline: float = math.inf  # counts from the first attempt
     attempts: int = 0
     tokens: int = 0  # of the retry budget, to give back when a server is there again
@@ -140,7 +142,7 @@ class Dispatcher:
         """How many requests are worth handing in at once: those in flight, and a few to follow."""
         return 2 * self.endpoints.limit + 2
 
-    def submit(self, request: Any, done: Done) -> Cancel:
+    def submit(self, request: Any, done: Ended) -> Cancel:
         """Send a request as soon as a server has room for it.
 
         Args:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 from delugeserve_client.address import Address
-from delugeserve_client.core.dispatch import Cancel
+from delugeserve_client.core.dispatch import Cancel, Done
 from delugeserve_client.core.failures import Failure, Kind
 from delugeserve_client.credentials import NO_CREDENTIALS, Credentials
 from delugeserve_client.transports.messages import Reply, Request
 
 Compression: TypeAlias = Literal["gzip"]
-Done: TypeAlias = Callable[["Reply | None", "Failure | None"], None]
 SharedMemory: TypeAlias = Literal["auto", "off", "system", "cuda"]
 
 LONGEST = 10.0**8

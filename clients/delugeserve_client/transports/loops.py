@@ -11,11 +11,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from delugeserve_client.address import Address
-from delugeserve_client.core.dispatch import Cancel, Dispatcher, Settings
+from delugeserve_client.core.dispatch import Cancel, Dispatcher, Done, Settings
 from delugeserve_client.core.failures import Failure, Kind
 from delugeserve_client.core.observing import Observer
 from delugeserve_client.explaining import failure_of, to_error
-from delugeserve_client.transports.connection import CallFailed, Done, Options, unexpected
+from delugeserve_client.transports.connection import CallFailed, Options, unexpected
 from delugeserve_client.transports.messages import Reply, Request
 from delugeserve_client.transports.over_grpc import (
     SECONDS_TO_FORGET,
@@ -254,7 +254,11 @@ class LoopReactor:
         return self._loop.time()
 
     def send(self, endpoint: int, request: Any, timeout: float, done: Done) -> Cancel:  # noqa: D102
-        return self._connections[endpoint].start(request, timeout, done)
+        try:
+            return self._connections[endpoint].start(request, timeout, done)
+        except Exception as error:  # a request that is not sent ends all the same
+            done(None, unexpected(error))
+            return lambda: None
 
     def probe(self, endpoint: int, timeout: float, done: Callable[[bool], None]) -> None:  # noqa: D102
         self._connections[endpoint].probe(*self._model(), timeout, done)

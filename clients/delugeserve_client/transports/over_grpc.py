@@ -14,13 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from delugeserve_client.address import Address
-from delugeserve_client.core.dispatch import Cancel
+from delugeserve_client.core.dispatch import Cancel, Done
 from delugeserve_client.core.failures import Failure, Kind
 from delugeserve_client.explaining import failure_of
 from delugeserve_client.transports.connection import (
     LONGEST,
     CallFailed,
-    Done,
     Options,
     damaged,
     unexpected,

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from delugeserve_client.address import Address
-from delugeserve_client.core.dispatch import Cancel
+from delugeserve_client.core.dispatch import Cancel, Done
 from delugeserve_client.core.failures import Failure, Kind
 from delugeserve_client.explaining import (
     BROKEN_CONNECTION,
@@ -29,7 +29,6 @@ from delugeserve_client.explaining import (
 from delugeserve_client.transports.connection import (
     LONGEST,
     CallFailed,
-    Done,
     Options,
     damaged,
     unexpected,
@@ -41,6 +40,18 @@ from delugeserve_client.transports.messages import Buffer, Form, Reply, Request,
 # while its deadline runs, nor a probe for the requests to a server that hangs.
 _MOST_THREADS = 10_000
 _HEADER_LENGTH = "Inference-Header-Content-Length"
+
+
+class _Attempt:
+    """A call, which another thread may cancel."""
+
+    def __init__(self) -> None:
+        self.sock: socket.socket | None = None
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        _shut(self.sock)
 
 
 class HttpConnection:
@@ -65,31 +76,27 @@ class HttpConnection:
         self._closed = False
 
     def infer(self, request: Request, timeout: float) -> Reply:  # noqa: D102
-        return self._infer(request, timeout, [])
+        return self._infer(request, timeout, _Attempt())
 
     def start(self, request: Request, timeout: float, done: Done) -> Cancel:  # noqa: D102
-        open_sockets: list[socket.socket] = []
+        attempt = _Attempt()
         until = time.monotonic() + timeout
 
         def work() -> None:
             reply, failure = None, None
             try:
-                reply = self._infer(request, until - time.monotonic(), open_sockets)
+                reply = self._infer(request, until - time.monotonic(), attempt)
             except CallFailed as error:
                 failure = error.failure
             except Exception as error:
                 failure = unexpected(error)
             done(reply, failure)
 
-        def cancel() -> None:
-            for one in open_sockets:
-                _shut(one)
-
         try:
             self.workers.submit(work)
         except RuntimeError:  # the pool, or the interpreter, is shutting down
             done(None, Failure(Kind.CLOSED))
-        return cancel
+        return attempt.cancel
 
     def probe(  # noqa: D102
         self, model: str, version: str, timeout: float, done: Callable[[bool], None]
@@ -97,7 +104,7 @@ class HttpConnection:
         def work() -> None:
             path, status = f"{_path(model, version)}/ready", 0
             with contextlib.suppress(Exception):
-                status, _, _ = self._call("GET", path, (), {}, timeout, [])
+                status, _, _ = self._call("GET", path, (), {}, timeout, _Attempt())
             done(status == 200)
 
         try:
@@ -115,7 +122,7 @@ class HttpConnection:
         }[what]
         if names:
             path = _path(*names) + path
-        body = self._checked(*self._call(method, path, (), {}, timeout, []))
+        body = self._checked(*self._call(method, path, (), {}, timeout, _Attempt()))
         try:
             found = json.loads(body)
         except ValueError as error:
@@ -132,7 +139,7 @@ class HttpConnection:
         for connection in list(self._busy):  # wakes the threads that wait there
             _shut(connection.sock)
 
-    def _infer(self, request: Request, timeout: float, sockets: list[socket.socket]) -> Reply:
+    def _infer(self, request: Request, timeout: float, attempt: _Attempt) -> Reply:
         head = _head(request, timeout)
         parts: tuple[Buffer, ...] = (head, *request.parts)
         headers = {_HEADER_LENGTH: str(len(head)), **request.headers}
@@ -140,7 +147,7 @@ class HttpConnection:
             parts = (gzip.compress(b"".join(parts), 1),)
             headers["Content-Encoding"] = "gzip"
         path = f"{_path(request.form.model, request.form.version)}/infer"
-        status, found, content = self._call("POST", path, parts, headers, timeout, sockets)
+        status, found, content = self._call("POST", path, parts, headers, timeout, attempt)
         self._checked(status, found, content)
         try:
             length = int(found.get(_HEADER_LENGTH.lower(), len(content)))
@@ -168,22 +175,22 @@ class HttpConnection:
         parts: Iterable[Buffer],
         headers: Mapping[str, str],
         timeout: float,
-        sockets: list[socket.socket],
+        attempt: _Attempt,
     ) -> tuple[int, Mapping[str, str], bytes]:
         """Return the status, headers and content of an answer."""
         until = time.monotonic() + min(timeout, LONGEST)
         parts = tuple(parts)
         sent = {**self._headers, **headers, "Content-Length": str(sum(map(len, parts)))}
         while True:
-            if self._closed:
+            if self._closed or attempt.cancelled:
                 raise CallFailed(Failure(Kind.CLOSED))
             connection, fresh = self._take()
             self._busy.add(connection)
             try:
-                return self._exchange(connection, method, path, parts, sent, until, sockets)
+                return self._exchange(connection, method, path, parts, sent, until, attempt)
             except Exception as error:
                 connection.close()
-                if self._closed:
+                if self._closed or attempt.cancelled:
                     raise CallFailed(Failure(Kind.CLOSED)) from None
                 if not isinstance(error, (OSError, http.client.HTTPException)):
                     raise CallFailed(unexpected(error)) from error
@@ -204,14 +211,16 @@ class HttpConnection:
         parts: tuple[Buffer, ...],
         headers: Mapping[str, str],
         until: float,
-        sockets: list[socket.socket],
+        attempt: _Attempt,
     ) -> tuple[int, Mapping[str, str], bytes]:
         connection.timeout = _left(until)
         if connection.sock is None:
             connection.connect()
         raw: Any = connection.sock  # the response may take it over
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sockets[:] = [raw]
+        attempt.sock = raw
+        if attempt.cancelled:  # while it connected
+            raise ConnectionAbortedError
         if parts and sum(map(len, parts)) < _JOINED:
             parts = (b"".join(parts),)
         read_until(connection, until)

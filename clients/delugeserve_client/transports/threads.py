@@ -12,14 +12,13 @@ from concurrent.futures import Future
 from typing import Any
 
 from delugeserve_client.address import Address
-from delugeserve_client.core.dispatch import Cancel, Dispatcher, Settings
+from delugeserve_client.core.dispatch import Cancel, Dispatcher, Done, Settings
 from delugeserve_client.core.failures import Failure, Kind
 from delugeserve_client.core.observing import Observer
 from delugeserve_client.explaining import to_error
 from delugeserve_client.transports.connection import (
     CallFailed,
     Connection,
-    Done,
     Options,
     unexpected,
 )
@@ -125,7 +124,11 @@ class ThreadReactor:
     def send(self, endpoint: int, request: Any, timeout: float, done: Done) -> Cancel:  # noqa: D102
         connection = self._connections[endpoint]
         if not self.inline.offered:
-            return connection.start(request, timeout, done)
+            try:
+                return connection.start(request, timeout, done)
+            except Exception as error:  # a request that is not sent ends all the same
+                done(None, unexpected(error))
+                return lambda: None
         self.inline.offered = False
 
         def send() -> None:

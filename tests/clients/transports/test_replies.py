@@ -148,6 +148,29 @@ def test_an_answer_that_comes_before_the_request_is_sent():
         http.close()
 
 
+def test_a_cancelled_request_is_not_sent_again():
+    """The connection that it breaks looks like one that the server closed while it was idle."""
+    seen = queue.SimpleQueue()
+
+    def answer(connection):
+        while head := connection.recv(2**16):
+            seen.put(head[:4])
+            if head.startswith(b"GET"):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    with raw_server(answer) as port:
+        http = HttpConnection(parse_address(f"http://127.0.0.1:{port}"), Options())
+        assert http.ask("server", timeout=10) == {}  # its connection is used again
+        ended = queue.SimpleQueue()
+        request = pixel_request("m", "", "image", np.zeros((1, 2), np.uint8), {"p": 0})
+        cancel = http.start(request, 20.0, lambda reply, failure: ended.put(failure.kind))
+        assert [seen.get(timeout=10), seen.get(timeout=10)] == [b"GET ", b"POST"]
+        cancel()
+        assert ended.get(timeout=10) is Kind.CLOSED
+        assert seen.empty()
+        http.close()
+
+
 def test_a_probe_does_not_wait_for_requests_that_hang():
     ready, hung = threading.Event(), threading.Semaphore(0)
 
