@@ -51,7 +51,8 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[None]:
         if address is not None:
             raise UsageError(
                 f"No Ray cluster answers at {address}: {reason_of(error).rstrip('.')}.",
-                "Start one with 'ray start --head', or leave out --ray-address.",
+                "Start one with 'ray start --head', or leave out --ray-address; a cluster that "
+                "asks for a token needs RAY_AUTH_MODE=token.",
             ) from error
         raise Failure(
             f"Ray did not start: {reason_of(error).rstrip('.')}.",

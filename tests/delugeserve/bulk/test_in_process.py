@@ -130,18 +130,47 @@ def test_rows_of_a_cluster_that_are_missing_are_a_failure(tmp_path):
     assert not list(tmp_path.glob("a.jsonl*"))
 
 
-@pytest.mark.slow
-def test_ray_ends_with_the_same_bytes_after_a_kill(exported, images, tmp_path):
+@pytest.fixture
+def cluster(tmp_path_factory, monkeypatch):
+    """The address of a Ray cluster, whose workers run in a folder of their own."""
     pytest.importorskip("ray.data", reason="needs the extra 'ray'")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    program = (
+        "import ray\n"
+        "started = ray.init('local', num_cpus=5, include_dashboard=False, log_to_driver=False)\n"
+        "print('address', started.address_info['gcs_address'], flush=True)\n"
+        "input()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+    ) as process:
+        try:
+            lines = iter(process.stdout.readline, "")
+            yield next(line.split()[1] for line in lines if line.startswith("address"))
+        finally:
+            process.communicate("\n")
+
+
+@pytest.mark.slow
+def test_ray_ends_with_the_same_bytes_after_a_kill(
+    exported, images, cluster, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(images.parent)  # with relative names
     whole, path = tmp_path / "whole.parquet", tmp_path / "ray.parquet"
     with (
         closing(InProcessLabeller(exported / "tiny" / "1")) as labeller,
         open_output(whole, "parquet") as output,
     ):
         request = Request((), "parquet", 2, None, None, "client", "local", labeller.model)
-        output.label(request, find_items([str(images)]), labeller, Counts())
-    ray = (images, "--in-process", exported / "tiny", "--top-k", "2")
-    ray += ("-o", path, "--engine", "ray", "--workers", "2", "--resume")
+        output.label(request, find_items([images.name]), labeller, Counts())
+    ray = (images.name, "--in-process", exported / "tiny", "--top-k", "2", "-o", path, "--resume")
+    ray += ("--engine", "ray", "--ray-address", cluster, "--workers", "2")
     process = classify(*ray, start_new_session=True)
     checkpoints = folder_of(path) / "checkpoint"
     while process.poll() is None and not list(checkpoints.glob("*.parquet")):
