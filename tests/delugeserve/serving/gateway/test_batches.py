@@ -41,6 +41,12 @@ def _put(batches, count, **headers):
     return [batches.put(PIXELS, 1, Call(60, headers=headers)) for _ in range(count)]
 
 
+async def _leave(jobs):
+    for job in reversed(jobs):
+        job.cancel()
+    await _settle()
+
+
 def test_an_image_is_sent_at_once_and_those_that_wait_together():
     async def run():
         model = Model()
@@ -64,9 +70,10 @@ def test_good_batches_are_sent_ahead_up_to_a_limit():
     async def run():
         model = Model()
         batches = Batches(model, images=4, instances=1)
-        _put(batches, 30)
+        jobs = _put(batches, 30)
         await _settle()
         assert model.sizes == [1, 4, 4, 4]
+        await _leave(jobs)
 
     asyncio.run(run())
 
@@ -74,9 +81,10 @@ def test_good_batches_are_sent_ahead_up_to_a_limit():
 def test_each_instance_gets_an_image_at_once():
     async def run():
         model = Model()
-        _put(Batches(model, images=64, instances=3), 5)
+        jobs = _put(Batches(model, images=64, instances=3), 5)
         await _settle()
         assert model.sizes == [1, 1, 1]
+        await _leave(jobs)
 
     asyncio.run(run())
 
