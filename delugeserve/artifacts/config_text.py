@@ -193,7 +193,9 @@ class _Editor:
                 one_line = _as_text(target, descriptor, new, as_one_line=True)
                 self._edits.append((behind, behind, f" {one_line} "))
                 return
-            indent = self._indent(after[-1].start) if value is not None and after else ""
+            indent = ""
+            if value is not None:
+                indent = self._indent(after[-1].start) if after else self._inside(value.start)
             text = textwrap.indent(_as_text(target, descriptor, new), indent)
             start = "" if place == 0 or self._text[place - 1] == "\n" else "\n"
             self._edits.append((place, place, start + text))
@@ -204,6 +206,12 @@ class _Editor:
         """Return the start of the next line if at most a comment follows on this one."""
         rest = re.compile(r"[ \t\r]*(?:#[^\n]*)?(?:\n|$)").match(self._text, place)
         return rest.end() if rest else None
+
+    def _inside(self, brace: int) -> str:
+        """Return the indentation of fields in a message that has none yet."""
+        line = self._text.rfind("\n", 0, brace) + 1
+        spaces = re.compile(r"[ \t]*").match(self._text, line)
+        return f"{spaces[0] if spaces else ''}  "
 
     def _indent(self, place: int) -> str:
         line = self._text.rfind("\n", 0, place) + 1

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as pb
 
-from delugeserve.artifacts.config_merge import merge_config
+from delugeserve.artifacts.config_merge import merge_config, write_in_place
 from delugeserve.artifacts.config_message import describe, parse
 from delugeserve.artifacts.config_rules import Artefact
 from delugeserve.artifacts.config_syntax import comments
@@ -297,6 +297,17 @@ parameters [
     assert message.parameters["mine"].string_value == "a # b"
     assert message.parameters["resize_size"].string_value == "32"
     assert message.max_batch_size == 32
+
+
+def test_the_first_field_of_an_empty_message_is_indented():
+    text = "dynamic_batching {\n}\n"
+    new = parse(text)
+    new.dynamic_batching.max_queue_delay_microseconds = 100
+    new.dynamic_batching.default_queue_policy.max_queue_size = 9
+    edited, _ = write_in_place(text, parse(text), new)
+    lines = [line for line in edited.splitlines() if line[0] not in "d}"]
+    assert lines
+    assert all(line.startswith("  ") for line in lines)
 
 
 def test_a_comment_within_a_replaced_value_is_reported_as_lost():
