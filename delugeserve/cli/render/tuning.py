@@ -54,7 +54,8 @@ def print_result(result: TuningResult) -> None:
                 *_figures(trial),
                 ", ".join(_marks(trial, result, front)),
             )
-            for trial in ranked[:_LISTED]
+            for place, trial in enumerate(ranked)
+            if place < _LISTED or trial.number == result.before.number
         ),
         title=f"{len(ranked)} trials: {_objective(plan)}",
         texts=2,

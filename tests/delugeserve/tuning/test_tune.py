@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 
 import pytest
@@ -156,12 +157,14 @@ def test_the_pareto_front():
     assert found == (slow, fast, equal)
 
 
-def test_the_report(make_plan, synthetic, written, capsys):
+def test_the_report(make_plan, synthetic, written, capsys, monkeypatch):
+    monkeypatch.setattr("delugeserve.cli.render.tuning._LISTED", 2)
     plan = make_plan(trials=8)
     print_plan(plan)
     result = tune(plan, measure=synthetic(fails=lambda one: one.instances == 8))
     print_result(result)
     out = capsys.readouterr().out
+    assert re.search(r"^1 .* before", out, re.MULTILINE)  # though it is not among the best
     for part in ("p99 <= 50 ms", "openvino bf16", "before", "best", "Pareto", "Written"):
         assert part in out
     figure = draw_trials(result)
