@@ -53,7 +53,8 @@ class Images:
 
     def __init__(self, arguments: Sequence[str], output: Path | None) -> None:
         self.arguments = tuple(arguments)
-        self._output = output
+        self._outputs = set() if output is None else _paths_of(output)
+        self._names = {os.path.basename(path) for path in self._outputs}  # noqa: PTH119
         self._head: list[Item] = []
         self._found = self._find()
 
@@ -114,10 +115,15 @@ class Images:
         return count_items(self.arguments)
 
     def _is_output(self, path: str) -> bool:
-        if self._output is None or self._output.name not in path:
+        if os.path.basename(path) not in self._names:  # noqa: PTH119 - asked for each file
             return False
-        ours = (self._output, folder_of(self._output))
-        return os.path.abspath(path) in map(os.path.abspath, ours)  # noqa: PTH100 - no links
+        return os.path.abspath(path) in self._outputs  # noqa: PTH100 - no links
+
+
+def _paths_of(output: Path) -> set[str]:
+    """Return the paths of an output, of what it is a link to, and of the folders beside them."""
+    paths = (Path(os.path.abspath(output)), output.resolve())  # noqa: PTH100 - no links
+    return {str(found) for path in paths for found in (path, folder_of(path))}
 
 
 def print_rows(

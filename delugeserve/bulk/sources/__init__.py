@@ -13,7 +13,7 @@ from delugeserve.bulk.sources.folders import count_images, match_files, walk_fol
 from delugeserve.bulk.sources.names import read_names
 from delugeserve.bulk.sources.opening import open_shards as open_shards
 from delugeserve.bulk.sources.parquet import count_rows
-from delugeserve.bulk.sources.remote import is_remote, read_remote
+from delugeserve.bulk.sources.remote import has_protocol, is_remote, read_remote
 from delugeserve.bulk.sources.shards import SUFFIXES as SHARD_SUFFIXES
 from delugeserve.bulk.sources.shards import find_shard, is_shard
 from delugeserve.data.formats import SUFFIXES
@@ -81,6 +81,8 @@ def _expand(
 ) -> Iterator[Item]:
     if is_remote(argument):
         yield from read_remote(argument, skipped)
+    elif has_protocol(argument):  # of a web server: the client downloads it
+        yield Item(argument, argument)
     elif os.path.isdir(argument):  # noqa: PTH112 - takes any text
         yield from walk_folder(argument, skipped, left_out)
     elif is_shard(argument):
@@ -92,7 +94,7 @@ def _expand(
 
 
 def _is_pattern(argument: str) -> bool:
-    return not is_remote(argument) and glob.has_magic(argument) and not os.path.lexists(argument)
+    return not has_protocol(argument) and glob.has_magic(argument) and not os.path.lexists(argument)
 
 
 def count_items(arguments: Sequence[str], patience: float = 0.5) -> int | None:
@@ -113,7 +115,7 @@ def count_items(arguments: Sequence[str], patience: float = 0.5) -> int | None:
         count: int | None = 1
         if os.path.isdir(argument):  # noqa: PTH112
             count = count_images(argument, deadline)
-        elif is_shard(argument):
+        elif is_shard(argument) and not has_protocol(argument):
             count = count_rows(argument) if argument.lower().endswith(".parquet") else None
         elif _is_pattern(argument):
             count = None

@@ -32,7 +32,18 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         if not self.stderr:
             raise ClosedPipe
-        # Messages that nobody reads do not stop the work.
+        self._be_silent()
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:  # such as a full disk
+            if not self.stderr:
+                raise
+            self._be_silent()
+
+    def _be_silent(self) -> None:
+        """Drop messages from now on: those that cannot be written do not stop the work."""
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 

@@ -138,6 +138,15 @@ def test_temporary_files_that_cannot_be_written_end_the_run(tmp_path, monkeypatc
     assert "TMPDIR" in caught.value.remedy
 
 
+def test_web_addresses_are_images(tmp_path):
+    urls = ["http://host/1.jpg?width=2", "https://host/[a]/**/2.tar"]
+    items, _, _ = find(*urls)
+    assert [(item.source, item.content, item.error) for item in items] == [
+        (url, url, None) for url in urls
+    ]
+    assert count_items(urls) == 2
+
+
 def test_a_glob(tmp_path):
     touch(tmp_path, "a/1.png", "a/2.txt", "b/c/3.png", "[x].png")
     items, skips, _ = find(tmp_path / "**" / "*")

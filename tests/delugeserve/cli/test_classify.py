@@ -91,6 +91,17 @@ def test_an_output_that_is_a_link_is_written_through(labeller, run, tmp_path):
     assert json.loads(path.read_text())["source"] == "2.png"
 
 
+def test_the_output_is_no_image(labeller, run, tmp_path):
+    pytest.importorskip("pyarrow")
+    link, path = tmp_path / "photos" / "link.parquet", tmp_path / "photos" / "a.parquet"
+    for file in (path, tmp_path / "photos" / "1.png"):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    link.symlink_to(path)
+    assert run("classify", tmp_path / "photos", "-o", link, "--overwrite")[0] == 0
+    assert labeller.asked == [str(tmp_path / "photos" / "1.png")]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -123,9 +134,13 @@ def test_names_that_are_not_utf8_are_the_same_in_all_json(labeller, run, tmp_pat
     assert printed["source_base64"] == "Y2Fm6S5wbmc="
 
 
-def test_messages_that_nobody_reads_do_not_stop_the_work(tmp_path):
-    read, write = os.pipe()
-    os.close(read)
+@pytest.mark.parametrize("where", ["closed pipe", "full disk"])
+def test_messages_that_cannot_be_written_do_not_stop_the_work(where):
+    if where == "full disk":
+        write = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, write = os.pipe()
+        os.close(read)
     program = (
         "from delugeserve.cli.render.console import err_console, print_error\n"
         "print_error('One.', 'Two.')\nprint_error('Three.', 'Four.')\nprint('done')\n"
