@@ -103,6 +103,7 @@ _PEERS = (
         forms={PIXELS: forms.LIST_PIXELS, JPEG: forms.LIST_JPEG},
         environment=_bentoml_environment,
         delayed=False,  # it finds the time itself
+        adapts=True,
         documentation=(
             "https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html",
             "https://docs.bentoml.com/en/latest/build-with-bentoml/parallelize-requests.html",

@@ -139,6 +139,8 @@ class Peer:
         environment: environment variables, in addition to those of every peer.
         installed: whether it runs in this environment, not in one of its own.
         delayed: it can be told how long to wait for more images.
+        adapts: it waits as long as past load made it wait, so it is started again after an
+            overload.
         workers: number of its workers, from the number of cores.
         documentation: pages by which it is set up.
     """
@@ -151,6 +153,7 @@ class Peer:
     environment: Callable[[Launch], Mapping[str, str]] = lambda _: {}
     installed: bool = False
     delayed: bool = True
+    adapts: bool = False
     workers: Callable[[int], int] = lambda _: 1
     documentation: tuple[str, ...] = ()
 

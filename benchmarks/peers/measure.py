@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import delugeserve
 import delugeserve_client
@@ -144,10 +143,40 @@ def measure(
     )
 
 
-class _Served(NamedTuple):
-    running: servers.Running
-    target: Target
-    sender: OpenSender
+class _Server:
+    """A peer that runs, and can be started again at the same address; a context manager."""
+
+    def __init__(self, task: Task, search: Search, delay: float | None) -> None:
+        self._task, self._stack = task, contextlib.ExitStack()
+        batching = search.batching_of(task.peer, delay)
+        ports = servers.free_ports()
+        self._launch = Launch(task.python, task.model, batching, *ports, folder=Path())
+        self.sender = sender_of(task.peer, task.model, task.workload)
+
+    def __enter__(self) -> _Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self) -> None:
+        """Start it; stop it before if it runs."""
+        self._stack.close()
+        task = self._task
+        with contextlib.ExitStack() as stack:
+            launch = replace(self._launch, folder=stack.enter_context(servers.folder()))
+            running = servers.serve(task.peer, launch, task.workload, task.log)
+            self.running = stack.enter_context(running)
+            self._stack = stack.pop_all()
+        self.target = Target(
+            self.running.url,
+            task.model.name,
+            task.workload.inputs,
+            task.workload.answers,
+            timeout=_TIMEOUT,
+            tolerance=TOLERANCE,
+        )
 
 
 def _stages(
@@ -159,27 +188,34 @@ def _stages(
         loops: dict[float | None, float] = {}
         for delay in delays:
             stack.close()
-            served = stack.enter_context(_serve(task, search, delay))
-            loops[delay] = tried(_probe(served, search)).images_per_s
+            server = stack.enter_context(_Server(task, search, delay))
+            loops[delay] = tried(_probe(server, search)).images_per_s
         best = max(loops, key=loops.__getitem__)
         if best != delays[-1]:
             stack.close()
-            served = stack.enter_context(_serve(task, search, best))
+            server = stack.enter_context(_Server(task, search, best))
         outcome = replace(
             outcome,
             delay=best,
             closed_loop={name_delay(delay): value for delay, value in loops.items()},
-            start_seconds=served.running.seconds,
+            start_seconds=server.running.seconds,
         )
         yield outcome
 
+        def searched(result: LoadResult) -> None:
+            tried(result)
+            if task.peer.adapts and not result.valid:
+                server.start()
+
+        if task.peer.adapts:
+            server.start()
         found = find_rate(
-            served.target,
+            server.target,
             search.settings,
             precision=search.precision,
             start=_START * loops[best],
-            sender=served.sender,
-            on_trial=tried,
+            sender=server.sender,
+            on_trial=searched,
         )
         outcome = replace(
             outcome,
@@ -190,11 +226,11 @@ def _stages(
         )
         yield outcome
 
-        used = served.running.cpu_seconds()
+        used = server.running.cpu_seconds()
         half = run(
-            served.target, replace(search.settings, rate=found.rate / 2), sender=served.sender
+            server.target, replace(search.settings, rate=found.rate / 2), sender=server.sender
         )
-        used = served.running.cpu_seconds() - used
+        used = server.running.cpu_seconds() - used
         tried(half)
         yield replace(
             outcome,
@@ -202,37 +238,19 @@ def _stages(
             half_p50_ms=half.percentiles_ms["50"],
             half_p99_ms=half.percentiles_ms["99"],
             half_cpu_ms=1e3 * used / half.queries,
-            memory=served.running.memory(),
+            memory=server.running.memory(),
             failure=None if half.valid else f"at half of the rate: {' '.join(half.reasons)}",
         )
 
 
-@contextlib.contextmanager
-def _serve(task: Task, search: Search, delay: float | None) -> Iterator[_Served]:
-    model, workload = task.model, task.workload
-    with servers.folder() as folder:
-        batching = search.batching_of(task.peer, delay)
-        launch = Launch(task.python, model, batching, *servers.free_ports(), folder)
-        with servers.serve(task.peer, launch, workload, task.log) as running:
-            target = Target(
-                running.url,
-                model.name,
-                workload.inputs,
-                workload.answers,
-                timeout=_TIMEOUT,
-                tolerance=TOLERANCE,
-            )
-            yield _Served(running, target, sender_of(task.peer, model, workload))
-
-
-def _probe(served: _Served, search: Search) -> LoadResult:
+def _probe(server: _Server, search: Search) -> LoadResult:
     settings = replace(
         search.settings,
         scenario=Scenario.CLOSED_LOOP,
         duration=search.probe,
         in_flight=_IN_FLIGHT,
     )
-    return run(served.target, settings, sender=served.sender)
+    return run(server.target, settings, sender=server.sender)
 
 
 def time_machine() -> float:

@@ -24,7 +24,7 @@ from delugeserve.serving.guarded import GuardedProcess
 from delugeserve.serving.private_folder import PrivateFolder
 
 _STARTUP = 120.0  # seconds
-_GRACE = 20.0  # seconds from SIGTERM to SIGKILL
+_GRACE = 8.0  # seconds from SIGTERM to SIGKILL
 # Of this process's environment; they would set the peers' threads, or lead them to a proxy.
 _REMOVED = ("OMP_", "MKL_", "OPENBLAS_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "PYTHONPATH")
 

@@ -76,5 +76,4 @@ if __name__ == "__main__":
     serve.start(http_options={"host": "127.0.0.1", "port": SETTINGS.port})
     serve.run(Classifier.bind(SETTINGS))
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    serve.shutdown()
     ray.shutdown()

@@ -46,11 +46,12 @@ class Result:
 class World:
     """Peers whose closed loop depends on the delay, and which may die at a rate."""
 
-    def __init__(self, monkeypatch, loops=(1000.0, 1200.0), dies_below=0.0):
+    def __init__(self, monkeypatch, loops=(1000.0, 1200.0), dies_below=0.0, trials=(True,)):
         self.started: list[float] = []
         self.rates: list[float] = []
+        self.ports: list[int] = []
         self._loops = dict(zip((0.002, 0.0), loops, strict=True))
-        self._dies_below = dies_below
+        self._dies_below, self._trials = dies_below, trials
         monkeypatch.setattr(module.servers, "serve", self._serve)
         monkeypatch.setattr(module, "run", self._run)
         monkeypatch.setattr(module, "find_rate", self._find)
@@ -59,7 +60,9 @@ class World:
 
     @contextlib.contextmanager
     def _serve(self, peer, launch, workload, log):
+        assert launch.folder.is_dir()
         self.started.append(launch.batching.delay)
+        self.ports.append(launch.http_port)
         yield SimpleNamespace(
             url="http://x", seconds=1.0, cpu_seconds=lambda: 0.5, memory=lambda: 100
         )
@@ -74,7 +77,8 @@ class World:
 
     def _find(self, target, settings, *, start, on_trial, **_):
         self.start = start
-        on_trial(Result(1000.0))
+        for valid in self._trials:
+            on_trial(Result(1000.0, valid))
         return SimpleNamespace(rate=1000.0, best=Result(1000.0), alone=Result(None))
 
     def measure(self, name="litserve"):
@@ -101,6 +105,13 @@ def test_a_server_with_its_own_delay_is_started_once(monkeypatch):
     outcome = world.measure("delugeserve")
     assert world.started == [0.0]
     assert outcome.delay is None
+
+
+def test_a_server_that_learns_from_load_starts_anew_after_an_overload(monkeypatch):
+    world = World(monkeypatch, loops=(1000.0, 1000.0), trials=[True, False, True])
+    assert world.measure("bentoml").failure is None
+    assert world.started == [0.0] * 3, "at first, after the closed loop, and after the overload"
+    assert len(set(world.ports)) == 1
 
 
 def test_the_last_test_is_at_half_of_the_rate(monkeypatch):
