@@ -17,7 +17,7 @@ from processes import wait_until
 
 from delugeserve.errors import PortError
 from delugeserve.serving.supervisor import serve
-from delugeserve_client import AsyncClassifier, Classifier
+from delugeserve_client import AsyncClassifier, Classifier, RetryPolicy
 from delugeserve_client.errors import (
     BatchError,
     ImageError,
@@ -213,7 +213,8 @@ def test_a_server_that_stops_and_comes_back(tmp_path, write_colour_model):
 
 def stop_and_come_back(repository):
     with serve(repository, grpc_port=0, http_port=None, metrics_port=None, direct=True) as first:
-        classifier = Classifier(first.grpc_url, "colour")
+        retry = RetryPolicy(attempts=5)  # by default it would wait for the server
+        classifier = Classifier(first.grpc_url, "colour", retry=retry)
         assert classifier.classify([solid("red")])[0].top.index == 0
     with classifier:
         for _ in range(4):  # long enough for gRPC to wait longer from one attempt to the next
@@ -243,8 +244,11 @@ def test_shared_memory(server):
             np.testing.assert_array_equal(classifier.infer(pixels), expected)
             np.testing.assert_array_equal(classifier.infer(pixels[:1]), expected[:1])
         client.unregister_system_shared_memory()  # as if the server had started again
+        assert regions() == {}
+        # It gets new ones.
+        wait_until(lambda: np.array_equal(classifier.infer(pixels), expected) and regions())
         np.testing.assert_array_equal(classifier.infer(pixels), expected)
-        assert placed._off
+        assert not placed._off
 
     async def use():
         async with AsyncClassifier(server.grpc_url, "colour", shared_memory="system") as one:
