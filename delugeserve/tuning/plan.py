@@ -75,6 +75,7 @@ class TuningPlan:
             "model": self.model,
             "machine": self.machine,
             "largest batch": str(self.space.max_batch_size),
+            "space": self.space.describe_choices(),  # another release may try other values
         }
         for one in self.space.versions:
             found[f"version {one.number}"] = f"{one.backend} {one.precision} {one.digest}".rstrip()

@@ -98,6 +98,14 @@ class Space:
     queue_delays_us: tuple[int, ...]
     preferred: tuple[tuple[int, ...], ...]
 
+    def describe_choices(self) -> str:
+        """Return the values to choose from, apart from versions and numbers of servers."""
+        preferred = " ".join(_join(sizes) for sizes in self.preferred)
+        return (
+            f"instances {_join(self.instances)}; threads {_join(self.threads)}; "
+            f"delays {_join(self.queue_delays_us)} us; preferred {preferred}"
+        )
+
     def suggest(self, trial: Suggest) -> Candidate:
         """Return a candidate with the values that a trial chooses."""
 

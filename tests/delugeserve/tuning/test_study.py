@@ -138,3 +138,12 @@ def test_a_damaged_plan_is_refused(make_plan):
     path.write_text("[]")
     with pytest.raises(UsageError), open_study(plan):
         pass
+
+
+def test_a_study_with_other_choices_is_refused(make_plan):
+    plan = make_plan()
+    with open_study(plan):
+        pass
+    space = dataclasses.replace(plan.space, threads=(*plan.space.threads, 7))
+    with pytest.raises(UsageError), open_study(dataclasses.replace(plan, space=space)):
+        pass
