@@ -345,6 +345,7 @@ import sys
 sys.path[:0] = [{helpers!r}, {here!r}]
 from test_output_file import *
 row_log.FLUSH_S, row_log.CHECKPOINT_S, row_log.ROWS_AT_ONCE = 0.002, 0.004, 16
+FILE_FORMATS[sys.argv[1].rpartition(".")[2]](MODEL, 2).header()  # imports its package
 print("begun", flush=True)
 label(Path(sys.argv[1]), labeller=StubLabeller(wait=0.0005), resume=True)
 """
@@ -361,10 +362,11 @@ def test_sigkill_at_random_moments(tmp_path, format_):
         with subprocess.Popen(
             [sys.executable, "-c", program, path], stdout=subprocess.PIPE
         ) as process:
-            process.stdout.readline()
+            assert process.stdout.readline() == b"begun\n"
             time.sleep(moments.uniform(0, 0.1))
             process.send_signal(signal.SIGKILL)
-    label(path, resume=True)
+    counts = label(path, resume=True)
+    assert counts.resumed  # something was killed, and something kept
     assert path.read_bytes() == whole.read_bytes()
 
 
