@@ -347,7 +347,7 @@ from test_output_file import *
 row_log.FLUSH_S, row_log.CHECKPOINT_S, row_log.ROWS_AT_ONCE = 0.002, 0.004, 16
 FILE_FORMATS[sys.argv[1].rpartition(".")[2]](MODEL, 2).header()  # imports its package
 print("begun", flush=True)
-label(Path(sys.argv[1]), labeller=StubLabeller(wait=0.0005), resume=True)
+label(Path(sys.argv[1]), labeller=StubLabeller(wait=0.002), resume=True)
 """
 
 
@@ -358,13 +358,18 @@ def test_sigkill_at_random_moments(tmp_path, format_):
     label(whole)
     program = KILLED.format(helpers=str(HELPERS), here=str(Path(__file__).parent))
     moments = random.Random(format_)
-    for _ in range(5):
+    journal, seen = folder_of(path) / Journal.NAME, 1  # its first line is no checkpoint
+    for _ in range(3):
         with subprocess.Popen(
             [sys.executable, "-c", program, path], stdout=subprocess.PIPE
         ) as process:
             assert process.stdout.readline() == b"begun\n"
-            time.sleep(moments.uniform(0, 0.1))
+            while not journal.exists() or journal.read_bytes().count(b"\n") <= seen:
+                assert process.poll() is None
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.03))
             process.send_signal(signal.SIGKILL)
+        seen = journal.read_bytes().count(b"\n")
     counts = label(path, resume=True)
     assert counts.resumed  # something was killed, and something kept
     assert path.read_bytes() == whole.read_bytes()
