@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 _TIMEOUT = 10.0  # seconds for a request; a hundred times the usual budget
 _START = 0.85  # of the rate of a closed loop: about what random arrivals leave of it
+_LOWEST = 0.15  # of the same; the search ends there, for tests at low rates take long
 _IN_FLIGHT = 32  # of the closed loop
 
 
@@ -214,6 +215,7 @@ def _stages(
             search.settings,
             precision=search.precision,
             start=_START * loops[best],
+            lowest=_LOWEST * loops[best],
             sender=server.sender,
             on_trial=searched,
         )
