@@ -105,14 +105,21 @@ class Batches:
     async def _run(self, jobs: Sequence[Job]) -> None:
         try:
             answers = await self._send(jobs)
+        except asyncio.CancelledError:  # by gRPC too, and then somebody still waits
+            _fail(jobs, NotAnsweredError("cancelled"))
+            raise
         except Exception as error:
             failure = error if isinstance(error, NotAnsweredError) else NotAnsweredError(str(error))
             # Those that wait would fail as well, after as long.
-            for job in (*jobs, *self._waiting):
-                if not job.answer.done():
-                    job.answer.set_exception(failure)
+            _fail((*jobs, *self._waiting), failure)
             self._waiting.clear()
             return
         for job, answer in zip(jobs, answers, strict=True):
             if not job.answer.done():
                 job.answer.set_result(answer)
+
+
+def _fail(jobs: Sequence[Job], failure: NotAnsweredError) -> None:
+    for job in jobs:
+        if not job.answer.done():
+            job.answer.set_exception(failure)

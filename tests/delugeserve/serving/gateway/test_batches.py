@@ -142,3 +142,15 @@ def test_a_failure_ends_the_waiting_too(error):
         await again[0]
 
     asyncio.run(run())
+
+
+def test_a_cancelled_request_leaves_nobody_waiting():
+    async def run():
+        model = Model()
+        (job,) = _put(Batches(model, images=64, instances=1), 1)
+        await _settle()
+        model.answers[0].cancel()  # as gRPC does when it closes a connection
+        with pytest.raises(NotAnsweredError):
+            await job
+
+    asyncio.run(run())
