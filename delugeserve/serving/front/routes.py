@@ -58,6 +58,8 @@ def route_configuration(
                 "domains": ["*"],
                 "routes": made,
                 "request_body_buffer_limit": limits.request_bytes,
+                # The gateway does not decode an image again that may have ended it.
+                "include_request_attempt_count": name == HTTP,
                 "typed_per_filter_config": scripts,
             }
         ],

@@ -30,6 +30,7 @@ from delugeserve.serving.gateway.sources import find_sources, is_stopping
 from delugeserve.serving.gateway.upstream import Endpoint, Upstream
 
 _T = TypeVar("_T")
+_ATTEMPT = "x-envoy-attempt-count"  # https://www.envoyproxy.io/docs, HTTP header manipulation
 
 
 class Gateway:
@@ -108,7 +109,10 @@ class Gateway:
         facts["model"] = name
         request_id = request.state.request_id
         metadata = {"x-request-id": request_id, **trace_headers(request.headers)}
-        call = Call(parameters.seconds, request_id, metadata)
+        # Decoding the images may have ended the gateway in the attempt before. Then the server
+        # decodes them, in a process that does nothing else.
+        first = request.headers.get(_ATTEMPT, "1") == "1"
+        call = Call(parameters.seconds, request_id, metadata, direct=first)
         asked = [
             _or_error(self._upstream.classify(name, item.content, parameters.top_k, call))
             for item in images

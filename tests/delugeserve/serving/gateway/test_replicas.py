@@ -66,6 +66,19 @@ def test_a_replica_is_asked_without_the_proxy(both, triton, replica, encode):
     assert not triton.requests
 
 
+@pytest.mark.parametrize(("attempt", "version"), [("1", "7"), ("2", "1")])
+def test_an_image_that_may_have_ended_the_gateway_is_decoded_elsewhere(
+    both, triton, replica, encode, attempt, version
+):
+    for one, served in ((triton, "1"), (replica, "7")):
+        one.models = {"colour": (served,), "colour_image": (served,)}
+        one.preprocessing = Preprocessing(8, 12, 8).digest
+    headers = {"x-envoy-attempt-count": attempt}
+    answer = both.post("/classify", encode(), headers=headers)
+    assert answer.json()["version"] == version
+    assert [one.model_name for one in triton.requests] == ["colour_image"] * (version == "1")
+
+
 @pytest.mark.parametrize(
     "status", ["UNAVAILABLE", "INTERNAL", "CANCELLED", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"]
 )
