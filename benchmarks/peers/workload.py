@@ -22,7 +22,7 @@ from delugeserve.runtimes import BACKENDS
 _PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image
 _CROPS = 32  # of each
 _SIZE = (500, 375)
-_TOP = 5
+_TOP = 10
 TOLERANCE = 0.02
 """Largest difference of a probability from that of an image alone; it is for bf16."""
 
@@ -93,13 +93,22 @@ def find_model(repository: Path, name: str) -> Model:
 
 
 def prepare(model: Model, names: Sequence[str]) -> list[Workload]:
-    """Make workloads; the engine answers their images in this process, one by one."""
+    """Make workloads; the engine answers their images in this process, one by one.
+
+    Raises:
+        UsageError: no image has clear answers.
+    """
     files = np.asarray(photographs(), object)
     inputs = np.stack([model.preprocessing(file) for file in files])
     manifest = read_manifest(model.folder)
     infer = BACKENDS[manifest.backend].load(model.artefact, manifest.precision)
     answers = np.concatenate([infer(one[None])[1] for one in inputs])
     clear = is_clear(answers, model.top_k)
+    if not clear.any():
+        raise UsageError(
+            f"The {model.top_k} best classes of '{model.name}' are not clear for any image.",
+            "Use a trained model.",
+        )
     files, inputs, answers = files[clear], inputs[clear], answers[clear]
     pixels = [one.tobytes() for one in inputs]
     best = keep_best(answers, model.top_k)
