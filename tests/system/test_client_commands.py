@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -74,10 +75,10 @@ def test_classify_prints_no_control_characters(server, tmp_path):
         assert "ev\\x1b[2Jil\\n.png" in run.stdout
         assert "caf\\xe9.png" in run.stdout
     run = delugeserve("classify", tmp_path, "--url", server.grpc_url, "--json")
-    assert [Path(entry["source"]).name for entry in json.loads(run.stdout)] == [
-        "caf\udce9.png",
-        name,
-    ]
+    latin, evil = json.loads(run.stdout)
+    assert latin["source"].endswith("caf\\xe9.png")
+    assert base64.b64decode(latin["source_base64"]).endswith(b"/caf\xe9.png")
+    assert Path(evil["source"]).name == name
 
 
 def test_classify_json(server, photos):

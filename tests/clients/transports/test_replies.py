@@ -154,7 +154,8 @@ def test_a_cancelled_request_is_not_sent_again():
 
     def answer(connection):
         while head := connection.recv(2**16):
-            seen.put(head[:4])
+            if head.startswith((b"GET", b"POST")):  # not the rest of a request
+                seen.put(head[:4])
             if head.startswith(b"GET"):
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
