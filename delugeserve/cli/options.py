@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -15,6 +16,7 @@ from delugeserve.errors import RepositoryError, UsageError
 from delugeserve.zoo import MODELS
 
 DEFAULT_URL = "localhost:8001"
+_MOST_NUMBERS = 10_000  # of a range
 
 
 def complete_models(incomplete: str) -> list[str]:
@@ -127,22 +129,47 @@ def parse_counts(option: str, text: str) -> list[int]:
         UsageError: a part is not a whole number from 1 up, or the range is empty.
     """
     try:
-        counts = _parse_range(text) if ":" in text else [int(part) for part in text.split(",")]
-        if min(counts, default=0) < 1:
+        counts = _parse_list(text, int)
+        if min(counts) < 1:
             raise ValueError
     except ValueError:
         raise UsageError(
             f"{option} '{text}' is not a list of whole numbers from 1 up.",
             f"Use {option} 1,8,32, or a range START:STOP:STEP such as {option} 1:16:4.",
         ) from None
-    return list(dict.fromkeys(counts))
+    return counts
 
 
-def _parse_range(text: str) -> list[int]:
-    start, end, *step = (int(part) for part in text.split(":"))
-    if len(step) > 1 or start < 1:
+def parse_rates(option: str, text: str) -> list[float]:
+    """Parse a list or a range of numbers above 0; see :func:`parse_counts`.
+
+    Raises:
+        UsageError: a part is not such a number, or the range is empty.
+    """
+    try:
+        rates = _parse_list(text, float)
+        if not all(0 < rate < math.inf for rate in rates):
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"{option} '{text}' is not a list of numbers above 0.",
+            f"Use {option} 22.5,100, or a range START:STOP:STEP such as {option} 50:200:50.",
+        ) from None
+    return rates
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _parse_list(text: str, kind: type[_Number]) -> list[_Number]:
+    """Return the numbers of a list or a range, each once."""
+    if ":" not in text:
+        return list(dict.fromkeys(kind(part) for part in text.split(",")))
+    start, end, step = map(kind, (text if text.count(":") > 1 else f"{text}:1").split(":"))
+    if not (0 < start <= end and step > 0 and (end - start) / step < _MOST_NUMBERS):
         raise ValueError
-    return list(range(start, end + 1, *step))
+    count = int((end - start) / step + 1e-9) + 1  # 0.1:0.3:0.1 has three
+    return [start + n * step for n in range(count)]
 
 
 _UNITS = {"us": 1, "ms": 1_000, "s": 1_000_000}

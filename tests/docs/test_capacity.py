@@ -75,7 +75,7 @@ def test_the_figures_are_those_of_other_pages():
                 for line in served.splitlines()
                 if line.startswith(f"| Triton | {size or 1} | {flying} |")
             ]
-            column = {"`delugenet38`": 4, "`delugenet146`": 5}[name]
+            column = {"`delugenet38`": 4, "`delugenet146`": 7}[name]
             assert row[4] == [cell.strip() for cell in line.split("|")][column]
         elif "in process" in row[5]:
             (milliseconds,) = re.findall(rf"^\| {runtime} \| (\d+) \|", speed, re.M)

@@ -25,6 +25,7 @@ from delugeserve.cli.options import (
     Timeout,
     complete_models,
     parse_counts,
+    parse_rates,
     with_default,
 )
 from delugeserve.cli.render.benchmark import (
@@ -248,7 +249,7 @@ def command(
     search = chosen == "server" and rate is None
     refuse_unused(context, chosen, waterfall=waterfall, search=search)
     in_flight = parse_counts("--concurrency", concurrency)
-    rates = parse_counts("--rate", rate) if rate is not None else []
+    rates = parse_rates("--rate", rate) if rate is not None else []
     sizes = parse_counts("--batch-size", batch_size) if batch_size is not None else []
     settings = _settings(chosen, duration, warmup, percentile, streams, budget)
     csv = csv or filename
