@@ -134,6 +134,11 @@ def claim(
     return chosen
 
 
+def in_use(endpoint: str, port: int) -> PortError:
+    """Return the error for a port that another process has."""
+    return PortError(f"Port {port} for {TITLES[endpoint]} is already in use.", port, endpoint)
+
+
 def _bind_any(held: contextlib.ExitStack, address: str, endpoint: str) -> int:
     """Bind a random port that no outgoing connection gets before the server listens on it."""
     for candidate in random.sample(_CHOICE, _ATTEMPTS):
@@ -163,7 +168,6 @@ def _bind(held: contextlib.ExitStack, address: str, port: int, endpoint: str) ->
             raise UsageError(
                 f"This machine does not have the address {address}.", _USE_HOST
             ) from None
-        problem = f"Port {port} for {TITLES[endpoint]} is already in use."
-        raise PortError(problem, port, endpoint) from None
+        raise in_use(endpoint, port) from None
     number: int = listener.getsockname()[1]
     return number

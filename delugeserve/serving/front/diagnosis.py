@@ -1,4 +1,4 @@
-"""Why Envoy ended, in one sentence, and what ends the trouble."""
+"""Explain why Envoy ended, and what to do about it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def explain_end(
     refused = "".join(line for line in lines if "cannot bind" in line)
     for endpoint, port in wanted.items():
         if port is not None and re.search(rf":{port}\b", refused):
-            title = ports.TITLES[endpoint]
-            return PortError(f"Port {port} for {title} is already in use.", port, endpoint)
+            return ports.in_use(endpoint, port)
     tail = "\n".join(lines[-12:])
     name = signal_name(status)
     if name == "SIGKILL":

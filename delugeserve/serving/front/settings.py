@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from delugeserve.serving import ports
 from delugeserve.serving.front.security import Security
 
 MIB = 1 << 20
@@ -28,7 +29,7 @@ class Upstream:
     @property
     def grpc_address(self) -> str:
         """``host:port`` of its gRPC endpoint."""
-        return f"127.0.0.1:{self.grpc_port}"
+        return ports.join(ports.LOOPBACK, self.grpc_port)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from delugeserve.artifacts.repository import StoredModel, repository_option
 from delugeserve.errors import PortError, ServerError
 from delugeserve.serving.guarded import signal_name
 from delugeserve.serving.guardian import CANNOT_RUN, SHARED_MEMORY
-from delugeserve.serving.ports import TITLES
+from delugeserve.serving.ports import in_use
 from delugeserve.serving.triton import log
 
 _LESS_MEMORY = "If the machine ran out of memory, serve fewer models at once with --model."
@@ -71,8 +71,7 @@ def explain_failed_start(
     for number in _PORT_TAKEN.findall("\n".join(lines)):
         for endpoint, port in ports.items():
             if port == int(number):
-                title = TITLES[endpoint]
-                return PortError(f"Port {port} for {title} is already in use.", port, endpoint)
+                return in_use(endpoint, port)
     tail = log.tail(lines)
     check = f"delugeserve doctor{repository_option(repository)}"
     reasons = log.failed_models(lines)
