@@ -276,6 +276,7 @@ def classifier_config(
     parameters: Mapping[str, str],
     runtime: str = "",
     outputs: Sequence[str] = (PROBABILITIES,),
+    queue: ServingConfig = _NO_SETTINGS,
 ) -> ModelConfig:
     """Return the configuration of an exported classifier, without the version to serve.
 
@@ -292,6 +293,7 @@ def classifier_config(
             choose.
         outputs: the outputs that clients can ask for. Triton's own image clients refuse a model
             that has more than one.
+        queue: how requests wait; what it does not state is Triton's default.
     """
     return ModelConfig(
         name=name,
@@ -302,6 +304,7 @@ def classifier_config(
         outputs=dict.fromkeys(outputs, Tensor("TYPE_FP32", (num_classes,))),
         instance_groups=(instance_group,),
         dynamic_batching=True,
+        queue=queue,
         warmup_batches=tuple(sorted({1, max_batch_size})),
         parameters=parameters,
         runtime=runtime,

@@ -1,7 +1,8 @@
 """How a server runs a model: instances, queue, warm-up, cache. What ``configure`` can change.
 
-An export leaves the queue at Triton's defaults; ``delugeserve configure`` changes single settings
-in place. The fields are Triton's, described in its model configuration protocol:
+An export states :func:`even_batches` and leaves the rest of the queue at Triton's defaults;
+``delugeserve configure`` changes single settings in place. The fields are Triton's, described in
+its model configuration protocol:
 https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto
 """
 
@@ -42,6 +43,7 @@ _OPTIONS = {
 }
 _QUEUE_BYTES = 2 << 30
 _FEWEST_REQUESTS, _MOST_REQUESTS = 256, 1024
+_IMAGES_PER_CORE = 8
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,33 @@ class ServingConfig:
         """The settings that are not None."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def even_batches(cores: int, max_batch_size: int) -> tuple[int, ...]:
+    """Return the preferred batch sizes of a model that runs on a CPU.
+
+    Triton's batcher joins all requests that wait, so under load many images and few take turns:
+    with 32 in flight, a batch of 31 is followed by one of 1. A request that comes between waits for
+    the larger one, and the smaller one leaves cores idle. With a preferred size and no queue delay,
+    a batch is complete as soon as it has that many images, and fewer never wait for more.
+
+    Args:
+        cores: of the machine.
+        max_batch_size: most images in a batch.
+
+    Returns:
+        One size: eight images a core, enough for two parts of four (see
+        :mod:`delugeserve.runtimes.openvino_engine`). None if that is more than half of the largest
+        batch, which is the preferred size where none is stated.
+    """
+    size = _IMAGES_PER_CORE * cores
+    return (size,) if 2 * size <= max_batch_size else ()
+
+
+def leaves_cores_idle(settings: ServingConfig, cores: int) -> bool:
+    """Return whether batches of the preferred sizes are too small for a machine's cores."""
+    largest = max(settings.preferred_batch_sizes or (), default=0)
+    return 0 < 2 * largest < _IMAGES_PER_CORE * cores
 
 
 def requests_to_hold(request_bytes: int) -> int:

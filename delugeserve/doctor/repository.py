@@ -22,7 +22,11 @@ from delugeserve.artifacts.repository import (
     repository_option,
 )
 from delugeserve.artifacts.served_labels import find_label_faults
-from delugeserve.artifacts.serving_config import stops_prefetching
+from delugeserve.artifacts.serving_config import (
+    even_batches,
+    leaves_cores_idle,
+    stops_prefetching,
+)
 from delugeserve.artifacts.transaction import RECORD
 from delugeserve.artifacts.versions import Version, read_version
 from delugeserve.doctor.companions import check_companions, find_orphans
@@ -144,6 +148,7 @@ def _check_model(
         *_check_labels(served),
         *_check_fields(served),
         *_check_batches(served),
+        *_check_preferred(served),
         *_check_threads(served),
         *_check_queue(served),
         *_check_backend(served, native | own),
@@ -287,10 +292,30 @@ def _check_threads(served: _Served) -> Iterator[Finding]:
         )
 
 
+def _check_preferred(served: _Served) -> Iterator[Finding]:
+    config, cores = served.config, hardware.usable_cores()
+    preferred = config.queue.preferred_batch_sizes or ()
+    if max(preferred, default=0) > config.max_batch_size:
+        status: Status = "problem"
+        text = f"but max_batch_size is {config.max_batch_size}: the server refuses the model"
+    elif "KIND_GPU" not in config.instance_kinds and leaves_cores_idle(config.queue, cores):
+        status, text = "warning", f"which are too small for {cores} cores"
+    else:
+        return
+    command = f"delugeserve configure {served.name}{repository_option(served.stored.folder.parent)}"
+    better = ",".join(map(str, even_batches(cores, config.max_batch_size))) or "none"
+    yield _finding(
+        served.name,
+        status,
+        f"it prefers batches of {' and '.join(map(str, preferred))}, {text}",
+        f"Change that with: {command} --preferred-batches {better}",
+    )
+
+
 def _check_queue(served: _Served) -> Iterator[Finding]:
+    place = repository_option(served.stored.folder.parent)
+    command = f"delugeserve configure {served.name}{place}"
     if stops_prefetching(served.config.queue):
-        place = repository_option(served.stored.folder.parent)
-        command = f"delugeserve configure {served.name}{place}"
         yield _finding(
             served.name,
             "warning",

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from delugeserve.artifacts.serving_config import PINNING, THREADS, ServingConfig
+from delugeserve.artifacts.serving_config import PINNING, THREADS, ServingConfig, even_batches
 from delugeserve.runtimes import BACKENDS
 
 _DELAYS_US = (0, 500, 1_000, 2_000, 3_000, 5_000, 10_000)
-_PREFERRED = ((), (4,), (8,), (16,), (32,), (8, 16), (16, 32))
+_PREFERRED: tuple[tuple[int, ...], ...] = ((), (4,), (8,), (16,), (32,), (8, 16), (16, 32))
 _GPU_INSTANCES = (1, 2, 3, 4)
 _MOST_INSTANCES = 16
 
@@ -52,7 +52,7 @@ class Candidate:
             no such setting.
         cpu_pinning: each thread stays on one core; None where the backend has no such setting.
         queue_delay_us: how long the batcher waits for more requests, in microseconds.
-        preferred_batch_sizes: what it waits for; empty for the largest batch.
+        preferred_batch_sizes: the sizes of its batches; empty for the largest.
     """
 
     version: int
@@ -119,9 +119,8 @@ class Space:
         threads = choose("threads", self.threads) if backend in THREADS else None
         pinning = choose("cpu_pinning", (False, True)) if backend in PINNING else None
         delay = choose("queue_delay_us", self.queue_delays_us)
-        # The batcher heeds preferred sizes only while it waits.
         names = [_join(sizes) for sizes in self.preferred]
-        preferred = self.preferred[names.index(choose("preferred", names))] if delay else ()
+        preferred = self.preferred[names.index(choose("preferred", names))]
         if threads and threads >= max(1, self.cores // (instances * replicas)):
             threads = 0  # an equal share, or more than there are cores
         return Candidate(number, replicas, instances, threads, pinning, delay, preferred)
@@ -133,7 +132,7 @@ class Space:
     @property
     def size(self) -> int:
         """About how many candidates there are."""
-        waiting = (len(self.queue_delays_us) - 1) * len(self.preferred) + 1
+        waiting = len(self.queue_delays_us) * len(self.preferred)
         shapes = len(self.replicas) * len(self.instances) * waiting
         return sum(
             shapes
@@ -174,7 +173,9 @@ def make_space(
         threads=(0, *(count for count in powers if count < cores)),
         queue_delays_us=tuple(delay for delay in _DELAYS_US if delay == 0 or delay <= limit),
         preferred=tuple(
-            sizes for sizes in _PREFERRED if max(sizes, default=0) <= max(1, max_batch_size)
+            sizes
+            for sizes in dict.fromkeys((*_PREFERRED, even_batches(cores, max_batch_size)))
+            if max(sizes, default=0) <= max(1, max_batch_size)
         ),
     )
 

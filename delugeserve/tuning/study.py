@@ -279,9 +279,9 @@ def describe(candidate: Candidate, space: Space) -> str:
         parts.append("pinned")
     if candidate.queue_delay_us:
         parts.append(f"delay {candidate.queue_delay_us / 1e3:g} ms")
-        if candidate.preferred_batch_sizes:
-            sizes = ", ".join(map(str, candidate.preferred_batch_sizes))
-            parts.append(f"batches of {sizes}")
+    if candidate.preferred_batch_sizes:
+        sizes = ", ".join(map(str, candidate.preferred_batch_sizes))
+        parts.append(f"batches of {sizes}")
     return ", ".join(parts)
 
 

@@ -26,6 +26,7 @@ from delugeserve.artifacts.model_config import InstanceGroup, ModelConfig, class
 from delugeserve.artifacts.preprocessing import preprocessing_of, preprocessing_parameters
 from delugeserve.artifacts.publishing import publish, staging
 from delugeserve.artifacts.records import FileRecord, SumFormChoice
+from delugeserve.artifacts.serving_config import ServingConfig, even_batches
 from delugeserve.artifacts.serving_records import record_generated
 from delugeserve.artifacts.typed_json import to_json
 from delugeserve.networks.inference import fold
@@ -227,17 +228,19 @@ class _Clock:
 
 
 def _configure(plan: ExportPlan, artefact: Path, files: Mapping[str, FileRecord]) -> ModelConfig:
-    task = plan.spec.task
+    task, largest = plan.spec.task, plan.build.max_batch_size
+    preferred = () if plan.backend.on_gpu else even_batches(hardware.usable_cores(), largest)
     return classifier_config(
         name=plan.name,
         backend=plan.backend.name,
         artefact=artefact.name,
-        max_batch_size=plan.build.max_batch_size,
+        max_batch_size=largest,
         image_size=task.image_size,
         num_classes=task.num_classes,
         instance_group=InstanceGroup(plan.backend.instance_count, plan.backend.instance_kind),
         runtime=plan.backend.triton_runtime,
         outputs=plan.outputs,
+        queue=ServingConfig(preferred_batch_sizes=preferred or None),
         parameters={
             **plan.backend.triton_parameters(plan.precision),
             **preprocessing_parameters(preprocessing_of(task)),

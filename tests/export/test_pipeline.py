@@ -26,6 +26,7 @@ from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.inference import fold
 from delugeserve.runtimes.onnxruntime import OnnxRuntime
+from delugeserve.system import hardware
 from delugeserve.zoo import CIFAR10, MODELS, Architecture, ModelSpec, find_model
 from delugeserve_export import Int8Options, Stage, export, plan_export
 from delugeserve_export.graph import build_graph
@@ -76,6 +77,12 @@ def test_every_backend_of_the_cpu_publishes_a_proven_version(plan_for, backend):
     assert list(done.seconds) == [
         "load", "fold", "forms", "graph", "build", "reference", "verify", "time", "publish",
     ]  # fmt: skip
+
+
+def test_batches_are_even_on_the_machine_of_the_export(plan_for, monkeypatch):
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 2)
+    done = export(plan_for(backend="onnxruntime", max_batch_size=64))
+    assert read_config(done.folder.parent).queue.preferred_batch_sizes == (16,)
 
 
 def test_bf16_is_proved_twice(plan_for):

@@ -11,6 +11,8 @@ from delugeserve.artifacts.promotion import promote
 from delugeserve.artifacts.serving_config import (
     ServingConfig,
     apply_serving,
+    even_batches,
+    leaves_cores_idle,
     read_serving,
     requests_to_hold,
     stops_prefetching,
@@ -172,3 +174,31 @@ def test_companions_have_settings_too(tmp_path, add_version):
     with pytest.raises(UnknownNameError) as caught:
         configure(tmp_path, "nett", ServingConfig(instances=4))
     assert caught.value.nearest == "net"
+
+
+@pytest.mark.parametrize(
+    ("cores", "largest", "sizes"),
+    [
+        (1, 64, (8,)),
+        (2, 64, (16,)),
+        (4, 64, (32,)),
+        (5, 64, ()),
+        (64, 64, ()),
+        (2, 16, ()),
+        (2, 0, ()),
+    ],
+)
+def test_batches_of_eight_images_a_core_but_not_nearly_the_largest(cores, largest, sizes):
+    assert even_batches(cores, largest) == sizes
+
+
+@given(st.integers(1, 256), st.integers(0, 1024))
+def test_what_an_export_prefers_fits_its_machine(cores, largest):
+    settings = ServingConfig(preferred_batch_sizes=even_batches(cores, largest))
+    assert not leaves_cores_idle(settings, cores)
+
+
+def test_batches_for_two_cores_are_too_small_for_many():
+    settings = ServingConfig(preferred_batch_sizes=(8, 16))
+    assert not leaves_cores_idle(settings, 4)
+    assert leaves_cores_idle(settings, 5)

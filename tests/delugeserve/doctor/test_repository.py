@@ -297,3 +297,19 @@ def test_no_repository(tmp_path):
     (finding,) = repository.check_repository(tmp_path / "nowhere")
     assert finding.status == "absent"
     assert finding.remedy.endswith(f"--model delugenet38 --repository {tmp_path / 'nowhere'}")
+
+
+@pytest.mark.parametrize(
+    ("size", "cores", "status", "reason"),
+    [(2, 8, "warning", "too small for 8 cores"), (16, 2, "problem", "max_batch_size is 8")],
+)
+def test_the_remedy_for_a_preferred_batch_size_can_be_pasted(
+    edit, only, run, monkeypatch, size, cores, status, reason
+):
+    monkeypatch.setattr(hardware, "usable_cores", lambda: cores)
+    edit("dynamic_batching {", f"dynamic_batching {{ preferred_batch_size: {size}")
+    finding = only()
+    assert finding.status == status
+    assert reason in finding.text
+    assert run(*shlex.split(finding.remedy.partition(": ")[2])[1:])[0] == 0
+    assert only().status == "ok"

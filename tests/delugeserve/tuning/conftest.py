@@ -20,9 +20,9 @@ def make_plan(tmp_path):
     No trial would choose the settings that the model has.
     """
 
-    def make(trials=12, budget=0.05, output=tmp_path / "study", cores=8, before=None):
+    def make(trials=12, budget=0.05, output=tmp_path / "study", cores=8, before=None, largest=16):
         versions = (Version(1, "openvino", "bf16", "aa"), Version(2, "onnxruntime", "fp32", "bb"))
-        space = make_space(versions, cores=cores, max_batch_size=16, latency_budget=budget)
+        space = make_space(versions, cores=cores, max_batch_size=largest, latency_budget=budget)
         return TuningPlan(
             repository=Path("model_repository"),
             model="net",

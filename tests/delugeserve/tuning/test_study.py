@@ -93,7 +93,7 @@ def test_an_error_of_the_system_is_not_blamed_on_the_folder(make_plan):
 
 def test_a_small_space_ends_before_the_trials_do(make_plan, synthetic, monkeypatch):
     monkeypatch.setattr("delugeserve.tuning.study._REPEATS", 8)
-    trials, _ = search(make_plan(trials=500, budget=1e-4, cores=1), synthetic())
+    trials, _ = search(make_plan(trials=500, budget=1e-4, cores=1, largest=1), synthetic())
     assert len(trials) <= 4  # pinned or not, the other version, and the settings of the model
 
 
