@@ -107,18 +107,19 @@ def even_batches(cores: int, max_batch_size: int) -> tuple[int, ...]:
         max_batch_size: most images in a batch.
 
     Returns:
-        One size: eight images a core, enough for two parts of four (see
-        :mod:`delugeserve.runtimes.openvino_engine`). None if that is more than half of the largest
-        batch, which is the preferred size where none is stated.
+        Eight images a core, enough for two parts of four (see
+        :mod:`delugeserve.runtimes.openvino_engine`), and the largest batch, so that requests whose
+        sizes do not add up to the first are still joined. None if the first is more than half of
+        the second.
     """
     size = _IMAGES_PER_CORE * cores
-    return (size,) if 2 * size <= max_batch_size else ()
+    return (size, max_batch_size) if 2 * size <= max_batch_size else ()
 
 
 def leaves_cores_idle(settings: ServingConfig, cores: int) -> bool:
     """Return whether batches of the preferred sizes are too small for a machine's cores."""
-    largest = max(settings.preferred_batch_sizes or (), default=0)
-    return 0 < 2 * largest < _IMAGES_PER_CORE * cores
+    smallest = min(settings.preferred_batch_sizes or (), default=0)
+    return 0 < 2 * smallest < _IMAGES_PER_CORE * cores
 
 
 def requests_to_hold(request_bytes: int) -> int:

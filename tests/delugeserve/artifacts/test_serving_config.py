@@ -179,9 +179,9 @@ def test_companions_have_settings_too(tmp_path, add_version):
 @pytest.mark.parametrize(
     ("cores", "largest", "sizes"),
     [
-        (1, 64, (8,)),
-        (2, 64, (16,)),
-        (4, 64, (32,)),
+        (1, 64, (8, 64)),
+        (2, 64, (16, 64)),
+        (4, 64, (32, 64)),
         (5, 64, ()),
         (64, 64, ()),
         (2, 16, ()),
@@ -199,6 +199,6 @@ def test_what_an_export_prefers_fits_its_machine(cores, largest):
 
 
 def test_batches_for_two_cores_are_too_small_for_many():
-    settings = ServingConfig(preferred_batch_sizes=(8, 16))
+    settings = ServingConfig(preferred_batch_sizes=(16, 64))
     assert not leaves_cores_idle(settings, 4)
     assert leaves_cores_idle(settings, 5)
