@@ -9,6 +9,7 @@ https://github.com/triton-inference-server/common/blob/main/protobuf/model_confi
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -44,6 +45,7 @@ _OPTIONS = {
 _QUEUE_BYTES = 2 << 30
 _FEWEST_REQUESTS, _MOST_REQUESTS = 256, 1024
 _IMAGES_PER_CORE = 8
+_SHORTEST_BATCH = 20.0  # milliseconds
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class ServingConfig:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def even_batches(cores: int, max_batch_size: int) -> tuple[int, ...]:
+def even_batches(
+    cores: int, max_batch_size: int, image_ms: float = _SHORTEST_BATCH
+) -> tuple[int, ...]:
     """Return the preferred batch sizes of a model that runs on a CPU.
 
     Triton's batcher joins all requests that wait, so under load many images and few take turns:
@@ -105,14 +109,16 @@ def even_batches(cores: int, max_batch_size: int) -> tuple[int, ...]:
     Args:
         cores: of the machine.
         max_batch_size: most images in a batch.
+        image_ms: time of an image in a batch on this machine, in milliseconds.
 
     Returns:
         Eight images a core, enough for two parts of four (see
-        :mod:`delugeserve.runtimes.openvino_engine`), and the largest batch, so that requests whose
-        sizes do not add up to the first are still joined. None if the first is more than half of
-        the second.
+        :mod:`delugeserve.runtimes.openvino_engine`), or a multiple that takes 20 ms, as each batch
+        costs one or two more; and the largest batch, so that requests whose sizes do not add up to
+        the first are still joined. None if the first is more than half of the second.
     """
     size = _IMAGES_PER_CORE * cores
+    size *= max(1, math.ceil(_SHORTEST_BATCH / (size * image_ms)))
     return (size, max_batch_size) if 2 * size <= max_batch_size else ()
 
 

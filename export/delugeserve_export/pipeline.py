@@ -161,7 +161,8 @@ def export(plan: ExportPlan, progress: Progress = NO_PROGRESS) -> ExportOutcome:
                 sizes = sorted({1, min(_TIMED, plan.build.max_batch_size)})
                 speed = measure_speed(runs, images.all, sizes)
 
-        config = _configure(plan, artefact, describe_files(sorted(version.iterdir())))
+        files = describe_files(sorted(version.iterdir()))
+        config = _configure(plan, artefact, files, speed.get(precision, {}))
         record_generated(version, config)
         manifest = Manifest(
             model=plan.name,
@@ -227,9 +228,17 @@ class _Clock:
         self.seconds[stage.value] = round(time.perf_counter() - start, 3)
 
 
-def _configure(plan: ExportPlan, artefact: Path, files: Mapping[str, FileRecord]) -> ModelConfig:
+def _configure(
+    plan: ExportPlan,
+    artefact: Path,
+    files: Mapping[str, FileRecord],
+    speed: Mapping[int, float],
+) -> ModelConfig:
     task, largest = plan.spec.task, plan.build.max_batch_size
-    preferred = () if plan.backend.on_gpu else even_batches(hardware.usable_cores(), largest)
+    preferred: tuple[int, ...] = ()
+    if speed and not plan.backend.on_gpu:
+        timed = max(speed)
+        preferred = even_batches(hardware.usable_cores(), largest, speed[timed] / timed)
     return classifier_config(
         name=plan.name,
         backend=plan.backend.name,

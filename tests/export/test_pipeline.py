@@ -79,10 +79,17 @@ def test_every_backend_of_the_cpu_publishes_a_proven_version(plan_for, backend):
     ]  # fmt: skip
 
 
-def test_batches_are_even_on_the_machine_of_the_export(plan_for, monkeypatch):
+@pytest.mark.parametrize(("image_ms", "sizes"), [(4.0, (16, 64)), (0.1, ())])
+def test_batches_are_even_where_they_take_long(plan_for, monkeypatch, image_ms, sizes):
     monkeypatch.setattr(hardware, "usable_cores", lambda: 2)
+    monkeypatch.setattr(
+        "delugeserve_export.pipeline.measure_speed",
+        lambda runs, images, batches: {
+            name: {size: size * image_ms for size in batches} for name in runs
+        },
+    )
     done = export(plan_for(backend="onnxruntime", max_batch_size=64))
-    assert read_config(done.folder.parent).queue.preferred_batch_sizes == (16, 64)
+    assert (read_config(done.folder.parent).queue.preferred_batch_sizes or ()) == sizes
 
 
 def test_bf16_is_proved_twice(plan_for):

@@ -177,19 +177,20 @@ def test_companions_have_settings_too(tmp_path, add_version):
 
 
 @pytest.mark.parametrize(
-    ("cores", "largest", "sizes"),
+    ("cores", "largest", "image_ms", "sizes"),
     [
-        (1, 64, (8, 64)),
-        (2, 64, (16, 64)),
-        (4, 64, (32, 64)),
-        (5, 64, ()),
-        (64, 64, ()),
-        (2, 16, ()),
-        (2, 0, ()),
+        (2, 64, 3.9, (16, 64)),
+        (4, 64, 3.9, (32, 64)),
+        (5, 64, 3.9, ()),
+        (2, 16, 3.9, ()),
+        (2, 0, 3.9, ()),
+        (2, 64, 1.0, (32, 64)),  # 16 take less than 20 ms
+        (2, 64, 0.3, ()),
+        (2, 256, 0.3, (80, 256)),
     ],
 )
-def test_batches_of_eight_images_a_core_but_not_nearly_the_largest(cores, largest, sizes):
-    assert even_batches(cores, largest) == sizes
+def test_even_batches(cores, largest, image_ms, sizes):
+    assert even_batches(cores, largest, image_ms) == sizes
 
 
 @given(st.integers(1, 256), st.integers(0, 1024))
