@@ -5,11 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import skimage
 from pictures import write_pictures
 from PIL import Image
+
+from delugeserve.serving.fleet.status import find_servers
 
 FLOWERS = {"rose": (200, 30, 60), "tulip": (230, 200, 40)}
 # What is added to save time: the last of two options counts. A busy machine keeps this budget too.
@@ -65,6 +68,8 @@ def test_the_readmes_sessions_run(tmp_path, console_commands):
             assert done.returncode == 0, (arguments, done.stderr)
             if arguments[0] == "classify":
                 answers.append(done.stdout)
+            if arguments[0] == "rollback":  # bulk labelling refuses to go on if the version changes
+                wait_until_served(tmp_path / "model_repository", {"delugenet38": 1})
     finally:
         stop(server)
     pictures, *bulk, flowers = answers
@@ -72,6 +77,17 @@ def test_the_readmes_sessions_run(tmp_path, console_commands):
     assert len((tmp_path / "labels.jsonl").read_text().splitlines()) == 4
     assert re.search(r"cat\.jpg.*cat", pictures)
     assert re.search(r"rose\.jpg.*(rose|tulip)", flowers), "a class of the folder"
+
+
+def wait_until_served(repository: Path, versions: "dict[str, int]") -> None:
+    """Wait until the running server has followed a change of its repository."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        (status,) = find_servers(repository)
+        if status.pending is None and status.release and status.release.versions == versions:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"{versions} is not served: {status}")
 
 
 def stop(server: "subprocess.Popen[str] | None") -> None:
