@@ -1,8 +1,8 @@
 """How a server runs a model: instances, queue, warm-up, cache. What ``configure`` can change.
 
-An export states :func:`even_batches` and leaves the rest of the queue at Triton's defaults;
-``delugeserve configure`` changes single settings in place. The fields are Triton's, described in
-its model configuration protocol:
+An export sets the preferred batch sizes (:func:`even_batches`) and leaves the rest of the queue at
+Triton's defaults; ``delugeserve configure`` changes single settings in place. The fields are
+Triton's, described in its model configuration protocol:
 https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto
 """
 
@@ -96,9 +96,7 @@ class ServingConfig:
         return {name: value for name, value in values.items() if value is not None}
 
 
-def even_batches(
-    cores: int, max_batch_size: int, image_ms: float = _SHORTEST_BATCH
-) -> tuple[int, ...]:
+def even_batches(cores: int, max_batch_size: int, image_ms: float = math.inf) -> tuple[int, ...]:
     """Return the preferred batch sizes of a model that runs on a CPU.
 
     Triton's batcher joins all requests that wait, so under load many images and few take turns:
@@ -109,13 +107,14 @@ def even_batches(
     Args:
         cores: of the machine.
         max_batch_size: most images in a batch.
-        image_ms: time of an image in a batch on this machine, in milliseconds.
+        image_ms: time of an image in a batch on this machine, in milliseconds; infinite if it is
+            not known.
 
     Returns:
         Eight images a core, enough for two parts of four (see
         :mod:`delugeserve.runtimes.openvino_engine`), or a multiple that takes 20 ms, as each batch
         costs one or two more; and the largest batch, so that requests whose sizes do not add up to
-        the first are still joined. None if the first is more than half of the second.
+        the first are still joined. Empty if the first is more than half of the second.
     """
     size = _IMAGES_PER_CORE * cores
     size *= max(1, math.ceil(_SHORTEST_BATCH / (size * image_ms)))

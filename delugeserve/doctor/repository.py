@@ -118,6 +118,11 @@ class _Served:
         """The configuration's path, to be pasted."""
         return _quote(self.stored.folder / CONFIG)
 
+    def configure(self, options: str) -> str:
+        """Return the command that changes its settings."""
+        place = repository_option(self.stored.folder.parent)
+        return f"delugeserve configure {self.name}{place} {options}"
+
     def export_again(self) -> str:
         """Return the remedy of exporting the model again."""
         command = export_command(self.stored.folder, self.version.manifest)
@@ -302,27 +307,24 @@ def _check_preferred(served: _Served) -> Iterator[Finding]:
         status, text = "warning", f"which are too small for {cores} cores"
     else:
         return
-    command = f"delugeserve configure {served.name}{repository_option(served.stored.folder.parent)}"
     better = ",".join(map(str, even_batches(cores, config.max_batch_size))) or "none"
     yield _finding(
         served.name,
         status,
         f"it prefers batches of {' and '.join(map(str, preferred))}, {text}",
-        f"Change that with: {command} --preferred-batches {better}",
+        f"Change that with: {served.configure(f'--preferred-batches {better}')}",
     )
 
 
 def _check_queue(served: _Served) -> Iterator[Finding]:
-    place = repository_option(served.stored.folder.parent)
-    command = f"delugeserve configure {served.name}{place}"
     if stops_prefetching(served.config.queue):
+        without = "--queue-size 0 --queue-timeout 0 --no-client-timeout --priorities 0"
         yield _finding(
             served.name,
             "warning",
             "its queue has a size, a timeout or priorities: with one, Triton may pause for half a "
             "second on a busy machine",
-            f"Remove them with: {command} --queue-size 0 --queue-timeout 0 --no-client-timeout "
-            "--priorities 0",
+            f"Remove them with: {served.configure(without)}",
         )
 
 

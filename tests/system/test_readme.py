@@ -5,12 +5,12 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import skimage
 from pictures import write_pictures
 from PIL import Image
+from processes import wait_until
 
 from delugeserve.serving.fleet.status import find_servers
 
@@ -69,7 +69,7 @@ def test_the_readmes_sessions_run(tmp_path, console_commands):
             if arguments[0] == "classify":
                 answers.append(done.stdout)
             if arguments[0] == "rollback":  # bulk labelling refuses to go on if the version changes
-                wait_until_served(tmp_path / "model_repository", {"delugenet38": 1})
+                wait_until(lambda: serves(tmp_path / "model_repository", {"delugenet38": 1}))
     finally:
         stop(server)
     pictures, *bulk, flowers = answers
@@ -79,15 +79,11 @@ def test_the_readmes_sessions_run(tmp_path, console_commands):
     assert re.search(r"rose\.jpg.*(rose|tulip)", flowers), "a class of the folder"
 
 
-def wait_until_served(repository: Path, versions: "dict[str, int]") -> None:
-    """Wait until the running server has followed a change of its repository."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        (status,) = find_servers(repository)
-        if status.pending is None and status.release and status.release.versions == versions:
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"{versions} is not served: {status}")
+def serves(repository: Path, versions: "dict[str, int]") -> bool:
+    """Whether the running server has followed a change of its repository."""
+    (status,) = find_servers(repository)
+    release = status.release
+    return status.pending is None and release is not None and release.versions == versions
 
 
 def stop(server: "subprocess.Popen[str] | None") -> None:
