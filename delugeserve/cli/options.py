@@ -112,6 +112,13 @@ VersionNumber = int | None
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")
 ]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait",
+        help="Return when the running server serves the change; exit status 1 if that fails.",
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Delete, instead of printing what would be.")]
 
 

@@ -13,11 +13,13 @@ from delugeserve.cli.options import (
     Json,
     Repository,
     StoredModelName,
+    Wait,
     parse_counts,
     parse_microseconds,
 )
 from delugeserve.cli.render.console import err_console, out, print_json, print_table, print_warning
 from delugeserve.cli.render.versions import print_running
+from delugeserve.cli.waiting import check_wait, wait_for_servers
 from delugeserve.errors import UsageError
 
 _QUEUE = "Queue"
@@ -137,6 +139,7 @@ def command(
     ] = None,
     repository: Repository = DEFAULT_REPOSITORY,
     dry_run: DryRun = False,
+    wait: Wait = False,
     json: Json = False,
 ) -> None:
     """Change how a server runs a model, in its config.pbtxt; without options, show it.
@@ -164,16 +167,19 @@ def command(
         rate_limit=_resources(rate_limit),
         rate_priority=rate_priority,
     )
+    check_wait(repository, wait=wait, dry_run=dry_run)
     dry_run = dry_run or not settings.stated
     done = (plan_configuration if dry_run else configure)(repository, model, settings)
     if json:
         print_json(_describe(done, dry_run=dry_run))
-        return
-    if settings.stated:
+    elif settings.stated:
         _print_changes(done, dry_run=dry_run)
     else:
         _print_settings(done)
-    print_running(repository, changed=done.changed and not dry_run)
+    if not json and not wait:
+        print_running(repository, changed=done.changed and not dry_run)
+    if wait:
+        wait_for_servers(repository)
 
 
 def _describe(done: Any, *, dry_run: bool) -> dict[str, Any]:

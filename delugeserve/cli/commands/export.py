@@ -12,7 +12,13 @@ import typer
 from delugeserve.artifacts.image_models import Decoder
 from delugeserve.artifacts.interface import Precision, SumForm
 from delugeserve.artifacts.records import CalibrationMethod
-from delugeserve.cli.options import DEFAULT_REPOSITORY, Repository, complete_models, with_default
+from delugeserve.cli.options import (
+    DEFAULT_REPOSITORY,
+    Repository,
+    Wait,
+    complete_models,
+    with_default,
+)
 from delugeserve.cli.render.console import print_json, print_next
 from delugeserve.cli.render.export_report import (
     describe_outcome,
@@ -25,6 +31,7 @@ from delugeserve.cli.render.export_report import (
 from delugeserve.cli.render.progress import show_progress
 from delugeserve.cli.render.verification import check_report_path, print_verification, write_report
 from delugeserve.cli.render.versions import print_running, running_servers
+from delugeserve.cli.waiting import check_wait, wait_for_servers
 from delugeserve.errors import ParityError, UsageError
 from delugeserve.system.imports import require
 
@@ -210,6 +217,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the options and print what would be done.")
     ] = False,
+    wait: Wait = False,
     json: Annotated[
         bool,
         typer.Option("--json", help="Print the manifest, or the dry run, as JSON."),
@@ -227,6 +235,7 @@ def command(
     from delugeserve_export import Int8Options, export, plan_export
 
     check_report_path(report)
+    check_wait(repository, wait=wait, dry_run=dry_run)
     int8 = Int8Options(calibration_data, calibration_images, calibration_method, max_drop)
     plan = plan_export(
         model,
@@ -271,6 +280,9 @@ def command(
     if not outcome.published:
         raise ParityError(outcome.problem, outcome.remedy)
     passed = manifest.verification.status == "passed"
+    if wait:
+        wait_for_servers(repository)
+        return
     if running_servers(repository):
         print_running(repository, changed=True)
         return

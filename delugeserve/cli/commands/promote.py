@@ -14,9 +14,11 @@ from delugeserve.cli.options import (
     Repository,
     StoredModelName,
     VersionNumber,
+    Wait,
     with_default,
 )
 from delugeserve.cli.render.console import err_console, out, print_json, print_next
+from delugeserve.cli.waiting import check_wait, wait_for_servers
 from delugeserve.errors import UsageError
 
 
@@ -44,6 +46,7 @@ def command(
     ] = False,
     repository: Repository = DEFAULT_REPOSITORY,
     dry_run: DryRun = False,
+    wait: Wait = False,
     json: Json = False,
 ) -> None:
     """Serve another version of a model, with the whole configuration of that version.
@@ -54,17 +57,22 @@ def command(
     from delugeserve.artifacts.promotion import plan_promotion, promote
     from delugeserve.cli.render.versions import describe_promotion, print_promotion
 
+    check_wait(repository, wait=wait, dry_run=dry_run)
     if share is not None:
         if dry_run:
             raise UsageError("--dry-run does not go with --share.", "Leave one of them out.")
         _set_canary(repository, model, version, _parse_share(share), json=json)
+        if wait:
+            wait_for_servers(repository)
         return
     act = plan_promotion if dry_run else promote
     plan = act(repository, model, version, replace_classes=replace_classes)
     if json:
         print_json(describe_promotion(plan, dry_run=dry_run))
     else:
-        print_promotion(plan, repository, dry_run=dry_run)
+        print_promotion(plan, repository, dry_run=dry_run, wait=wait)
+    if wait:
+        wait_for_servers(repository)
 
 
 def _parse_share(text: str) -> float:

@@ -116,7 +116,7 @@ def describe_promotion(plan: Promotion, *, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def print_promotion(plan: Promotion, repository: Path, *, dry_run: bool) -> None:
+def print_promotion(plan: Promotion, repository: Path, *, dry_run: bool, wait: bool) -> None:
     """Print which version is served, what changes for clients and in the configurations."""
     would = "would be" if dry_run else "is"
     if plan.version != plan.before:
@@ -150,7 +150,8 @@ def print_promotion(plan: Promotion, repository: Path, *, dry_run: bool) -> None
             f"{name} is not served: version {plan.version} has none. Export the model again to "
             "have one."
         )
-    print_running(repository, changed=plan.changed and not dry_run)
+    if not wait:
+        print_running(repository, changed=plan.changed and not dry_run)
 
 
 def print_running(repository: Path, *, changed: bool) -> None:

@@ -71,6 +71,7 @@ def status(
         if fleet.canary and canary
         else None,
         canary_rejected=rejected(fleet.canary_rejected),
+        routed=fleet.routed == fleet.route_number,
         replicas=tuple(_replica(replicas, one) for one in fleet.replicas),
         parts=tuple(PartStatus(one.name, one.running, one.starts) for one in fleet.parts),
         crash_loops=tuple(

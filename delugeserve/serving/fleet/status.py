@@ -144,12 +144,14 @@ class ServerStatus:
         grpc: ``host:port`` for gRPC clients on this machine.
         http: ``host:port`` for HTTP clients on this machine; None if HTTP is off.
         metrics: address of the Prometheus metrics; None if they are off.
+        chosen: names of the models it shall serve; None for all.
         models: names of the models that are served.
         release: what is served; None before the first.
         pending: what is being started to replace it.
         rejected: what was not served because it failed.
         canary: what gets a share of the requests.
         canary_rejected: a canary that failed.
+        routed: whether Envoy has applied the newest routes.
         replicas: every replica.
         parts: Envoy and the gateway.
         crash_loops: causes of crash loops.
@@ -167,12 +169,14 @@ class ServerStatus:
     grpc: str
     http: str | None
     metrics: str | None
+    chosen: tuple[str, ...] | None = None
     models: tuple[str, ...] = ()
     release: ReleaseStatus | None = None
     pending: ReleaseStatus | None = None
     rejected: RejectedStatus | None = None
     canary: CanaryStatus | None = None
     canary_rejected: RejectedStatus | None = None
+    routed: bool = True
     replicas: tuple[ReplicaStatus, ...] = ()
     parts: tuple[PartStatus, ...] = ()
     crash_loops: tuple[str, ...] = ()

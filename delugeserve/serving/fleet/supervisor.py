@@ -131,6 +131,7 @@ class Supervisor:
             grpc=self.grpc_url,
             http=self.http_url,
             metrics=self.metrics_url,
+            chosen=None if settings.models is None else tuple(settings.models),
         )
         self._queue: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
         self.replicas = Replicas(
