@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from delugeserve.artifacts.references import resolve_checkpoint
 from delugeserve.errors import CheckpointError
+from delugeserve.networks.build import Network
 from delugeserve.networks.checkpoint import load_checkpoint
 from delugeserve.zoo import Task
 
@@ -29,10 +30,10 @@ class Teacher(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: nn.Module, trained: Task, task: Task) -> None:
+    def __init__(self, network: Network, trained: Task, task: Task) -> None:
         super().__init__()
-        self.network = network.eval().requires_grad_(False)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         mean, std = torch.tensor(task.mean), torch.tensor(task.std)
         theirs, their_std = torch.tensor(trained.mean), torch.tensor(trained.std)
         self.register_buffer("scale", (std / their_std).view(-1, 1, 1))

@@ -19,7 +19,7 @@ from delugeserve.data.streaming import explain_lost_workers
 from delugeserve.errors import UsageError
 from delugeserve.evaluation.evaluate import Evaluation, evaluate_batches
 from delugeserve.networks import native_library
-from delugeserve.networks.build import build_network
+from delugeserve.networks.build import Network, build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
 from delugeserve.networks.classifier import network_classifier, normalise
 from delugeserve.networks.delugenet import DelugeNet
@@ -297,16 +297,24 @@ def _module(spec: ModelSpec, config: RunConfig, inputs: _Inputs, world: World) -
         synchronise_norms(module)
     if config.compile:
         module.network.compile()
+    if config.fuse_sums:
+        _fuse(network)
+        if teacher is not None:
+            _fuse(teacher.network)
     if isinstance(network, DelugeNet):
-        if config.fuse_sums:
-            network.fuse_sums(best_kernels())
         if config.checkpoint_sums:
             network.checkpoint_sums()
         if config.fixed_sums:
             network.fix_sums()
-    elif config.fuse_sums and best_kernels() == "native":
-        network.fuse_norms()
     return module
+
+
+def _fuse(network: Network) -> None:
+    """Give a network the best kernels for its sums and BatchNorms."""
+    if isinstance(network, DelugeNet):
+        network.fuse_sums(best_kernels())
+    elif best_kernels() == "native":
+        network.fuse_norms()
 
 
 def _evaluate(network: nn.Module, spec: ModelSpec, final: Images, reading: Reading) -> Evaluation:
