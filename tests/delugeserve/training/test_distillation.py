@@ -7,6 +7,7 @@ import torch
 from delugeserve.errors import CheckpointError
 from delugeserve.networks.build import build_network
 from delugeserve.networks.checkpoint import Checkpoint, save_checkpoint
+from delugeserve.networks.fused import best_kernels
 from delugeserve.training.distillation import Teacher, check_teacher, load_teacher
 from delugeserve.training.module import TrainingModule, shrink
 from delugeserve.training.recipes import find_recipe
@@ -61,6 +62,14 @@ def test_a_teacher_is_part_of_the_loss_and_not_of_the_state():
     module = TrainingModule(network, CIFAR10, recipe, teacher=teacher)
     assert not [name for name in module.state_dict() if "teacher" in name]
     assert set(map(id, module.parameters())) == set(map(id, network.parameters()))
+
+
+def test_fused_kernels_do_not_change_what_a_teacher_says():
+    teacher = Teacher(build_network(TINY, seed=1), CIFAR10, CIFAR10)
+    images, logits = torch.randn(4, 3, 32, 32), torch.randn(4, 10)
+    plain = teacher(images, logits)
+    teacher.network.fuse_sums(best_kernels())
+    assert teacher(images, logits).item() == pytest.approx(plain.item(), rel=1e-4)
 
 
 def test_shrunk_images_have_three_quarters_of_the_size():
