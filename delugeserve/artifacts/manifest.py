@@ -59,8 +59,8 @@ class Manifest:
             it in ``verification``.
         evidence: what is kept to verify the version again.
         engine: details of a TensorRT plan; None for other artefacts.
-        speed: milliseconds of a batch on the exporting machine, by precision and batch size; empty
-            if it could not be run there.
+        speed: shortest time of a batch on the exporting machine, in milliseconds, by precision and
+            batch size; empty if it could not be run there.
         files: every file of the version but the manifest, by name.
         environment: versions and machine of the export.
         seconds: duration of each stage of the export.
