@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import threading
@@ -103,3 +104,24 @@ def _wait_for(answers: list[int], count: int) -> None:
     while len(answers) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_front_that_stops_answers_over_the_connections_it_has(setup):
+    """A client that pauses between two requests is told to connect elsewhere, and loses none."""
+    front, *_ = setup
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", front.settings.http_port)
+    ) as connection:
+
+        def ask():
+            connection.request("GET", "/v2/models/colour")
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status, answer.getheader("connection")
+
+        assert ask() == (200, None)
+        stopping = threading.Thread(target=front.stop)
+        stopping.start()
+        time.sleep(0.3)  # longer than a front without connections takes to find that it is idle
+        assert ask() == (200, "close")
+        stopping.join()

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from delugeserve.errors import PortError, ServerError
 from delugeserve.serving import ports
+from delugeserve.serving.front import routes
 from delugeserve.serving.front.admin import AdminClient
 from delugeserve.serving.front.config import LoopbackPorts, envoy_config
 from delugeserve.serving.front.diagnosis import explain_end
@@ -24,6 +25,7 @@ _START_SECONDS = 20.0
 _DRAIN_SECONDS = 35.0
 _POLL = 0.02  # seconds
 _SETTLE = 0.05  # seconds until the workers have what the main thread confirmed
+_LINGER = 1.0  # seconds for clients that have a connection and have not been told to leave it
 _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 
@@ -224,22 +226,25 @@ class Front:
     def _drain(self) -> None:
         self._admin.post("/healthcheck/fail")  # answers tell clients to connect again elsewhere
         self._admin.post("/drain_listeners?inboundonly")
-        quiet = 0
+        last_request = time.monotonic()
 
         def drained() -> bool:
-            nonlocal quiet
-            quiet = 0 if self._downstream_requests() else quiet + 1
-            return quiet > 1  # a request that has just arrived may not be counted yet
+            nonlocal last_request
+            requests = self._downstream("rq", routes.GRPC, routes.HTTP, routes.INTERNAL)
+            connections = self._downstream("cx", routes.GRPC, routes.HTTP)
+            now = time.monotonic()
+            if requests:
+                last_request = now
+            # A request that has just arrived may not be counted yet.
+            return now - last_request >= (_LINGER if connections else _SETTLE)
 
         self._wait(_DRAIN_SECONDS, drained)
 
-    def _downstream_requests(self) -> int:
-        found = self._admin.get_json("/stats?format=json&filter=downstream_rq_active$")
-        return sum(
-            one["value"]
-            for one in found["stats"]
-            if "value" in one and not one["name"].startswith(("http.stats.", "http.admin."))
-        )
+    def _downstream(self, what: str, *listeners: str) -> int:
+        """Return the number of requests (``rq``) or connections (``cx``) of some listeners."""
+        found = self._admin.get_json(f"/stats?format=json&filter=downstream_{what}_active$")
+        wanted = {f"http.{listener}.downstream_{what}_active" for listener in listeners}
+        return sum(one["value"] for one in found["stats"] if one.get("name") in wanted)
 
     def _confirm(self, deadline: float) -> None:
         """Wait until Envoy's main thread has read every file."""
