@@ -87,7 +87,7 @@ class Attack:
             else:
                 status, body = send(self._http, request)
                 text = body.decode(errors="replace")
-        except OSError as error:
+        except Exception as error:  # which would end the thread in silence
             return f"{type(error).__name__}: {error}"
         if _LEAK.search(text):
             return f"tells too much: {text[:200]}"

@@ -50,7 +50,7 @@ def _head(request: HostileRequest) -> bytes:
         headers.setdefault("content-length", str(sum(map(len, request.body))))
     lines = [f"{request.method} {request.path} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def _read_answer(connection: socket.socket) -> tuple[int, bytes]:
