@@ -11,12 +11,14 @@ class LimitedProtocol(HttpToolsProtocol):
     """Refuses a request whose headers do not end: httptools would collect them for ever."""
 
     _reading_headers = True
+    _requests = 0
     _received = 0
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client has sent."""
+        """Take what the client has sent: headers, a body, or the end of one and the next request."""
+        requests = self._requests
         super().data_received(data)
-        if self._reading_headers:
+        if self._reading_headers and requests == self._requests:  # nothing in it was a body
             self._received += len(data)
             if self._received > MOST_HEADER_BYTES and not self.transport.is_closing():
                 self.send_400_response("The request's headers are too large.")
@@ -29,4 +31,5 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End the request; the next one's headers may follow."""
         self._reading_headers = True
+        self._requests += 1
         super().on_message_complete()

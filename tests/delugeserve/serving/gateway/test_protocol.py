@@ -67,3 +67,23 @@ def test_bodies_do_not_count():
     transport, received = asyncio.run(_answer(head, *[CHUNK] * 8, head))
     assert received == ["/classify"]
     assert not transport.closed or transport.written.startswith(b"HTTP/1.1 500 ")
+
+
+BODY = b"b" * 8 * len(CHUNK)  # more than headers may have
+HEAD = b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [(HEAD + BODY,), (HEAD, BODY), (HEAD + BODY[:1], BODY[1:]), (HEAD, BODY[:1], BODY[1:] + HEAD)],
+    ids=["all at once", "after the headers", "in two parts", "with the next headers"],
+)
+def test_a_large_body_that_ends_in_one_read_does_not_count(chunks):
+    transport, received = asyncio.run(_answer(*chunks))
+    assert received[0] == "/classify"
+    assert b" 400 " not in transport.written
+
+
+def test_the_headers_after_a_body_are_limited_too():
+    transport, _received = asyncio.run(_answer(HEAD, BODY, b"GET / HTTP/1.1\r\nx: ", *[CHUNK] * 5))
+    assert b" 400 " in transport.written or transport.closed
