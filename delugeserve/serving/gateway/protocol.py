@@ -15,7 +15,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _received = 0
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client has sent: headers, a body, or the end of one and the next request."""
+        """Take what the client has sent: parts of headers, of a body, or of both."""
         requests = self._requests
         super().data_received(data)
         if self._reading_headers and requests == self._requests:  # nothing in it was a body
