@@ -137,6 +137,14 @@ def test_an_image_gets_its_class_decoded_by_the_gateway(endpoint):
         assert len(answer["predictions"]) == 3
 
 
+@pytest.mark.parametrize("kib", [60, 70, 200, 1500])
+def test_an_image_of_any_size_of_file_is_answered(endpoint, kib):
+    """Whether it comes in one read or in many."""
+    image = _image("red", "PNG") + bytes(kib * 1024)  # what follows an image is not read
+    for _ in range(3):
+        assert _ask(endpoint.http, "POST", "/classify?model=tiny", image)[0] == 200
+
+
 def test_an_image_gets_the_class_that_it_gets_from_the_client(endpoint):
     image = _image("red")
     status, body = _ask(endpoint.http, "POST", "/classify?model=tiny&top_k=99", image)
