@@ -87,7 +87,7 @@ class Attack:
             else:
                 status, body = send(self._http, request)
                 text = body.decode(errors="replace")
-        except Exception as error:  # which would end the thread in silence
+        except Exception as error:  # it would end the thread unnoticed
             return f"{type(error).__name__}: {error}"
         if _LEAK.search(text):
             return f"tells too much: {text[:200]}"

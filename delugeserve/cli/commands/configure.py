@@ -176,10 +176,10 @@ def command(
         _print_changes(done, dry_run=dry_run)
     else:
         _print_settings(done)
-    if not json and not wait:
-        print_running(repository, changed=done.changed and not dry_run)
     if wait:
         wait_for_servers(repository)
+    elif not json:
+        print_running(repository, changed=done.changed and not dry_run)
 
 
 def _describe(done: Any, *, dry_run: bool) -> dict[str, Any]:

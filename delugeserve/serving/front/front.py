@@ -25,7 +25,7 @@ _START_SECONDS = 20.0
 _DRAIN_SECONDS = 35.0
 _POLL = 0.02  # seconds
 _SETTLE = 0.05  # seconds until the workers have what the main thread confirmed
-_LINGER = 1.0  # seconds for clients that have a connection and have not been told to leave it
+_LINGER = 1.0  # seconds without a request, while connections are open
 _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 

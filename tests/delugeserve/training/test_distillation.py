@@ -64,7 +64,7 @@ def test_a_teacher_is_part_of_the_loss_and_not_of_the_state():
     assert set(map(id, module.parameters())) == set(map(id, network.parameters()))
 
 
-def test_fused_kernels_do_not_change_what_a_teacher_says():
+def test_fused_kernels_do_not_change_the_loss_of_a_teacher():
     teacher = Teacher(build_network(TINY, seed=1), CIFAR10, CIFAR10)
     images, logits = torch.randn(4, 3, 32, 32), torch.randn(4, 10)
     plain = teacher(images, logits)
