@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import pytest
+from server_status import server_status
 
 from delugeserve.serving.fleet.journal import Record
 from delugeserve.serving.fleet.status import (
@@ -15,22 +17,16 @@ from delugeserve.serving.fleet.status import (
     RejectedStatus,
     ReleaseStatus,
     ReplicaStatus,
-    ServerStatus,
     StatusFile,
     Traffic,
 )
 
 TIME = "2026-01-01T10:00:00.000+00:00"
 ONE, TWO = (ReleaseStatus(key, {"net": number}) for key, number in (("a", 1), ("b", 2)))
-STATUS = ServerStatus(
-    pid=os.getpid(),
-    repository="/srv/models",
+STATUS = server_status(
+    Path("/srv/models"),
     state="degraded",
     started=TIME,
-    updated=TIME,
-    host="127.0.0.1",
-    grpc="127.0.0.1:8001",
-    http=None,
     metrics="http://127.0.0.1:8002/metrics",
     models=("net",),
     release=ONE,

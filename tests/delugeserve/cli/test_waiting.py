@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from server_status import server_status
 
 from delugeserve.artifacts.model_config import read_config
 from delugeserve.artifacts.promotion import promote, set_canary
@@ -15,7 +16,6 @@ from delugeserve.serving.fleet.status import (
     RejectedStatus,
     ReleaseStatus,
     ReplicaStatus,
-    ServerStatus,
     StatusFile,
 )
 
@@ -34,19 +34,8 @@ def server(repository):
 
     def status(**facts):
         release = take_wish(repository).release
-        return ServerStatus(
-            pid=1234,
-            repository=str(repository.resolve()),
-            state="serving",
-            started=TIME,
-            updated=TIME,
-            host="127.0.0.1",
-            grpc="127.0.0.1:8001",
-            http=None,
-            metrics=None,
-            release=ReleaseStatus(release.id, release.versions),
-            **facts,
-        )
+        served = ReleaseStatus(release.id, release.versions)
+        return server_status(repository, pid=1234, release=served, **facts)
 
     file = StatusFile()
     file.write(status())

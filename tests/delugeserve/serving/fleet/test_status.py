@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from server_status import server_status
 
 from delugeserve.errors import UsageError
 from delugeserve.serving.fleet import status
@@ -22,17 +23,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def make(repository: Path, started: str = "2026-01-01T00:00:00+00:00") -> ServerStatus:
-    return ServerStatus(
-        pid=os.getpid(),
-        repository=str(repository.resolve()),
-        state="serving",
-        started=started,
-        updated=started,
-        host="127.0.0.1",
-        grpc="127.0.0.1:8001",
-        http=None,
-        metrics=None,
-    )
+    return server_status(repository, started=started)
 
 
 def test_running_servers_are_found_by_their_repository(tmp_path, home):
